@@ -1,0 +1,151 @@
+"""The class table: what the numbers of a label raster mean."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.errors import ConfigError
+
+NODATA = 255
+"""Value of a label raster where there is no label or no prediction; never a class."""
+
+_PALETTE = (
+    "#b3b3b3", "#4daf4a", "#e41a1c", "#377eb8", "#ff7f00", "#ffff33", "#a65628", "#984ea3",
+    "#f781bf", "#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LandClass:
+    """One class.
+
+    Parameters
+    ----------
+    id : int
+        Value in every label raster that cafe writes, 0 to 254.
+    name : str
+        Name shown to people.
+    color : str
+        ``#rrggbb``.
+    values : tuple of int
+        Values of the input label rasters that mean this class; the id itself unless given.
+    scored : bool
+        Whether the class counts in mean IoU and mean F1 (overall accuracy counts every class).
+    """
+
+    id: int
+    name: str
+    color: str = ""
+    values: tuple[int, ...] = ()
+    scored: bool = True
+
+    def __post_init__(self) -> None:
+        """Fill in the defaults that depend on the id, and check the colour."""
+        if not self.color:
+            object.__setattr__(self, "color", _PALETTE[self.id % len(_PALETTE)])
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.color):
+            raise ConfigError(
+                f"class {self.name!r}: color {self.color!r} is not of the form #rrggbb"
+            )
+        object.__setattr__(self, "color", self.color.lower())
+        if not self.values:
+            object.__setattr__(self, "values", (self.id,))
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green and blue, 0 to 255."""
+        red, green, blue = bytes.fromhex(self.color[1:])
+        return red, green, blue
+
+
+@dataclass(frozen=True)
+class ClassTable(Sequence[LandClass]):
+    """The classes in the order of their ids, which run from 0 without gaps.
+
+    Raises
+    ------
+    ConfigError
+        Ids that do not run 0, 1, 2, ..., names that repeat, or a label value of two classes.
+    """
+
+    classes: tuple[LandClass, ...]
+
+    def __post_init__(self) -> None:
+        """Check the invariants."""
+        ids = [c.id for c in self.classes]
+        if not ids or ids != list(range(len(ids))) or len(ids) > NODATA:
+            raise ConfigError(
+                f"class ids are {ids}: they have to run 0, 1, 2, ... up to 254 without gaps; "
+                "other codes in the label rasters are named with `values = [...]`"
+            )
+        names = [c.name for c in self.classes]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"class names repeat: {names}")
+        values = [v for c in self.classes for v in c.values]
+        if len(set(values)) != len(values):
+            twice = sorted({v for v in values if values.count(v) > 1})
+            raise ConfigError(f"label values {twice} belong to more than one class")
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        """Class (or slice of classes) by id."""
+        return self.classes[index]
+
+    def __len__(self) -> int:
+        """Return the number of classes."""
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[LandClass]:
+        """Iterate over the classes by id."""
+        return iter(self.classes)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names by id."""
+        return tuple(c.name for c in self.classes)
+
+    @cached_property
+    def scored(self) -> NDArray[np.bool_]:
+        """Which classes count in the means, by id."""
+        return np.array([c.scored for c in self.classes])
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """Colours by id, (K, 3)."""
+        return np.array([c.rgb for c in self.classes], np.uint8)
+
+    @property
+    def colormap(self) -> dict[int, tuple[int, int, int, int]]:
+        """Colour table as rasterio wants it; nodata is transparent."""
+        table = {c.id: (*c.rgb, 255) for c in self.classes}
+        return {**table, NODATA: (0, 0, 0, 0)}
+
+    def paint(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Colour a label array (H, W) for a picture: (H, W, 3), nodata white."""
+        table = np.full((256, 3), 255, np.uint8)
+        table[: len(self)] = self.palette
+        return table[labels]
+
+    def as_json(self) -> list[dict[str, object]]:
+        """Return plain values, as stored in tile sets, models and rasters."""
+        return [
+            {"id": c.id, "name": c.name, "color": c.color, "scored": c.scored} for c in self.classes
+        ]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[dict[str, object]]) -> "ClassTable":
+        """Rebuild the table that `as_json` wrote."""
+        return cls(
+            tuple(
+                LandClass(
+                    id=int(str(r["id"])),
+                    name=str(r["name"]),
+                    color=str(r["color"]),
+                    scored=bool(r["scored"]),
+                )
+                for r in rows
+            )
+        )

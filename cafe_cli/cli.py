@@ -1,0 +1,402 @@
+"""The command line: options to settings, one library call, show what came of it.
+
+Engines are imported inside the commands: ``cafe --help`` must not pay for torch or GDAL.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cafe_cli import __version__
+from cafe_cli.errors import CafeError, InputError
+
+if TYPE_CHECKING:
+    from cafe_cli.config import Config
+
+PATH = click.Path(path_type=Path)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+UNITS = ["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
+METHODS = ["first", "last", "majority", "confidence"]
+
+
+def main() -> None:
+    """Run `cafe`; every expected failure is one line on stderr and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.Abort:
+        code = _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except CafeError as error:
+        code = _fail(str(error), error.exit_code)
+    except MemoryError:
+        code = _fail("out of memory; lower the batch size or the window", 1)
+    except OSError as error:
+        code = _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+    except RuntimeError as error:
+        # torch has no own class for a GPU that is full before the version that this needs.
+        if "out of memory" not in str(error):
+            raise
+        code = _fail("out of GPU memory; lower the batch size or the window", 1)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    from cafe_cli.console import show_error
+
+    if logging.getLogger("cafe").isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+    show_error(message)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="cafe")
+@click.option("-v", "--verbose", count=True, help="Say more; with tracebacks.")
+@click.option("-q", "--quiet", count=True, help="Say nothing but errors.")
+def cli(verbose: int, quiet: int) -> None:
+    r"""Land-cover maps from orthophotos and surface models.
+
+    \b
+    cafe tile      cut orthophotos, surface models and labels into a training set
+    cafe train     train a model on it
+    cafe predict   write the label raster of a scene
+    cafe mosaic    join label rasters into one map
+    cafe evaluate  score a map against reference labels
+    cafe demo      all of that on the sample data
+    """
+    from cafe_cli.console import set_up_log
+
+    set_up_log(verbose - quiet)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that lead to a config."""
+    for option in (
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Set any key of the config.",
+        ),
+        click.option("-c", "--config", "config_path", type=PATH, help="Config file (TOML)."),
+    ):
+        command = option(command)
+    return command
+
+
+def output_options(what: str) -> Decorator:
+    """Add --output and --overwrite."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")(
+            command
+        )
+        return click.option("-o", "--output", type=PATH, required=True, help=what)(command)
+
+    return add
+
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+
+
+def _bands(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Parse 4,1,2."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list like 4,1,2") from error
+
+
+bands_option = click.option(
+    "--bands", callback=_bands, metavar="B,B,...", help="Optical bands from 1, in this order."
+)
+unit_option = click.option("--height-unit", type=click.Choice(UNITS), help="Unit of the heights.")
+nodata_option = click.option(
+    "--height-nodata", type=float, help="Value that marks voids, instead of the raster's nodata."
+)
+
+
+@cli.command()
+@config_options
+@click.option("--optical", help="Orthophoto; {id} in its name matches several.")
+@click.option("--elevation", help="Surface model; {id} as in --optical.")
+@click.option("--labels", help="Label raster; {id} as in --optical.")
+@bands_option
+@unit_option
+@nodata_option
+@click.option("--size", type=int, help="Side of a tile in pixels.")
+@click.option("--overlap", type=int, help="Overlap of training tiles in pixels.")
+@output_options("Folder of the tile set.")
+def tile(
+    config_path: Path | None, assignments: tuple[str, ...], output: Path, overwrite: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Cut scenes into a training set, split by ground.
+
+    A config declares scenes and classes; options lie over it.
+    """
+    from cafe_cli.console import progress_bar
+    from cafe_cli.tile import tile as run
+
+    keys = {
+        "scenes.optical": _absolute(options["optical"]),
+        "scenes.elevation": _absolute(options["elevation"]),
+        "scenes.labels": _absolute(options["labels"]),
+        "scenes.bands": options["bands"],
+        "height.unit": options["height_unit"],
+        "height.nodata": options["height_nodata"],
+        "tile.size": options["size"],
+        "tile.overlap": options["overlap"],
+    }
+    config = _config(config_path, assignments, keys)
+    with progress_bar("tile") as progress:
+        tileset = run(config, output, overwrite, progress)
+    _show_tileset(output, tileset)
+
+
+@cli.command()
+@click.argument("tileset", type=PATH)
+@config_options
+@output_options("Folder of the run.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
+@click.option("--epochs", type=int)
+@click.option("--batch-size", type=int, help="Tiles per step, on all devices together.")
+@click.option("--learning-rate", type=float)
+@click.option("--encoder", help="Encoder of both streams (segmentation-models-pytorch names).")
+@click.option("--weights", help="imagenet, none, or a local weights file.")
+@click.option("--guidance", type=click.Choice(["none", "labels", "distill"]))
+@click.option("--devices", type=int, help="Number of GPUs (or CPU processes).")
+@click.option("--seed", type=int)
+@device_option
+def train(
+    tileset: Path, config_path: Path | None, assignments: tuple[str, ...], output: Path,
+    overwrite: bool, resume: bool, device: str, **options: Any,
+) -> None:  # fmt: skip
+    """Train CaFE on a tile set."""
+    from cafe_cli.console import say, show_scores, training_display
+    from cafe_cli.train import BEST, Report
+    from cafe_cli.train import train as run
+
+    keys = {
+        "train.epochs": options["epochs"],
+        "train.batch_size": options["batch_size"],
+        "train.learning_rate": options["learning_rate"],
+        "train.devices": options["devices"],
+        "train.seed": options["seed"],
+        "model.optical_encoder": options["encoder"],
+        "model.weights": options["weights"],
+        "model.guidance": options["guidance"],
+    }
+    if resume and config_path is None:
+        config_path = output / "config.toml"
+    config = _config(config_path, assignments, keys)
+    with training_display() as (on_step, on_epoch):
+        card = run(
+            tileset, output, config, device=device, resume=resume, overwrite=overwrite,
+            report=Report(on_step, on_epoch),
+        )  # fmt: skip
+    if card.scores:
+        show_scores(card.scores, f"validation tiles, epoch {card.epoch}")
+    say(f"wrote {output / BEST}")
+
+
+@cli.command()
+@click.argument("model", type=PATH)
+@click.option("--optical", required=True, help="Orthophoto.")
+@click.option("--elevation", help="Surface model.")
+@output_options("Label raster (COG).")
+@click.option("--confidence", type=PATH, help="Second output: probability in per cent (COG).")
+@bands_option
+@unit_option
+@nodata_option
+@click.option(
+    "--gsd", type=click.Choice(["own", "model"]), default="own", show_default=True,
+    help="Grid of the map: the orthophoto's own, or resampled to the model's GSD.",
+)  # fmt: skip
+@click.option("--window", type=int, help="Side of the window in pixels.  [default: as trained]")
+@click.option("--overlap", type=int, help="Overlap of windows in pixels.  [default: half]")
+@click.option("--batch-size", type=int, default=4, show_default=True)
+@device_option
+def predict(
+    model: Path, output: Path, confidence: Path | None, overwrite: bool, device: str,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Write the land-cover map of a scene."""
+    from cafe_cli.config import parse
+    from cafe_cli.console import progress_bar, say
+    from cafe_cli.predict import Source
+    from cafe_cli.predict import predict as run
+
+    sliding = {k: options.pop(k) for k in ("window", "overlap", "batch_size")}
+    settings = parse({"predict": sliding}, "options").predict
+    with progress_bar("predict") as progress:
+        run(
+            model, Source(**options), output, confidence=confidence, settings=settings,
+            device=device, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    say(f"wrote {output}" + (f" and {confidence}" if confidence else ""))
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True)
+@output_options("Label raster (COG).")
+@click.option("--method", type=click.Choice(METHODS), default="majority", show_default=True)
+@click.option(
+    "--confidence", "confidences", multiple=True,
+    help="Confidence rasters in the order of the inputs: a file (repeated), a glob or @list.",
+)  # fmt: skip
+@click.option("--confidence-output", type=PATH, help="Second output: confidence of the labels.")
+def mosaic(
+    inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
+    confidences: tuple[str, ...], confidence_output: Path | None,
+) -> None:  # fmt: skip
+    """Join label rasters into one map on the grid of the first.
+
+    INPUTS are files, folders, quoted globs, @list.txt or any name GDAL opens.
+    """
+    from cafe_cli.console import progress_bar, say
+    from cafe_cli.mosaic import Confidences
+    from cafe_cli.mosaic import mosaic as run
+
+    files = expand_inputs(inputs)
+    surer = Confidences(tuple(expand_inputs(confidences)), confidence_output)
+    if confidence_output and not confidences:
+        raise click.UsageError("--confidence-output needs --confidence")
+    with progress_bar("mosaic") as progress:
+        run(
+            files, output, method=method, confidences=surer if confidences else None,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    say(f"joined {len(files)} rasters into {output}")
+
+
+@cli.command()
+@click.argument("prediction")
+@click.argument("reference")
+@config_options
+@click.option("--ignore", type=int, multiple=True, help="Reference value that is no class.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON to stdout.")
+@click.option("--min-miou", type=float, help="Exit with 1 if mean IoU is lower.")
+def evaluate(
+    prediction: str, reference: str, config_path: Path | None, assignments: tuple[str, ...],
+    ignore: tuple[int, ...], as_json: bool, min_miou: float | None,
+) -> None:  # fmt: skip
+    """Score a PREDICTION against REFERENCE labels, whose grid may be another.
+
+    The class table is the prediction's, or that of the config.
+    """
+    from cafe_cli.console import progress_bar, show_scores
+    from cafe_cli.evaluate import evaluate as run
+
+    keys = {"labels.ignore": (255, *ignore) if ignore else None}
+    config = _config(config_path, assignments, keys)
+    classes = config.class_table if config.classes else None
+    with progress_bar("evaluate") as progress:
+        scores = run(
+            prediction, reference, classes=classes, labels=config.labels, progress=progress
+        )
+    if as_json:
+        click.echo(json.dumps(scores.as_json(), indent=1))
+    else:
+        show_scores(scores.as_json(), f"{prediction} against {reference}")
+    if min_miou is not None and not scores.miou >= min_miou:
+        raise CafeError(f"mean IoU {scores.miou:.4f} is below --min-miou {min_miou}")
+
+
+@cli.command()
+@click.option(
+    "-c", "--config", "config_path", type=PATH, default=Path("configs/sample.toml"),
+    show_default=True, help="Config that names the sample data.",
+)  # fmt: skip
+@click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@device_option
+def demo(config_path: Path, output: Path, overwrite: bool, device: str) -> None:
+    """Tile, train, predict, mosaic and evaluate on the sample data, and draw the result."""
+    from cafe_cli.console import say, show_scores, training_display
+    from cafe_cli.demo import demo as run
+    from cafe_cli.train import Report
+
+    with training_display() as (on_step, on_epoch):
+        scores = run(
+            config_path, output, device=device, overwrite=overwrite,
+            report=Report(on_step, on_epoch), say=say,
+        )  # fmt: skip
+    show_scores(scores.as_json(), "map of the town against its true labels")
+    say(f"wrote {output / 'demo.png'}: look at it")
+
+
+def expand_inputs(names: Sequence[str]) -> list[str]:
+    """Turn files, folders, globs and @lists into file names; URLs and GDAL paths pass as they are.
+
+    Raises
+    ------
+    InputError
+        A glob, folder or list without a file.
+    """
+    import glob
+
+    files: list[str] = []
+    for name in names:
+        path = Path(name)
+        if name.startswith("@"):
+            found = _listed(Path(name[1:]))
+        elif "://" in name or name.startswith("/vsi"):
+            found = [name]
+        elif path.is_dir():
+            found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff"))
+        elif glob.has_magic(name) and not path.exists():
+            found = sorted(glob.glob(name, recursive=True))
+        else:
+            found = [name]
+        if not found:
+            raise InputError(f"{name} names no file")
+        files += found
+    return files
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read the list {path}: {error.strerror}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _absolute(path: str | None) -> str | None:
+    """Make an option's path independent of the folder of the config."""
+    if path is None or "://" in path or path.startswith("/vsi"):
+        return path
+    return str(Path(path).absolute())
+
+
+def _config(path: Path | None, assignments: Sequence[str], keys: dict[str, Any]) -> "Config":
+    from cafe_cli.config import load, parse_assignment
+
+    given = {key: value for key, value in keys.items() if value is not None}
+    return load(path, {**dict(map(parse_assignment, assignments)), **given})
+
+
+def _show_tileset(output: Path, tileset: Any) -> None:
+    from cafe_cli.console import say
+
+    for split, counts in tileset.pixels.items():
+        if tiles := tileset.of(split):
+            total = max(sum(counts.values()), 1)
+            shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in counts.items())
+            say(f"{split}: {len(tiles)} tiles: {shares}")
+    say(f"wrote {output}")

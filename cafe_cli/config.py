@@ -1,0 +1,301 @@
+"""Settings: what a config file may say, its defaults, and the errors for what it may not.
+
+A config is TOML. Command line options are laid over it as dotted keys (``train.epochs = 5``), and
+the result is saved beside every output, so that a run can be repeated from what it left behind.
+"""
+
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Unit = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SceneSettings(Section):
+    """``[scenes]``: which rasters belong together.
+
+    ``{name}`` in `optical` matches any part of a file name; the other patterns repeat it, with
+    ``{name:02}`` zero-padded to two digits. All matches joined by ``_`` are the scene's id.
+    """
+
+    optical: str
+    elevation: str | None = None
+    labels: str | None = None
+    bands: tuple[Count, ...] | None = None
+    only: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+
+class HeightSettings(Section):
+    """``[height]``: what the numbers of the height raster are.
+
+    `kind` is ``dsm`` (absolute heights) or ``ndsm`` (heights above ground already); with a DSM,
+    `ground` says whether the ground below is estimated and taken off. `unit` ``auto`` is the
+    raster's own unit where it has one, metres otherwise. `nodata` replaces the raster's own.
+    `cell`, `max_window` and `slope` belong to the ground filter: metres, metres, rise over run.
+    """
+
+    kind: Literal["dsm", "ndsm"] = "dsm"
+    ground: Literal["estimate", "none"] = "estimate"
+    unit: Unit = "auto"
+    nodata: float | None = None
+    cell: Positive = 2.0
+    max_window: Positive = 100.0
+    slope: Positive = 0.15
+
+    @property
+    def above_ground(self) -> bool:
+        """Whether the network sees heights above ground."""
+        return self.kind == "ndsm" or self.ground == "estimate"
+
+
+class LabelSettings(Section):
+    """``[labels]``: how label rasters code the classes.
+
+    ``ids``: one band of class values; ``colors``: RGB, every pixel takes the nearest colour among
+    those of the classes and `ignore_colors`. `ignore` lists values that are no class.
+    """
+
+    encoding: Literal["ids", "colors"] = "ids"
+    ignore: tuple[int, ...] = (255,)
+    ignore_colors: tuple[str, ...] = ()
+
+
+class SplitSettings(Section):
+    """``[split]``: which ground trains, which validates.
+
+    Scenes named in `validation_scenes` or `test_scenes` go there whole. Where no scene is named
+    for validation, the `validation` share of the other scenes' area is set aside in square blocks
+    of `block` pixels (two tiles if unset), `buffer` pixels away from every training tile.
+    """
+
+    validation: Share = 0.2
+    validation_scenes: tuple[str, ...] = ()
+    test_scenes: tuple[str, ...] = ()
+    block: Count | None = None
+    buffer: Annotated[int, Field(ge=0)] = 32
+    seed: int = 0
+
+
+class TileSettings(Section):
+    """``[tile]``: the tiles; sizes in pixels of the optical raster, shares of a tile's area."""
+
+    size: Annotated[int, Field(ge=32)] = 512
+    overlap: Annotated[int, Field(ge=0)] = 128
+    min_valid: Share = 0.5
+    min_labelled: Share = 0.05
+
+    @model_validator(mode="after")
+    def _overlap_below_size(self) -> Self:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap {self.overlap} is not below the tile size {self.size}")
+        return self
+
+    @property
+    def step(self) -> int:
+        """Distance from one tile to the next."""
+        return self.size - self.overlap
+
+
+class ModelSettings(Section):
+    """``[model]``: the network; see `cafe_cli.model` for what the choices mean.
+
+    `weights` is ``imagenet`` (or another name that segmentation-models-pytorch knows for the
+    encoder, downloaded from its hub), ``none``, or the path of a local weights file.
+    """
+
+    optical_encoder: str = "resnet50"
+    height_encoder: str | None = None
+    weights: str = "imagenet"
+    width: Count = 128
+    fusion: Literal["sum", "gated"] = "sum"
+    guidance: Literal["none", "labels", "distill"] = "distill"
+    enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
+    pyramid: bool = True
+
+
+class TrainSettings(Section):
+    """``[train]``: the optimisation.
+
+    `crop` is the side of the random window cut from each tile, the whole tile if unset.
+    `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
+    a cosine to zero. `color_jitter` is the relative strength of gain and offset per band,
+    `height_jitter` the standard deviation in metres of one offset per tile. `batch_size` counts the
+    tiles of a step on all `devices` together; `workers` are processes that read tiles.
+    """
+
+    epochs: Count = 60
+    batch_size: Count = 8
+    crop: Annotated[int, Field(ge=32)] | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    momentum: Share = 0.9
+    warmup: Share = 0.05
+    flips: bool = True
+    turns: bool = True
+    color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    height_jitter: Annotated[float, Field(ge=0)] = 0.1
+    distill_weight: Annotated[float, Field(ge=0)] = 1.0
+    dice: Annotated[float, Field(ge=0)] = 0.0
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    devices: Count = 1
+    workers: Annotated[int, Field(ge=0)] | None = None
+    seed: int = 0
+
+
+class PredictSettings(Section):
+    """``[predict]``: the sliding window, in pixels; the training size and half of it if unset."""
+
+    window: Annotated[int, Field(ge=32)] | None = None
+    overlap: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Count = 4
+
+
+class ClassSettings(Section):
+    """One ``[[classes]]`` row: see `cafe_cli.classes.LandClass`."""
+
+    id: int
+    name: str
+    color: str = ""
+    values: tuple[int, ...] = ()
+    scored: bool = True
+
+
+class Config(Section):
+    """All settings.
+
+    Attributes
+    ----------
+    root : str
+        Folder that the patterns of ``[scenes]`` are relative to: that of the config file.
+    """
+
+    root: str = "."
+    scenes: SceneSettings | None = None
+    classes: tuple[ClassSettings, ...] = ()
+    height: HeightSettings = HeightSettings()
+    labels: LabelSettings = LabelSettings()
+    split: SplitSettings = SplitSettings()
+    tile: TileSettings = TileSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The class table; ConfigError where the config has none."""
+        if not self.classes:
+            raise ConfigError("no classes: the config needs one [[classes]] row per class")
+        return ClassTable(tuple(LandClass(**c.model_dump()) for c in self.classes))
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and lay `overrides` (dotted key -> value) over it.
+
+    Raises
+    ------
+    ConfigError
+        File missing, not TOML, unknown keys (with the nearest right name) or unfit values.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        values["root"] = str((path.parent / values.get("root", ".")).absolute())
+    for key, value in (overrides or {}).items():
+        _set(values, key.split("."), value)
+    return parse(values, source=str(path) if path else "options")
+
+
+def parse(values: Mapping[str, Any], source: str) -> Config:
+    """Validate plain values; `source` names them in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split ``section.key=value``; the value is TOML, or else taken as a plain string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not of the form section.key=value, e.g. train.epochs=20")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def dump(config: Config) -> str:
+    """Write the config as TOML; what is unset is left out."""
+    return tomli_w.dumps(json.loads(config.model_dump_json(exclude_none=True)))
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(keys)}: {key!r} is not a section")
+    values[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"]]
+        where = ".".join(path) or "config"
+        if item["type"] == "extra_forbidden":
+            known = list(_fields_at(path[:-1]))
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            parts.append(f"unknown key {where!r}, {hint}")
+        elif item["type"] == "missing":
+            parts.append(f"{where!r} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            parts.append(f"{where}: {message[0].lower()}{message[1:]}{given}")
+    return "; ".join(parts)
+
+
+def _fields_at(path: Iterable[str]) -> Iterable[str]:
+    """Names of the fields of the section at `path`."""
+    model: type[BaseModel] = Config
+    for key in path:
+        if key in model.model_fields:
+            model = next(_models_in(model.model_fields[key].annotation), model)
+    return model.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    for part in typing.get_args(annotation):
+        yield from _models_in(part)

@@ -1,0 +1,125 @@
+"""``cafe demo``: every command on the sample data, and a picture of what came of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from cafe_cli import config as settings_file
+from cafe_cli import raster
+from cafe_cli.errors import InputError
+from cafe_cli.evaluate import evaluate
+from cafe_cli.files import check_output, remove, write_text
+from cafe_cli.grid import Grid
+from cafe_cli.metrics import Scores
+from cafe_cli.mosaic import Confidences, mosaic
+from cafe_cli.pictures import draw_scene
+from cafe_cli.predict import Source, predict
+from cafe_cli.scene import SceneFiles, open_scene
+from cafe_cli.tile import tile
+from cafe_cli.train import BEST, Report, train
+
+
+def demo(
+    config_path: Path,
+    output: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    report: Report | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Scores:
+    """Tile and train on two scenes; predict, mosaic and evaluate a third, delivered in pieces.
+
+    Parameters
+    ----------
+    config_path : Path
+        ``configs/sample.toml``, which names the folder of the sample data.
+    output : Path
+        Folder for everything: ``demo.png`` and ``scores.json`` in it are the result.
+    device : str
+        See `cafe_cli.train.train`.
+    overwrite : bool
+        Replace a folder that exists.
+    report : Report, optional
+        Whom to tell about training.
+    say : callable
+        Told each command before it runs.
+
+    Returns
+    -------
+    Scores
+        Of the mosaic against the true labels of the third scene.
+    """
+    config = settings_file.load(config_path)
+    data = Path(config.root)
+    pieces = sorted(data.glob("town_*_ortho.tif"))
+    if not pieces:
+        raise InputError(f"no sample data in {data}; run cafe demo in the source tree")
+    check_output(output, overwrite)
+    remove(output)
+    output.mkdir()
+    tiles, run, town = output / "tiles", output / "run", output / "town.tif"
+
+    say(f"cafe tile -c {config_path} -o {tiles}")
+    tile(config, tiles)
+    say(f"cafe train {tiles} -c {config_path} -o {run}")
+    train(tiles, run, config, device=device, report=report)
+    maps, confidences = [], []
+    for piece in pieces:
+        labels = output / f"{piece.stem.removesuffix('_ortho')}.tif"
+        confidence = labels.with_name(f"{labels.stem}_confidence.tif")
+        source = Source(str(piece), str(data / "town_dsm.tif"))
+        say(
+            f"cafe predict {run / BEST} --optical {source.optical} --elevation {source.elevation} "
+            f"-o {labels} --confidence {confidence}"
+        )
+        predict(run / BEST, source, labels, confidence=confidence, device=device)
+        maps.append(str(labels))
+        confidences.append(str(confidence))
+    say(f"cafe mosaic {' '.join(maps)} --method confidence ... -o {town}")
+    mosaic(maps, town, method="confidence", confidences=Confidences(tuple(confidences)))
+    truth = data / "town_labels.tif"
+    say(f"cafe evaluate {town} {truth}")
+    scores = evaluate(str(town), str(truth))
+    write_text(output / "scores.json", json.dumps(scores.as_json(), indent=1))
+    draw_map(town, truth, [str(p) for p in pieces], str(data / "town_dsm.tif"), output / "demo.png")
+    return scores
+
+
+def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:
+    """Draw image, height, truth and prediction of the town on the map's grid."""
+    config = settings_file.Config()
+    with raster.open_raster(str(town)) as labels:
+        grid, classes = Grid.of(labels), raster.read_classes(labels)
+        predicted = raster.read(labels, grid.extent, [1])[0]
+    with open_scene(SceneFiles("town", str(town), elevation), config.height) as scene:
+        patch = scene.read(grid.extent)
+    with (
+        raster.open_raster(str(truth)) as reference,
+        raster.aligned(reference, grid, Resampling.nearest) as view,
+    ):
+        known, valid = raster.read_aligned(view, grid.extent)
+    if classes is None:
+        raise InputError(f"{town} has no class table")
+    maps = {"truth": np.where(valid, known[0], 255).astype(np.uint8), "prediction": predicted}
+    height = np.where(patch.height_valid, patch.height, np.float32(np.nan))
+    draw_scene(_joined(optical, grid), height, maps, classes, picture)
+
+
+def _joined(paths: list[str], grid: Grid) -> NDArray[np.generic]:
+    """Return overlapping images as one array (bands, height, width)."""
+    whole: NDArray[np.generic] | None = None
+    for path in paths:
+        with (
+            raster.open_raster(path) as piece,
+            raster.aligned(piece, grid, Resampling.bilinear) as view,
+        ):
+            values, valid = raster.read_aligned(view, grid.extent)
+        whole = values if whole is None else np.where(valid, values, whole)
+    if whole is None:
+        raise InputError("no image to draw")
+    return whole

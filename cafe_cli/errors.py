@@ -1,0 +1,63 @@
+"""What can go wrong, as the user meets it.
+
+::
+
+    CafeError                 exit code 1
+    ├── ConfigError           exit code 2: a setting or an option is wrong
+    ├── InputError            a file is missing, unreadable or holds the wrong thing
+    │   ├── GridError         rasters that cannot be brought onto one grid
+    │   ├── BandError         bands that a raster does not have, or a model does not expect
+    │   └── LabelError        label values without a class, or no labels at all
+    ├── OutputError           the output exists, or cannot be written
+    ├── ModelFileError        a file that is not a cafe model, or a damaged one
+    ├── TrainingError         training cannot start or go on
+    └── StoppedError          exit code 130: Ctrl-C, and what was done is saved
+
+Every message is one line that says what was wrong, with the numbers, and what to do about it.
+"""
+
+
+class CafeError(Exception):
+    """Base of every error that `cafe` reports as one line."""
+
+    exit_code = 1
+
+
+class ConfigError(CafeError):
+    """A setting or an option is wrong."""
+
+    exit_code = 2
+
+
+class InputError(CafeError):
+    """An input is missing, unreadable or holds the wrong thing."""
+
+
+class GridError(InputError):
+    """Rasters cannot be brought onto one grid: CRS, extent or overlap."""
+
+
+class BandError(InputError):
+    """A raster does not have the bands that are asked of it."""
+
+
+class LabelError(InputError):
+    """Labels hold values without a class, or none that can be used."""
+
+
+class OutputError(CafeError):
+    """The output exists already, or cannot be written."""
+
+
+class ModelFileError(CafeError):
+    """The file is not a cafe model, or it is damaged."""
+
+
+class TrainingError(CafeError):
+    """Training cannot start, or cannot go on."""
+
+
+class StoppedError(CafeError):
+    """The user stopped the work; what was done so far is saved."""
+
+    exit_code = 130

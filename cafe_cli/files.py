@@ -1,0 +1,66 @@
+"""Outputs appear under their name only when they are complete."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cafe_cli.errors import OutputError
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Refuse an output that exists (without `overwrite`) or whose folder does not.
+
+    Raises
+    ------
+    OutputError
+        In both cases; nothing has been written then.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; pass --overwrite to replace it")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"folder {path.absolute().parent} does not exist; create it first")
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
+    """Hand out a path beside `path` to write to; rename it to `path` on success.
+
+    Whatever goes wrong inside leaves `path` as it was. What a killed process left behind is
+    replaced by the next one.
+
+    Raises
+    ------
+    OutputError
+        The output exists, or the disk is full or not writable.
+    """
+    check_output(path, overwrite)
+    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    remove(beside)
+    try:
+        yield beside
+        if path.is_dir():
+            remove(path)
+        beside.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
+        raise
+    finally:
+        remove(beside)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

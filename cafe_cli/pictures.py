@@ -1,0 +1,117 @@
+"""Pictures for people: training curves, and a scene beside its map."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LightSource
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch as Swatch
+from numpy.typing import NDArray
+
+from cafe_cli.classes import ClassTable
+from cafe_cli.files import replacing
+
+
+def draw_curves(history: Sequence[Mapping[str, float]], classes: ClassTable, path: Path) -> None:
+    """Draw loss, mean scores and the IoU of each class over the epochs."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    loss, means, each = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    for axes, title, names in (
+        (loss, "training loss", ["loss", "student", "teacher", "distillation"]),
+        (means, "validation", ["miou", "mean_f1", "overall_accuracy"]),
+    ):
+        for name in names:
+            if all(name in row for row in history):
+                axes.plot(epochs, [row[name] for row in history], label=name.replace("_", " "))
+        axes.set_title(title)
+    for c in classes:
+        if all(f"iou_{c.name}" in row for row in history):
+            values = [row[f"iou_{c.name}"] for row in history]
+            each.plot(epochs, values, label=c.name, color=_darker(c.color))
+    each.set_title("IoU by class")
+    for axes in (means, each):
+        axes.set_ylim(0, 1)
+    for axes in (loss, means, each):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def draw_scene(
+    image: NDArray[np.generic],
+    height: NDArray[np.float32],
+    maps: Mapping[str, NDArray[np.uint8]],
+    classes: ClassTable,
+    path: Path,
+) -> None:
+    """Draw image, height and label maps side by side, with a legend.
+
+    Parameters
+    ----------
+    image : ndarray, (bands, height, width)
+    height : ndarray of float32, (height, width)
+        Metres, NaN where there is none.
+    maps : dict of ndarray of uint8, (height, width)
+        Class ids by title.
+    """
+    panels = 2 + len(maps)
+    rows, columns = image.shape[1:]
+    figure = Figure(figsize=(4.2 * panels, 4.2 * rows / columns + 1), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes[0].imshow(to_rgb(image))
+    axes[0].set_title("orthophoto")
+    axes[1].imshow(shade(height))
+    axes[1].set_title("height above ground")
+    for panel, (title, labels) in zip(axes[2:], maps.items(), strict=True):
+        panel.imshow(classes.paint(labels), interpolation="nearest")
+        panel.set_title(title)
+    for panel in axes:
+        panel.set_axis_off()
+    swatches = [Swatch(facecolor=c.color, edgecolor="#555555", label=c.name) for c in classes]
+    figure.legend(handles=swatches, loc="outside lower center", ncols=len(classes), frameon=False)
+    save_figure(figure, path)
+
+
+def to_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Stretch the first three bands (or the only one) from their 1st to 99th percentile."""
+    bands = image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0)
+    if bands.dtype == np.uint8:
+        return np.moveaxis(bands.astype(np.uint8), 0, -1)
+    low, high = np.nanpercentile(bands.astype(np.float64), (1, 99))
+    scaled = (bands.astype(np.float64) - low) / max(high - low, 1e-9)
+    stretched: NDArray[np.uint8] = (np.nan_to_num(scaled).clip(0, 1) * 255).astype(np.uint8)
+    return np.moveaxis(stretched, 0, -1)
+
+
+def shade(height: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Colour heights and shade their slopes: (height, width, 3 or 4)."""
+    known = np.isfinite(height)
+    if not known.any():
+        return np.full((*height.shape, 3), 0.8)
+    low, high = np.percentile(height[known], (1, 99))
+    filled = np.where(known, height, low)
+    light = LightSource(azdeg=315, altdeg=45)
+    rgb: NDArray[np.float64] = light.shade(
+        filled, cmap=colormaps["viridis"], vmin=low, vmax=max(high, low + 1), blend_mode="soft"
+    )
+    rgb[~known] = 1.0
+    return rgb
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    FigureCanvasAgg(figure)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110, format="png")
+
+
+def _darker(color: str) -> str:
+    """Keep pale class colours readable as lines on white."""
+    red, green, blue = (int(v * 0.75) for v in bytes.fromhex(color[1:]))
+    return f"#{red:02x}{green:02x}{blue:02x}"

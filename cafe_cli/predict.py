@@ -1,0 +1,291 @@
+"""``cafe predict``: a scene and a model to a georeferenced label raster, by rows of windows."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tomli_w
+import torch
+from numpy.typing import NDArray
+from rasterio.io import DatasetWriter
+from rasterio.windows import Window as RasterioWindow
+from torch import Tensor
+
+from cafe_cli import __version__, checkpoint
+from cafe_cli.blend import RowBlender
+from cafe_cli.checkpoint import ModelCard
+from cafe_cli.classes import NODATA
+from cafe_cli.config import PredictSettings, Unit
+from cafe_cli.dataset import Inputs, to_tensors
+from cafe_cli.device import choose
+from cafe_cli.errors import BandError, ConfigError
+from cafe_cli.files import check_output, write_text
+from cafe_cli.model import CaFE
+from cafe_cli.raster import create_cog
+from cafe_cli.scene import Patch, Scene, SceneFiles, open_scene
+from cafe_cli.windows import Window, offsets
+
+log = logging.getLogger("cafe")
+
+STRIDE = 32
+"""Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
+
+_BAND = 8192  # columns whose scores are in memory at a time
+_GSD_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to predict from.
+
+    Parameters
+    ----------
+    optical : str
+    elevation : str, optional
+    bands : tuple of int, optional
+        Bands of the optical raster, from 1, in the model's order; all but alpha if None.
+    height_unit, height_nodata : optional
+        Replace those of the model's training data.
+    gsd : {'own', 'model'}
+        Predict on the optical raster's grid, or resample to the model's ground sampling distance.
+    """
+
+    optical: str
+    elevation: str | None = None
+    bands: tuple[int, ...] | None = None
+    height_unit: Unit | None = None
+    height_nodata: float | None = None
+    gsd: Literal["own", "model"] = "own"
+
+
+def predict(
+    model_path: Path,
+    source: Source,
+    output: Path,
+    *,
+    confidence: Path | None = None,
+    settings: PredictSettings | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write the label raster of a scene.
+
+    Windows of the training size are run half overlapping, and their class probabilities are
+    averaged with weights that fall towards a window's rim. Memory depends on the window and on the
+    scene's width up to 8192 pixels, not on its height.
+
+    Parameters
+    ----------
+    model_path : Path
+        Made by ``cafe train``.
+    source : Source
+    output : Path
+        Label raster (COG, uint8, nodata 255) on the grid of the optical raster.
+    confidence : Path, optional
+        Second output: probability of the label in per cent (COG, uint8, nodata 255).
+    settings : PredictSettings, optional
+        Window, overlap and batch size; from the model if None.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    overwrite : bool
+        Replace outputs that exist.
+    progress : callable
+        Called with the windows done and in total.
+
+    Raises
+    ------
+    ModelFileError
+        The model cannot be used.
+    BandError
+        Another number of bands than the model was trained on.
+    InputError, GridError
+        See `cafe_cli.scene.open_scene`.
+    OutputError
+        An output exists or cannot be written.
+    """
+    settings = settings or PredictSettings()
+    outputs = [output] if confidence is None else [output, confidence]
+    if confidence is not None and confidence.absolute() == output.absolute():
+        raise ConfigError(f"labels and confidence cannot both be written to {output}")
+    for path in outputs:
+        check_output(path, overwrite)
+    target = choose(device)
+    model, card = checkpoint.load(model_path)
+    window, step = _window(settings, card)
+    height = card.height
+    if source.height_unit is not None:
+        height = height.model_copy(update={"unit": source.height_unit})
+    if source.height_nodata is not None:
+        height = height.model_copy(update={"nodata": source.height_nodata})
+    elevation = _elevation(source, card)
+    files = SceneFiles("scene", source.optical, elevation)
+    gsd = card.gsd if source.gsd == "model" else None
+    with open_scene(files, height, source.bands, gsd=gsd) as scene, ExitStack() as stack:
+        _check_scene(scene, card)
+        tags = {"CAFE_MODEL": model_path.name, "CAFE_VERSION": __version__}
+        # The last one entered is complete first: the confidence is there when the labels appear.
+        classes = [card.class_table, None]
+        writers = [
+            stack.enter_context(create_cog(path, scene.grid, overwrite, table, **tags))
+            for path, table in zip(outputs, classes, strict=False)
+        ]
+        engine = _Engine(model, target, window, step, settings.batch_size)
+        engine.run(scene, writers, progress)
+    write_text(output.with_suffix(".toml"), _describe(model_path, source, settings, window, step))
+
+
+class _Engine:
+    """Runs a model over a scene, column band by column band, window row by window row."""
+
+    def __init__(
+        self, model: CaFE, device: torch.device, window: int, step: int, batch_size: int
+    ) -> None:
+        self.device, self.window, self.step, self.batch_size = device, window, step, batch_size
+        self.classes = model.architecture.classes
+        self.model = model.deployed().to(device).to(memory_format=torch.channels_last)
+
+    def run(
+        self,
+        scene: Scene,
+        writers: Sequence[DatasetWriter],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Write labels and, to a second writer, confidence."""
+        bands = list(self._bands(scene.grid.width))
+        rows = offsets(scene.grid.height, self.window, self.step)
+        total, done = len(rows) * sum(len(columns) for _, _, columns in bands), 0
+        for first, last, columns in bands:
+            blender = RowBlender(self.classes, last - first, self.window, self.device)
+            left, right = columns[0], columns[-1] + self.window
+            for row in rows:
+                strip = scene.read(Window(left, row, right - left, self.window))
+                for column, scores in self._scores(strip, columns):
+                    blender.add(column - first, scores)
+                finished = (scene.grid.height if row == rows[-1] else row + self.step) - row
+                valid = strip.optical_valid[:finished, first - left : last - left]
+                _write(writers, _labels(*blender.finish(finished)), valid, (first, row))
+                done += len(columns)
+                progress(done, total)
+
+    def _bands(self, width: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield bands of columns with the windows that touch them; the window grid is the scene's.
+
+        Windows on the border of two bands are run for both.
+        """
+        columns = offsets(width, self.window, self.step)
+        broad = max(_BAND // self.step, 1) * self.step
+        for first in range(0, width, broad):
+            last = min(first + broad, width)
+            yield first, last, [c for c in columns if c < last and c + self.window > first]
+
+    def _scores(self, strip: Patch, columns: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the class probabilities of a row's windows, (K, window, window)."""
+        parts = {c: _cut(strip, c - columns[0], self.window) for c in columns}
+        # A window without a pixel to label is not run.
+        used = [c for c in columns if parts[c].optical_valid.any()]
+        for start in range(0, len(used), self.batch_size):
+            batch = used[start : start + self.batch_size]
+            yield from zip(batch, self._forward([to_tensors(parts[c]) for c in batch]), strict=True)
+
+    def _forward(self, parts: Sequence[Inputs]) -> Tensor:
+        inputs = [torch.stack(tensors).to(self.device) for tensors in zip(*parts, strict=True)]
+        mixed = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
+        with torch.inference_mode(), mixed:
+            logits: Tensor = self.model(*inputs)
+        return logits.float().softmax(dim=1)
+
+
+def _cut(strip: Patch, left: int, width: int) -> Patch:
+    columns = slice(left, left + width)
+    return Patch(
+        strip.optical[..., columns],
+        strip.optical_valid[..., columns],
+        strip.height[..., columns],
+        strip.height_valid[..., columns],
+    )
+
+
+def _labels(scores: Tensor, seen: Tensor) -> list[NDArray[np.uint8]]:
+    """Return the best class of each pixel and its probability in per cent; 255 where unseen."""
+    best = scores.max(dim=0)
+    planes = (best.indices, (best.values * 100).round())
+    return [plane.where(seen, NODATA).to(torch.uint8).cpu().numpy() for plane in planes]
+
+
+def _write(
+    writers: Sequence[DatasetWriter],
+    planes: Sequence[NDArray[np.uint8]],
+    valid: NDArray[np.bool_],
+    origin: tuple[int, int],
+) -> None:
+    height, width = valid.shape
+    place = RasterioWindow(*origin, width, height)
+    for writer, plane in zip(writers, planes, strict=False):
+        writer.write(np.where(valid, plane, np.uint8(NODATA)), 1, window=place)
+
+
+def _window(settings: PredictSettings, card: ModelCard) -> tuple[int, int]:
+    """Return window and step, both multiples of the network's stride."""
+    window = settings.window or -(-card.window // STRIDE) * STRIDE
+    overlap = window // 2 if settings.overlap is None else settings.overlap
+    step = window - overlap
+    if window % STRIDE or step % STRIDE or step < STRIDE:
+        raise ConfigError(
+            f"window {window} and overlap {overlap} have to be multiples of {STRIDE} (the "
+            "network's stride), the overlap the smaller one"
+        )
+    return window, step
+
+
+def _elevation(source: Source, card: ModelCard) -> str | None:
+    if card.has_height and source.elevation is None:
+        log.warning("the model was trained with heights and gets none: expect a poorer map")
+    if not card.has_height and source.elevation is not None:
+        log.warning("the model was trained without heights: %s is not used", source.elevation)
+        return None
+    return source.elevation
+
+
+def _check_scene(scene: Scene, card: ModelCard) -> None:
+    wanted, given = card.band_names, scene.bands
+    if len(given) != len(wanted):
+        raise BandError(
+            f"{scene.files.optical} has {len(given)} bands, the model was trained on "
+            f"{len(wanted)} ({', '.join(wanted)}); choose them with --bands"
+        )
+    if scene.dtype != card.dtype:
+        log.warning(
+            "%s is %s, the model was trained on %s: pixel values may mean something else",
+            scene.files.optical,
+            scene.dtype,
+            card.dtype,
+        )
+    ratio = scene.grid.gsd / card.gsd
+    if abs(ratio - 1) > _GSD_TOLERANCE:
+        log.warning(
+            "the GSD of %s is %.3g m, the model was trained at %.3g m; --gsd model resamples",
+            scene.files.optical,
+            scene.grid.gsd,
+            card.gsd,
+        )
+
+
+def _describe(
+    model_path: Path, source: Source, settings: PredictSettings, window: int, step: int
+) -> str:
+    values: dict[str, Any] = {
+        "cafe_version": __version__,
+        "model": str(model_path.absolute()),
+        "source": {k: v for k, v in vars(source).items() if v is not None},
+        "predict": {
+            "window": window,
+            "overlap": window - step,
+            "batch_size": settings.batch_size,
+        },
+    }
+    return tomli_w.dumps(values)

@@ -1,0 +1,451 @@
+"""``cafe train``: a loop over the tiles of a tile set.
+
+Everything random is a function of the seed and of the step: the order of the tiles, what is cut and
+jittered, dropout. So a run that was interrupted and resumed goes through the same states as one
+that was not, and leaves the same history.
+"""
+
+import csv
+import io
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cafe_cli import checkpoint, tiles
+from cafe_cli import config as settings_file
+from cafe_cli.checkpoint import ModelCard
+from cafe_cli.classes import ClassTable
+from cafe_cli.config import Config, TrainSettings
+from cafe_cli.dataset import Batches, Sample, TileDataset, in_order
+from cafe_cli.device import choose
+from cafe_cli.errors import InputError, OutputError, StoppedError, TrainingError
+from cafe_cli.files import remove, write_text
+from cafe_cli.losses import training_loss
+from cafe_cli.metrics import Confusion, Scores, scores
+from cafe_cli.model import Architecture, CaFE
+from cafe_cli.pictures import draw_curves
+from cafe_cli.tiles import TileSet
+
+log = logging.getLogger("cafe")
+
+Row = dict[str, float]
+"""One epoch of the history."""
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+_LOSSES = ("loss", "student", "teacher", "distillation")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Whom to tell about progress."""
+
+    step: Callable[[int, int, float], None] = lambda step, total, loss: None
+    epoch: Callable[[Row], None] = lambda row: None
+
+
+@dataclass
+class Progress:
+    """Where a run is, as plain values. `sums` are those of the epoch under way."""
+
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    best: float = -1.0
+
+
+def train(
+    tileset_folder: Path,
+    output: Path,
+    config: Config,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> ModelCard:
+    """Train a model on a tile set.
+
+    Parameters
+    ----------
+    tileset_folder : Path
+        Made by ``cafe tile``.
+    output : Path
+        Folder of the run: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
+        ``tensorboard/``, ``curves.png``, ``config.toml``.
+    config : Config
+        ``[model]`` and ``[train]`` count; on `resume` they have to be those of the run.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    resume : bool
+        Go on from the last checkpoint in `output`.
+    overwrite : bool
+        Replace what `output` holds.
+
+    Returns
+    -------
+    ModelCard
+        Of the best epoch on the validation tiles; of the last one without such tiles.
+
+    Raises
+    ------
+    InputError
+        No tile set, or one without training tiles.
+    OutputError
+        `output` exists and neither `resume` nor `overwrite` is set.
+    TrainingError
+        A loss that is not finite, or a resume with other settings.
+    StoppedError
+        Ctrl-C; the state is saved.
+    """
+    report = report or Report()
+    tileset = tiles.load(tileset_folder)
+    fabric = _fabric(device, config.train)
+    run = _Run(tileset_folder, tileset, output, config, fabric)
+    if resume:
+        run.restore()
+    else:
+        run.begin(overwrite)
+    with _interrupt_flag() as interrupted:
+        while run.progress.epoch < config.train.epochs:
+            run.train_epoch(report, interrupted)
+            row = run.finish_epoch()
+            report.epoch(row)
+    return run.close()
+
+
+def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
+    """Return the rate of a step: a linear rise over the warm-up, then a cosine to zero."""
+    warmup = math.ceil(settings.warmup * total)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Run:
+    """A run's network, optimiser and place in time."""
+
+    def __init__(
+        self, folder: Path, tileset: TileSet, output: Path, config: Config, fabric: Fabric
+    ) -> None:
+        self.tileset, self.output, self.config, self.fabric = tileset, output, config, fabric
+        self.classes: ClassTable = tileset.class_table
+        self.progress = Progress()
+        settings = config.train
+        training, validation = tileset.of("train"), tileset.of("validation")
+        if not training:
+            raise InputError(f"{folder} has no training tiles")
+        ranks = (fabric.global_rank, fabric.world_size)
+        self.batches = Batches(len(training), settings.batch_size, settings.seed, *ranks)
+        self.total = len(self.batches) * settings.epochs
+        self.loader = self._loader(
+            TileDataset(folder, tileset, "train", settings), self.batches, persistent=True
+        )
+        order = in_order(len(validation), settings.batch_size, *ranks)
+        self.validation = self._loader(TileDataset(folder, tileset, "validation"), order)
+        torch.manual_seed(settings.seed)
+        self.network = _network(tileset, config)
+        # The memory format in which convolutions are fastest, on CPUs and GPUs alike.
+        self.network.to(memory_format=torch.channels_last)
+        self.model, self.optimizer = fabric.setup(self.network, _optimizer(self.network, settings))
+        self.model.mark_forward_method("training_outputs")
+
+    def _loader(
+        self, dataset: TileDataset, batches: Any, persistent: bool = False
+    ) -> DataLoader[Sample]:
+        workers = self.config.train.workers
+        on_gpu = self.fabric.device.type == "cuda"
+        if workers is None:
+            # On a CPU the network needs the cores more than the reading does.
+            workers = min(8, torch.get_num_threads()) if on_gpu else 0
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            persistent_workers=persistent and workers > 0,
+        )
+
+    def begin(self, overwrite: bool) -> None:
+        """Start a new run in an empty folder."""
+        if self.output.exists() and not overwrite:
+            raise OutputError(
+                f"{self.output} exists; pass --resume to go on with it or --overwrite to replace it"
+            )
+        if self.fabric.is_global_zero:
+            remove(self.output)
+            try:
+                self.output.mkdir(parents=True)
+            except OSError as error:
+                raise OutputError(f"cannot create {self.output}: {error.strerror}") from error
+            write_text(self.output / "config.toml", settings_file.dump(self.config))
+        self.fabric.barrier()
+
+    def restore(self) -> None:
+        """Take up the state of the last checkpoint."""
+        path = self.output / LAST
+        if not path.exists():
+            raise InputError(f"cannot resume: {self.output} holds no {LAST}")
+        tensors, extra, values = checkpoint.load_training(path)
+        before, now = values["settings"], _fixed_settings(self.config, self.tileset)
+        if changed := sorted(k for k in now if before.get(k) != now[k]):
+            key = changed[0]
+            raise TrainingError(
+                f"cannot resume {self.output}: {key} was {before.get(key)}, now it is {now[key]}; "
+                "set it back, or start anew with --overwrite"
+            )
+        self.network.load_state_dict(tensors)
+        _restore_optimizer(self.optimizer, extra)
+        self.progress = Progress(**values["progress"])
+
+    def train_epoch(self, report: Report, interrupted: Callable[[], bool]) -> None:
+        """Go through the rest of the epoch under way."""
+        progress = self.progress
+        self.batches.epoch, self.batches.start = progress.epoch, progress.batch
+        self.model.train()
+        self.started = time.monotonic()
+        for batch in self.loader:
+            losses = self._step(self.fabric.to_device(batch))
+            for name, value in losses.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            progress.batch += 1
+            step = progress.epoch * len(self.batches) + progress.batch
+            report.step(step, self.total, losses["loss"])
+            if interrupted():
+                self._save_last()
+                raise StoppedError(
+                    f"stopped at step {step} of {self.total}; go on with --resume -o {self.output}"
+                )
+
+    def _step(self, batch: Sample) -> dict[str, float]:
+        settings = self.config.train
+        step = self.progress.epoch * len(self.batches) + self.progress.batch
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.total, settings)
+        inputs, labels = batch
+        outputs = self.model.training_outputs(*inputs, labels)
+        parts = training_loss(outputs, labels, settings.distill_weight, settings.dice)
+        total = parts.pop("total")
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is {total.item()} at step {step + 1}; lower train.learning_rate "
+                f"(now {settings.learning_rate}) or use train.precision = '32-true'"
+            )
+        self.optimizer.zero_grad()
+        self.fabric.backward(total)
+        self.optimizer.step()
+        return {"loss": total.item(), **{name: part.item() for name, part in parts.items()}}
+
+    def finish_epoch(self) -> Row:
+        """Validate, write the history and save `last`, and `best` if it is."""
+        progress = self.progress
+        result = self._validate()
+        step = (progress.epoch + 1) * len(self.batches)
+        row: Row = {"epoch": progress.epoch + 1, "step": step}
+        row["learning_rate"] = learning_rate(step - 1, self.total, self.config.train)
+        row |= {name: value / len(self.batches) for name, value in progress.sums.items()}
+        row |= _score_columns(result, self.classes)
+        row["seconds"] = round(time.monotonic() - self.started, 2)
+        progress.history.append(row)
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+        better = result is None or not result.miou <= progress.best
+        if better and result is not None:
+            progress.best = result.miou
+        # `best` first: a run killed before `last` is written repeats the epoch, and `best` with it.
+        if self.fabric.is_global_zero:
+            if better:
+                best = self.network.deployed()
+                checkpoint.save(self.output / BEST, best, self._card(best, result))
+            self._save_last(result)
+            self._write_history(row)
+        self.fabric.barrier()
+        return row
+
+    def _validate(self) -> Scores | None:
+        if not self.tileset.of("validation"):
+            return None
+        confusion = Confusion(len(self.classes))
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in self.validation:
+                inputs, labels = self.fabric.to_device(batch)
+                predicted = self.model(*inputs).argmax(dim=1)
+                confusion.add(labels.cpu().numpy(), predicted.cpu().numpy())
+        counts = torch.from_numpy(confusion.counts).to(self.fabric.device)
+        total = cast(Tensor, self.fabric.all_reduce(counts, reduce_op="sum"))
+        confusion.counts = total.cpu().numpy()
+        return scores(confusion, self.classes)
+
+    def _card(self, network: CaFE, result: Scores | None) -> ModelCard:
+        tileset = self.tileset
+        return ModelCard(
+            architecture=asdict(network.architecture),
+            classes=tileset.classes,
+            band_names=tileset.band_names,
+            dtype=tileset.dtype,
+            gsd=tileset.gsd,
+            height=tileset.height,
+            window=self.config.train.crop or tileset.size,
+            epoch=self.progress.epoch,
+            scores=result.as_json() if result else None,
+            config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),
+        )
+
+    def _save_last(self, result: Scores | None = None) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        values = {
+            "progress": asdict(self.progress),
+            "settings": _fixed_settings(self.config, self.tileset),
+        }
+        state = _optimizer_tensors(self.optimizer)
+        card = self._card(self.network, result)
+        checkpoint.save(self.output / LAST, self.network, card, (state, values))
+
+    def _write_history(self, row: Row) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        write_text(self.output / "history.csv", to_csv(self.progress.history))
+        draw_curves(self.progress.history, self.classes, self.output / "curves.png")
+        with SummaryWriter(str(self.output / "tensorboard"), purge_step=int(row["step"])) as board:
+            for name, value in row.items():
+                if name not in ("epoch", "step") and math.isfinite(value):
+                    group = "train" if name in (*_LOSSES, "learning_rate") else "validation"
+                    board.add_scalar(f"{group}/{name}", value, int(row["step"]))
+
+    def close(self) -> ModelCard:
+        """Return what is known of the best epoch."""
+        return checkpoint.read_card(self.output / BEST)
+
+
+def to_csv(history: Sequence[Mapping[str, float]]) -> str:
+    """Write the history as CSV, one row per epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
+
+
+def _score_columns(result: Scores | None, classes: ClassTable) -> Row:
+    if result is None:
+        return {}
+    row = {
+        "miou": result.miou,
+        "mean_f1": result.mean_f1,
+        "overall_accuracy": result.overall_accuracy,
+    }
+    for c in classes:
+        row |= {
+            f"iou_{c.name}": result.classes[c.name].iou,
+            f"f1_{c.name}": result.classes[c.name].f1,
+        }
+    return row
+
+
+def _fabric(device: str, settings: TrainSettings) -> Fabric:
+    chosen = choose(device)
+    precision = settings.precision
+    if precision == "auto":
+        bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16-mixed" if bf16 else "32-true"
+    # A GPU that was asked for by number is the only one; otherwise the first ones are taken.
+    devices = settings.devices if chosen.index is None else [chosen.index]
+    fabric = Fabric(accelerator=chosen.type, devices=devices, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def _network(tileset: TileSet, config: Config) -> CaFE:
+    settings = config.model
+    architecture = Architecture(
+        classes=len(tileset.classes),
+        optical_bands=len(tileset.band_names),
+        heights=tileset.has_height,
+        **settings.model_dump(exclude={"weights"}),
+    )
+    network = CaFE(architecture, weights=settings.weights)
+    optical, height = tileset.optical_statistics, tileset.height_statistics
+    network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0])
+    return network
+
+
+def _optimizer(network: CaFE, settings: TrainSettings) -> torch.optim.Optimizer:
+    # Biases and normalisation scales are not decayed: shrinking them regularises nothing.
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
+    """Return what may not change between a run and its continuation."""
+    sections = {"model": config.model, "train": config.train}
+    fixed = {
+        f"{section}.{key}": value
+        for section, settings in sections.items()
+        for key, value in settings.model_dump(mode="json").items()
+        if (section, key) not in {("train", "workers"), ("model", "weights")}
+    }
+    return fixed | {"number of training tiles": len(tileset.of("train"))}
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag that is looked at between steps; the second one stops."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        log.warning("stopping after this step; Ctrl-C again stops at once")
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread: whoever called handles Ctrl-C
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
