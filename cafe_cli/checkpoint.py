@@ -6,23 +6,27 @@ JSON texts: ``cafe`` (`ModelCard`) and, in a checkpoint, ``training``.
 """
 
 import dataclasses
+import errno
 import json
+import os
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from cafe_cli import __version__
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import HeightSettings
-from cafe_cli.errors import ConfigError, ModelFileError
-from cafe_cli.files import replacing
+from cafe_cli.errors import ConfigError, ModelFileError, OutputError
+from cafe_cli.files import remove, replacing
 from cafe_cli.model import Architecture, CaFE
 
 _TRAINING = "training/"
@@ -65,9 +69,9 @@ class ModelCard(BaseModel):
     classes: list[dict[str, object]]
     band_names: tuple[str, ...]
     dtype: str
-    gsd: float
+    gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     height: HeightSettings
-    window: int
+    window: Annotated[int, Field(ge=1, le=65536)]
     epoch: int
     scores: dict[str, Any] | None
     config: dict[str, Any]
@@ -100,10 +104,30 @@ def save(
         }
         metadata["training"] = json.dumps(training[1])
     with replacing(path) as beside:
-        try:
-            save_file(tensors, beside, metadata)
-        except SafetensorError as error:
-            raise OSError(28, str(error)) from error
+        _write(tensors, metadata, path, beside)
+
+
+def _write(
+    tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path, beside: Path
+) -> None:
+    """Write the file `beside`; `path` is what it is called in errors.
+
+    safetensors writes to a temporary file of its own in the same folder, for its owner's eyes
+    only, and leaves it there if it is killed: so it gets a folder that the next one clears away.
+    """
+    folder = beside.with_suffix("")
+    try:
+        folder.mkdir(exist_ok=True)
+        rights = folder.stat().st_mode & 0o666
+        save_file(dict(tensors), folder / beside.name, metadata)
+        (folder / beside.name).chmod(rights)
+        (folder / beside.name).replace(beside)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        reason = os.strerror(int(number[1]) if number else errno.EIO)
+        raise OutputError(f"cannot write {path}: {reason}") from error
+    finally:
+        remove(folder)
 
 
 def read_card(path: Path) -> ModelCard:
@@ -133,7 +157,7 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
         if not name.startswith(_TRAINING)
     }
     # First without memory: a file cannot ask for more than the weights it brings.
-    with torch.device("meta"):
+    with torch.device("meta"), _RatesInMemory():
         expected = {n: tuple(t.shape) for n, t in _build(path, card).state_dict().items()}
     if expected != shapes:
         missing, other = sorted(expected.keys() - shapes), sorted(shapes.keys() - expected)
@@ -141,7 +165,7 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
         raise ModelFileError(
             f"{path}: weights do not fit the network: {len(missing)} missing, "
             f"{len(other)} unknown, {len(wrong)} of another shape, "
-            f"e.g. {[*missing, *other, *wrong][0]}"
+            f"e.g. {reprlib.repr([*missing, *other, *wrong][0])}"
         )
     model = _build(path, card)
     model.load_state_dict({name: file.get_tensor(name) for name in shapes})
@@ -164,16 +188,37 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dic
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     own = {n: t for n, t in tensors.items() if not n.startswith(_TRAINING)}
     extra = {n.removeprefix(_TRAINING): t for n, t in tensors.items() if n.startswith(_TRAINING)}
-    return own, extra, json.loads(metadata["training"])
+    try:
+        return own, extra, dict(json.loads(metadata["training"]))
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its state of training is damaged: {error}") from error
+
+
+class _RatesInMemory(TorchFunctionMode):
+    """Keep drop path rates real where all else is meta: encoders read them off a tensor."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.linspace:
+            kwargs = {**(kwargs or {}), "device": "cpu"}
+        return func(*args, **(kwargs or {}))
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; name the model in it, e.g. best.safetensors")
+    if not path.exists():
         raise ModelFileError(f"{path} does not exist")
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a cafe model, or it is damaged: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path} is not a cafe model, or it is damaged: {reason}") from error
 
 
 def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
@@ -181,22 +226,44 @@ def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         raise ModelFileError(f"{path} holds weights, but not those of a cafe model")
     try:
         card = ModelCard.model_validate_json(metadata["cafe"])
-        _ = card.class_table
-    except (ValidationError, ConfigError, KeyError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise ModelFileError(f"{path}: its description cannot be used: {line}") from error
+        classes = len(card.class_table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "metadata"
+        raise ModelFileError(
+            f"{path}: its description cannot be used: {where}: {first['msg']}; it is damaged, or "
+            f"of another version of cafe (this is {__version__})"
+        ) from error
+    except (ConfigError, KeyError, ValueError) as error:
+        raise ModelFileError(f"{path}: its class table cannot be used: {error}") from error
+    counts = (card.architecture.get("classes"), card.architecture.get("optical_bands"))
+    if counts != (classes, len(card.band_names)):
+        raise ModelFileError(
+            f"{path}: a network of {reprlib.repr(counts[0])} classes and "
+            f"{reprlib.repr(counts[1])} bands is described with {classes} classes and "
+            f"{len(card.band_names)} bands"
+        )
     return card
 
 
 def _build(path: Path, card: ModelCard) -> CaFE:
     known = {f.name for f in dataclasses.fields(Architecture)}
     if unknown := sorted(set(card.architecture) - known):
-        raise ModelFileError(f"{path}: unknown architecture setting {unknown[0]!r}")
-    encoders = [card.architecture.get(k) or "" for k in ("optical_encoder", "height_encoder")]
-    fits = all(isinstance(e, str) and (not e or _ENCODER.fullmatch(e)) for e in encoders)
-    numbers = [card.architecture.get(k) for k in ("classes", "optical_bands", "width")]
-    if not fits or not all(isinstance(n, int) and 0 < n <= _MAX_WIDTH for n in numbers):
-        raise ModelFileError(f"{path}: architecture out of bounds: {card.architecture}")
+        raise ModelFileError(f"{path}: unknown architecture setting {reprlib.repr(unknown[0])}")
+    for key in ("optical_encoder", "height_encoder"):
+        name = card.architecture.get(key)
+        if name is None and key == "height_encoder":
+            continue
+        if not isinstance(name, str) or not _ENCODER.fullmatch(name):
+            raise ModelFileError(
+                f"{path}: {key} {reprlib.repr(name)} is not the name of an encoder"
+            )
+    for key in ("classes", "optical_bands", "width"):
+        number = card.architecture.get(key)
+        if not isinstance(number, int) or not 0 < number <= _MAX_WIDTH:
+            raise ModelFileError(
+                f"{path}: {key} is {reprlib.repr(number)}: it has to be 1 to {_MAX_WIDTH}"
+            )
     try:
         return CaFE(Architecture(**card.architecture), weights="none")
     except (ConfigError, ValueError, TypeError) as error:

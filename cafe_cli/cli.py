@@ -5,6 +5,7 @@ Engines are imported inside the commands: ``cafe --help`` must not pay for torch
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,29 +25,38 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 UNITS = ["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 METHODS = ["first", "last", "majority", "confidence"]
+_OUT_OF_MEMORY = "out of memory; lower the batch size or the window (train.crop in training)"
 
 
 def main() -> None:
     """Run `cafe`; every expected failure is one line on stderr and an exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="cafe", standalone_mode=False)
     except click.Abort:
         code = _fail("interrupted", 130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        code = _fail(_one_line(error), error.exit_code)
     except CafeError as error:
         code = _fail(str(error), error.exit_code)
     except MemoryError:
-        code = _fail("out of memory; lower the batch size or the window", 1)
+        code = _fail(_OUT_OF_MEMORY, 1)
     except OSError as error:
         code = _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
     except RuntimeError as error:
-        # torch has no own class for a GPU that is full before the version that this needs.
-        if "out of memory" not in str(error):
+        # torch says "out of memory" of a GPU and "can't allocate memory" of a CPU.
+        if "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise
-        code = _fail("out of GPU memory; lower the batch size or the window", 1)
+        code = _fail(_OUT_OF_MEMORY, 1)
     sys.exit(code)
+
+
+def _one_line(error: click.ClickException) -> str:
+    """Return what click prints in three lines."""
+    message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    return f"{message}; see {context.command_path} --help" if context else message
 
 
 def _fail(message: str, code: int) -> int:
@@ -75,7 +85,9 @@ def cli(verbose: int, quiet: int) -> None:
     """
     from cafe_cli.console import set_up_log
 
-    set_up_log(verbose - quiet)
+    # Of a training run on several devices, all processes but the first speak only of errors.
+    helper = os.environ.get("LOCAL_RANK", "0") != "0"
+    set_up_log(-1 if helper else verbose - quiet)
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,8 +213,10 @@ def train(
         "model.weights": options["weights"],
         "model.guidance": options["guidance"],
     }
-    if resume and config_path is None:
-        config_path = output / "config.toml"
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with a run, --overwrite replaces it: choose one")
+    if resume and config_path is None and (saved := output / "config.toml").exists():
+        config_path = saved
     config = _config(config_path, assignments, keys)
     with training_display() as (on_step, on_epoch):
         card = run(
@@ -302,13 +316,11 @@ def evaluate(
     from cafe_cli.console import progress_bar, show_scores
     from cafe_cli.evaluate import evaluate as run
 
-    keys = {"labels.ignore": (255, *ignore) if ignore else None}
-    config = _config(config_path, assignments, keys)
+    config = _config(config_path, assignments, {})
+    labels = config.labels.model_copy(update={"ignore": (*config.labels.ignore, *ignore)})
     classes = config.class_table if config.classes else None
     with progress_bar("evaluate") as progress:
-        scores = run(
-            prediction, reference, classes=classes, labels=config.labels, progress=progress
-        )
+        scores = run(prediction, reference, classes=classes, labels=labels, progress=progress)
     if as_json:
         click.echo(json.dumps(scores.as_json(), indent=1))
     else:
@@ -358,7 +370,7 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
         elif "://" in name or name.startswith("/vsi"):
             found = [name]
         elif path.is_dir():
-            found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff"))
+            found = sorted(str(p) for p in path.iterdir() if _is_tiff(p.name))
         elif glob.has_magic(name) and not path.exists():
             found = sorted(glob.glob(name, recursive=True))
         else:
@@ -369,11 +381,18 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
     return files
 
 
+def _is_tiff(name: str) -> bool:
+    """Whether a file of a folder is an input; hidden ones are what a killed run left behind."""
+    return name.lower().endswith((".tif", ".tiff")) and not name.startswith(".")
+
+
 def _listed(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"cannot read the list {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no list of file names, one per line") from error
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -5,7 +5,7 @@ the result is saved beside every output, so that a run can be repeated from what
 """
 
 import difflib
-import json
+import os
 import tomllib
 import types
 import typing
@@ -22,13 +22,15 @@ from cafe_cli.errors import ConfigError
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Unit = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 
 
 class Section(BaseModel):
     """Base of every section: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no NaN, and as nodata it means something: written as a string, it is read back.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class SceneSettings(Section):
@@ -41,7 +43,7 @@ class SceneSettings(Section):
     optical: str
     elevation: str | None = None
     labels: str | None = None
-    bands: tuple[Count, ...] | None = None
+    bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     only: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
 
@@ -61,7 +63,7 @@ class HeightSettings(Section):
     nodata: float | None = None
     cell: Positive = 2.0
     max_window: Positive = 100.0
-    slope: Positive = 0.15
+    slope: Positive = 0.25
 
     @property
     def above_ground(self) -> bool:
@@ -78,7 +80,7 @@ class LabelSettings(Section):
 
     encoding: Literal["ids", "colors"] = "ids"
     ignore: tuple[int, ...] = (255,)
-    ignore_colors: tuple[str, ...] = ()
+    ignore_colors: tuple[Color, ...] = ()
 
 
 class SplitSettings(Section):
@@ -95,6 +97,12 @@ class SplitSettings(Section):
     block: Count | None = None
     buffer: Annotated[int, Field(ge=0)] = 32
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_use_per_scene(self) -> Self:
+        if both := sorted(set(self.validation_scenes) & set(self.test_scenes)):
+            raise ValueError(f"validation_scenes and test_scenes both name {', '.join(both)}")
+        return self
 
 
 class TileSettings(Section):
@@ -202,6 +210,19 @@ class Config(Section):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
 
+    @model_validator(mode="after")
+    def _colors_tell_classes_apart(self) -> Self:
+        if self.labels.encoding == "colors":
+            colors = [
+                c.lower() for c in (*(c.color for c in self.classes), *self.labels.ignore_colors)
+            ]
+            if "" in colors or len(set(colors)) < len(colors):
+                raise ValueError(
+                    "labels.encoding is 'colors': every class needs its own color, different from "
+                    "labels.ignore_colors"
+                )
+        return self
+
     @property
     def class_table(self) -> ClassTable:
         """The class table; ConfigError where the config has none."""
@@ -218,17 +239,11 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     ConfigError
         File missing, not TOML, unknown keys (with the nearest right name) or unfit values.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
-        values["root"] = str((path.parent / values.get("root", ".")).absolute())
+    values = {} if path is None else _read_toml(path)
+    _set_root(values, path.parent if path else Path())
     for key, value in (overrides or {}).items():
         _set(values, key.split("."), value)
+    _set_root(values, Path())
     return parse(values, source=str(path) if path else "options")
 
 
@@ -253,7 +268,23 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def dump(config: Config) -> str:
     """Write the config as TOML; what is unset is left out."""
-    return tomli_w.dumps(json.loads(config.model_dump_json(exclude_none=True)))
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _set_root(values: dict[str, Any], folder: Path) -> None:
+    """Make `root` absolute, so that a saved config means the same wherever it lies."""
+    root = values.get("root", ".")
+    if isinstance(root, str):
+        values["root"] = os.path.abspath(folder / root)
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True)
 
@@ -38,19 +39,19 @@ class _Lines(logging.Handler):
         message = record.getMessage()
         if message not in self._said:
             self._said.add(message)
-            kind = "[yellow]Warning:[/] " if record.levelno >= logging.WARNING else ""
-            console.print(kind + _plain(message), soft_wrap=True, highlight=False)
+            kind = ("Warning: ", "yellow") if record.levelno >= logging.WARNING else ""
+            _line(kind, message)
 
 
 def show_error(message: str) -> None:
     """Print the one line of an error."""
-    console.print(f"[bold red]Error:[/] {_plain(message)}", soft_wrap=True, highlight=False)
+    _line(("Error: ", "bold red"), message)
 
 
 def say(message: str) -> None:
     """Tell what was done, unless -q."""
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
-        console.print(message, soft_wrap=True, highlight=False, markup=False)
+        _line("", message)
 
 
 @contextmanager
@@ -85,13 +86,13 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
 
 def show_scores(scores: Mapping[str, Any], title: str) -> None:
     """Print a table of scores (`cafe_cli.metrics.Scores.as_json`)."""
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("class")
     for column in ("IoU", "F1", "precision", "recall", "pixels"):
         table.add_column(column, justify="right")
     for name, row in scores["classes"].items():
         values = [_number(row[key]) for key in ("iou", "f1", "precision", "recall")]
-        table.add_row(name, *values, f"{row['pixels']:,}")
+        table.add_row(Text(name), *values, f"{row['pixels']:,}")
     table.add_section()
     table.add_row(
         "mean", _number(scores["miou"]), _number(scores["mean_f1"]), "", "", f"{scores['pixels']:,}"
@@ -99,14 +100,18 @@ def show_scores(scores: Mapping[str, Any], title: str) -> None:
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
         console.print(table)
     say(f"overall accuracy {_number(scores['overall_accuracy'])}")
+    if scores["unpredicted"]:
+        say(f"{scores['unpredicted']:,} labelled pixels have no prediction and are in no score")
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _line(kind: str | tuple[str, str], message: str) -> None:
+    """Print one line, whatever the message holds: brackets are no markup, line ends no lines."""
+    text = Text.assemble(kind, " ".join(message.splitlines()))
+    console.print(text, soft_wrap=True, highlight=False)
 
 
 def _bar(*extra: TextColumn) -> Progress:
@@ -119,5 +124,6 @@ def _bar(*extra: TextColumn) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not logging.getLogger("cafe").isEnabledFor(logging.INFO),
+        # In a log file a bar is nothing but an empty line.
+        disable=not (console.is_terminal and logging.getLogger("cafe").isEnabledFor(logging.INFO)),
     )

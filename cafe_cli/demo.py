@@ -10,7 +10,7 @@ from rasterio.enums import Resampling
 
 from cafe_cli import config as settings_file
 from cafe_cli import raster
-from cafe_cli.errors import InputError
+from cafe_cli.errors import InputError, OutputError
 from cafe_cli.evaluate import evaluate
 from cafe_cli.files import check_output, remove, write_text
 from cafe_cli.grid import Grid
@@ -60,8 +60,13 @@ def demo(
     if not pieces:
         raise InputError(f"no sample data in {data}; run cafe demo in the source tree")
     check_output(output, overwrite)
+    if output.exists() and not (output / "config.toml").exists():
+        raise OutputError(
+            f"{output} is not the folder of a demo; remove it yourself or name another"
+        )
     remove(output)
     output.mkdir()
+    write_text(output / "config.toml", settings_file.dump(config))
     tiles, run, town = output / "tiles", output / "run", output / "town.tif"
 
     say(f"cafe tile -c {config_path} -o {tiles}")

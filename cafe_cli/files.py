@@ -37,13 +37,11 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
         The output exists, or the disk is full or not writable.
     """
     check_output(path, overwrite)
-    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    beside = _beside(path, "partial")
     remove(beside)
     try:
         yield beside
-        if path.is_dir():
-            remove(path)
-        beside.replace(path)
+        _swap(beside, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
@@ -56,6 +54,28 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, complete or not at all."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def _beside(path: Path, kind: str) -> Path:
+    path = path.absolute()
+    return path.with_name(f".{path.stem}.{kind}{path.suffix}")
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Give `new` the name `path`; what had that name is removed last."""
+    if path.is_dir() and not new.is_dir():
+        raise OutputError(f"{path} is a folder; name a file, or remove it first")
+    old = _beside(path, "old")
+    if new.is_dir() and path.exists():
+        remove(old)
+        path.rename(old)
+    try:
+        new.replace(path)
+    except OSError:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    remove(old)
 
 
 def remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
@@ -13,6 +14,9 @@ from shapely.geometry import Polygon, mapping, shape
 
 from cafe_cli.errors import GridError
 from cafe_cli.windows import Window
+
+GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError)
+"""What rasterio raises where GDAL fails; the last one reaches us unwrapped here and there."""
 
 _METRES_PER_DEGREE = 111_320.0
 
@@ -60,7 +64,7 @@ class Grid:
     def footprint(self) -> Polygon:
         """Outline in CRS coordinates, right for rotated grids too."""
         corners = [(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)]
-        return Polygon([self.transform * corner for corner in corners])
+        return Polygon([self.transform @ corner for corner in corners])
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -69,15 +73,14 @@ class Grid:
         return left, bottom, right, top
 
     @property
+    def is_placed(self) -> bool:
+        """Whether the raster has a place, in the world or a plane: not just pixels."""
+        return self.crs is not None or not self.transform.is_identity
+
+    @property
     def unit_metres(self) -> float:
         """Metres per unit of the CRS; degrees are taken at the centre. 1 without a CRS."""
-        if self.crs is None:
-            return 1.0
-        if self.crs.is_geographic:
-            return _METRES_PER_DEGREE * math.sqrt(
-                max(math.cos(math.radians(self.footprint.centroid.y)), 1e-6)
-            )
-        return float(self.crs.linear_units_factor[1])
+        return unit_metres(self.crs, self.footprint.centroid.y)
 
     @property
     def gsd(self) -> float:
@@ -100,7 +103,7 @@ class Grid:
             return False
         ours = ~self.transform @ other.transform
         corners = [(0, 0), (self.width, 0), (0, self.height)]
-        return all(math.dist(ours * corner, corner) < 1e-3 for corner in corners)
+        return all(math.dist(ours @ corner, corner) < 1e-3 for corner in corners)
 
     def footprint_in(self, crs: CRS | None) -> Polygon:
         """Return the outline in another CRS, its edges followed closely enough for curvature."""
@@ -126,17 +129,30 @@ def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
             f"assign the right one, e.g. gdal_edit.py -a_srs EPSG:CODE {lacking}"
         )
     try:
-        outline = grid.footprint_in(target.crs)
-    except (CRSError, RasterioError) as error:
-        raise GridError(f"cannot transform {name} to the CRS of {reference}: {error}") from error
-    share = outline.intersection(target.footprint).area / target.footprint.area
+        covering, covered = grid.footprint_in(target.crs), target.footprint_in(grid.crs)
+    except GDAL_ERRORS as error:
+        raise GridError(
+            f"cannot transform {name} from {describe_crs(grid.crs)} to {describe_crs(target.crs)}, "
+            f"the CRS of {reference}"
+        ) from error
+    # In both: the outline of a continent has no place in a map projection made for a county.
+    share = max(_share(covering, target.footprint), _share(grid.footprint, covered))
     if share <= 0:
         raise GridError(
             f"{name} does not overlap {reference}: in {describe_crs(target.crs)} the first covers "
-            f"{_extent(outline.bounds)}, the second {_extent(target.bounds)}; "
+            f"{_extent(covering.bounds)}, the second {_extent(target.bounds)}; "
             "check the files and their CRS"
         )
-    return float(share)
+    return share
+
+
+def unit_metres(crs: CRS | None, y: float) -> float:
+    """Return the metres per unit of a CRS at a northing or latitude: the root of an area's."""
+    if crs is None:
+        return 1.0
+    if crs.is_geographic:
+        return _METRES_PER_DEGREE * math.sqrt(max(math.cos(math.radians(y)), 1e-6))
+    return float(crs.units_factor[1])  # local, unprojected systems have one too
 
 
 def describe_crs(crs: CRS | None) -> str:
@@ -145,6 +161,13 @@ def describe_crs(crs: CRS | None) -> str:
         return "pixel coordinates (no CRS)"
     code = crs.to_authority()
     return ":".join(code) if code else str(crs.to_wkt()).split('"')[1]
+
+
+def _share(cover: Polygon, whole: Polygon) -> float:
+    """Return the share of a polygon that another covers; none of what cannot be drawn."""
+    if not (cover.is_valid and whole.is_valid):
+        return 0.0
+    return float(cover.intersection(whole).area / whole.area)
 
 
 def _extent(bounds: tuple[float, float, float, float]) -> str:

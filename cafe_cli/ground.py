@@ -11,8 +11,8 @@ surface turned upside down.
 Limits, none of which announces itself in the result:
 
 - A building whose narrow side exceeds `max_window` is taken for ground, and so is one that is
-  lower than `slope` and `offset` allow: about 1.5 m with the defaults, and a storey or two where a
-  house is dug into a slope of more than 25 degrees.
+  lower than `slope` and `offset` allow: 1.5 m with the defaults, or a single storey where a house
+  is dug into a slope of 25 degrees or more.
 - Terrain is cut like a building where it is narrower than `max_window` and falls away on all sides
   more steeply than about 28 degrees (crests, cliffs, terraces behind walls); a larger `slope` keeps
   it, and low houses with it. The raster's edge counts as such a side: beyond it, nothing is known.
@@ -109,9 +109,10 @@ def estimate_ground(
 ) -> NDArray[np.float32]:
     """Estimate the height of the ground below a surface.
 
-    Buildings and trees are cut out and bridged, voids and pits are bridged. The result lies below
-    the surface everywhere else, but for the lift explained at `GroundFilter.pixel`. It commutes
-    with flips and quarter turns of the raster, to rounding.
+    Buildings and trees are cut out and bridged, voids and pits are bridged. The result is
+    nowhere else above the surface, but for the lift explained at `GroundFilter.pixel`. It commutes
+    with flips and quarter turns of the raster, to rounding. 5000 x 5000 cells with the defaults
+    take about half a minute of one core, and seven times the memory of `surface`.
 
     Parameters
     ----------

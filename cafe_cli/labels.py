@@ -39,7 +39,7 @@ def decode(
     Raises
     ------
     LabelError
-        Colour labels without three bands.
+        Colour labels that are not three bands of uint8, or class values in more than one.
     """
     if settings.encoding == "colors":
         if len(raw) < 3:
@@ -47,7 +47,14 @@ def decode(
                 f"labels.encoding is 'colors', but the label raster has {len(raw)} band(s); "
                 "set it to 'ids'"
             )
+        if raw.dtype != np.uint8:
+            raise LabelError(f"colour labels have to be uint8, these are {raw.dtype}")
         return _nearest_color(raw[:3], valid, classes, settings)
+    if len(raw) > 1:
+        raise LabelError(
+            f"labels.encoding is 'ids', but the label raster has {len(raw)} bands; "
+            "set it to 'colors'"
+        )
     return _lookup(raw[0], valid, classes, settings)
 
 

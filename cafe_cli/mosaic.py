@@ -21,7 +21,7 @@ from rasterio.vrt import WarpedVRT
 from cafe_cli import raster
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
-from cafe_cli.files import check_output, remove, replacing
+from cafe_cli.files import check_output
 from cafe_cli.grid import Grid, describe_crs
 from cafe_cli.windows import Window, blocks
 
@@ -29,6 +29,7 @@ log = logging.getLogger("cafe")
 
 Labels: TypeAlias = NDArray[np.uint8]
 Bounds: TypeAlias = tuple[float, float, float, float]
+_Writers: TypeAlias = tuple[DatasetWriter, DatasetWriter | None]
 Rule: TypeAlias = Callable[[Labels, NDArray[np.int16]], NDArray[np.intp]]
 
 _WINDOW = 1024  # pixels along each side; a multiple of the blocks of a COG
@@ -131,13 +132,13 @@ def mosaic(
         An output exists or cannot be written.
     """
     _check_options(inputs, output, method, confidences)
-    outputs = _Outputs(output, confidences.output if confidences else None, overwrite)
-    outputs.check([*inputs, *(confidences.inputs if confidences else ())])
+    surer, second = (confidences.inputs, confidences.output) if confidences else ((), None)
+    _check_outputs([*inputs, *surer], [p for p in (output, second) if p], overwrite)
     sources = _survey(inputs, confidences)
     classes = _common_classes(sources)
     grid = _target_grid(sources, target or Target())
     plan = _Plan(grid, classes, METHODS[method], _place(sources, grid))
-    with outputs.create(grid, classes) as writers:
+    with raster.create_map(output, second, grid, overwrite, classes) as writers:
         _fill(plan, writers, progress)
 
 
@@ -210,48 +211,14 @@ class _Plan:
     pieces: list[_Piece]
 
 
-@dataclass(frozen=True)
-class _Writers:
-    """The open outputs."""
-
-    labels: DatasetWriter
-    confidence: DatasetWriter | None
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """The files to write."""
-
-    labels: Path
-    confidence: Path | None
-    overwrite: bool
-
-    def check(self, inputs: Sequence[str]) -> None:
-        """Refuse outputs that exist or that are inputs, before any work is done."""
-        taken = {os.path.realpath(path): path for path in inputs}
-        for path in filter(None, (self.labels, self.confidence)):
-            if (real := os.path.realpath(path)) in taken:
-                raise ConfigError(f"{path} is {taken[real]} too; choose another name to write to")
-            taken[real] = "an output"
-            check_output(path, self.overwrite)
-
-    @contextmanager
-    def create(self, grid: Grid, classes: ClassTable | None) -> Iterator[_Writers]:
-        """Open the outputs; they appear together, once both are complete."""
-        with ExitStack() as stack:
-            # Entered first, so that it gets its name last, when the labels can no longer fail.
-            beside = self.confidence and stack.enter_context(
-                replacing(self.confidence, self.overwrite)
-            )
-            labels = stack.enter_context(
-                raster.create_cog(self.labels, grid, self.overwrite, classes, overviews="mode")
-            )
-            confidence = beside and stack.enter_context(
-                raster.create_cog(beside, grid, self.overwrite, None)
-            )
-            yield _Writers(labels, confidence)
-        if self.confidence:
-            remove(self.confidence.with_name(f"{self.confidence.name}.aux.xml"))
+def _check_outputs(inputs: Sequence[str], outputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist or that are inputs, before any work is done."""
+    taken = {os.path.realpath(path): path for path in inputs}
+    for path in outputs:
+        if (real := os.path.realpath(path)) in taken:
+            raise ConfigError(f"{path} is {taken[real]} too; choose another name to write to")
+        taken[real] = "an output"
+        check_output(path, overwrite)
 
 
 def _check_options(
@@ -432,9 +399,9 @@ def _fill(plan: _Plan, writers: _Writers, progress: Callable[[int, int], None]) 
             high = (window.col + window.width, window.row + window.height)
             near = np.flatnonzero(((start < high) & (end > low)).all(axis=1))
             labels, confidence = _merge(plan, [plan.pieces[i] for i in near], window, rasters)
-            _write(writers.labels, window, labels)
-            if writers.confidence:
-                _write(writers.confidence, window, confidence)
+            for writer, plane in zip(writers, (labels, confidence), strict=True):
+                if writer:
+                    _write(writer, window, plane)
             progress(done, len(todo))
 
 
@@ -454,13 +421,21 @@ def _merge(
     for part, here in _parts(window, pieces):
         stack = np.stack([_read_labels(rasters, piece, part, plan.classes) for piece in here])
         known = np.stack([_read_confidence(rasters, piece, part) for piece in here])
-        winner = plan.rule(stack, known)[None]
-        chosen = np.take_along_axis(stack, winner, axis=0)[0]
+        chosen = _choose(plan.rule, stack, known)
         best = np.where(stack == chosen, known, np.int16(_UNKNOWN)).max(axis=0)
         inside = part.slices(window)
         labels[inside] = chosen
         confidence[inside] = np.where((chosen == NODATA) | (best == _UNKNOWN), NODATA, best)
     return labels, confidence
+
+
+def _choose(rule: Rule, labels: Labels, confidence: NDArray[np.int16]) -> Labels:
+    """Return the labels (height, width) that the rule takes from its inputs."""
+    chosen: Labels = labels[0]
+    if len(labels) > 1:  # on most of the ground there is nothing to choose
+        winner = rule(labels, confidence)[None]
+        chosen = np.take_along_axis(labels, winner, axis=0)[0]
+    return chosen
 
 
 def _parts(window: Window, pieces: Sequence[_Piece]) -> Iterator[tuple[Window, list[_Piece]]]:

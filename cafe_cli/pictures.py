@@ -20,18 +20,20 @@ def draw_curves(history: Sequence[Mapping[str, float]], classes: ClassTable, pat
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss, means, each = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in history]
+    dot = "." if len(epochs) < 2 else ""  # one epoch makes no line
     for axes, title, names in (
         (loss, "training loss", ["loss", "student", "teacher", "distillation"]),
         (means, "validation", ["miou", "mean_f1", "overall_accuracy"]),
     ):
         for name in names:
             if all(name in row for row in history):
-                axes.plot(epochs, [row[name] for row in history], label=name.replace("_", " "))
+                values = [row[name] for row in history]
+                axes.plot(epochs, values, label=name.replace("_", " "), marker=dot)
         axes.set_title(title)
     for c in classes:
         if all(f"iou_{c.name}" in row for row in history):
             values = [row[f"iou_{c.name}"] for row in history]
-            each.plot(epochs, values, label=c.name, color=_darker(c.color))
+            each.plot(epochs, values, label=c.name, color=_darker(c.color), marker=dot)
     each.set_title("IoU by class")
     for axes in (means, each):
         axes.set_ylim(0, 1)
@@ -62,7 +64,8 @@ def draw_scene(
     """
     panels = 2 + len(maps)
     rows, columns = image.shape[1:]
-    figure = Figure(figsize=(4.2 * panels, 4.2 * rows / columns + 1), layout="constrained")
+    shape = min(max(rows / columns, 0.2), 5)  # a narrow strip is still to be seen
+    figure = Figure(figsize=(4.2 * panels, 4.2 * shape + 1), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     axes[0].imshow(to_rgb(image))
     axes[0].set_title("orthophoto")
@@ -74,7 +77,8 @@ def draw_scene(
     for panel in axes:
         panel.set_axis_off()
     swatches = [Swatch(facecolor=c.color, edgecolor="#555555", label=c.name) for c in classes]
-    figure.legend(handles=swatches, loc="outside lower center", ncols=len(classes), frameon=False)
+    columns = min(len(classes), 2 * panels)
+    figure.legend(handles=swatches, loc="outside lower center", ncols=columns, frameon=False)
     save_figure(figure, path)
 
 
@@ -92,7 +96,7 @@ def to_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
 def shade(height: NDArray[np.float32]) -> NDArray[np.float64]:
     """Colour heights and shade their slopes: (height, width, 3 or 4)."""
     known = np.isfinite(height)
-    if not known.any():
+    if not known.any() or min(height.shape) < 2:  # a single row has no slope
         return np.full((*height.shape, 3), 0.8)
     low, high = np.percentile(height[known], (1, 99))
     filled = np.where(known, height, low)

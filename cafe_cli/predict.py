@@ -1,6 +1,7 @@
 """``cafe predict``: a scene and a model to a georeferenced label raster, by rows of windows."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from cafe_cli.device import choose
 from cafe_cli.errors import BandError, ConfigError
 from cafe_cli.files import check_output, write_text
 from cafe_cli.model import CaFE
-from cafe_cli.raster import create_cog
+from cafe_cli.raster import create_map
 from cafe_cli.scene import Patch, Scene, SceneFiles, open_scene
 from cafe_cli.windows import Window, offsets
 
@@ -85,7 +86,8 @@ def predict(
         Made by ``cafe train``.
     source : Source
     output : Path
-        Label raster (COG, uint8, nodata 255) on the grid of the optical raster.
+        Label raster (COG, uint8, nodata 255) on the grid of the optical raster; ``.toml`` is
+        appended to its name for the settings it was made with.
     confidence : Path, optional
         Second output: probability of the label in per cent (COG, uint8, nodata 255).
     settings : PredictSettings, optional
@@ -110,10 +112,7 @@ def predict(
     """
     settings = settings or PredictSettings()
     outputs = [output] if confidence is None else [output, confidence]
-    if confidence is not None and confidence.absolute() == output.absolute():
-        raise ConfigError(f"labels and confidence cannot both be written to {output}")
-    for path in outputs:
-        check_output(path, overwrite)
+    _check_outputs(outputs, [str(model_path), source.optical, source.elevation or ""], overwrite)
     target = choose(device)
     model, card = checkpoint.load(model_path)
     window, step = _window(settings, card)
@@ -128,15 +127,22 @@ def predict(
     with open_scene(files, height, source.bands, gsd=gsd) as scene, ExitStack() as stack:
         _check_scene(scene, card)
         tags = {"CAFE_MODEL": model_path.name, "CAFE_VERSION": __version__}
-        # The last one entered is complete first: the confidence is there when the labels appear.
-        classes = [card.class_table, None]
-        writers = [
-            stack.enter_context(create_cog(path, scene.grid, overwrite, table, **tags))
-            for path, table in zip(outputs, classes, strict=False)
-        ]
+        create = create_map(output, confidence, scene.grid, overwrite, card.class_table, **tags)
+        writers = [w for w in stack.enter_context(create) if w]
         engine = _Engine(model, target, window, step, settings.batch_size)
         engine.run(scene, writers, progress)
-    write_text(output.with_suffix(".toml"), _describe(model_path, source, settings, window, step))
+    described = _describe(model_path, source, settings, window, step)
+    write_text(output.with_name(f"{output.name}.toml"), described)
+
+
+def _check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool) -> None:
+    """Refuse outputs that exist, or that are an input or each other."""
+    taken = {os.path.realpath(name) for name in inputs if name}
+    for path in outputs:
+        if (real := os.path.realpath(path)) in taken:
+            raise ConfigError(f"{path} is an input or another output too; choose another name")
+        taken.add(real)
+        check_output(path, overwrite)
 
 
 class _Engine:
@@ -232,14 +238,21 @@ def _write(
 def _window(settings: PredictSettings, card: ModelCard) -> tuple[int, int]:
     """Return window and step, both multiples of the network's stride."""
     window = settings.window or -(-card.window // STRIDE) * STRIDE
-    overlap = window // 2 if settings.overlap is None else settings.overlap
+    overlap = _half(window) if settings.overlap is None else settings.overlap
     step = window - overlap
     if window % STRIDE or step % STRIDE or step < STRIDE:
+        near = max(round(window / STRIDE), 1) * STRIDE
         raise ConfigError(
             f"window {window} and overlap {overlap} have to be multiples of {STRIDE} (the "
-            "network's stride), the overlap the smaller one"
+            "network's stride), the overlap the smaller one, e.g. "
+            f"--window {near} --overlap {_half(near)}"
         )
     return window, step
+
+
+def _half(window: int) -> int:
+    """Return half of a window, less what exceeds a multiple of the network's stride."""
+    return window // 2 // STRIDE * STRIDE
 
 
 def _elevation(source: Source, card: ModelCard) -> str | None:

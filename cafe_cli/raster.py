@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 from xml.sax.saxutils import escape
@@ -17,14 +17,14 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.vrt import WarpedVRT
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import BandError, GridError, InputError, OutputError
-from cafe_cli.files import check_output, remove, replacing
-from cafe_cli.grid import Grid, describe_crs
+from cafe_cli.files import check_output, remove, replacing, write_text
+from cafe_cli.grid import GDAL_ERRORS, Grid, describe_crs
 from cafe_cli.windows import Window
 
 Array = NDArray[Any]
@@ -32,12 +32,14 @@ Mask = NDArray[np.bool_]
 Reader: TypeAlias = DatasetReader | WarpedVRT
 
 log = logging.getLogger("cafe")
+# GDAL's own default is 5 % of the machine's memory, which no bound of ours would know of. In MB;
+# as an argument of rasterio.Env the same number would mean bytes.
+os.environ.setdefault("GDAL_CACHEMAX", "256")
 # Pixel coordinates are a legitimate grid here (scenes delivered as plain patches).
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 # Where neither raster has a CRS both are in the same, unnamed plane: any projected CRS stands in.
 _PLANE = CRS.from_epsg(3857)
-_TILED = {"driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512}
 
 
 @contextmanager
@@ -76,6 +78,16 @@ def image_bands(dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[in
     return tuple(bands)
 
 
+def shows_an_image(dataset: DatasetReader, band: int) -> bool:
+    """Whether a band that is marked as alpha holds an image, e.g. infrared: few full or empty."""
+    shape = (min(dataset.height, 256), min(dataset.width, 256))
+    try:
+        values = dataset.read(band, out_shape=shape)
+    except RasterioError as error:
+        raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
+    return float(np.isin(values, (0, values.max())).mean()) < 0.5
+
+
 def read(dataset: Reader, window: Window, bands: Sequence[int], fill: float = 0) -> Array:
     """Read a window that may reach beyond the raster: (bands, height, width), `fill` outside.
 
@@ -103,14 +115,18 @@ def read_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]) -> 
     inside = window.intersection(Window(0, 0, dataset.width, dataset.height))
     if inside is None:
         return valid
-    if all(dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands):
-        valid[inside.slices(window)] = True
-        return valid
-    try:
-        masks = dataset.read_masks(list(bands), window=_rasterio_window(inside))
-    except RasterioError as error:
-        raise _damaged(dataset, inside, error) from error
-    valid[inside.slices(window)] = masks.any(axis=0)
+    known = np.ones((inside.height, inside.width), bool)
+    if not all(dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands):
+        try:
+            masks = dataset.read_masks(list(bands), window=_rasterio_window(inside))
+        except RasterioError as error:
+            raise _damaged(dataset, inside, error) from error
+        known = masks.any(axis=0)
+    # GDAL's masks know of alpha only as the second of two or the fourth of four integer bands.
+    kinds = enumerate(dataset.colorinterp, start=1)
+    if alpha := [b for b, kind in kinds if kind == ColorInterp.alpha and b not in bands]:
+        known &= (_read(dataset, inside, alpha) > 0).all(axis=0)
+    valid[inside.slices(window)] = known
     return valid
 
 
@@ -122,7 +138,7 @@ def aligned(
     nodata: float | None = None,
     dtype: str | None = None,
 ) -> Iterator[WarpedVRT]:
-    """Show a raster on another grid; its last band is the mask (0 = no data).
+    """Show a raster on another grid; its alpha band is the mask (0 = no data), the last if added.
 
     `nodata` replaces the raster's own. Pixels without data never enter an interpolation.
 
@@ -140,9 +156,11 @@ def aligned(
         )
     if nodata is None and dataset.nodata is None and np.dtype(dataset.dtypes[0]).kind == "f":
         nodata = math.nan
-    options = {} if nodata is None else {"src_nodata": nodata}
+    options: dict[str, Any] = {} if nodata is None else {"src_nodata": nodata}
+    if dtype is not None:
+        options["dtype"] = dtype
     try:
-        with WarpedVRT(
+        view = WarpedVRT(
             dataset,
             src_crs=own or _PLANE,
             crs=grid.crs or _PLANE,
@@ -150,19 +168,26 @@ def aligned(
             width=grid.width,
             height=grid.height,
             resampling=resampling,
-            add_alpha=True,
-            **({"dtype": dtype} if dtype else {}),
+            add_alpha=ColorInterp.alpha not in dataset.colorinterp,
             **options,
-        ) as view:
-            yield view
-    except (CRSError, RasterioError) as error:
+        )
+    except GDAL_ERRORS as error:
         raise GridError(f"cannot bring {name} onto the grid: {_reason(error)}") from error
+    with view:
+        yield view
 
 
 def read_aligned(view: WarpedVRT, window: Window) -> tuple[Array, Mask]:
     """Read what `aligned` shows: values (bands, height, width) and validity (height, width)."""
-    stack = read(view, window, range(1, view.count + 1))
+    mask = mask_band(view)
+    bands = [b for b in range(1, view.count + 1) if b != mask]
+    stack = read(view, window, [*bands, mask])
     return stack[:-1], stack[-1] > 0
+
+
+def mask_band(view: WarpedVRT) -> int:
+    """Return which band of what `aligned` shows is the mask."""
+    return view.colorinterp.index(ColorInterp.alpha) + 1
 
 
 def read_decimated(
@@ -178,7 +203,9 @@ def read_decimated(
     except RasterioError as error:
         raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
     if nodata is not None:
-        values = np.ma.masked_equal(values, nodata)
+        # In the raster's own precision: -3.4028235e+38 is the lowest float32, not quite in float64.
+        exact = values.dtype.type(nodata) if values.dtype.kind == "f" else nodata
+        values = np.ma.masked_where(values == exact, values)
     filled: NDArray[np.float64] = values.astype(np.float64).filled(np.nan)
     return filled
 
@@ -208,10 +235,14 @@ def create(
     """
     size = {"width": grid.width, "height": grid.height, "count": count}
     place = {"crs": grid.crs, "transform": grid.transform, "dtype": dtype}
-    defaults = {"compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
+    # Unless told otherwise, GDAL takes the fourth of four uint8 bands for alpha.
+    defaults = {"compress": "deflate", "zlevel": 1, "bigtiff": "if_safer", "alpha": "no"}
     try:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-            dataset = rasterio.open(path, "w", **{**_TILED, **defaults, **size, **place, **profile})
+            options = {**defaults, **size, **place, **profile}
+            if options.setdefault("tiled", True):
+                options |= {"blockxsize": 512, "blockysize": 512}
+            dataset = rasterio.open(path, "w", driver="GTiff", **options)
             with dataset:
                 yield dataset
     except RasterioError as error:
@@ -220,7 +251,7 @@ def create(
 
 def write_tile(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
     """Write a small raster (bands, height, width) in one go."""
-    options = {"tiled": False, "blockxsize": None, "blockysize": None, "zlevel": 6}
+    options = {"tiled": False, "zlevel": 6}
     predictor = 3 if values.dtype.kind == "f" else 2
     profile = {"predictor": predictor, **options, **profile}
     mask: Mask | None = profile.pop("mask", None)
@@ -255,8 +286,10 @@ def create_cog(
         The output exists, or cannot be written.
     """
     check_output(path, overwrite)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file")
     with replacing(path, overwrite) as cog:
-        plain = cog.with_name(f".{path.stem}.strips.tif")
+        plain = cog.with_name(f".{path.name}.strips.tif")
         try:
             # Blocks that are never written take no space and read as nodata.
             with create(plain, grid, 1, "uint8", nodata=NODATA, sparse_ok=True) as dataset:
@@ -266,12 +299,33 @@ def create_cog(
                 dataset.update_tags(**tags)
                 yield dataset
             _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
-            sidecar = path.with_name(f"{path.name}.aux.xml")
-            remove(sidecar)
-            if classes:
-                sidecar.write_text(_category_names(classes), encoding="utf-8")
         finally:
             remove(plain)
+    _write_sidecar(path, classes)
+
+
+@contextmanager
+def create_map(
+    labels: Path,
+    confidence: Path | None,
+    grid: Grid,
+    overwrite: bool,
+    classes: ClassTable | None,
+    **tags: str,
+) -> Iterator[tuple[DatasetWriter, DatasetWriter | None]]:
+    """Write a label raster and, unless None, its confidence in per cent; see `create_cog`.
+
+    Both appear together, once both are complete.
+    """
+    with ExitStack() as stack:
+        # Entered first, so that it gets its name last, when the labels can no longer fail.
+        beside = confidence and stack.enter_context(replacing(confidence, overwrite))
+        first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
+        writer = stack.enter_context(first)
+        second = create_cog(beside, grid, overwrite, None, **tags) if beside else None
+        yield writer, stack.enter_context(second) if second else None
+    if confidence:
+        _write_sidecar(confidence, None)
 
 
 def read_classes(dataset: DatasetReader) -> ClassTable | None:
@@ -298,6 +352,15 @@ def _to_cog(source: Path, target: Path, overviews: str) -> None:
         remove(target.with_name(f"{target.name}.ovr.tmp"))
 
 
+def _write_sidecar(path: Path, classes: ClassTable | None) -> None:
+    """Put category names where GDAL looks for them; take away those of a file that was replaced."""
+    sidecar = path.with_name(f"{path.name}.aux.xml")
+    if classes is None:
+        remove(sidecar)
+    else:
+        write_text(sidecar, _category_names(classes))
+
+
 def _category_names(classes: ClassTable) -> str:
     rows = "".join(f"<Category>{escape(name)}</Category>" for name in classes.names)
     return (
@@ -307,8 +370,11 @@ def _category_names(classes: ClassTable) -> str:
 
 
 def _read(dataset: Reader, window: Window, bands: Sequence[int]) -> Array:
+    place = _rasterio_window(window)
     try:
-        values: Array = dataset.read(list(bands), window=_rasterio_window(window))
+        if len({dataset.dtypes[b - 1] for b in bands}) > 1:  # rasterio reads one type at a time
+            return np.stack([dataset.read(b, window=place) for b in bands])
+        values: Array = dataset.read(list(bands), window=place)
     except RasterioError as error:
         raise _damaged(dataset, window, error) from error
     return values
@@ -319,8 +385,9 @@ def _rasterio_window(window: Window) -> rasterio.windows.Window:
 
 
 def _damaged(dataset: Reader, window: Window, error: Exception) -> InputError:
+    name = dataset.src_dataset.name if isinstance(dataset, WarpedVRT) else dataset.name
     return InputError(
-        f"cannot read {dataset.name} at column {window.col}, row {window.row}: {_reason(error)}; "
+        f"cannot read {name} at column {window.col}, row {window.row}: {_reason(error)}; "
         "the file is truncated or damaged"
     )
 

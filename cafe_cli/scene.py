@@ -4,8 +4,10 @@ A scene has the grid of its optical raster. Heights (bilinear) and labels (neare
 it while they are read, whatever CRS, resolution and extent they were delivered in.
 """
 
+import functools
 import glob
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from cafe_cli import raster
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import HeightSettings, LabelSettings, SceneSettings
-from cafe_cli.errors import BandError, GridError, InputError
+from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.grid import Grid, check_overlap
 from cafe_cli.ground import GroundFilter, estimate_ground
 from cafe_cli.labels import Decoded, decode
@@ -161,7 +163,7 @@ class Scene:
     def _read_optical(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         optical = raster.read(self._optical, window, self.bands)
         if isinstance(self._optical, WarpedVRT):
-            alpha = raster.read(self._optical, window, [self._optical.count])
+            alpha = raster.read(self._optical, window, [raster.mask_band(self._optical)])
             valid = alpha[0] > 0
         else:
             valid = raster.read_valid(self._optical, window, self.bands)
@@ -176,6 +178,12 @@ class Scene:
         values, valid = raster.read_aligned(self._surface, window)
         height = values[0] * np.float32(self._metres)
         valid &= np.isfinite(height)
+        if valid.any() and not _plausible(height[valid]):
+            raise InputError(
+                f"{self.files.elevation} has voids that nobody declared: heights below "
+                f"{_PLAUSIBLE[0]:.0f} or above {_PLAUSIBLE[1]:.0f} m; say what marks them with "
+                "height.nodata (--height-nodata), or set height.unit"
+            )
         if self._ground is not None:
             ground, known = raster.read_aligned(self._ground, window)
             height = height - ground[0]
@@ -243,6 +251,8 @@ def open_scene(
         chosen = raster.image_bands(optical, bands)
         if not chosen:
             raise BandError(f"{files.optical} has no band besides alpha")
+        if bands is None:
+            _check_alpha(optical)
         source: DatasetReader | WarpedVRT = optical
         grid = Grid.of(optical)
         if gsd is not None:
@@ -277,8 +287,10 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     InputError
         No file fits the pattern, a scene named in `only` or `exclude` is not there, or a scene
         lacks its elevation or label file.
+    ConfigError
+        A pattern repeats a placeholder that `optical` does not have.
     """
-    matches = _match(_under(root, settings.optical))
+    matches = _match(settings.optical, root)
     if not matches:
         raise InputError(f"no file fits scenes.optical = {_under(root, settings.optical)}")
     known = {"_".join(m.values()) or _stem(path): (path, m) for path, m in matches.items()}
@@ -292,6 +304,8 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     ]
     if not wanted:
         raise InputError("scenes.only and scenes.exclude leave no scene")
+    if len(known) < len(matches):
+        raise InputError(f"several files that fit scenes.optical = {settings.optical} have one id")
     return [_partners(name, *known[name], settings, root) for name in wanted]
 
 
@@ -301,7 +315,7 @@ def _partners(
     partners: list[str | None] = []
     for key in ("elevation", "labels"):
         pattern: str | None = getattr(settings, key)
-        path = pattern and _fill(_under(root, pattern), match)
+        path = pattern and _under(root, _fill(pattern, match))
         if path and "://" not in path and not path.startswith("/vsi") and not os.path.exists(path):
             raise InputError(
                 f"scene {name} has no {key}: {path} does not exist; "
@@ -311,13 +325,13 @@ def _partners(
     return SceneFiles(name, optical, *partners)
 
 
-_PLACEHOLDER = re.compile(r"\{(\w+)(?::0(\d+))?\}")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
 
 
-def _match(pattern: str) -> dict[str, dict[str, str]]:
+def _match(pattern: str, root: str) -> dict[str, dict[str, str]]:
     """Return the files that fit a pattern, with what each placeholder stands for."""
     if not _PLACEHOLDER.search(pattern):
-        return {pattern: {}}
+        return {_under(root, pattern): {}}
     expression, seen, end = "", set[str](), 0
     for found in _PLACEHOLDER.finditer(pattern):
         expression += re.escape(pattern[end : found.start()])
@@ -326,14 +340,15 @@ def _match(pattern: str) -> dict[str, dict[str, str]]:
         seen.add(name)
         end = found.end()
     fits = re.compile(expression + re.escape(pattern[end:]))
-    candidates = sorted(glob.glob(_PLACEHOLDER.sub("*", glob.escape(pattern).replace("[{]", "{"))))
-    return {path: m.groupdict() for path in candidates if (m := fits.fullmatch(path))}
+    candidates = sorted(glob.glob(_PLACEHOLDER.sub("*", glob.escape(pattern)), root_dir=root))
+    found_by = {path: fits.fullmatch(path) for path in candidates}
+    return {_under(root, path): m.groupdict() for path, m in found_by.items() if m}
 
 
 def _fill(pattern: str, match: dict[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
         if found[1] not in match:
-            raise InputError(f"{pattern}: {{{found[1]}}} does not occur in scenes.optical")
+            raise ConfigError(f"{pattern}: {{{found[1]}}} does not occur in scenes.optical")
         return match[found[1]].zfill(int(found[2] or 0))
 
     return _PLACEHOLDER.sub(value, pattern)
@@ -348,10 +363,26 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
+def _check_alpha(optical: DatasetReader) -> None:
+    """Warn of a fourth band, infrared mostly, that GDAL has marked as alpha."""
+    for band, kind in enumerate(optical.colorinterp, start=1):
+        if kind == ColorInterp.alpha and raster.shows_an_image(optical, band):
+            _warn_once(
+                f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
+                "like an image; to use it, name the bands (--bands or scenes.bands)"
+            )
+
+
 def _check_covers(path: str, dataset: DatasetReader, scene: Scene) -> None:
     share = check_overlap(path, Grid.of(dataset), scene.files.optical, scene.grid)
     if share < 0.995:
-        log.warning("%s covers %.1f %% of %s", path, 100 * share, scene.files.optical)
+        _warn_once(f"{path} covers {100 * share:.1f} % of {scene.files.optical}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Warn: scenes are opened several times, by several threads."""
+    log.warning(message)
 
 
 def _unit_metres(surface: DatasetReader, settings: HeightSettings) -> float:
@@ -380,18 +411,32 @@ def _height_view(
 
 def _check_heights(surface: DatasetReader, settings: HeightSettings, metres: float) -> None:
     """Refuse heights that cannot be: voids coded as a number that nobody declared."""
-    heights = raster.read_decimated(surface, _PROBE, settings.nodata) * metres
+    heights = raster.read_decimated(surface, _PROBE, settings.nodata)
     found = heights[np.isfinite(heights)]
     if not found.size:
         raise InputError(f"{surface.name} holds no valid height")
-    low, high = float(found.min()), float(found.max())
-    if low < _PLAUSIBLE[0] or high > _PLAUSIBLE[1]:
-        worst = low if low < _PLAUSIBLE[0] else high
+    _check_plausible(surface.name, found * metres, metres)
+
+
+def _check_plausible(name: str, heights: NDArray[np.floating], metres: float) -> None:
+    if heights.size and not _plausible(heights):
+        low, high = float(heights.min()), float(heights.max())
+        void = _as_written((low if low < _PLAUSIBLE[0] else high) / metres)
         raise InputError(
-            f"{surface.name} holds heights from {low:.6g} to {high:.6g} m; if "
-            f"{worst / metres:.6g} marks voids, say so with height.nodata = {worst / metres:.6g} "
-            "(--height-nodata), or set height.unit"
+            f"{name} holds heights from {low:.6g} to {high:.6g} m; if {void} marks voids, say so "
+            f"with height.nodata = {void} (--height-nodata), or set height.unit"
         )
+
+
+def _plausible(heights: NDArray[np.floating]) -> bool:
+    return bool(heights.min() >= _PLAUSIBLE[0] and heights.max() <= _PLAUSIBLE[1])
+
+
+def _as_written(value: float) -> str:
+    """Write a number so that it can be given back as nodata: as an integer, or to the last bit."""
+    whole = round(value)
+    close = math.isclose(value, whole, rel_tol=1e-6)
+    return str(whole) if close and abs(whole) < 10**7 else str(np.float32(value))
 
 
 def _estimate(
@@ -408,8 +453,14 @@ def _estimate(
     values, valid = raster.read_aligned(view, grid.extent)
     valid &= np.isfinite(values[0])
     lowest = np.where(valid, values[0] * np.float32(metres), np.float32(np.nan))
-    filter_ = GroundFilter(cell=settings.cell, max_window=settings.max_window, slope=settings.slope)
-    return Ground(estimate_ground(lowest, filter_), grid)
+    _check_plausible(surface.name, lowest[valid], metres)
+    ground_filter = GroundFilter(
+        cell=settings.cell,
+        pixel=Grid.of(surface).gsd,
+        max_window=settings.max_window,
+        slope=settings.slope,
+    )
+    return Ground(estimate_ground(lowest, ground_filter), grid)
 
 
 def _ground_grid(grid: Grid, cell: float) -> Grid:

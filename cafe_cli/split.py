@@ -44,20 +44,20 @@ def choose(blocks: Sequence[Block], share: float, seed: int) -> set[int]:
     """Choose blocks with about `share` of the labels, of every class as nearly as can be.
 
     Many random choices are drawn and the one is kept whose share of each class is closest to
-    `share`, so that a class which occurs in two blocks occurs on both sides.
+    `share`, among those where the most classes that occur in two blocks occur on both sides.
 
     Returns
     -------
     set of int
         Indices into `blocks`; empty where the share is 0 or there is one block only.
     """
-    counts = np.array([b.counts for b in blocks], float).reshape(len(blocks), -1)
-    used = np.flatnonzero(counts.sum(axis=1))
+    used = [i for i, b in enumerate(blocks) if b.counts.any()]
     if share <= 0 or len(used) < 2:
         return set()
-    counts = counts[used]
+    counts = np.array([blocks[i].counts for i in used], float)
     counts = counts[:, counts.sum(axis=0) > 0]
     total = counts.sum()
+    divisible = (counts > 0).sum(axis=0) >= 2
     random = np.random.default_rng(seed)
     best, chosen = np.inf, np.array([], int)
     for _ in range(_DRAWS):
@@ -66,10 +66,11 @@ def choose(blocks: Sequence[Block], share: float, seed: int) -> set[int]:
         # Whichever prefix comes nearest to the share, never all of the blocks and never none.
         many = int(np.clip(np.abs(reached - share).argmin() + 1, 1, len(used) - 1))
         shares = counts[order[:many]].sum(axis=0) / counts.sum(axis=0)
-        miss = float(np.abs(shares - share).sum())
+        one_sided = divisible & ((shares == 0) | (shares == 1))
+        miss = float(np.abs(shares - share).sum() + one_sided.sum() * len(shares))
         if miss < best:
             best, chosen = miss, order[:many]
-    return set(used[chosen].tolist())
+    return {used[i] for i in chosen.tolist()}
 
 
 def flush(length: int, size: int, step: int) -> list[int]:

@@ -1,6 +1,7 @@
 """``cafe tile``: scenes to a tile set, split by ground."""
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyogrio.errors
 import pyogrio.raw
 import shapely
 from numpy.typing import NDArray
@@ -17,9 +19,9 @@ from cafe_cli import config as settings_file
 from cafe_cli import tiles
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config
-from cafe_cli.errors import ConfigError, InputError, LabelError
+from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.files import replacing, write_text
-from cafe_cli.grid import Grid, describe_crs
+from cafe_cli.grid import Grid, describe_crs, unit_metres
 from cafe_cli.scene import (
     Ground,
     Scene,
@@ -53,9 +55,9 @@ def tile(
     output : Path
         Folder of the tile set; it appears when it is complete.
     overwrite : bool
-        Replace a folder that exists.
+        Replace a tile set that exists.
     progress : callable
-        Called with scenes' pixels done and in total.
+        Called with the tiles done and in total.
 
     Raises
     ------
@@ -65,11 +67,13 @@ def tile(
         Rasters that do not fit together (see `cafe_cli.scene.open_scene`), label values without
         a class, no tile left.
     OutputError
-        The output exists or cannot be written.
+        The output exists, holds something else than a tile set, or cannot be written.
     """
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError("[scenes] has to name at least optical and labels")
     classes = config.class_table
+    if output.is_dir() and any(output.iterdir()) and not tiles.is_tileset(output):
+        raise OutputError(f"{output} exists and is no tile set; it will not be replaced")
     with replacing(output, overwrite) as folder:
         sources = [
             _Source(files, config, estimate_scene_ground(files, config.height))
@@ -106,6 +110,10 @@ class _Plan:
     windows: list[dict[Split, list[tuple[Window, Window]]]]
     bands: tuple[str, ...]
     dtype: str
+
+    @property
+    def grid_of(self) -> dict[str, Grid]:
+        return {s.files.id: g for s, g in zip(self.sources, self.grids, strict=True)}
 
 
 def _plan(sources: list[_Source], config: Config, classes: ClassTable) -> _Plan:
@@ -347,27 +355,40 @@ def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
 
 
 def _footprints(
-    kept: Sequence[Tile], plan: _Plan, size: int
+    kept: Sequence[Tile], plan: _Plan, size: int, clip: bool
 ) -> tuple[NDArray[np.object_], CRS | None]:
-    """Return the outlines of tiles in one CRS: that of the scenes, longitude/latitude if mixed."""
+    """Return the outlines of tiles in one CRS: that of the scenes, longitude/latitude if mixed.
+
+    With `clip`, without what lies beyond the scene.
+    """
     crss = [g.crs for g in plan.grids]
     same = all(c == crss[0] for c in crss)
     crs = crss[0] if same else CRS.from_epsg(4326)
-    grids = {s.files.id: g for s, g in zip(plan.sources, plan.grids, strict=True)}
-    outlines = [grids[t.scene].at(Window(t.col, t.row, size, size)).footprint_in(crs) for t in kept]
+    grids = plan.grid_of
+    windows = [Window(t.col, t.row, size, size) for t in kept]
+    if clip:
+        cut = (w.intersection(grids[t.scene].extent) for t, w in zip(kept, windows, strict=True))
+        windows = [w for w in cut if w]  # every tile holds some of its scene
+    outlines = [grids[t.scene].at(w).footprint_in(crs) for t, w in zip(kept, windows, strict=True)]
     return np.array(outlines, object), crs
 
 
 def _shared_ground(kept: Sequence[Tile], plan: _Plan, size: int) -> float:
     """Measure the ground shown both by training and by other tiles, across scenes too."""
-    outlines, crs = _footprints(kept, plan, size)
-    training = np.array([t.split == "train" for t in kept])
-    pairs = shapely.STRtree(outlines[training]).query(outlines[~training], "intersects")
-    overlaps = shapely.intersection(outlines[~training][pairs[0]], outlines[training][pairs[1]])
-    pixel = plan.grids[0].gsd ** 2
-    unit = Grid(crs, plan.grids[0].transform, 1, 1).unit_metres
-    areas = shapely.area(overlaps) * unit**2
-    shared = float(areas[areas > pixel / 100].sum())  # below: rounding along a common edge
+    outlines, crs = _footprints(kept, plan, size, clip=True)
+    training = np.flatnonzero([t.split == "train" for t in kept])
+    others = np.flatnonzero([t.split != "train" for t in kept])
+    pairs = shapely.STRtree(outlines[training]).query(outlines[others], "intersects")
+    one, other = others[pairs[0]], training[pairs[1]]
+    # Scenes of plain pixels all begin at (0, 0), which does not mean that they overlap.
+    scenes = np.array([t.scene for t in kept])
+    placed = np.array([plan.grid_of[t.scene].is_placed for t in kept])
+    related = (scenes[one] == scenes[other]) | (placed[one] & placed[other])
+    overlaps = shapely.intersection(outlines[one], outlines[other])[related]
+    square = unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
+    rounding = plan.grids[0].gsd ** 2 / 100  # along a common edge
+    real = overlaps[shapely.area(overlaps) * square > rounding]
+    shared = float(shapely.union_all(real).area * square)
     if shared:
         log.warning(
             "training tiles show %.0f m2 of ground that other splits show too: scenes overlap; "
@@ -379,18 +400,24 @@ def _shared_ground(kept: Sequence[Tile], plan: _Plan, size: int) -> float:
 
 def _write_index(folder: Path, tileset: TileSet, plan: _Plan) -> None:
     """Write one polygon per tile as a GeoPackage."""
-    outlines, crs = _footprints(tileset.tiles, plan, tileset.size)
+    outlines, crs = _footprints(tileset.tiles, plan, tileset.size, clip=False)
     columns = {
         name: np.array([getattr(t, name) for t in tileset.tiles])
         for name in ("name", "split", "scene", "row", "col", "valid", "labelled")
     }
-    pyogrio.raw.write(
-        str(folder / "index.gpkg"),
-        shapely.to_wkb(outlines),
-        [v.astype(object) if v.dtype.kind == "U" else v for v in columns.values()],
-        list(columns),
-        driver="GPKG",
-        layer="tiles",
-        geometry_type="Polygon",
-        crs=crs.to_wkt() if crs else None,
-    )
+    path = folder / "index.gpkg"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")
+            pyogrio.raw.write(
+                str(path),
+                shapely.to_wkb(outlines),
+                [v.astype(object) if v.dtype.kind == "U" else v for v in columns.values()],
+                list(columns),
+                driver="GPKG",
+                layer="tiles",
+                geometry_type="Polygon",
+                crs=crs.to_wkt() if crs else None,
+            )
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise OutputError(f"cannot write {path}: {error}") from error

@@ -114,6 +114,11 @@ def load(folder: Path) -> TileSet:
         raise InputError(f"{path} is damaged: {where}: {first['msg']}; run cafe tile") from error
 
 
+def is_tileset(folder: Path) -> bool:
+    """Whether a folder holds a tile set, damaged or not."""
+    return (folder / _INFO).exists()
+
+
 def save(folder: Path, tileset: TileSet) -> None:
     """Write the description of a tile set."""
     write_text(folder / _INFO, tileset.model_dump_json(indent=1))
@@ -150,7 +155,7 @@ def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.ui
     """Read a tile back: what the scene gave, and its labels (height, width)."""
     window = Window(0, 0, size, size)
     with raster.open_raster(str(tile_path(folder, tile, "image"))) as image:
-        bands = raster.image_bands(image, None)
+        bands = range(1, image.count + 1)
         optical = raster.read(image, window, bands)
         optical_valid = raster.read_valid(image, window, bands)
     with raster.open_raster(str(tile_path(folder, tile, "label"))) as label:

@@ -6,7 +6,9 @@ that was not, and leaves the same history.
 """
 
 import csv
+import hashlib
 import io
+import json
 import logging
 import math
 import signal
@@ -20,7 +22,9 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cafe_cli import checkpoint, tiles
@@ -30,7 +34,15 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.config import Config, TrainSettings
 from cafe_cli.dataset import Batches, Sample, TileDataset, in_order
 from cafe_cli.device import choose
-from cafe_cli.errors import InputError, OutputError, StoppedError, TrainingError
+from cafe_cli.errors import (
+    CafeError,
+    ConfigError,
+    InputError,
+    ModelFileError,
+    OutputError,
+    StoppedError,
+    TrainingError,
+)
 from cafe_cli.files import remove, write_text
 from cafe_cli.losses import training_loss
 from cafe_cli.metrics import Confusion, Scores, scores
@@ -43,7 +55,7 @@ log = logging.getLogger("cafe")
 Row = dict[str, float]
 """One epoch of the history."""
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST, BEST, SCORES = "last.safetensors", "best.safetensors", "scores.json"
 _LOSSES = ("loss", "student", "teacher", "distillation")
 
 
@@ -83,8 +95,8 @@ def train(
     tileset_folder : Path
         Made by ``cafe tile``.
     output : Path
-        Folder of the run: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
-        ``tensorboard/``, ``curves.png``, ``config.toml``.
+        Folder of the run: ``best.safetensors``, its ``scores.json``, ``last.safetensors``,
+        ``history.csv``, ``tensorboard/``, ``curves.png``, ``config.toml``.
     config : Config
         ``[model]`` and ``[train]`` count; on `resume` they have to be those of the run.
     device : str
@@ -101,23 +113,27 @@ def train(
 
     Raises
     ------
+    ConfigError
+        A device that is not there, or a batch that cannot be shared among the devices.
     InputError
         No tile set, or one without training tiles.
     OutputError
-        `output` exists and neither `resume` nor `overwrite` is set.
+        `output` exists and neither `resume` nor `overwrite` is set, or it is not a run.
     TrainingError
         A loss that is not finite, or a resume with other settings.
     StoppedError
         Ctrl-C; the state is saved.
     """
-    report = report or Report()
     tileset = tiles.load(tileset_folder)
-    fabric = _fabric(device, config.train)
+    if not resume:
+        _check_output(output, tileset_folder, overwrite)
+    fabric = _fabric(device, config.train, len(tileset.of("train")))
+    report = report if report and fabric.is_global_zero else Report()
     run = _Run(tileset_folder, tileset, output, config, fabric)
     if resume:
         run.restore()
     else:
-        run.begin(overwrite)
+        run.begin()
     with _interrupt_flag() as interrupted:
         while run.progress.epoch < config.train.epochs:
             run.train_epoch(report, interrupted)
@@ -135,6 +151,19 @@ def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+class _Losses(nn.Module):
+    """A training step as a module, the form in which several processes can share it."""
+
+    def __init__(self, network: CaFE, settings: TrainSettings) -> None:
+        super().__init__()
+        self.network, self.settings = network, settings
+
+    def forward(self, batch: Sample) -> dict[str, Tensor]:
+        outputs = self.network.training_outputs(*batch.inputs, batch.labels)
+        settings = self.settings
+        return training_loss(outputs, batch.labels, settings.distill_weight, settings.dice)
+
+
 class _Run:
     """A run's network, optimiser and place in time."""
 
@@ -148,6 +177,8 @@ class _Run:
         training, validation = tileset.of("train"), tileset.of("validation")
         if not training:
             raise InputError(f"{folder} has no training tiles")
+        if not validation:
+            log.warning("%s has no validation tiles: the last epoch counts as the best", folder)
         ranks = (fabric.global_rank, fabric.world_size)
         self.batches = Batches(len(training), settings.batch_size, settings.seed, *ranks)
         self.total = len(self.batches) * settings.epochs
@@ -160,8 +191,8 @@ class _Run:
         self.network = _network(tileset, config)
         # The memory format in which convolutions are fastest, on CPUs and GPUs alike.
         self.network.to(memory_format=torch.channels_last)
-        self.model, self.optimizer = fabric.setup(self.network, _optimizer(self.network, settings))
-        self.model.mark_forward_method("training_outputs")
+        optimizer = _optimizer(self.network, settings)
+        self.losses, self.optimizer = fabric.setup(_Losses(self.network, settings), optimizer)
 
     def _loader(
         self, dataset: TileDataset, batches: Any, persistent: bool = False
@@ -177,14 +208,11 @@ class _Run:
             num_workers=workers,
             pin_memory=on_gpu,
             persistent_workers=persistent and workers > 0,
+            worker_init_fn=_ignore_interrupts,
         )
 
-    def begin(self, overwrite: bool) -> None:
-        """Start a new run in an empty folder."""
-        if self.output.exists() and not overwrite:
-            raise OutputError(
-                f"{self.output} exists; pass --resume to go on with it or --overwrite to replace it"
-            )
+    def begin(self) -> None:
+        """Start a new run in an empty folder; killed in its first epoch, it can be resumed too."""
         if self.fabric.is_global_zero:
             remove(self.output)
             try:
@@ -192,6 +220,7 @@ class _Run:
             except OSError as error:
                 raise OutputError(f"cannot create {self.output}: {error.strerror}") from error
             write_text(self.output / "config.toml", settings_file.dump(self.config))
+            self._save_last()
         self.fabric.barrier()
 
     def restore(self) -> None:
@@ -200,32 +229,42 @@ class _Run:
         if not path.exists():
             raise InputError(f"cannot resume: {self.output} holds no {LAST}")
         tensors, extra, values = checkpoint.load_training(path)
-        before, now = values["settings"], _fixed_settings(self.config, self.tileset)
-        if changed := sorted(k for k in now if before.get(k) != now[k]):
+        try:
+            self._check_settings(values["settings"])
+            self.network.load_state_dict(tensors)
+            _restore_optimizer(self.optimizer, extra)
+            self.progress = Progress(**values["progress"])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
+        if self.fabric.is_global_zero and self.progress.history:
+            # Killed right after the checkpoint was written, the run lacks the row of its epoch.
+            self._write_history(self.progress.history[-1])
+
+    def _check_settings(self, before: Mapping[str, Any]) -> None:
+        now = _fixed_settings(self.config, self.tileset)
+        if changed := [k for k in now if before.get(k) != now[k]]:
             key = changed[0]
             raise TrainingError(
                 f"cannot resume {self.output}: {key} was {before.get(key)}, now it is {now[key]}; "
                 "set it back, or start anew with --overwrite"
             )
-        self.network.load_state_dict(tensors)
-        _restore_optimizer(self.optimizer, extra)
-        self.progress = Progress(**values["progress"])
 
     def train_epoch(self, report: Report, interrupted: Callable[[], bool]) -> None:
         """Go through the rest of the epoch under way."""
         progress = self.progress
         self.batches.epoch, self.batches.start = progress.epoch, progress.batch
-        self.model.train()
+        self.losses.train()
         self.started = time.monotonic()
-        for batch in self.loader:
+        for batch in _drawn(self.loader):
             losses = self._step(self.fabric.to_device(batch))
             for name, value in losses.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             progress.batch += 1
             step = progress.epoch * len(self.batches) + progress.batch
             report.step(step, self.total, losses["loss"])
-            if interrupted():
+            if self._sum(torch.tensor(float(interrupted()))).item():
                 self._save_last()
+                self.fabric.barrier()
                 raise StoppedError(
                     f"stopped at step {step} of {self.total}; go on with --resume -o {self.output}"
                 )
@@ -236,19 +275,24 @@ class _Run:
         torch.manual_seed(settings.seed * 1_000_003 + step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.total, settings)
-        inputs, labels = batch
-        outputs = self.model.training_outputs(*inputs, labels)
-        parts = training_loss(outputs, labels, settings.distill_weight, settings.dice)
+        parts = self.losses(batch)
         total = parts.pop("total")
-        if not torch.isfinite(total):
+        values = self._sum(torch.stack([total, *parts.values()]).detach()) / self.fabric.world_size
+        losses = dict(zip(["loss", *parts], values.tolist(), strict=True))
+        if not math.isfinite(losses["loss"]):
             raise TrainingError(
-                f"the loss is {total.item()} at step {step + 1}; lower train.learning_rate "
+                f"the loss is {losses['loss']} at step {step + 1}; lower train.learning_rate "
                 f"(now {settings.learning_rate}) or use train.precision = '32-true'"
             )
         self.optimizer.zero_grad()
         self.fabric.backward(total)
         self.optimizer.step()
-        return {"loss": total.item(), **{name: part.item() for name, part in parts.items()}}
+        return losses
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Add up what the processes have, so that all of them see the same."""
+        summed = self.fabric.all_reduce(values.to(self.fabric.device), reduce_op="sum")
+        return cast(Tensor, summed)
 
     def finish_epoch(self) -> Row:
         """Validate, write the history and save `last`, and `best` if it is."""
@@ -262,14 +306,18 @@ class _Run:
         row["seconds"] = round(time.monotonic() - self.started, 2)
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
-        better = result is None or not result.miou <= progress.best
-        if better and result is not None:
-            progress.best = result.miou
+        # Without a score the last epoch is the best, unless an earlier one had a score.
+        score = math.nan if result is None else result.miou
+        better = progress.best < 0 if math.isnan(score) else score > progress.best
+        if not math.isnan(score):
+            progress.best = max(score, progress.best)
         # `best` first: a run killed before `last` is written repeats the epoch, and `best` with it.
         if self.fabric.is_global_zero:
             if better:
                 best = self.network.deployed()
                 checkpoint.save(self.output / BEST, best, self._card(best, result))
+                if result is not None:
+                    write_text(self.output / SCORES, json.dumps(result.as_json(), indent=1))
             self._save_last(result)
             self._write_history(row)
         self.fabric.barrier()
@@ -279,15 +327,17 @@ class _Run:
         if not self.tileset.of("validation"):
             return None
         confusion = Confusion(len(self.classes))
-        self.model.eval()
-        with torch.inference_mode():
-            for batch in self.validation:
+        # Not through the wrapper for several processes, which wants as many batches of each.
+        network = self.network.eval()
+        if self.fabric.world_size > 1:  # the running statistics that are saved are the first one's
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        with torch.inference_mode(), self.fabric.autocast():
+            for batch in _drawn(self.validation):
                 inputs, labels = self.fabric.to_device(batch)
-                predicted = self.model(*inputs).argmax(dim=1)
+                predicted = network(*inputs).argmax(dim=1)
                 confusion.add(labels.cpu().numpy(), predicted.cpu().numpy())
-        counts = torch.from_numpy(confusion.counts).to(self.fabric.device)
-        total = cast(Tensor, self.fabric.all_reduce(counts, reduce_op="sum"))
-        confusion.counts = total.cpu().numpy()
+        confusion.counts = self._sum(torch.from_numpy(confusion.counts)).cpu().numpy()
         return scores(confusion, self.classes)
 
     def _card(self, network: CaFE, result: Scores | None) -> ModelCard:
@@ -299,7 +349,7 @@ class _Run:
             dtype=tileset.dtype,
             gsd=tileset.gsd,
             height=tileset.height,
-            window=self.config.train.crop or tileset.size,
+            window=min(self.config.train.crop or tileset.size, tileset.size),
             epoch=self.progress.epoch,
             scores=result.as_json() if result else None,
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),
@@ -357,15 +407,48 @@ def _score_columns(result: Scores | None, classes: ClassTable) -> Row:
     return row
 
 
-def _fabric(device: str, settings: TrainSettings) -> Fabric:
+def _check_output(output: Path, tileset: Path, overwrite: bool) -> None:
+    """Refuse to write over what exists, and to delete what is not a run."""
+    if (
+        getattr(rank_zero_only, "rank", 0) or not output.exists()
+    ):  # the first process creates it, maybe already
+        return
+    if not overwrite:
+        raise OutputError(
+            f"{output} exists; pass --resume to go on with it or --overwrite to replace it"
+        )
+    if tileset.resolve().is_relative_to(output.resolve()):
+        raise OutputError(f"{output} holds the tile set {tileset}; name another folder")
+    if not (output / "config.toml").exists():
+        raise OutputError(
+            f"{output} is not the folder of a run; remove it yourself or name another"
+        )
+
+
+def _fabric(device: str, settings: TrainSettings, training: int) -> Fabric:
     chosen = choose(device)
+    several = chosen.index is None and settings.devices > 1
+    if chosen.type == "cuda" and settings.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"train.devices is {settings.devices}, but {torch.cuda.device_count()} GPU(s) are there"
+        )
+    if several and (settings.batch_size % settings.devices or training < settings.devices):
+        raise ConfigError(
+            f"{training} training tiles in batches of {settings.batch_size} cannot be shared among "
+            f"{settings.devices} devices: train.batch_size has to be a multiple of train.devices"
+        )
     precision = settings.precision
     if precision == "auto":
         bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16-mixed" if bf16 else "32-true"
     # A GPU that was asked for by number is the only one; otherwise the first ones are taken.
     devices = settings.devices if chosen.index is None else [chosen.index]
-    fabric = Fabric(accelerator=chosen.type, devices=devices, precision=precision)
+    # A static graph may have parts that no feature comes from, as some encoders do.
+    strategy = DDPStrategy(static_graph=True) if several else "auto"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=chosen.type, devices=devices, precision=precision, strategy=strategy
+    )
     fabric.launch()
     return fabric
 
@@ -394,7 +477,7 @@ def _optimizer(network: CaFE, settings: TrainSettings) -> torch.optim.Optimizer:
     ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -412,6 +495,14 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     for key, value in tensors.items():
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():
+        # In the memory format of the weights: in another one the sums are rounded otherwise.
+        like = torch.empty_like(parameters[index], device="cpu")
+        state[index] = {
+            name: like.clone().copy_(value) if value.shape == like.shape else value
+            for name, value in values.items()
+        }
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -425,7 +516,26 @@ def _fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
         for key, value in settings.model_dump(mode="json").items()
         if (section, key) not in {("train", "workers"), ("model", "weights")}
     }
-    return fixed | {"number of training tiles": len(tileset.of("train"))}
+    digest = hashlib.sha256(tileset.model_dump_json().encode()).hexdigest()[:8]
+    return fixed | {"the tile set (checksum of tileset.json)": digest}
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process, to the one that saves the state."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _drawn(loader: DataLoader[Sample]) -> Iterator[Sample]:
+    """Iterate over batches; the error of a worker process is what its last line says."""
+    try:
+        yield from loader
+    except CafeError as error:
+        message = (
+            str(error)
+            .splitlines()[-1]
+            .removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+        )
+        raise type(error)(message) from error
 
 
 @contextmanager

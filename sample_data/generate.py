@@ -459,7 +459,7 @@ def raise_building(world: World, at: Place, size: Size, roof: Roof) -> None:
     if roof.pitch > 0:
         tone = tone * np.where((np.abs(across) < 0.16) & (run > 1), 1.18, 1.0)
         tone = tone * np.where(np.minimum(side, end) < 0.22, 0.82, 1.0)
-        tone = tone * (1.0 + 0.05 * np.sign(np.sin(np.hypot(along, 0) * 9.0)))
+        tone = tone * (1.0 + 0.05 * np.sign(np.sin(np.abs(along) * 9.0)))
     else:
         rim = np.minimum(side, end) < 0.4
         height = height + np.where(rim, 0.35, 0.0)

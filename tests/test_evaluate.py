@@ -175,13 +175,17 @@ def test_unknown_values_are_listed_with_their_counts_and_can_be_ignored(tmp_path
     assert (result.pixels, result.overall_accuracy) == (12, 1.0)
 
 
-def test_a_raster_of_measurements_is_refused_in_one_short_line(tmp_path):
+def test_a_raster_of_measurements_is_refused_early_and_in_one_short_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_BLOCK", 30)
+    monkeypatch.setattr(engine, "_TOO_MANY", 100)
     predicted = write_map(tmp_path / "map.tif", np.zeros((60, 60), np.uint8))
     heights = np.linspace(3, 400, 3600, dtype=np.float32).reshape(60, 60)
     path = write_labels(tmp_path / "dsm.tif", heights, nodata=None)
+    seen = []
     with pytest.raises(LabelError, match="and more") as error:
-        evaluate(predicted, path)
+        evaluate(predicted, path, progress=lambda done, total: seen.append((done, total)))
     assert len(str(error.value)) < 500 + len(path)
+    assert seen == [(1, 4)]
 
 
 def test_colour_labels_take_the_nearest_class_and_say_so(tmp_path, caplog):

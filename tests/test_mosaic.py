@@ -454,6 +454,22 @@ def test_rasters_stay_open_between_windows(tmp_path, monkeypatch):
     assert opened[path] == 2
 
 
+def test_what_is_in_memory_does_not_grow_with_the_inputs(tmp_path, monkeypatch):
+    labels = [random_labels(seed, 40, 50) for seed in range(20)]
+    inputs = [write_quickly(tmp_path / f"{i}.tif", a, at(0, 0, a)) for i, a in enumerate(labels)]
+    sizes, first = [], METHODS["first"]
+
+    def spying(stack, confidence):
+        sizes.append(stack.size)
+        return first(stack, confidence)
+
+    monkeypatch.setitem(METHODS, "first", spying)
+    monkeypatch.setattr(engine, "_SAMPLES", 3000)
+    mosaic(inputs, tmp_path / "out.tif", method="first")
+    assert sum(sizes) == 20 * 40 * 50
+    assert max(sizes) <= 3000
+
+
 def test_progress_ends_at_the_total(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(engine, "_WINDOW", 4)
     seen = []

@@ -1,0 +1,19 @@
+"""Fixtures for all tests; what they are made of is in rasters.py."""
+
+import pytest
+import rasters
+from hypothesis import HealthCheck, settings
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("cafe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cafe")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a raster into the test's folder: ``write(name, values, grid, **options)`` -> path."""
+
+    def write_there(name, values, where, **options):
+        return rasters.write(tmp_path / name, values, where, **options)
+
+    return write_there

@@ -1,0 +1,32 @@
+"""Fixtures that the tests of the engines share: ``pytest_plugins = ["fixtures_engines"]``."""
+
+from pathlib import Path
+
+import pytest
+from helpers_engines import card_of, cut, tiny_model, write_town
+
+from cafe_cli import checkpoint
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """Two scenes side by side: `a` makes six training tiles, `b` five for validation."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_town(folder, "a", 128, 192, seed=1)
+    write_town(folder, "b", 64, 320, seed=2, origin=(0, 1000))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tileset(scenes, tmp_path_factory) -> Path:
+    """A tile set of both scenes."""
+    return cut(scenes, tmp_path_factory.mktemp("tiles") / "tiles")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A model file with random weights."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    network = tiny_model()
+    checkpoint.save(path, network, card_of(network))
+    return path
