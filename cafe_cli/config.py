@@ -148,8 +148,10 @@ class TrainSettings(Section):
     `crop` is the side of the random window cut from each tile, the whole tile if unset.
     `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
     a cosine to zero. `color_jitter` is the relative strength of gain and offset per band,
-    `height_jitter` the standard deviation in metres of one offset per tile. `batch_size` counts the
-    tiles of a step on all `devices` together; `workers` are processes that read tiles.
+    `height_jitter` the standard deviation in metres of one offset per tile, `height_dropout` the
+    probability that a tile is shown without some or all of its heights, so that the model still
+    works where the surface model has holes. `batch_size` counts the tiles of a step on all
+    `devices` together; `workers` are processes that read tiles.
     """
 
     epochs: Count = 60
@@ -164,6 +166,7 @@ class TrainSettings(Section):
     turns: bool = True
     color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
     height_jitter: Annotated[float, Field(ge=0)] = 0.1
+    height_dropout: Share = 0.1
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
     dice: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"

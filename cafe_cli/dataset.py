@@ -142,7 +142,7 @@ def augment(
     std: np.ndarray[tuple[int], np.dtype[np.float32]],
     random: np.random.Generator,
 ) -> tuple[Patch, Labels]:
-    """Crop, turn and flip everything alike; jitter colours and heights.
+    """Crop, turn and flip everything alike; jitter colours and heights, leave some heights out.
 
     `std` is the standard deviation of each band, the measure of an offset.
     """
@@ -158,13 +158,32 @@ def augment(
     gain, offset = random.uniform(-strength, strength, (2, len(std), 1, 1)).astype(np.float32)
     optical = patch.optical.astype(np.float32) * (1 + gain) + offset * std[:, None, None]
     lift = np.float32(random.normal(0, settings.height_jitter))
+    known = patch.height_valid & ~_void(labels.shape, settings.height_dropout, random)
     jittered = Patch(
         turned(optical),
         turned(patch.optical_valid),
-        turned(np.where(patch.height_valid, patch.height + lift, np.float32(0))),
-        turned(patch.height_valid),
+        turned(np.where(known, patch.height + lift, np.float32(0))),
+        turned(known),
     )
     return jittered, np.ascontiguousarray(turned(labels))
+
+
+def _void(
+    shape: tuple[int, int], probability: float, random: np.random.Generator
+) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """Draw where the heights will be taken away: the whole tile or a rectangle, equally often."""
+    mask = np.zeros(shape, bool)
+    # All drawn in any case, so that the other random choices do not depend on this one.
+    chosen, *ends = random.uniform(size=5)
+    if chosen < probability / 2:
+        mask[:] = True
+    elif chosen < probability:
+        (top, bottom), (left, right) = (
+            sorted(round(n * end) for end in pair)
+            for n, pair in zip(shape, (ends[:2], ends[2:]), strict=True)
+        )
+        mask[top:bottom, left:right] = True
+    return mask
 
 
 def _crop(

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as Swatch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cafe_cli.classes import ClassTable
@@ -39,6 +40,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], classes: ClassTable, pat
         axes.set_ylim(0, 1)
     for axes in (loss, means, each):
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
@@ -77,8 +79,9 @@ def draw_scene(
     for panel in axes:
         panel.set_axis_off()
     swatches = [Swatch(facecolor=c.color, edgecolor="#555555", label=c.name) for c in classes]
-    columns = min(len(classes), 2 * panels)
-    figure.legend(handles=swatches, loc="outside lower center", ncols=columns, frameon=False)
+    widest = 0.6 + 0.1 * max(map(len, classes.names))  # inches
+    fit = min(max(int(4.2 * panels / widest), 1), len(classes))
+    figure.legend(handles=swatches, loc="outside lower center", ncols=fit, frameon=False)
     save_figure(figure, path)
 
 

@@ -187,7 +187,7 @@ def read_aligned(view: WarpedVRT, window: Window) -> tuple[Array, Mask]:
 
 def mask_band(view: WarpedVRT) -> int:
     """Return which band of what `aligned` shows is the mask."""
-    return view.colorinterp.index(ColorInterp.alpha) + 1
+    return int(view.colorinterp.index(ColorInterp.alpha)) + 1
 
 
 def read_decimated(
@@ -203,9 +203,9 @@ def read_decimated(
     except RasterioError as error:
         raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
     if nodata is not None:
-        # In the raster's own precision: -3.4028235e+38 is the lowest float32, not quite in float64.
-        exact = values.dtype.type(nodata) if values.dtype.kind == "f" else nodata
-        values = np.ma.masked_where(values == exact, values)
+        # Compared in the raster's own precision, as masked_equal would not: -3.4028235e+38 is the
+        # lowest float32, but not quite the same number in float64.
+        values = np.ma.masked_where(values == nodata, values)
     filled: NDArray[np.float64] = values.astype(np.float64).filled(np.nan)
     return filled
 
@@ -257,11 +257,11 @@ def write_tile(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
     mask: Mask | None = profile.pop("mask", None)
     colormap = profile.pop("colormap", None)
     with create(path, grid, len(values), values.dtype.name, **profile) as dataset:
+        if colormap:
+            dataset.write_colormap(1, colormap)  # first: it changes the kind of the file
         dataset.write(values)
         if mask is not None:
             dataset.write_mask(mask)
-        if colormap:
-            dataset.write_colormap(1, colormap)
 
 
 @contextmanager

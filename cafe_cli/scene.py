@@ -138,7 +138,7 @@ class Scene:
             (b, self._optical.descriptions[b - 1], self._optical.colorinterp[b - 1].name)
             for b in self.bands
         ]
-        plain = ("undefined", "gray", "palette")
+        plain = ("undefined", "gray", "palette", "alpha")
         return tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
 
     def read(self, window: Window) -> Patch:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio.errors
@@ -284,15 +285,7 @@ def _cut(
             heights.add(patch.height[None], patch.height_valid)
     _check_kept(kept, total, config)
     return TileSet(
-        size=config.tile.size,
-        overlap=config.tile.overlap,
-        band_names=plan.bands,
-        dtype=plan.dtype,
-        gsd=plan.grids[0].gsd,
-        crs=describe_crs(plan.grids[0].crs),
-        has_height=any(s.files.elevation for s in plan.sources),
-        height=config.height,
-        classes=classes.as_json(),
+        **_about(plan, config, classes),
         pixels={
             kind: dict(zip([*classes.names, "unlabelled"], counts[kind].tolist(), strict=True))
             for kind in SPLITS
@@ -302,6 +295,21 @@ def _cut(
         shared_ground=_shared_ground(kept, plan, config.tile.size),
         tiles=tuple(kept),
     )
+
+
+def _about(plan: _Plan, config: Config, classes: ClassTable) -> dict[str, Any]:
+    """Return what is known of the tile set before a tile is cut."""
+    return {
+        "size": config.tile.size,
+        "overlap": config.tile.overlap,
+        "band_names": plan.bands,
+        "dtype": plan.dtype,
+        "gsd": plan.grids[0].gsd,
+        "crs": describe_crs(plan.grids[0].crs),
+        "has_height": any(s.files.elevation for s in plan.sources),
+        "height": config.height,
+        "classes": classes.as_json(),
+    }
 
 
 def _visit(plan: _Plan) -> Iterator[tuple[Scene, Window, Window, Split]]:

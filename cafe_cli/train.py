@@ -217,10 +217,13 @@ class _Run:
             remove(self.output)
             try:
                 self.output.mkdir(parents=True)
+                write_text(self.output / "config.toml", settings_file.dump(self.config))
+                self._save_last()
             except OSError as error:
                 raise OutputError(f"cannot create {self.output}: {error.strerror}") from error
-            write_text(self.output / "config.toml", settings_file.dump(self.config))
-            self._save_last()
+            except OutputError:
+                remove(self.output)
+                raise
         self.fabric.barrier()
 
     def restore(self) -> None:

@@ -14,7 +14,7 @@ from cafe_cli.scene import Patch
 pytest_plugins = ["fixtures_engines"]
 
 STD = np.array([10, 20, 30], np.float32)
-STILL = {"color_jitter": 0, "height_jitter": 0}
+STILL = {"color_jitter": 0, "height_jitter": 0, "height_dropout": 0}
 
 
 def painted(height: int, width: int) -> tuple[Patch, np.ndarray]:
@@ -75,7 +75,8 @@ def test_crops_reach_every_corner():
 
 
 def test_jitter():
-    still = {"flips": False, "turns": False, "color_jitter": 0.2, "height_jitter": 0.5}
+    still = {"flips": False, "turns": False, "height_dropout": 0}
+    still |= {"color_jitter": 0.2, "height_jitter": 0.5}
     patch, labels = painted(48, 48)
     changed, same = augmented(3, **still)
     assert np.array_equal(same, labels)
@@ -209,3 +210,23 @@ def test_validation_sees_every_tile_once(count, size, world):
     drawn = [key.tile for batches in parts for batch in batches for key in batch]
     assert sorted(drawn) == list(range(count))
     assert all(0 < len(batch) <= size for batches in parts for batch in batches)
+
+
+def test_height_dropout_voids_a_rectangle_of_some_tiles():
+    still = {**STILL, "flips": False, "turns": False, "height_dropout": 0.5}
+    patch, labels = painted(48, 48)
+    whole = partly = untouched = 0
+    for seed in range(300):
+        changed, same = augmented(seed, **still)
+        lost = patch.height_valid & ~changed.height_valid
+        assert np.array_equal(same, labels)
+        assert not changed.height[lost].any()
+        assert np.array_equal(
+            changed.height[changed.height_valid], patch.height[changed.height_valid]
+        )
+        untouched += not lost.any()
+        whole += not changed.height_valid.any()
+        partly += bool(lost.any() and changed.height_valid.any())
+    assert 40 < whole < 110
+    assert partly > 40
+    assert 130 < untouched < 230

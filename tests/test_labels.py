@@ -63,6 +63,8 @@ def test_ignored_values_are_no_class_and_not_odd():
 def test_what_is_not_valid_is_neither_a_class_nor_odd():
     assert ids_of([1, 9, 9, 0], valid=[False, False, True, True]) == ([_, _, _, 0], {9: 1})
     assert ids_of([9, 9], valid=[False, False]) == ([_, _], {})
+    classes = ClassTable((LandClass(0, "a", values=(1,)),))
+    assert ids_of([1, 5], classes, valid=[True, False]) == ([0, _], {})
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64])

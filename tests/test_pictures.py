@@ -14,7 +14,7 @@ from cafe_cli.pictures import draw_curves, draw_scene, shade, to_rgb
 
 
 def check(path: Path, width: int, height: int) -> np.ndarray:
-    """Return the pixels of a picture that is about as large as it should be, and shows something."""
+    """Return the pixels of a picture of about the right size that shows something."""
     pixels = reader.imread(path)[..., :3]
     assert abs(pixels.shape[1] / width - 1) < 0.05
     assert abs(pixels.shape[0] / height - 1) < 0.1
@@ -24,11 +24,9 @@ def check(path: Path, width: int, height: int) -> np.ndarray:
 
 def rows(count: int, **changes) -> list[dict[str, float]]:
     names = ["loss", "student", "teacher", "distillation", "miou", "mean_f1", "overall_accuracy"]
-    each = [f"{kind}_{name}" for kind in ("iou", "f1") for name in TABLE.names]
-    return [
-        {"epoch": i + 1, "step": 3 * i, **{n: 0.5 + 0.1 * i for n in (*names, *each)}, **changes}
-        for i in range(count)
-    ]
+    names += [f"{kind}_{name}" for kind in ("iou", "f1") for name in TABLE.names]
+    values = {name: 0.1 + 0.05 * k for k, name in enumerate(names)}  # no line covers another
+    return [{"epoch": i + 1, "step": 3 * i, **values, **changes} for i in range(count)]
 
 
 def inked(pixels: np.ndarray, color: str) -> int:
@@ -44,9 +42,9 @@ BLUE = "#1f77b4"  # the first line of a panel
 def test_curves(tmp_path, count):
     draw_curves(rows(count), TABLE, tmp_path / "curves.png")
     pixels = check(tmp_path / "curves.png", 1320, 440)
-    legend = 60  # pixels of colour in a legend's sample of a line, at most
-    for first in (0, 440):
-        assert inked(pixels[:, first : first + 440], BLUE) > legend + (10 if count == 1 else 100)
+    if count > 1:
+        for first in (0, 440):
+            assert inked(pixels[:, first : first + 440], BLUE) > 300
 
 
 def test_curves_of_one_epoch_have_a_point(tmp_path):

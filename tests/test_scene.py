@@ -239,8 +239,12 @@ def test_a_single_void_in_a_large_raster_is_not_overlooked(write, settings):
     heights = np.full((8, 3000), 50, np.float32)
     heights[4, min({*range(1000, 3000)} - {*looked_at[4]})] = -9999
     path, dsm = write("a.tif", noise(1, where), where), write("dsm.tif", heights, where)
+    files = SceneFiles("a", path, dsm)
     with pytest.raises(InputError, match=r"dsm\.tif .*height\.nodata"):
-        read(SceneFiles("a", path, dsm), settings)
+        read(files, settings)
+    if settings is DSM:
+        with pytest.raises(InputError, match=r"height\.nodata = -9999 "):
+            estimate_scene_ground(files, settings)
 
 
 def test_a_surface_without_any_height(optical, write):
@@ -365,7 +369,9 @@ def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write, caplog)
     assert "band 4 of" in caplog.text
     assert "name the bands" in caplog.text
     caplog.clear()
-    patch = read(SceneFiles("a", path), bands=(1, 2, 3, 4))
+    with open_scene(SceneFiles("a", path), NDSM, (1, 2, 3, 4)) as scene:
+        assert scene.band_names[-1] == "band 4"
+        patch = scene.read(scene.grid.extent)
     assert np.array_equal(patch.optical, values)
     assert patch.optical_valid.all()
     assert not caplog.records

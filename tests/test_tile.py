@@ -125,6 +125,7 @@ def test_labels_are_masked_and_colored(cut):
     tileset = tiles.load(folder)
     with rasterio.open(tiles.tile_path(folder, tileset.tiles[0], "label")) as dataset:
         assert dataset.colormap(1)[1] == (0, 255, 0, 255)
+        assert dataset.colorinterp[0].name == "palette"
     for kept in tileset.tiles:
         labels, (patch, _) = read(folder, kept, "label"), tiles.read_tile(folder, kept, SIZE)
         assert (labels[0][~patch.optical_valid] == NODATA).all()
@@ -417,6 +418,14 @@ def test_ground_that_two_scenes_share_is_measured(tmp_path, crs, caplog):
     assert both.any()
     assert tileset.shared_ground == pytest.approx(both.sum() * 0.25)
     assert f"training tiles show {both.sum() * 0.25:.0f} m2 of ground that other" in caplog.text
+
+
+def test_a_tile_shows_no_ground_beyond_its_scene(tmp_path):
+    deliver(tmp_path, "a", SMALL.at(Window(0, 0, 20, 40)))
+    deliver(tmp_path, "b", SMALL.at(Window(20, 0, 60, 40)))
+    split = {"validation_scenes": ["b"]}
+    tileset = tile(settings(tmp_path, split=split), tmp_path / "tiles")
+    assert tileset.shared_ground == 0
 
 
 def test_shared_ground_of_scenes_in_several_crs(tmp_path):

@@ -256,7 +256,7 @@ def killed_at(monkeypatch, owner, name: str, call: int):
         (engine, "training_loss", 1),  # in the first step
         (engine, "to_csv", 1),  # after the first checkpoint, before its row
         (engine, "to_csv", 2),  # the same in the last epoch
-        (engine.checkpoint, "save", 4),  # best of the second epoch is next, or last
+        (engine.checkpoint, "save", 4),  # after the first epoch
     ],
 )
 def test_killed_in_a_bad_moment(
@@ -511,6 +511,16 @@ def test_only_runs_are_overwritten(tileset, tmp_path):
 def test_nothing_is_written_without_tiles(tmp_path):
     with pytest.raises(InputError, match="is not a tile set"):
         run(tmp_path, tmp_path / "run")
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk(tileset, tmp_path, monkeypatch):
+    def full(*args):
+        raise OutputError("cannot write last.safetensors: No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        run(tileset, tmp_path / "run")
     assert os.listdir(tmp_path) == []
 
 
