@@ -16,9 +16,10 @@ from cafe_cli.files import check_output, remove, write_text
 from cafe_cli.grid import Grid
 from cafe_cli.metrics import Scores
 from cafe_cli.mosaic import Confidences, mosaic
+from cafe_cli.pairing import SceneFiles
 from cafe_cli.pictures import draw_scene
 from cafe_cli.predict import Source, predict
-from cafe_cli.scene import SceneFiles, open_scene
+from cafe_cli.scene import open_scene
 from cafe_cli.tile import tile
 from cafe_cli.train import BEST, Report, train
 

@@ -26,8 +26,9 @@ from cafe_cli.device import choose
 from cafe_cli.errors import BandError, ConfigError
 from cafe_cli.files import check_output, write_text
 from cafe_cli.model import CaFE
+from cafe_cli.pairing import SceneFiles
 from cafe_cli.raster import create_map
-from cafe_cli.scene import Patch, Scene, SceneFiles, open_scene
+from cafe_cli.scene import Patch, Scene, open_scene
 from cafe_cli.windows import Window, offsets
 
 log = logging.getLogger("cafe")

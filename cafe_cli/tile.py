@@ -23,14 +23,9 @@ from cafe_cli.config import Config
 from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.files import replacing, write_text
 from cafe_cli.grid import Grid, describe_crs, unit_metres
-from cafe_cli.scene import (
-    Ground,
-    Scene,
-    SceneFiles,
-    estimate_scene_ground,
-    find_scenes,
-    open_scene,
-)
+from cafe_cli.heights import Ground
+from cafe_cli.pairing import SceneFiles, find_scenes
+from cafe_cli.scene import Scene, estimate_scene_ground, open_scene
 from cafe_cli.split import Block, choose, divide, scoring_windows, training_windows
 from cafe_cli.tiles import SPLITS, Split, Statistics, Tile, TileSet
 from cafe_cli.windows import Window, blocks

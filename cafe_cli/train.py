@@ -499,10 +499,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state.items():
+    for number, values in state.items():
         # In the memory format of the weights: in another one the sums are rounded otherwise.
-        like = torch.empty_like(parameters[index], device="cpu")
-        state[index] = {
+        like = torch.empty_like(parameters[number], device="cpu")
+        state[number] = {
             name: like.clone().copy_(value) if value.shape == like.shape else value
             for name, value in values.items()
         }

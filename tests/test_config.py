@@ -6,7 +6,7 @@ import pytest
 
 from cafe_cli.config import Config, HeightSettings, dump, load, parse, parse_assignment
 from cafe_cli.errors import ConfigError
-from cafe_cli.scene import find_scenes
+from cafe_cli.pairing import find_scenes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = [{"id": 0, "name": "ground"}, {"id": 1, "name": "tree", "values": [3, 4]}]

@@ -12,7 +12,8 @@ from cafe_cli import raster
 from cafe_cli.config import HeightSettings, LabelSettings, SceneSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.grid import Grid
-from cafe_cli.scene import SceneFiles, estimate_scene_ground, find_scenes, open_scene
+from cafe_cli.pairing import SceneFiles, find_scenes
+from cafe_cli.scene import estimate_scene_ground, open_scene
 from cafe_cli.windows import Window
 
 PLAIN = HeightSettings(ground="none")

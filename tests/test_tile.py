@@ -16,7 +16,8 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config import HeightSettings, LabelSettings, parse
 from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.grid import Grid
-from cafe_cli.scene import Patch, find_scenes, open_scene
+from cafe_cli.pairing import find_scenes
+from cafe_cli.scene import Patch, open_scene
 from cafe_cli.tile import tile
 from cafe_cli.tiles import Tile
 from cafe_cli.windows import Window
