@@ -274,15 +274,24 @@ def predict(
     help="Confidence rasters in the order of the inputs: a file (repeated), a glob or @list.",
 )  # fmt: skip
 @click.option("--confidence-output", type=PATH, help="Second output: confidence of the labels.")
+@click.option("--like", help="Raster whose CRS and pixels the map takes, instead of the first's.")
+@click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
+@click.option(
+    "--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP",
+    help="Extent in the CRS of the map.  [default: all inputs]",
+)  # fmt: skip
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
-    confidences: tuple[str, ...], confidence_output: Path | None,
+    confidences: tuple[str, ...], confidence_output: Path | None, like: str | None,
+    resolution: float | None, bbox: tuple[float, float, float, float] | None,
 ) -> None:  # fmt: skip
-    """Join label rasters into one map on the grid of the first.
+    """Join label rasters into one map.
 
-    INPUTS are files, folders, quoted globs, @list.txt or any name GDAL opens.
+    INPUTS are files, folders, quoted globs, @list.txt or any name GDAL opens. The map has the
+    pixel grid of the first, or of --like, and reaches around all of them.
     """
     from cafe_cli.console import progress_bar, say
+    from cafe_cli.layout import Target
     from cafe_cli.mosaic import Confidences
     from cafe_cli.mosaic import mosaic as run
 
@@ -293,7 +302,7 @@ def mosaic(
     with progress_bar("mosaic") as progress:
         run(
             files, output, method=method, confidences=surer if confidences else None,
-            overwrite=overwrite, progress=progress,
+            target=Target(like, resolution, bbox), overwrite=overwrite, progress=progress,
         )  # fmt: skip
     say(f"joined {len(files)} rasters into {output}")
 

@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cafe_cli import __version__
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import ConfigError
+from cafe_cli.files import write_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -288,6 +290,20 @@ def _set_root(values: dict[str, Any], folder: Path) -> None:
     root = values.get("root", ".")
     if isinstance(root, str):
         values["root"] = os.path.abspath(folder / root)
+
+
+def save_beside(output: Path, values: Mapping[str, Any]) -> None:
+    """Write what an output was made with to ``OUTPUT.toml``; what is None is left out."""
+    made = {"cafe_version": __version__, **values}
+    write_text(output.with_name(f"{output.name}.toml"), tomli_w.dumps(_without_none(made)))
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

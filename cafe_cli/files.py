@@ -3,11 +3,11 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cafe_cli.errors import OutputError
+from cafe_cli.errors import ConfigError, OutputError
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -22,6 +22,24 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} exists; pass --overwrite to replace it")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"folder {path.absolute().parent} does not exist; create it first")
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool) -> None:
+    """Refuse outputs that exist, or that are an input or each other, before any work is done.
+
+    Raises
+    ------
+    ConfigError
+        One file for two purposes.
+    OutputError
+        See `check_output`.
+    """
+    taken = {os.path.realpath(name): "an input" for name in inputs}
+    for path in outputs:
+        if (real := os.path.realpath(path)) in taken:
+            raise ConfigError(f"{path} is {taken[real]} too; choose another name to write to")
+        taken[real] = "an output"
+        check_output(path, overwrite)
 
 
 @contextmanager

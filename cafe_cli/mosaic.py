@@ -1,73 +1,34 @@
 """``cafe mosaic``: label rasters that overlap to one, window by window."""
 
 import logging
-import math
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
-from rasterio.vrt import WarpedVRT
 
 from cafe_cli import raster
 from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.config import save_beside
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
-from cafe_cli.files import check_output
+from cafe_cli.files import check_outputs
 from cafe_cli.grid import Grid, describe_crs
+from cafe_cli.layout import OpenRasters, Piece, Source, Target, place, target_grid
 from cafe_cli.windows import Window, blocks
 
 log = logging.getLogger("cafe")
 
 Labels: TypeAlias = NDArray[np.uint8]
-Bounds: TypeAlias = tuple[float, float, float, float]
 _Writers: TypeAlias = tuple[DatasetWriter, DatasetWriter | None]
 Rule: TypeAlias = Callable[[Labels, NDArray[np.int16]], NDArray[np.intp]]
 
 _WINDOW = 1024  # pixels along each side; a multiple of the blocks of a COG
 _SAMPLES = 16 * _WINDOW**2  # pixels of all inputs together in memory at a time
-_OPEN = 64  # rasters open at a time
-_MAX_PIXELS = 10**12
-_SNAP = 1e-3  # pixels by which grids may differ and still be the same
 _UNKNOWN = -1  # confidence where the confidence raster has none
-
-
-@dataclass(frozen=True)
-class Target:
-    """The grid of a mosaic; what is None follows from the inputs.
-
-    Parameters
-    ----------
-    like : str, optional
-        Raster whose CRS and pixel grid are taken; those of the first input if None.
-    resolution : float, optional
-        Side of a pixel in units of the CRS.
-    bounds : tuple of float, optional
-        (left, bottom, right, top) in the CRS, grown to whole pixels; all inputs if None.
-    """
-
-    like: str | None = None
-    resolution: float | None = None
-    bounds: Bounds | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is not an area."""
-        if self.resolution is not None and not 0 < self.resolution < math.inf:
-            raise ConfigError(f"resolution {self.resolution} is not above 0")
-        if self.bounds is not None:
-            left, bottom, right, top = self.bounds
-            if not (left < right and bottom < top):
-                raise ConfigError(
-                    f"bounds {left} {bottom} {right} {top} are not left bottom right top"
-                )
 
 
 @dataclass(frozen=True)
@@ -107,7 +68,7 @@ def mosaic(
     inputs : sequence of str
         Label rasters with the same classes.
     output : Path
-        The mosaic.
+        The mosaic; ``.toml`` is appended to its name for what it was made with.
     method : str
         A key of `METHODS`.
     confidences : Confidences, optional
@@ -133,13 +94,15 @@ def mosaic(
     """
     _check_options(inputs, output, method, confidences)
     surer, second = (confidences.inputs, confidences.output) if confidences else ((), None)
-    _check_outputs([*inputs, *surer], [p for p in (output, second) if p], overwrite)
+    check_outputs([p for p in (output, second) if p], [*inputs, *surer], overwrite)
     sources = _survey(inputs, confidences)
     classes = _common_classes(sources)
-    grid = _target_grid(sources, target or Target())
-    plan = _Plan(grid, classes, METHODS[method], _place(sources, grid))
+    grid = target_grid(sources, target or Target())
+    plan = _Plan(grid, classes, METHODS[method], place(sources, grid))
     with raster.create_map(output, second, grid, overwrite, classes) as writers:
         _fill(plan, writers, progress)
+    made = {"inputs": list(inputs), "method": method, "target": vars(target or Target())}
+    save_beside(output, {**made, "confidences": list(surer)})
 
 
 def _highest(values: NDArray[np.generic]) -> NDArray[np.intp]:
@@ -180,45 +143,13 @@ or the one of the highest `confidence`. Ties go to the first input."""
 
 
 @dataclass(frozen=True)
-class _Source:
-    """An input as it was delivered."""
-
-    path: str
-    confidence: str | None
-    grid: Grid
-    classes: ClassTable | None
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """An input as it lies on the grid of the mosaic, which it may reach beyond.
-
-    `box` holds all of its pixels; with `exact` it is the raster, pixel by pixel.
-    """
-
-    source: _Source
-    box: Window
-    exact: bool
-
-
-@dataclass(frozen=True)
 class _Plan:
     """What to compute."""
 
     grid: Grid
     classes: ClassTable | None
     rule: Rule
-    pieces: list[_Piece]
-
-
-def _check_outputs(inputs: Sequence[str], outputs: Sequence[Path], overwrite: bool) -> None:
-    """Refuse outputs that exist or that are inputs, before any work is done."""
-    taken = {os.path.realpath(path): path for path in inputs}
-    for path in outputs:
-        if (real := os.path.realpath(path)) in taken:
-            raise ConfigError(f"{path} is {taken[real]} too; choose another name to write to")
-        taken[real] = "an output"
-        check_output(path, overwrite)
+    pieces: list[Piece]
 
 
 def _check_options(
@@ -247,14 +178,14 @@ def _check_options(
         )
 
 
-def _survey(inputs: Sequence[str], confidences: Confidences | None) -> list[_Source]:
+def _survey(inputs: Sequence[str], confidences: Confidences | None) -> list[Source]:
     """Look at every input once, and check that each is what it should be."""
     partners: Sequence[str | None] = confidences.inputs if confidences else [None] * len(inputs)
     sources = []
     for path, partner in zip(inputs, partners, strict=True):
         with raster.open_raster(path) as dataset:
             _check_kind(path, dataset, "label raster")
-            source = _Source(path, partner, Grid.of(dataset), raster.read_classes(dataset))
+            source = Source(path, partner, Grid.of(dataset), raster.read_classes(dataset))
         if partner is not None:
             _check_confidence(partner, source)
         sources.append(source)
@@ -271,7 +202,7 @@ def _check_kind(path: str, dataset: DatasetReader, kind: str) -> None:
         )
 
 
-def _check_confidence(path: str, source: _Source) -> None:
+def _check_confidence(path: str, source: Source) -> None:
     with raster.open_raster(path) as dataset:
         _check_kind(path, dataset, "confidence raster")
         grid = Grid.of(dataset)
@@ -288,7 +219,7 @@ def _describe(grid: Grid) -> str:
     return f"{grid.width} x {grid.height} pixels {place}"
 
 
-def _common_classes(sources: Sequence[_Source]) -> ClassTable | None:
+def _common_classes(sources: Sequence[Source]) -> ClassTable | None:
     """Return the table of the first input, None if no input has one."""
     first, classes = sources[0].path, sources[0].classes
     for source in sources[1:]:
@@ -316,84 +247,11 @@ def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return f"the first has {len(ours)}, the second {len(theirs)}"
 
 
-def _target_grid(sources: Sequence[_Source], target: Target) -> Grid:
-    """Return the grid of the mosaic: whole pixels of one grid, around all inputs or `bounds`."""
-    base = _base_grid(sources[0].grid, target)
-    everything = _around([_outline(source, base) for source in sources])
-    if target.bounds is None:
-        extent = everything
-    else:
-        left, bottom, right, top = target.bounds
-        corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
-        extent = _around([[~base.transform @ corner for corner in corners]])
-        if extent.intersection(everything) is None:
-            raise GridError(
-                f"bounds {left} {bottom} {right} {top} hold nothing: the inputs lie within "
-                f"{' '.join(f'{b:.10g}' for b in base.at(everything).bounds)} "
-                f"in {describe_crs(base.crs)}"
-            )
-    if extent.width * extent.height > _MAX_PIXELS:
-        raise GridError(
-            f"the mosaic would have {extent.width} x {extent.height} pixels; check where the "
-            "inputs lie, or pass bounds or a coarser resolution"
-        )
-    return base.at(extent)
-
-
-def _base_grid(first: Grid, target: Target) -> Grid:
-    """Return the grid whose pixels the mosaic takes; its extent does not matter."""
-    base = first
-    if target.like is not None:
-        with raster.open_raster(target.like) as dataset:
-            base = Grid.of(dataset)
-    if target.resolution is None:
-        return base
-    a, b, _, d, e, _ = base.transform[:6]
-    scale = Affine.scale(target.resolution / math.hypot(a, d), target.resolution / math.hypot(b, e))
-    return Grid(base.crs, base.transform @ scale, base.width, base.height)
-
-
-def _outline(source: _Source, base: Grid) -> list[tuple[float, float]]:
-    """Return the outline of an input in pixels of `base`."""
-    if (source.grid.crs is None) != (base.crs is None):
-        raise GridError(
-            f"{source.path} is in {describe_crs(source.grid.crs)}, the mosaic in "
-            f"{describe_crs(base.crs)}; assign the right CRS, e.g. with gdal_edit.py -a_srs "
-            "EPSG:CODE FILE"
-        )
-    try:
-        outline = source.grid.footprint_in(base.crs)
-    except (CRSError, RasterioError) as error:
-        raise GridError(
-            f"cannot transform {source.path} to {describe_crs(base.crs)}: {error}"
-        ) from error
-    return [~base.transform @ corner for corner in outline.exterior.coords]
-
-
-def _around(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
-    """Return the whole pixels around outlines."""
-    corners = np.concatenate([np.asarray(outline) for outline in outlines])
-    col, row = (math.floor(v + _SNAP) for v in corners.min(axis=0))
-    right, bottom = (math.ceil(v - _SNAP) for v in corners.max(axis=0))
-    return Window(col, row, max(right - col, 1), max(bottom - row, 1))
-
-
-def _place(sources: Sequence[_Source], grid: Grid) -> list[_Piece]:
-    pieces = []
-    for source in sources:
-        box = _around([_outline(source, grid)])
-        exact = grid.at(box).same_pixels(source.grid)
-        # The outline of a warped raster is only nearly right; reading too much does no harm.
-        margin = 0 if exact else 2 + max(box.width, box.height) // 100
-        pieces.append(_Piece(source, box.expand(margin), exact))
-    return pieces
-
-
 def _fill(plan: _Plan, writers: _Writers, progress: Callable[[int, int], None]) -> None:
     boxes = np.array([(p.box.col, p.box.row, p.box.width, p.box.height) for p in plan.pieces])
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     todo = list(blocks(plan.grid.width, plan.grid.height, _WINDOW))
-    with closing(_OpenRasters(plan.grid)) as rasters:
+    with closing(OpenRasters(plan.grid)) as rasters:
         for done, window in enumerate(todo, start=1):
             low = (window.col, window.row)
             high = (window.col + window.width, window.row + window.height)
@@ -413,7 +271,7 @@ def _write(dataset: DatasetWriter, window: Window, values: Labels) -> None:
 
 
 def _merge(
-    plan: _Plan, pieces: Sequence[_Piece], window: Window, rasters: "_OpenRasters"
+    plan: _Plan, pieces: Sequence[Piece], window: Window, rasters: OpenRasters
 ) -> tuple[Labels, Labels]:
     """Return labels and confidence (height, width) of a window."""
     labels = np.full((window.height, window.width), NODATA, np.uint8)
@@ -438,7 +296,7 @@ def _choose(rule: Rule, labels: Labels, confidence: NDArray[np.int16]) -> Labels
     return chosen
 
 
-def _parts(window: Window, pieces: Sequence[_Piece]) -> Iterator[tuple[Window, list[_Piece]]]:
+def _parts(window: Window, pieces: Sequence[Piece]) -> Iterator[tuple[Window, list[Piece]]]:
     """Divide a window until what overlaps in a part fits in memory; leave out empty parts."""
     here = [piece for piece in pieces if piece.box.intersection(window)]
     if not here:
@@ -454,7 +312,7 @@ def _parts(window: Window, pieces: Sequence[_Piece]) -> Iterator[tuple[Window, l
 
 
 def _read_labels(
-    rasters: "_OpenRasters", piece: _Piece, window: Window, classes: ClassTable | None
+    rasters: OpenRasters, piece: Piece, window: Window, classes: ClassTable | None
 ) -> Labels:
     values = rasters.read(piece.source.path, piece, window)
     strange = values[(values >= len(classes)) & (values != NODATA)] if classes else values[:0]
@@ -466,7 +324,7 @@ def _read_labels(
     return values
 
 
-def _read_confidence(rasters: "_OpenRasters", piece: _Piece, window: Window) -> NDArray[np.int16]:
+def _read_confidence(rasters: OpenRasters, piece: Piece, window: Window) -> NDArray[np.int16]:
     if piece.source.confidence is None:
         return np.full((window.height, window.width), _UNKNOWN, np.int16)
     values = rasters.read(piece.source.confidence, piece, window)
@@ -477,52 +335,3 @@ def _read_confidence(rasters: "_OpenRasters", piece: _Piece, window: Window) -> 
             f"to 100 and {NODATA} for none"
         )
     return np.where(values == NODATA, np.int16(_UNKNOWN), values)
-
-
-class _OpenRasters:
-    """Rasters that stay open between windows; beyond `_OPEN` the one longest unused is closed."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        self._open: OrderedDict[str, tuple[ExitStack, raster.Reader]] = OrderedDict()
-
-    def read(self, path: str, piece: _Piece, window: Window) -> Labels:
-        """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
-        reader = self._reader(path, piece)
-        if isinstance(reader, WarpedVRT):
-            values, valid = raster.read_aligned(reader, window)
-        else:
-            own = Window(
-                window.col - piece.box.col, window.row - piece.box.row, window.width, window.height
-            )
-            values = raster.read(reader, own, [1], fill=NODATA)
-            valid = raster.read_valid(reader, own, [1])
-        return np.where(valid, values[0], np.uint8(NODATA))
-
-    def close(self) -> None:
-        """Close what is open."""
-        while self._open:
-            self._close_oldest()
-
-    def _reader(self, path: str, piece: _Piece) -> raster.Reader:
-        if path not in self._open:
-            if len(self._open) >= _OPEN:
-                self._close_oldest()
-            stack = ExitStack()
-            self._open[path] = stack, stack.enter_context(_open(path, piece, self._grid))
-        self._open.move_to_end(path)
-        return self._open[path][1]
-
-    def _close_oldest(self) -> None:
-        _, (stack, _) = self._open.popitem(last=False)
-        stack.close()
-
-
-@contextmanager
-def _open(path: str, piece: _Piece, grid: Grid) -> Iterator[raster.Reader]:
-    with raster.open_raster(path) as dataset:
-        if piece.exact:
-            yield dataset
-            return
-        with raster.aligned(dataset, grid, Resampling.nearest) as view:
-            yield view

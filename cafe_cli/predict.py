@@ -1,15 +1,13 @@
 """``cafe predict``: a scene and a model to a georeferenced label raster, by rows of windows."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import tomli_w
 import torch
 from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
@@ -20,11 +18,11 @@ from cafe_cli import __version__, checkpoint
 from cafe_cli.blend import RowBlender
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import NODATA
-from cafe_cli.config import PredictSettings, Unit
+from cafe_cli.config import PredictSettings, Unit, save_beside
 from cafe_cli.dataset import Inputs, to_tensors
 from cafe_cli.device import choose
 from cafe_cli.errors import BandError, ConfigError
-from cafe_cli.files import check_output, write_text
+from cafe_cli.files import check_outputs
 from cafe_cli.model import CaFE
 from cafe_cli.pairing import SceneFiles
 from cafe_cli.raster import create_map
@@ -113,7 +111,8 @@ def predict(
     """
     settings = settings or PredictSettings()
     outputs = [output] if confidence is None else [output, confidence]
-    _check_outputs(outputs, [str(model_path), source.optical, source.elevation or ""], overwrite)
+    inputs = [str(model_path), source.optical, *([source.elevation] if source.elevation else [])]
+    check_outputs(outputs, inputs, overwrite)
     target = choose(device)
     model, card = checkpoint.load(model_path)
     window, step = _window(settings, card)
@@ -132,18 +131,8 @@ def predict(
         writers = [w for w in stack.enter_context(create) if w]
         engine = _Engine(model, target, window, step, settings.batch_size)
         engine.run(scene, writers, progress)
-    described = _describe(model_path, source, settings, window, step)
-    write_text(output.with_name(f"{output.name}.toml"), described)
-
-
-def _check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool) -> None:
-    """Refuse outputs that exist, or that are an input or each other."""
-    taken = {os.path.realpath(name) for name in inputs if name}
-    for path in outputs:
-        if (real := os.path.realpath(path)) in taken:
-            raise ConfigError(f"{path} is an input or another output too; choose another name")
-        taken.add(real)
-        check_output(path, overwrite)
+    sliding = {"window": window, "overlap": window - step, "batch_size": settings.batch_size}
+    save_beside(output, {"model": str(model_path), "source": vars(source), "predict": sliding})
 
 
 class _Engine:
@@ -287,19 +276,3 @@ def _check_scene(scene: Scene, card: ModelCard) -> None:
             scene.grid.gsd,
             card.gsd,
         )
-
-
-def _describe(
-    model_path: Path, source: Source, settings: PredictSettings, window: int, step: int
-) -> str:
-    values: dict[str, Any] = {
-        "cafe_version": __version__,
-        "model": str(model_path.absolute()),
-        "source": {k: v for k, v in vars(source).items() if v is not None},
-        "predict": {
-            "window": window,
-            "overlap": window - step,
-            "batch_size": settings.batch_size,
-        },
-    }
-    return tomli_w.dumps(values)

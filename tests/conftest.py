@@ -1,5 +1,10 @@
 """Fixtures for all tests; what they are made of is in rasters.py."""
 
+import os
+
+# Tiny networks on two busy cores: a second thread costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import rasters
 from hypothesis import HealthCheck, settings

@@ -279,16 +279,27 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("change", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_architectures(tmp_path, parts, monkeypatch, change):
+SAYS = {
+    "unknown key": "unknown architecture setting 'hook'",
+    "hub": "'hf-hub:evil/x' is not the name of an encoder",
+    "path": "'/tmp/evil' is not the name of an encoder",
+    "width 10**9": "width is 1000000000: it has to be 1 to 4096",
+    "width of a fraction": "width is 8.5: it has to be 1 to 4096",
+    "no such encoder": "no encoder is named 'evilnet'",
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures(tmp_path, parts, monkeypatch, name):
     def connect(*args):
         pytest.fail(f"a model file made cafe connect to {args}")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     tensors, description = parts
     path = tmp_path / "m.safetensors"
-    forge(path, tensors, {**description, "architecture": {**description["architecture"], **change}})
-    refused(path, "")
+    architecture = {**description["architecture"], **ARCHITECTURES[name]}
+    forge(path, tensors, {**description, "architecture": architecture})
+    refused(path, SAYS.get(name, ""))
 
 
 def without_head(tensors):
