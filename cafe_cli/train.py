@@ -5,15 +5,13 @@ jittered, dropout. So a run that was interrupted and resumed goes through the sa
 that was not, and leaves the same history.
 """
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +25,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cafe_cli import checkpoint, tiles
+from cafe_cli import checkpoint, history, optimizer, tiles
 from cafe_cli import config as settings_file
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import ClassTable
@@ -44,19 +42,15 @@ from cafe_cli.errors import (
     TrainingError,
 )
 from cafe_cli.files import remove, write_text
+from cafe_cli.history import Row
 from cafe_cli.losses import training_loss
 from cafe_cli.metrics import Confusion, Scores, scores
 from cafe_cli.model import Architecture, CaFE
-from cafe_cli.pictures import draw_curves
 from cafe_cli.tiles import TileSet
 
 log = logging.getLogger("cafe")
 
-Row = dict[str, float]
-"""One epoch of the history."""
-
 LAST, BEST, SCORES = "last.safetensors", "best.safetensors", "scores.json"
-_LOSSES = ("loss", "student", "teacher", "distillation")
 
 
 @dataclass(frozen=True)
@@ -142,15 +136,6 @@ def train(
     return run.close()
 
 
-def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
-    """Return the rate of a step: a linear rise over the warm-up, then a cosine to zero."""
-    warmup = math.ceil(settings.warmup * total)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(total - warmup, 1)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
 class _Losses(nn.Module):
     """A training step as a module, the form in which several processes can share it."""
 
@@ -191,8 +176,8 @@ class _Run:
         self.network = _network(tileset, config)
         # The memory format in which convolutions are fastest, on CPUs and GPUs alike.
         self.network.to(memory_format=torch.channels_last)
-        optimizer = _optimizer(self.network, settings)
-        self.losses, self.optimizer = fabric.setup(_Losses(self.network, settings), optimizer)
+        stepper = optimizer.build(self.network, settings)
+        self.losses, self.optimizer = fabric.setup(_Losses(self.network, settings), stepper)
 
     def _loader(
         self, dataset: TileDataset, batches: Any, persistent: bool = False
@@ -235,13 +220,13 @@ class _Run:
         try:
             self._check_settings(values["settings"])
             self.network.load_state_dict(tensors)
-            _restore_optimizer(self.optimizer, extra)
+            optimizer.restore(self.optimizer, extra)
             self.progress = Progress(**values["progress"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
         if self.fabric.is_global_zero and self.progress.history:
             # Killed right after the checkpoint was written, the run lacks the row of its epoch.
-            self._write_history(self.progress.history[-1])
+            self._write_history()
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
         now = _fixed_settings(self.config, self.tileset)
@@ -277,7 +262,7 @@ class _Run:
         step = self.progress.epoch * len(self.batches) + self.progress.batch
         torch.manual_seed(settings.seed * 1_000_003 + step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.total, settings)
+            group["lr"] = optimizer.learning_rate(step, self.total, settings)
         parts = self.losses(batch)
         total = parts.pop("total")
         values = self._sum(torch.stack([total, *parts.values()]).detach()) / self.fabric.world_size
@@ -303,9 +288,9 @@ class _Run:
         result = self._validate()
         step = (progress.epoch + 1) * len(self.batches)
         row: Row = {"epoch": progress.epoch + 1, "step": step}
-        row["learning_rate"] = learning_rate(step - 1, self.total, self.config.train)
+        row["learning_rate"] = optimizer.learning_rate(step - 1, self.total, self.config.train)
         row |= {name: value / len(self.batches) for name, value in progress.sums.items()}
-        row |= _score_columns(result, self.classes)
+        row |= history.score_columns(result, self.classes)
         row["seconds"] = round(time.monotonic() - self.started, 2)
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
@@ -322,7 +307,7 @@ class _Run:
                 if result is not None:
                     write_text(self.output / SCORES, json.dumps(result.as_json(), indent=1))
             self._save_last(result)
-            self._write_history(row)
+            self._write_history()
         self.fabric.barrier()
         return row
 
@@ -365,49 +350,16 @@ class _Run:
             "progress": asdict(self.progress),
             "settings": _fixed_settings(self.config, self.tileset),
         }
-        state = _optimizer_tensors(self.optimizer)
+        state = optimizer.tensors(self.optimizer)
         card = self._card(self.network, result)
         checkpoint.save(self.output / LAST, self.network, card, (state, values))
 
-    def _write_history(self, row: Row) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        write_text(self.output / "history.csv", to_csv(self.progress.history))
-        draw_curves(self.progress.history, self.classes, self.output / "curves.png")
-        with SummaryWriter(str(self.output / "tensorboard"), purge_step=int(row["step"])) as board:
-            for name, value in row.items():
-                if name not in ("epoch", "step") and math.isfinite(value):
-                    group = "train" if name in (*_LOSSES, "learning_rate") else "validation"
-                    board.add_scalar(f"{group}/{name}", value, int(row["step"]))
+    def _write_history(self) -> None:
+        history.write(self.output, self.progress.history, self.classes)
 
     def close(self) -> ModelCard:
         """Return what is known of the best epoch."""
         return checkpoint.read_card(self.output / BEST)
-
-
-def to_csv(history: Sequence[Mapping[str, float]]) -> str:
-    """Write the history as CSV, one row per epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
-
-
-def _score_columns(result: Scores | None, classes: ClassTable) -> Row:
-    if result is None:
-        return {}
-    row = {
-        "miou": result.miou,
-        "mean_f1": result.mean_f1,
-        "overall_accuracy": result.overall_accuracy,
-    }
-    for c in classes:
-        row |= {
-            f"iou_{c.name}": result.classes[c.name].iou,
-            f"f1_{c.name}": result.classes[c.name].f1,
-        }
-    return row
 
 
 def _check_output(output: Path, tileset: Path, overwrite: bool) -> None:
@@ -468,46 +420,6 @@ def _network(tileset: TileSet, config: Config) -> CaFE:
     optical, height = tileset.optical_statistics, tileset.height_statistics
     network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0])
     return network
-
-
-def _optimizer(network: CaFE, settings: TrainSettings) -> torch.optim.Optimizer:
-    # Biases and normalisation scales are not decayed: shrinking them regularises nothing.
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}/{name}": value
-        for index, values in state.items()
-        for name, value in values.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, values in state.items():
-        # In the memory format of the weights: in another one the sums are rounded otherwise.
-        like = torch.empty_like(parameters[number], device="cpu")
-        state[number] = {
-            name: like.clone().copy_(value) if value.shape == like.shape else value
-            for name, value in values.items()
-        }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
