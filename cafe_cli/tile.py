@@ -1,20 +1,15 @@
 """``cafe tile``: scenes to a tile set, split by ground."""
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio.errors
-import pyogrio.raw
-import shapely
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from cafe_cli import config as settings_file
 from cafe_cli import tiles
@@ -22,12 +17,13 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config
 from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.files import replacing, write_text
-from cafe_cli.grid import Grid, describe_crs, unit_metres
+from cafe_cli.footprints import shared_ground, write_index
+from cafe_cli.grid import Grid, describe_crs
 from cafe_cli.heights import Ground
 from cafe_cli.pairing import SceneFiles, find_scenes
 from cafe_cli.scene import Scene, estimate_scene_ground, open_scene
 from cafe_cli.split import Block, choose, divide, scoring_windows, training_windows
-from cafe_cli.tiles import SPLITS, Split, Statistics, Tile, TileSet
+from cafe_cli.tiles import SPLITS, Moments, Split, Tile, TileSet
 from cafe_cli.windows import Window, blocks
 
 log = logging.getLogger("cafe")
@@ -80,7 +76,7 @@ def tile(
         tileset = _cut(plan, config, classes, folder, progress)
         tiles.save(folder, tileset)
         write_text(folder / "config.toml", settings_file.dump(config))
-        _write_index(folder, tileset, plan)
+        write_index(folder, tileset, plan.grid_of)
     return tileset
 
 
@@ -229,30 +225,6 @@ def _scene_windows(
     return windows
 
 
-@dataclass
-class _Moments:
-    """Running mean and variance per channel, in float64."""
-
-    count: int = 0
-    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-
-    def add(self, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
-        pixels = values[:, valid].astype(np.float64)
-        self.count += pixels.shape[1]
-        self.total = self.total + pixels.sum(axis=1)
-        self.squares = self.squares + (pixels**2).sum(axis=1)
-
-    def statistics(self, channels: int) -> Statistics:
-        if not self.count:
-            return Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
-        mean = self.total / self.count
-        # A constant channel carries nothing: a standard deviation of 1 keeps it finite.
-        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
-        std = np.where(std > 1e-6, std, 1.0)
-        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
 def _cut(
     plan: _Plan,
     config: Config,
@@ -260,7 +232,7 @@ def _cut(
     folder: Path,
     progress: Callable[[int, int], None],
 ) -> TileSet:
-    optical, heights = _Moments(), _Moments()
+    optical, heights = Moments(), Moments()
     counts = {kind: np.zeros(len(classes) + 1, np.int64) for kind in SPLITS}
     kept: list[Tile] = []
     total = sum(len(w) for windows in plan.windows for w in windows.values())
@@ -287,7 +259,7 @@ def _cut(
         },
         optical_statistics=optical.statistics(len(plan.bands)),
         height_statistics=heights.statistics(1),
-        shared_ground=_shared_ground(kept, plan, config.tile.size),
+        shared_ground=shared_ground(kept, plan.grid_of, config.tile.size),
         tiles=tuple(kept),
     )
 
@@ -355,72 +327,3 @@ def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
             "split.block or tile.size, or name split.validation_scenes",
             config.split.block or 2 * config.tile.size,
         )
-
-
-def _footprints(
-    kept: Sequence[Tile], plan: _Plan, size: int, clip: bool
-) -> tuple[NDArray[np.object_], CRS | None]:
-    """Return the outlines of tiles in one CRS: that of the scenes, longitude/latitude if mixed.
-
-    With `clip`, without what lies beyond the scene.
-    """
-    crss = [g.crs for g in plan.grids]
-    same = all(c == crss[0] for c in crss)
-    crs = crss[0] if same else CRS.from_epsg(4326)
-    grids = plan.grid_of
-    windows = [Window(t.col, t.row, size, size) for t in kept]
-    if clip:
-        cut = (w.intersection(grids[t.scene].extent) for t, w in zip(kept, windows, strict=True))
-        windows = [w for w in cut if w]  # every tile holds some of its scene
-    outlines = [grids[t.scene].at(w).footprint_in(crs) for t, w in zip(kept, windows, strict=True)]
-    return np.array(outlines, object), crs
-
-
-def _shared_ground(kept: Sequence[Tile], plan: _Plan, size: int) -> float:
-    """Measure the ground shown both by training and by other tiles, across scenes too."""
-    outlines, crs = _footprints(kept, plan, size, clip=True)
-    training = np.flatnonzero([t.split == "train" for t in kept])
-    others = np.flatnonzero([t.split != "train" for t in kept])
-    pairs = shapely.STRtree(outlines[training]).query(outlines[others], "intersects")
-    one, other = others[pairs[0]], training[pairs[1]]
-    # Scenes of plain pixels all begin at (0, 0), which does not mean that they overlap.
-    scenes = np.array([t.scene for t in kept])
-    placed = np.array([plan.grid_of[t.scene].is_placed for t in kept])
-    related = (scenes[one] == scenes[other]) | (placed[one] & placed[other])
-    overlaps = shapely.intersection(outlines[one], outlines[other])[related]
-    square = unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
-    rounding = plan.grids[0].gsd ** 2 / 100  # along a common edge
-    real = overlaps[shapely.area(overlaps) * square > rounding]
-    shared = float(shapely.union_all(real).area * square)
-    if shared:
-        log.warning(
-            "training tiles show %.0f m2 of ground that other splits show too: scenes overlap; "
-            "scores will flatter",
-            shared,
-        )
-    return shared
-
-
-def _write_index(folder: Path, tileset: TileSet, plan: _Plan) -> None:
-    """Write one polygon per tile as a GeoPackage."""
-    outlines, crs = _footprints(tileset.tiles, plan, tileset.size, clip=False)
-    columns = {
-        name: np.array([getattr(t, name) for t in tileset.tiles])
-        for name in ("name", "split", "scene", "row", "col", "valid", "labelled")
-    }
-    path = folder / "index.gpkg"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'crs' was not provided")
-            pyogrio.raw.write(
-                str(path),
-                shapely.to_wkb(outlines),
-                [v.astype(object) if v.dtype.kind == "U" else v for v in columns.values()],
-                list(columns),
-                driver="GPKG",
-                layer="tiles",
-                geometry_type="Polygon",
-                crs=crs.to_wkt() if crs else None,
-            )
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise OutputError(f"cannot write {path}: {error}") from error

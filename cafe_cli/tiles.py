@@ -9,6 +9,7 @@
         image|height|label/SCENE_ROW_COL.tif
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,32 @@ class Statistics(_Record):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+@dataclass
+class Moments:
+    """Running mean and variance per channel, in float64."""
+
+    count: int = 0
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+        """Add the valid pixels of values (channels, height, width)."""
+        pixels = values[:, valid].astype(np.float64)
+        self.count += pixels.shape[1]
+        self.total = self.total + pixels.sum(axis=1)
+        self.squares = self.squares + (pixels**2).sum(axis=1)
+
+    def statistics(self, channels: int) -> Statistics:
+        """Return mean and standard deviation; 0 and 1 where nothing was added."""
+        if not self.count:
+            return Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
+        mean = self.total / self.count
+        # A constant channel carries nothing: a standard deviation of 1 keeps it finite.
+        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
+        std = np.where(std > 1e-6, std, 1.0)
+        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 class Tile(_Record):
