@@ -25,6 +25,10 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 UNITS = ["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 METHODS = ["first", "last", "majority", "confidence"]
+
+# Threads of torch that wait for each other sleep instead of spinning. Where another process wants
+# the same cores, spinning makes a training step many times slower. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _OUT_OF_MEMORY = "out of memory; lower the batch size or the window (train.crop in training)"
 
 

@@ -1,4 +1,5 @@
 import csv
+import gc
 import math
 import os
 import shutil
@@ -53,6 +54,13 @@ def whole(tileset, tmp_path_factory) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch):
     monkeypatch.setattr(engine.history, "draw_curves", lambda *args: None)
+
+
+@pytest.fixture
+def no_stragglers():
+    """End the processes that read tiles with the test, not with the whole session."""
+    yield
+    gc.collect()
 
 
 def history(output: Path) -> list[dict[str, str]]:
@@ -327,7 +335,7 @@ def test_resume_from_a_damaged_state(whole, tileset, tmp_path, part):
         run(tileset, tmp_path, resume=True)
 
 
-def test_workers_change_nothing(whole, tileset, tmp_path, no_pictures):
+def test_workers_change_nothing(whole, tileset, tmp_path, no_pictures, no_stragglers):
     run(tileset, tmp_path / "run", {"train__workers": 1})
     assert history(tmp_path / "run") == history(whole)
     assert same_weights(tmp_path / "run", whole)
@@ -526,7 +534,7 @@ def test_full_disk(tileset, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damaged_tile(tileset, tmp_path, no_pictures, workers):
+def test_damaged_tile(tileset, tmp_path, no_pictures, no_stragglers, workers):
     other = tmp_path / "tiles"
     shutil.copytree(tileset, other)
     path = sorted((other / "train" / "image").iterdir())[2]
