@@ -98,7 +98,7 @@ class SplitSettings(Section):
     test_scenes: tuple[str, ...] = ()
     block: Count | None = None
     buffer: Annotated[int, Field(ge=0)] = 32
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_use_per_scene(self) -> Self:
@@ -174,7 +174,7 @@ class TrainSettings(Section):
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     devices: Count = 1
     workers: Annotated[int, Field(ge=0)] | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class PredictSettings(Section):

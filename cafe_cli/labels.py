@@ -64,8 +64,8 @@ def _lookup(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Decoded:
-    meaning = dict.fromkeys(settings.ignore, NODATA)
-    meaning |= {value: c.id for c in classes for value in c.values}
+    meaning = {value: c.id for c in classes for value in c.values}
+    meaning |= dict.fromkeys(settings.ignore, NODATA)
     values, where = np.unique(np.where(valid, raw, raw.dtype.type(0)), return_inverse=True)
     table = np.array([meaning.get(v, NODATA) for v in values.tolist()], np.uint8)
     ids = np.where(valid, table[where.reshape(raw.shape)], np.uint8(NODATA))

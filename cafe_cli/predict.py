@@ -121,11 +121,14 @@ def predict(
         height = height.model_copy(update={"unit": source.height_unit})
     if source.height_nodata is not None:
         height = height.model_copy(update={"nodata": source.height_nodata})
-    elevation = _elevation(source, card)
-    files = SceneFiles("scene", source.optical, elevation)
+    files = SceneFiles("scene", source.optical, source.elevation if card.has_height else None)
     gsd = card.gsd if source.gsd == "model" else None
     with open_scene(files, height, source.bands, gsd=gsd) as scene, ExitStack() as stack:
         _check_scene(scene, card)
+        if card.has_height and source.elevation is None:
+            log.warning("the model was trained with heights and gets none: expect a poorer map")
+        if not card.has_height and source.elevation is not None:
+            log.warning("the model was trained without heights: %s is not used", source.elevation)
         tags = {"CAFE_MODEL": model_path.name, "CAFE_VERSION": __version__}
         create = create_map(output, confidence, scene.grid, overwrite, card.class_table, **tags)
         writers = [w for w in stack.enter_context(create) if w]
@@ -243,15 +246,6 @@ def _window(settings: PredictSettings, card: ModelCard) -> tuple[int, int]:
 def _half(window: int) -> int:
     """Return half of a window, less what exceeds a multiple of the network's stride."""
     return window // 2 // STRIDE * STRIDE
-
-
-def _elevation(source: Source, card: ModelCard) -> str | None:
-    if card.has_height and source.elevation is None:
-        log.warning("the model was trained with heights and gets none: expect a poorer map")
-    if not card.has_height and source.elevation is not None:
-        log.warning("the model was trained without heights: %s is not used", source.elevation)
-        return None
-    return source.elevation
 
 
 def _check_scene(scene: Scene, card: ModelCard) -> None:

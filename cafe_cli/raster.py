@@ -1,9 +1,11 @@
 """The only door to raster files: reading, bringing onto another grid, writing, COG."""
 
+import errno
 import json
 import logging
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +34,8 @@ Mask = NDArray[np.bool_]
 Reader: TypeAlias = DatasetReader | WarpedVRT
 
 log = logging.getLogger("cafe")
+
+_FULL = 1_000_000  # bytes; with less than that left on a disk, that is why writing failed
 # GDAL's own default is 5 % of the machine's memory, which no bound of ours would know of. In MB;
 # as an argument of rasterio.Env the same number would mean bytes.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
@@ -116,7 +120,11 @@ def read_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]) -> 
     if inside is None:
         return valid
     known = np.ones((inside.height, inside.width), bool)
-    if not all(dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands):
+    # A band that is asked for by number is no mask, whatever GDAL calls it (infrared, mostly).
+    asked = any(dataset.colorinterp[b - 1] == ColorInterp.alpha for b in bands)
+    if not asked and not all(
+        dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands
+    ):
         try:
             masks = dataset.read_masks(list(bands), window=_rasterio_window(inside))
         except RasterioError as error:
@@ -222,46 +230,39 @@ def in_memory(values: NDArray[np.float32], grid: Grid) -> Iterator[DatasetReader
             yield dataset
 
 
-@contextmanager
-def create(
-    path: Path, grid: Grid, count: int, dtype: str, **profile: Any
-) -> Iterator[DatasetWriter]:
-    """Write a tiled, compressed GeoTIFF; the caller gives `path` its final name.
+def write_tile(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
+    """Write a small raster (bands, height, width) in one go.
 
     Raises
     ------
     OutputError
         It cannot be written: folder, rights, disk full.
     """
+    predictor = 3 if values.dtype.kind == "f" else 2
+    profile = {"predictor": predictor, "zlevel": 6, **profile}
+    mask: Mask | None = profile.pop("mask", None)
+    colormap = profile.pop("colormap", None)
+    # Through memory: GDAL does not say when a disk is full before the file is closed, nor then.
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
+        options = _profile(grid, len(values), values.dtype.name, **profile)
+        with memory.open(**options) as dataset:
+            if colormap:
+                dataset.write_colormap(1, colormap)  # first: it changes the kind of the file
+            dataset.write(values)
+            if mask is not None:
+                dataset.write_mask(mask)
+        try:
+            path.write_bytes(memory.getbuffer())
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _profile(grid: Grid, count: int, dtype: str, **profile: Any) -> dict[str, Any]:
     size = {"width": grid.width, "height": grid.height, "count": count}
     place = {"crs": grid.crs, "transform": grid.transform, "dtype": dtype}
     # Unless told otherwise, GDAL takes the fourth of four uint8 bands for alpha.
-    defaults = {"compress": "deflate", "zlevel": 1, "bigtiff": "if_safer", "alpha": "no"}
-    try:
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-            options = {**defaults, **size, **place, **profile}
-            if options.setdefault("tiled", True):
-                options |= {"blockxsize": 512, "blockysize": 512}
-            dataset = rasterio.open(path, "w", driver="GTiff", **options)
-            with dataset:
-                yield dataset
-    except RasterioError as error:
-        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
-
-
-def write_tile(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
-    """Write a small raster (bands, height, width) in one go."""
-    options = {"tiled": False, "zlevel": 6}
-    predictor = 3 if values.dtype.kind == "f" else 2
-    profile = {"predictor": predictor, **options, **profile}
-    mask: Mask | None = profile.pop("mask", None)
-    colormap = profile.pop("colormap", None)
-    with create(path, grid, len(values), values.dtype.name, **profile) as dataset:
-        if colormap:
-            dataset.write_colormap(1, colormap)  # first: it changes the kind of the file
-        dataset.write(values)
-        if mask is not None:
-            dataset.write_mask(mask)
+    defaults = {"driver": "GTiff", "compress": "deflate", "bigtiff": "if_safer", "alpha": "no"}
+    return {**defaults, **size, **place, **profile}
 
 
 @contextmanager
@@ -288,17 +289,23 @@ def create_cog(
     check_output(path, overwrite)
     if path.is_dir():
         raise OutputError(f"{path} is a folder; name a file")
+    # Blocks that are never written take no space and read as nodata.
+    blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
+    profile = _profile(grid, 1, "uint8", nodata=NODATA, **blocks)
     with replacing(path, overwrite) as cog:
         plain = cog.with_name(f".{path.name}.strips.tif")
         try:
-            # Blocks that are never written take no space and read as nodata.
-            with create(plain, grid, 1, "uint8", nodata=NODATA, sparse_ok=True) as dataset:
+            with rasterio.open(plain, "w", **profile) as dataset:
                 if classes:
                     dataset.write_colormap(1, classes.colormap)
                     tags["CLASSES"] = json.dumps(classes.as_json())
                 dataset.update_tags(**tags)
                 yield dataset
             _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
+        except GDAL_ERRORS as error:
+            full = shutil.disk_usage(cog.parent).free < _FULL
+            reason = os.strerror(errno.ENOSPC) if full else _reason(error)
+            raise OutputError(f"cannot write {path}: {reason}") from error
         finally:
             remove(plain)
     _write_sidecar(path, classes)
@@ -346,8 +353,6 @@ def _to_cog(source: Path, target: Path, overviews: str) -> None:
             )  # fmt: skip
         with rasterio.open(target) as written:  # a full disk can pass unnoticed until here
             written.read(1, window=((written.height - 1, written.height), (0, written.width)))
-    except RasterioError as error:
-        raise OutputError(f"cannot write {target}: {_reason(error)}") from error
     finally:
         remove(target.with_name(f"{target.name}.ovr.tmp"))
 

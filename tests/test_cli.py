@@ -535,8 +535,8 @@ def test_whole_path(run, here, scenes):
     trained = run("train", "tiles", *words, "--epochs", 8)
     assert (trained.code, trained.lines[-1]) == (0, "wrote run/best.safetensors")
     assert sum(line.startswith("epoch ") for line in trained.lines) == 8
-    again = run("train", "tiles", "-o", "run", "--device", "cpu", "--resume")
-    assert (again.code, again.lines[-1]) == (0, "wrote run/best.safetensors")
+    again = run("-q", "train", "tiles", "-o", "run", "--device", "cpu", "--resume")
+    assert (again.code, again.lines) == (0, [])
     assert run("train", "tiles", "-o", "run").error.startswith("run exists; pass --resume")
 
     with rasterio.open("data/b_ortho.tif") as whole, rasterio.open("data/b_dsm.tif") as dsm:
@@ -569,3 +569,26 @@ def test_whole_path(run, here, scenes):
     best = json.loads((here / "run" / "scores.json").read_text())
     assert abs(scores["miou"] - best["miou"]) < 0.15
     assert tomllib.loads((here / "tiles" / "config.toml").read_text())["tile"]["size"] == 64
+
+
+def test_demo(run, here, scenes):
+    for path in scenes.iterdir():
+        shutil.copy(path, here)
+    image, metres, labels = town(100, 160, seed=5)
+    write(here / "town_dsm.tif", metres)
+    write(here / "town_labels.tif", labels, nodata=255)
+    for number, first, last in ((1, 0, 100), (2, 60, 160)):
+        write(here / f"town_{number}_ortho.tif", image[..., first:last], (first, 0))
+    only = settings(scenes__only=["a", "b"], train__epochs=1)
+    (here / "sample.toml").write_text(config.dump(only))
+    words = ["demo", "-c", "sample.toml", "--device", "cpu", "-o"]
+    shown = run(*words, "out")
+    assert (shown.code, shown.lines[-1]) == (0, "wrote out/demo.png: look at it")
+    assert [line.split()[1] for line in shown.lines if line.startswith("cafe ")] == [
+        "tile", "train", "predict", "predict", "mosaic", "evaluate",
+    ]  # fmt: skip
+    assert json.loads((here / "out" / "scores.json").read_text())["pixels"] == 100 * 160
+    assert (here / "out" / "demo.png").stat().st_size > 20_000
+    assert run(*words, "out").error == "out exists; pass --overwrite to replace it"
+    assert "is not the folder of a demo" in run(*words, ".", "--overwrite").error
+    assert (here / "sample.toml").exists()
