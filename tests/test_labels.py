@@ -60,6 +60,11 @@ def test_ignored_values_are_no_class_and_not_odd():
     assert ids_of([4, 7, 2, 255], settings=ignoring) == ([_, _, 2, _], {255: 1})
 
 
+def test_a_class_value_that_is_ignored_is_no_class():
+    ids, odd = ids_of([0, 1], settings=LabelSettings(ignore=(255, 1)))
+    assert (ids, odd) == ([0, _], {})
+
+
 def test_what_is_not_valid_is_neither_a_class_nor_odd():
     assert ids_of([1, 9, 9, 0], valid=[False, False, True, True]) == ([_, _, _, 0], {9: 1})
     assert ids_of([9, 9], valid=[False, False]) == ([_, _], {})

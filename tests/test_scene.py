@@ -365,6 +365,7 @@ def test_alpha_is_a_mask_and_no_band(write, count, caplog):
 
 def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write, caplog):
     values = noise(4, grid(40, 40))
+    values[3, 0, 0] = 0  # black in infrared is not nodata
     path = write("a.tif", values, grid(40, 40), alpha=4)
     read(SceneFiles("a", path))
     assert "band 4 of" in caplog.text
