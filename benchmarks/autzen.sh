@@ -9,7 +9,9 @@ if [ $# -ne 2 ]; then
   exit 2
 fi
 data=$1 out=$2
-config=$(cd "$(dirname "$0")/.." && pwd)/configs/autzen.toml
+root=$(cd "$(dirname "$0")/.." && pwd)
+config=$root/configs/autzen.toml
+[ -x "$root/.venv/bin/cafe" ] && PATH=$root/.venv/bin:$PATH
 mkdir -p "$out"
 
 cafe tile -c "$config" --optical "$data/ortho.tif" --elevation "$data/dsm.tif" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything worth measuring on a GPU, in one call: benchmarks/gpu.sh OUT
-# Needs an installed cafe. Prints a JSON line per measurement and leaves them in OUT/gpu.jsonl.
+# Uses the cafe of .venv, or the one on the PATH. Prints a JSON line per measurement and leaves them in OUT/gpu.jsonl.
 set -euo pipefail
 if [ $# -ne 1 ]; then
   echo "usage: $0 OUT" >&2
@@ -8,6 +8,7 @@ if [ $# -ne 1 ]; then
 fi
 out=$1
 root=$(cd "$(dirname "$0")/.." && pwd)
+[ -x "$root/.venv/bin/cafe" ] && PATH=$root/.venv/bin:$PATH
 mkdir -p "$out"
 : >"$out/gpu.jsonl"
 
@@ -16,5 +17,5 @@ python "$root/benchmarks/step.py" --device cuda | tee -a "$out/gpu.jsonl"
 
 # The whole path on the sample data.
 start=$SECONDS
-(cd "$root" && cafe demo -o "$out/demo" --overwrite --device cuda)
+cafe demo -c "$root/configs/sample.toml" -o "$out/demo" --overwrite --device cuda
 echo "{\"what\": \"cafe demo\", \"seconds\": $((SECONDS - start))}" | tee -a "$out/gpu.jsonl"
