@@ -26,9 +26,11 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 UNITS = ["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 METHODS = ["first", "last", "majority", "confidence"]
 
-# Threads of torch that wait for each other sleep instead of spinning. Where another process wants
-# the same cores, spinning makes a training step many times slower. Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of torch that wait for each other spin for about a microsecond and then sleep; left to
+# itself, OpenMP spins on, and where another process wants the same cores a step takes many times
+# as long. Read when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 _OUT_OF_MEMORY = "out of memory; lower the batch size or the window (train.crop in training)"
 
 
