@@ -79,16 +79,7 @@ def _fail(message: str, code: int) -> int:
 @click.option("-v", "--verbose", count=True, help="Say more; with tracebacks.")
 @click.option("-q", "--quiet", count=True, help="Say nothing but errors.")
 def cli(verbose: int, quiet: int) -> None:
-    r"""Land-cover maps from orthophotos and surface models.
-
-    \b
-    cafe tile      cut orthophotos, surface models and labels into a training set
-    cafe train     train a model on it
-    cafe predict   write the label raster of a scene
-    cafe mosaic    join label rasters into one map
-    cafe evaluate  score a map against reference labels
-    cafe demo      all of that on the sample data
-    """
+    """Land-cover maps from orthophotos and surface models."""
     from cafe_cli.console import set_up_log
 
     # Of a training run on several devices, all processes but the first speak only of errors.
