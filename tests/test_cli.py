@@ -123,7 +123,7 @@ def test_version(run):
 def test_no_command(run):
     result = run()
     assert result.code == 2
-    assert any("cafe predict" in line for line in result.lines)
+    assert any("predict   Write the land-cover map" in line for line in result.lines)
 
 
 # --- errors of use -----------------------------------------------------------------------------
