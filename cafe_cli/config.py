@@ -67,11 +67,6 @@ class HeightSettings(Section):
     max_window: Positive = 100.0
     slope: Positive = 0.25
 
-    @property
-    def above_ground(self) -> bool:
-        """Whether the network sees heights above ground."""
-        return self.kind == "ndsm" or self.ground == "estimate"
-
 
 class LabelSettings(Section):
     """``[labels]``: how label rasters code the classes.
