@@ -31,8 +31,8 @@ class LandClass:
         Name shown to people.
     color : str
         ``#rrggbb``.
-    values : tuple of int
-        Values of the input label rasters that mean this class; the id itself unless given.
+    values : tuple of int or str
+        Values of the input labels that mean this class; the id itself unless given.
     scored : bool
         Whether the class counts in mean IoU and mean F1 (overall accuracy counts every class).
     """
@@ -40,7 +40,7 @@ class LandClass:
     id: int
     name: str
     color: str = ""
-    values: tuple[int, ...] = ()
+    values: tuple[int | str, ...] = ()
     scored: bool = True
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class ClassTable(Sequence[LandClass]):
             raise ConfigError(f"class names repeat: {names}")
         values = [v for c in self.classes for v in c.values]
         if len(set(values)) != len(values):
-            twice = sorted({v for v in values if values.count(v) > 1})
+            twice = sorted({v for v in values if values.count(v) > 1}, key=str)
             raise ConfigError(f"label values {twice} belong to more than one class")
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from cafe_cli.errors import CafeError, InputError
 
 if TYPE_CHECKING:
     from cafe_cli.config import Config
+    from cafe_cli.report import Report
 
 PATH = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -133,26 +134,66 @@ def _bands(context: click.Context, parameter: click.Parameter, value: str | None
 bands_option = click.option(
     "--bands", callback=_bands, metavar="B,B,...", help="Optical bands from 1, in this order."
 )
+crs_option = click.option("--crs", help="CRS of rasters that do not say theirs, e.g. EPSG:25832.")
+jobs_option = click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Threads.  [default: one per core]"
+)
+dry_option = click.option(
+    "--dry-run", is_flag=True, help="Check the inputs and say what would be done; write nothing."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 unit_option = click.option("--height-unit", type=click.Choice(UNITS), help="Unit of the heights.")
 nodata_option = click.option(
     "--height-nodata", type=float, help="Value that marks voids, instead of the raster's nodata."
 )
 
 
+def scene_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name scenes and say what their rasters hold."""
+    several = "{id} in the name makes scenes, * and repetition join files"
+    options = [
+        click.option("--optical", multiple=True, help=f"Orthophoto; {several}."),
+        click.option("--elevation", multiple=True, help="Surface model; named like --optical."),
+        click.option("--dtm", multiple=True, help="Terrain model to take heights above."),
+        click.option("--labels", multiple=True, help="Labels: raster or vectors."),
+        bands_option,
+        crs_option,
+        unit_option,
+        nodata_option,
+        click.option("--ground", type=click.Choice(["auto", "dtm", "estimate", "none"])),
+        click.option("--size", type=int, help="Side of a tile in pixels."),
+        click.option("--overlap", type=int, help="Overlap of training tiles in pixels."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _scene_keys(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of the config that `scene_options` stand for."""
+    streams = ("optical", "elevation", "dtm", "labels")
+    return {
+        **{f"scenes.{name}": _absolute(options[name]) for name in streams},
+        "scenes.bands": options["bands"],
+        "scenes.crs": options["crs"],
+        "height.unit": options["height_unit"],
+        "height.nodata": options["height_nodata"],
+        "height.ground": options["ground"],
+        "tile.size": options["size"],
+        "tile.overlap": options["overlap"],
+    }
+
+
 @cli.command()
 @config_options
-@click.option("--optical", help="Orthophoto; {id} in its name matches several.")
-@click.option("--elevation", help="Surface model; {id} as in --optical.")
-@click.option("--labels", help="Label raster; {id} as in --optical.")
-@bands_option
-@unit_option
-@nodata_option
-@click.option("--size", type=int, help="Side of a tile in pixels.")
-@click.option("--overlap", type=int, help="Overlap of training tiles in pixels.")
+@scene_options
+@click.option("--virtual", is_flag=True, help="Copy no pixels: tiles are windows into the rasters.")
+@jobs_option
+@dry_option
 @output_options("Folder of the tile set.")
 def tile(
     config_path: Path | None, assignments: tuple[str, ...], output: Path, overwrite: bool,
-    **options: Any,
+    virtual: bool, jobs: int | None, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Cut scenes into a training set, split by ground.
 
@@ -161,20 +202,54 @@ def tile(
     from cafe_cli.console import progress_bar
     from cafe_cli.tile import tile as run
 
-    keys = {
-        "scenes.optical": _absolute(options["optical"]),
-        "scenes.elevation": _absolute(options["elevation"]),
-        "scenes.labels": _absolute(options["labels"]),
-        "scenes.bands": options["bands"],
-        "height.unit": options["height_unit"],
-        "height.nodata": options["height_nodata"],
-        "tile.size": options["size"],
-        "tile.overlap": options["overlap"],
-    }
-    config = _config(config_path, assignments, keys)
+    config = _config(config_path, assignments, _scene_keys(options))
+    if dry_run:
+        _check(config, output, overwrite, jobs, False)
+        return
     with progress_bar("tile") as progress:
-        tileset = run(config, output, overwrite, progress)
+        tileset = run(config, output, overwrite, progress, virtual=virtual, jobs=jobs)
     _show_tileset(output, tileset)
+
+
+@cli.command()
+@config_options
+@scene_options
+@jobs_option
+@json_option
+def check(
+    config_path: Path | None, assignments: tuple[str, ...], jobs: int | None, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Look at scenes before any work is done, and at the tiles they would make.
+
+    Grids, overlap, registration, heights, voids, masks, bands, labels and splits. The exit code
+    is 1 if something is wrong.
+    """
+    config = _config(config_path, assignments, _scene_keys(options))
+    _check(config, None, False, jobs, as_json)
+
+
+def _check(
+    config: "Config", output: Path | None, overwrite: bool, jobs: int | None, as_json: bool
+) -> None:
+    from cafe_cli.check import check as run
+    from cafe_cli.console import progress_bar
+
+    with progress_bar("check") as progress:
+        report = run(config, output, overwrite, progress, jobs=jobs)
+    _show_report(report, as_json)
+
+
+def _show_report(report: "Report", as_json: bool = False) -> None:
+    """Show what a check found; its verdict is the exit code."""
+    from cafe_cli.console import show_report
+
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=1))
+    else:
+        show_report(report)
+    if not report.ok:
+        raise CafeError(f"errors found: {report.count('error')}")
 
 
 @cli.command()
@@ -191,13 +266,14 @@ def tile(
 @click.option("--devices", type=int, help="Number of GPUs (or CPU processes).")
 @click.option("--seed", type=int)
 @device_option
+@dry_option
 def train(
     tileset: Path, config_path: Path | None, assignments: tuple[str, ...], output: Path,
-    overwrite: bool, resume: bool, device: str, **options: Any,
+    overwrite: bool, resume: bool, device: str, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train CaFE on a tile set."""
     from cafe_cli.console import say, show_scores, training_display
-    from cafe_cli.train import BEST, Report
+    from cafe_cli.train import BEST, Report, rehearse
     from cafe_cli.train import train as run
 
     keys = {
@@ -215,6 +291,11 @@ def train(
     if resume and config_path is None and (saved := output / "config.toml").exists():
         config_path = saved
     config = _config(config_path, assignments, keys)
+    if dry_run:
+        _show_report(
+            rehearse(tileset, output, config, device=device, resume=resume, overwrite=overwrite)
+        )
+        return
     with training_display() as (on_step, on_epoch):
         card = run(
             tileset, output, config, device=device, resume=resume, overwrite=overwrite,
@@ -227,11 +308,13 @@ def train(
 
 @cli.command()
 @click.argument("model", type=PATH)
-@click.option("--optical", required=True, help="Orthophoto.")
-@click.option("--elevation", help="Surface model.")
+@click.option("--optical", required=True, multiple=True, help="Orthophoto; several are joined.")
+@click.option("--elevation", multiple=True, help="Surface model.")
+@click.option("--dtm", multiple=True, help="Terrain model to take heights above.")
 @output_options("Label raster (COG).")
 @click.option("--confidence", type=PATH, help="Second output: probability in per cent (COG).")
 @bands_option
+@crs_option
 @unit_option
 @nodata_option
 @click.option(
@@ -242,18 +325,32 @@ def train(
 @click.option("--overlap", type=int, help="Overlap of windows in pixels.  [default: half]")
 @click.option("--batch-size", type=int, default=4, show_default=True)
 @device_option
+@dry_option
 def predict(
     model: Path, output: Path, confidence: Path | None, overwrite: bool, device: str,
-    **options: Any,
+    dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Write the land-cover map of a scene."""
+    """Write the land-cover map of a scene.
+
+    Rasters are files, folders, quoted globs, @list.txt or any name GDAL opens.
+    """
     from cafe_cli.config import parse
     from cafe_cli.console import progress_bar, say
-    from cafe_cli.predict import Source
+    from cafe_cli.predict import Source, rehearse
     from cafe_cli.predict import predict as run
 
     sliding = {k: options.pop(k) for k in ("window", "overlap", "batch_size")}
     settings = parse({"predict": sliding}, "options").predict
+    for stream in ("optical", "elevation", "dtm"):
+        options[stream] = tuple(expand_inputs(options[stream]))
+    if dry_run:
+        _show_report(
+            rehearse(
+                model, Source(**options), output, confidence=confidence, settings=settings,
+                device=device, overwrite=overwrite,
+            )
+        )  # fmt: skip
+        return
     with progress_bar("predict") as progress:
         run(
             model, Source(**options), output, confidence=confidence, settings=settings,
@@ -277,10 +374,11 @@ def predict(
     "--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP",
     help="Extent in the CRS of the map.  [default: all inputs]",
 )  # fmt: skip
+@dry_option
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
     confidences: tuple[str, ...], confidence_output: Path | None, like: str | None,
-    resolution: float | None, bbox: tuple[float, float, float, float] | None,
+    resolution: float | None, bbox: tuple[float, float, float, float] | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Join label rasters into one map.
 
@@ -289,17 +387,22 @@ def mosaic(
     """
     from cafe_cli.console import progress_bar, say
     from cafe_cli.layout import Target
-    from cafe_cli.mosaic import Confidences
+    from cafe_cli.mosaic import Confidences, rehearse
     from cafe_cli.mosaic import mosaic as run
 
     files = expand_inputs(inputs)
     surer = Confidences(tuple(expand_inputs(confidences)), confidence_output)
     if confidence_output and not confidences:
         raise click.UsageError("--confidence-output needs --confidence")
+    given = surer if confidences else None
+    target = Target(like, resolution, bbox)
+    if dry_run:
+        _show_report(rehearse(files, output, method, given, target, overwrite))
+        return
     with progress_bar("mosaic") as progress:
         run(
-            files, output, method=method, confidences=surer if confidences else None,
-            target=Target(like, resolution, bbox), overwrite=overwrite, progress=progress,
+            files, output, method=method, confidences=given, target=target, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     say(f"joined {len(files)} rasters into {output}")
 
@@ -366,47 +469,28 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
     InputError
         A glob, folder or list without a file.
     """
-    import glob
+    from cafe_cli.pairing import expand
 
     files: list[str] = []
     for name in names:
-        path = Path(name)
-        if name.startswith("@"):
-            found = _listed(Path(name[1:]))
-        elif "://" in name or name.startswith("/vsi"):
-            found = [name]
-        elif path.is_dir():
-            found = sorted(str(p) for p in path.iterdir() if _is_tiff(p.name))
-        elif glob.has_magic(name) and not path.exists():
-            found = sorted(glob.glob(name, recursive=True))
-        else:
-            found = [name]
-        if not found:
+        found = expand(name)
+        if not found and (name.startswith("@") or Path(name).is_dir() or set("*?[") & set(name)):
             raise InputError(f"{name} names no file")
-        files += found
+        files += found or [name]
     return files
 
 
-def _is_tiff(name: str) -> bool:
-    """Whether a file of a folder is an input; hidden ones are what a killed run left behind."""
-    return name.lower().endswith((".tif", ".tiff")) and not name.startswith(".")
+def _absolute(names: Sequence[str]) -> tuple[str, ...] | str | None:
+    """Make the names of an option independent of the folder of the config; one stays a string."""
+    from cafe_cli.pairing import is_remote
 
+    def absolute(name: str) -> str:
+        listed = "@" if name.startswith("@") else ""
+        path = name.removeprefix("@")
+        return name if is_remote(path) else f"{listed}{Path(path).absolute()}"
 
-def _listed(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read the list {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no list of file names, one per line") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _absolute(path: str | None) -> str | None:
-    """Make an option's path independent of the folder of the config."""
-    if path is None or "://" in path or path.startswith("/vsi"):
-        return path
-    return str(Path(path).absolute())
+    found = tuple(map(absolute, names))
+    return found[0] if len(found) == 1 else found or None
 
 
 def _config(path: Path | None, assignments: Sequence[str], keys: dict[str, Any]) -> "Config":

@@ -25,6 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
 Unit = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 
 
@@ -38,14 +39,18 @@ class Section(BaseModel):
 class SceneSettings(Section):
     """``[scenes]``: which rasters belong together.
 
-    ``{name}`` in `optical` matches any part of a file name; the other patterns repeat it, with
-    ``{name:02}`` zero-padded to two digits. All matches joined by ``_`` are the scene's id.
+    ``{name}`` in `optical` matches any part of a file name, and each match is a scene; the other
+    patterns repeat it, with ``{name:02}`` zero-padded to two digits. All matches joined by ``_``
+    are the scene's id. ``*`` and ``?`` match several files that are joined into one raster, and so
+    are the names of a list. `crs` is that of rasters that do not say theirs.
     """
 
-    optical: str
-    elevation: str | None = None
-    labels: str | None = None
+    optical: Files
+    elevation: Files | None = None
+    dtm: Files | None = None
+    labels: Files | None = None
     bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    crs: str | None = None
     only: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
 
@@ -53,52 +58,88 @@ class SceneSettings(Section):
 class HeightSettings(Section):
     """``[height]``: what the numbers of the height raster are.
 
-    `kind` is ``dsm`` (absolute heights) or ``ndsm`` (heights above ground already); with a DSM,
-    `ground` says whether the ground below is estimated and taken off. `unit` ``auto`` is the
-    raster's own unit where it has one, metres otherwise. `nodata` replaces the raster's own.
-    `cell`, `max_window` and `slope` belong to the ground filter: metres, metres, rise over run.
+    `kind` is ``dsm`` (absolute heights) or ``ndsm`` (heights above ground already); from a DSM the
+    `ground` is taken off: that of the terrain model (``dtm``), an ``estimate``, or ``none``;
+    ``auto`` is the terrain model where there is one, the estimate otherwise. `unit` ``auto`` is the
+    raster's own unit or that of its vertical CRS, metres where neither says. `nodata` replaces the
+    raster's own. Voids are filled up to `fill` metres from the next height. `cell`, `max_window`
+    and `slope` belong to the ground filter: metres, metres, rise over run.
     """
 
     kind: Literal["dsm", "ndsm"] = "dsm"
-    ground: Literal["estimate", "none"] = "estimate"
+    ground: Literal["auto", "dtm", "estimate", "none"] = "auto"
     unit: Unit = "auto"
     nodata: float | None = None
+    fill: Annotated[float, Field(ge=0, le=1000)] = 2.0
     cell: Positive = 2.0
     max_window: Positive = 100.0
     slope: Positive = 0.25
 
 
 class LabelSettings(Section):
-    """``[labels]``: how label rasters code the classes.
+    """``[labels]``: how labels code the classes.
 
-    ``ids``: one band of class values; ``colors``: RGB, every pixel takes the nearest colour among
-    those of the classes and `ignore_colors`. `ignore` lists values that are no class.
+    Rasters: `encoding` ``ids`` is one band of class values; ``colors`` is RGB, every pixel takes
+    the nearest colour among those of the classes and `ignore_colors`. Vectors: `attribute` of
+    `layer` holds the class value; where features overlap, the class named first in `priority`
+    wins, then the later feature; with `all_touched` every pixel that a feature touches is labelled,
+    not only those whose centre it covers; `unlabelled` ground is ``ignore`` or the class named.
+
+    `ignore` lists values that are no class. `table` is a CSV file with the columns ``value`` and
+    ``class`` (name or id; empty: ignore) that says what values mean, instead of the ``values`` of
+    the classes. Classes named in `absent` may occur in no tile.
     """
 
     encoding: Literal["ids", "colors"] = "ids"
-    ignore: tuple[int, ...] = (255,)
+    ignore: tuple[int | str, ...] = (255,)
     ignore_colors: tuple[Color, ...] = ()
+    table: str | None = None
+    attribute: str | None = None
+    layer: str | None = None
+    priority: tuple[str, ...] = ()
+    all_touched: bool = False
+    unlabelled: str = "ignore"
+    absent: tuple[str, ...] = ()
 
 
 class SplitSettings(Section):
-    """``[split]``: which ground trains, which validates.
+    """``[split]``: which ground trains, validates and tests.
 
-    Scenes named in `validation_scenes` or `test_scenes` go there whole. Where no scene is named
-    for validation, the `validation` share of the other scenes' area is set aside in square blocks
-    of `block` pixels (two tiles if unset), `buffer` pixels away from every training tile.
+    Scenes named in `validation_scenes` or `test_scenes` go there whole. `file` says where the rest
+    goes: a CSV table of scenes (column ``scene``) or a vector file of polygons, whose `column`
+    holds ``train``, ``validation`` or ``test``. Where neither names ground for validation or for
+    testing, that share of the other scenes' labels is set aside: in square blocks of `block` pixels
+    (two tiles if unset), or in whole scenes with `unit` ``scene``, chosen so that every class
+    occurs everywhere if it can. With `folds`, the ground that does not test is dealt into as many
+    parts instead, of which number `fold` (from 0) validates. Training tiles keep `buffer` pixels
+    away from the other splits' ground.
     """
 
     validation: Share = 0.2
+    test: Share = 0.0
     validation_scenes: tuple[str, ...] = ()
     test_scenes: tuple[str, ...] = ()
+    file: str | None = None
+    column: str = "split"
+    unit: Literal["block", "scene"] = "block"
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
     block: Count | None = None
     buffer: Annotated[int, Field(ge=0)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _one_use_per_scene(self) -> Self:
+    def _consistent(self) -> Self:
         if both := sorted(set(self.validation_scenes) & set(self.test_scenes)):
             raise ValueError(f"validation_scenes and test_scenes both name {', '.join(both)}")
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation} and test {self.test} leave nothing for training"
+            )
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: they are counted from 0")
+        if self.folds is not None and self.validation_scenes:
+            raise ValueError("folds and validation_scenes both say what validates: choose one")
         return self
 
 
@@ -186,7 +227,7 @@ class ClassSettings(Section):
     id: int
     name: str
     color: str = ""
-    values: tuple[int, ...] = ()
+    values: tuple[int | str, ...] = ()
     scored: bool = True
 
 

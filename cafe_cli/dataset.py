@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from cafe_cli import tiles
 from cafe_cli.config import TrainSettings
 from cafe_cli.scene import Patch
-from cafe_cli.tiles import Split, TileSet
+from cafe_cli.split import Split
+from cafe_cli.tiles import TileSet
 from cafe_cli.windows import Window
 
 Labels = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
@@ -80,7 +81,7 @@ class TileDataset(Dataset[Sample]):
     def __init__(
         self, folder: Path, tileset: TileSet, split: Split, augment: TrainSettings | None = None
     ) -> None:
-        self._folder = folder
+        self._reader = tiles.Reader(folder, tileset)
         self._tileset = tileset
         self._tiles = tileset.of(split)
         self._augment = augment
@@ -91,7 +92,7 @@ class TileDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         """Read one tile."""
-        patch, labels = tiles.read_tile(self._folder, self._tiles[key.tile], self._tileset.size)
+        patch, labels = self._reader.read(self._tiles[key.tile])
         if self._augment is not None:
             random = np.random.default_rng(key.seed)
             std = np.array(self._tileset.optical_statistics.std, np.float32)
@@ -199,10 +200,4 @@ def _crop(
         min(size, height),
     )
     here = window.slices()
-    cut = Patch(
-        patch.optical[:, *here],
-        patch.optical_valid[here],
-        patch.height[here],
-        patch.height_valid[here],
-    )
-    return cut, labels[here]
+    return patch.at(here), labels[here]

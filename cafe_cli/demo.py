@@ -78,7 +78,7 @@ def demo(
     for piece in pieces:
         labels = output / f"{piece.stem.removesuffix('_ortho')}.tif"
         confidence = labels.with_name(f"{labels.stem}_confidence.tif")
-        source = Source(str(piece), str(data / "town_dsm.tif"))
+        source = Source((str(piece),), (str(data / "town_dsm.tif"),))
         say(
             f"cafe predict {run / BEST} --optical {source.optical} --elevation {source.elevation} "
             f"-o {labels} --confidence {confidence}"
@@ -102,7 +102,7 @@ def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, pictur
     with raster.open_raster(str(town)) as labels:
         grid, classes = Grid.of(labels), raster.read_classes(labels)
         predicted = raster.read(labels, grid.extent, [1])[0]
-    with open_scene(SceneFiles("town", str(town), elevation), config.height) as scene:
+    with open_scene(SceneFiles("town", (str(town),), (elevation,)), config.height) as scene:
         patch = scene.read(grid.extent)
     with (
         raster.open_raster(str(truth)) as reference,

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyogrio.errors
@@ -15,7 +15,8 @@ from rasterio.crs import CRS
 
 from cafe_cli.errors import OutputError
 from cafe_cli.grid import Grid, unit_metres
-from cafe_cli.tiles import Tile, TileSet
+from cafe_cli.split import Split
+from cafe_cli.tiles import TileSet
 from cafe_cli.windows import Window
 
 log = logging.getLogger("cafe")
@@ -24,8 +25,28 @@ Grids: TypeAlias = Mapping[str, Grid]
 """The grid of each scene, by its id."""
 
 
+class Placed(Protocol):
+    """A tile, cut or only planned."""
+
+    @property
+    def scene(self) -> str:
+        """Id of its scene."""
+
+    @property
+    def split(self) -> Split:
+        """What it is for."""
+
+    @property
+    def row(self) -> int:
+        """First row in the scene."""
+
+    @property
+    def col(self) -> int:
+        """First column in the scene."""
+
+
 def _footprints(
-    tiles: Sequence[Tile], grids: Grids, size: int, clip: bool
+    tiles: Sequence[Placed], grids: Grids, size: int, clip: bool
 ) -> tuple[NDArray[np.object_], CRS | None]:
     """Return the outlines of tiles in one CRS: that of the scenes, longitude/latitude if mixed.
 
@@ -42,29 +63,56 @@ def _footprints(
     return np.array(outlines, object), crs
 
 
-def shared_ground(tiles: Sequence[Tile], grids: Grids, size: int) -> float:
-    """Measure the ground, in m2, shown both by training and by other tiles, across scenes too."""
+def meeting(tiles: Sequence[Placed], grids: Grids, size: int) -> list[tuple[int, int]]:
+    """Return the pairs of tiles of two splits that show the same ground, across scenes too.
+
+    Indices into `tiles`. Scenes of plain pixels all begin at (0, 0), which does not mean that they
+    overlap.
+    """
+    if len({t.split for t in tiles}) < 2:
+        return []
     outlines, crs = _footprints(tiles, grids, size, clip=True)
-    training = np.flatnonzero([t.split == "train" for t in tiles])
-    others = np.flatnonzero([t.split != "train" for t in tiles])
-    pairs = shapely.STRtree(outlines[training]).query(outlines[others], "intersects")
-    one, other = others[pairs[0]], training[pairs[1]]
-    # Scenes of plain pixels all begin at (0, 0), which does not mean that they overlap.
-    scenes = np.array([t.scene for t in tiles])
-    placed = np.array([grids[t.scene].is_placed for t in tiles])
-    related = (scenes[one] == scenes[other]) | (placed[one] & placed[other])
-    overlaps = shapely.intersection(outlines[one], outlines[other])[related]
-    square = unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
-    rounding = next(iter(grids.values())).gsd ** 2 / 100  # along a common edge
-    real = overlaps[shapely.area(overlaps) * square > rounding]
-    shared = float(shapely.union_all(real).area * square)
+    return [pair for pair, _ in _shared(tiles, grids, outlines, crs)]
+
+
+def shared_ground(tiles: Sequence[Placed], grids: Grids, size: int) -> float:
+    """Measure the ground, in m2, that tiles of two splits show, across scenes too."""
+    if len({t.split for t in tiles}) < 2:
+        return 0.0
+    outlines, crs = _footprints(tiles, grids, size, clip=True)
+    overlaps = [overlap for _, overlap in _shared(tiles, grids, outlines, crs)]
+    shared = float(shapely.union_all(overlaps).area * _square(outlines, crs))
     if shared:
         log.warning(
-            "training tiles show %.0f m2 of ground that other splits show too: scenes overlap; "
-            "scores will flatter",
+            "tiles of two splits show the same %.0f m2 of ground: scenes overlap; scores will "
+            "flatter",
             shared,
         )
     return shared
+
+
+def _shared(
+    tiles: Sequence[Placed], grids: Grids, outlines: NDArray[np.object_], crs: CRS | None
+) -> list[tuple[tuple[int, int], shapely.Geometry]]:
+    """Return the pairs of tiles of two splits that share ground, and that ground."""
+    one, other = shapely.STRtree(outlines).query(outlines, "intersects")
+    one, other = one[one < other], other[one < other]
+    splits, scenes = (np.array([getattr(t, name) for t in tiles]) for name in ("split", "scene"))
+    placed = np.array([grids[t.scene].is_placed for t in tiles])
+    related = (splits[one] != splits[other]) & (
+        (scenes[one] == scenes[other]) | (placed[one] & placed[other])
+    )
+    one, other = one[related], other[related]
+    overlaps = shapely.intersection(outlines[one], outlines[other])
+    rounding = next(iter(grids.values())).gsd ** 2 / 100  # along a common edge
+    real = shapely.area(overlaps) * _square(outlines, crs) > rounding
+    pairs = zip(one[real].tolist(), other[real].tolist(), strict=True)
+    return list(zip(pairs, overlaps[real], strict=True))
+
+
+def _square(outlines: NDArray[np.object_], crs: CRS | None) -> float:
+    """Return the square metres of a unit square of the CRS."""
+    return unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
 
 
 def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:

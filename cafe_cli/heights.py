@@ -1,26 +1,28 @@
-"""A height raster on another grid: in metres, above the ground, with a mask.
+"""Height rasters on another grid: in metres, above the ground, with a mask.
 
-The ground is estimated once over the whole raster, so that a height does not depend on the window
-that is read.
+What a pixel's height is does not depend on the window that is read: the ground is estimated once
+for the scene, and voids are filled from what lies around them, inside the window or not.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
+from rasterio.fill import fillnodata
 
 from cafe_cli import raster
 from cafe_cli.config import HeightSettings
-from cafe_cli.errors import GridError, InputError
+from cafe_cli.errors import ConfigError, GridError, InputError
 from cafe_cli.grid import Grid
 from cafe_cli.ground import GroundFilter, estimate_ground
+from cafe_cli.joined import Joined, Member, joint_grid
+from cafe_cli.layout import around, outline
 from cafe_cli.windows import Window
 
 METRES = {
@@ -37,56 +39,69 @@ _UNIT_NAMES = {
 }  # fmt: skip
 # Heights on Earth; what lies outside is a void that nobody declared.
 _PLAUSIBLE = (-1_000.0, 10_000.0)
-_PROBE = 1024  # pixels along each side of the decimated look at a height raster
+_PROBE = 1024  # pixels along each side of the decimated look at a height raster without data
+_WHOLE = 25_000_000  # ground cells up to which the ground below a whole raster is estimated
 _MAX_GROUND_CELLS = 100_000_000
+_REACH = 5  # windows of the ground filter around a scene, where the raster is larger than that
+
+Values = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The ground surface below a whole height raster: metres, (height, width) on its own grid."""
+    """An estimated ground surface: metres, (height, width) on a grid of its own."""
 
-    surface: NDArray[np.float32]
+    surface: Values
     grid: Grid
 
 
-@dataclass(frozen=True)
 class Heights:
-    """Heights shown on a grid. `metres` is what one unit of the raster is; `ground` may be None."""
+    """Heights shown on the grid of a scene. Not to be shared between threads.
 
-    path: str
-    surface: WarpedVRT
-    ground: WarpedVRT | None
-    metres: float
+    Parameters
+    ----------
+    stack : ExitStack
+        Closes what is opened here.
+    surface, terrain : sequence of Member
+        Rasters of the surface model, and of the terrain model if there is one.
+    grid : Grid
+    settings : HeightSettings
+    ground : Ground, optional
+        From `ground_below`; estimated when it is needed first if None.
 
-    @classmethod
-    def of(
-        cls,
+    Raises
+    ------
+    InputError
+        A unit that is not known, heights that cannot be, or none at all.
+    GridError
+        A CRS on one side only.
+    ConfigError
+        ``ground = "dtm"`` without a terrain model.
+    """
+
+    def __init__(
+        self,
         stack: ExitStack,
-        surface: DatasetReader,
+        surface: Sequence[Member],
+        terrain: Sequence[Member],
         grid: Grid,
         settings: HeightSettings,
-        ground: Ground | None,
-    ) -> Self:
-        """Show an open raster on a grid; `ground` is estimated where it is None and asked for.
+        ground: Ground | None = None,
+    ) -> None:
+        self._stack, self._members, self._grid, self._settings = stack, surface, grid, settings
+        self._ground = ground
+        self.source = ground_source(settings, bool(terrain))
+        self.metres = metres_per_unit(surface[0], settings)
+        check_heights(surface, settings)
+        self._surface = self._shown(surface)
+        self._terrain = None
+        if self.source == "dtm":
+            check_heights(terrain, settings)
+            self._terrain = (self._shown(terrain), metres_per_unit(terrain[0], settings))
+        self._margin = math.ceil(settings.fill / grid.gsd)
 
-        Raises
-        ------
-        InputError
-            A unit that is not known, heights that cannot be, or none at all.
-        GridError
-            A CRS on one side only, or a raster too large for the ground filter.
-        """
-        metres = _unit_metres(surface, settings)
-        _check_heights(surface, settings, metres)
-        view = _height_view(stack, surface, grid, Resampling.bilinear, settings)
-        below = None
-        if estimates_ground(settings):
-            ground = ground or _estimate(stack, surface, settings, metres)
-            source = stack.enter_context(raster.in_memory(ground.surface, ground.grid))
-            below = stack.enter_context(raster.aligned(source, grid, Resampling.bilinear))
-        return cls(surface.name, view, below, metres)
-
-    def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def read(self, window: Window) -> tuple[Values, Mask]:
         """Read heights (height, width) in metres, 0 where not valid, and where they are valid.
 
         Raises
@@ -94,81 +109,128 @@ class Heights:
         InputError
             Voids that nobody declared, or a damaged file.
         """
-        values, valid = raster.read_aligned(self.surface, window)
-        height = values[0] * np.float32(self.metres)
-        valid &= np.isfinite(height)
-        if valid.any() and not _plausible(height[valid]):
-            raise InputError(
-                f"{self.path} has voids that nobody declared: heights below "
-                f"{_PLAUSIBLE[0]:.0f} or above {_PLAUSIBLE[1]:.0f} m; say what marks them with "
-                "height.nodata (--height-nodata), or set height.unit"
-            )
-        if self.ground is not None:
-            ground, known = raster.read_aligned(self.ground, window)
-            height = height - ground[0]
+        if not self._margin:
+            return self._above_ground(window)
+        height, valid = self._above_ground(window.expand(self._margin))
+        height, valid = _fill(height, valid, self._margin)
+        inside = window.slices(window.expand(self._margin))
+        return height[inside], valid[inside]
+
+    def _above_ground(self, window: Window) -> tuple[Values, Mask]:
+        height, valid = _in_metres(self._surface, self.metres, window, self._members[0].path)
+        if self.source != "none":
+            ground, known = self._below(window)
+            height = height - ground
             valid &= known
         return np.where(valid, height, np.float32(0)), valid
 
+    def _below(self, window: Window) -> tuple[Values, Mask]:
+        if self._terrain is not None:
+            return _in_metres(*self._terrain, window, "the terrain model")
+        values, valid = raster.read_aligned(self._estimate, window)
+        return values[0], valid
 
-def estimates_ground(settings: HeightSettings) -> bool:
-    """Whether the settings ask for the ground to be estimated."""
-    return settings.kind == "dsm" and settings.ground == "estimate"
+    @cached_property
+    def _estimate(self) -> raster.Reader:
+        ground = self._ground or ground_below(self._members, self._grid, self._settings)
+        source = self._stack.enter_context(raster.in_memory(ground.surface, ground.grid))
+        return self._stack.enter_context(raster.aligned(source, self._grid, Resampling.bilinear))
+
+    def _shown(self, members: Sequence[Member]) -> Joined:
+        joined = _joined(members, self._grid, Resampling.bilinear, self._settings)
+        self._stack.callback(joined.close)
+        return joined
 
 
-def ground_below(path: str, settings: HeightSettings) -> Ground:
-    """Estimate the ground below a height raster, to be used by several `Heights` of it."""
-    with ExitStack() as stack:
-        surface = stack.enter_context(raster.open_raster(path))
-        metres = _unit_metres(surface, settings)
-        _check_heights(surface, settings, metres)
-        return _estimate(stack, surface, settings, metres)
+def ground_source(settings: HeightSettings, has_terrain: bool) -> str:
+    """Return where the ground comes from: ``dtm``, ``estimate``, or ``none`` to be taken off.
+
+    Raises
+    ------
+    ConfigError
+        ``ground = "dtm"`` without a terrain model.
+    """
+    if settings.kind == "ndsm":
+        return "none"
+    if settings.ground == "dtm" and not has_terrain:
+        raise ConfigError(
+            "height.ground is 'dtm', but there is no terrain model: name one with scenes.dtm "
+            "(--dtm), or let the ground be estimated"
+        )
+    return ("dtm" if has_terrain else "estimate") if settings.ground == "auto" else settings.ground
 
 
-def _unit_metres(surface: DatasetReader, settings: HeightSettings) -> float:
-    """Return metres per unit of the heights."""
+def metres_per_unit(member: Member, settings: HeightSettings) -> float:
+    """Return metres per unit of the heights: as set, of the raster, of its vertical CRS, or 1.
+
+    Raises
+    ------
+    InputError
+        The raster names a unit that is not known.
+    """
     if settings.unit != "auto":
         return METRES[settings.unit]
-    named = (surface.units[0] or "").strip().lower()
+    named = member.unit.lower()
     if named and named not in _UNIT_NAMES:
         raise InputError(
-            f"{surface.name} gives its heights in {named!r}, which is no unit known here; "
+            f"{member.path} gives its heights in {named!r}, which is no unit known here; "
             f"set height.unit to one of {', '.join(METRES)}"
         )
-    return METRES[_UNIT_NAMES.get(named, "metre")]
+    return METRES[_UNIT_NAMES[named]] if named else _vertical_unit(member.grid.crs)
 
 
-def _height_view(
-    stack: ExitStack,
-    surface: DatasetReader,
-    grid: Grid,
-    resampling: Resampling,
-    settings: HeightSettings,
-) -> WarpedVRT:
-    view = raster.aligned(surface, grid, resampling, nodata=settings.nodata, dtype="float32")
-    return stack.enter_context(view)
+def _vertical_unit(crs: CRS | None) -> float:
+    """Return metres per unit of the vertical axis of a compound CRS, 1 where there is none."""
+    parts = crs.to_dict(projjson=True).get("components", []) if crs else []
+    for part in parts:
+        axes = part.get("coordinate_system", {}).get("axis", [])
+        if part.get("type") == "VerticalCRS" and axes:
+            unit = axes[0].get("unit", "metre")
+            return float(unit["conversion_factor"]) if isinstance(unit, dict) else 1.0
+    return 1.0
 
 
-def _check_heights(surface: DatasetReader, settings: HeightSettings, metres: float) -> None:
-    """Refuse heights that cannot be: voids coded as a number that nobody declared."""
-    heights = raster.read_decimated(surface, _PROBE, settings.nodata)
-    found = heights[np.isfinite(heights)]
-    if not found.size:
-        raise InputError(f"{surface.name} holds no valid height")
-    _check_plausible(surface.name, found * metres, metres)
+def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
+    """Refuse heights that cannot be: voids coded as a number that nobody declared.
+
+    Raises
+    ------
+    InputError
+        The message names the number, or that there is no height at all.
+    """
+    found = 0
+    for member in members:
+        metres = metres_per_unit(member, settings)
+        with raster.open_raster(member.path) as dataset:
+            heights = raster.sample(dataset, settings.nodata)
+            if not np.isfinite(heights).any() and len(members) == 1:
+                heights = raster.read_decimated(dataset, _PROBE, settings.nodata).ravel()
+        heights = heights[np.isfinite(heights)] * metres
+        _check_plausible(member.path, heights, metres)
+        found += heights.size
+    if not found and len(members) == 1:
+        raise InputError(f"{members[0].path} holds no valid height")
+
+
+def _in_metres(source: Joined, metres: float, window: Window, name: str) -> tuple[Values, Mask]:
+    values, valid = source.read(window)
+    height = values[0] * np.float32(metres)
+    valid &= np.isfinite(height)
+    _check_plausible(name, height[valid], metres)
+    return height, valid
 
 
 def _check_plausible(name: str, heights: NDArray[np.floating], metres: float) -> None:
-    if heights.size and not _plausible(heights):
-        low, high = float(heights.min()), float(heights.max())
+    if not heights.size:
+        return
+    low, high = float(heights.min()), float(heights.max())
+    if low < _PLAUSIBLE[0] or high > _PLAUSIBLE[1]:
         void = _as_written((low if low < _PLAUSIBLE[0] else high) / metres)
         raise InputError(
-            f"{name} holds heights from {low:.6g} to {high:.6g} m; if {void} marks voids, say so "
-            f"with height.nodata = {void} (--height-nodata), or set height.unit"
+            f"{name} has voids that nobody declared: it holds heights from {low:.6g} to "
+            f"{high:.6g} m; if {void} marks voids, say so with height.nodata = {void} "
+            "(--height-nodata), or set height.unit"
         )
-
-
-def _plausible(heights: NDArray[np.floating]) -> bool:
-    return bool(heights.min() >= _PLAUSIBLE[0] and heights.max() <= _PLAUSIBLE[1])
 
 
 def _as_written(value: float) -> str:
@@ -178,26 +240,62 @@ def _as_written(value: float) -> str:
     return str(whole) if close and abs(whole) < 10**7 else str(np.float32(value))
 
 
-def _estimate(
-    stack: ExitStack, surface: DatasetReader, settings: HeightSettings, metres: float
-) -> Ground:
-    """Estimate the ground on the lowest heights of coarse cells, over the whole raster."""
-    grid = _ground_grid(Grid.of(surface), settings.cell)
+def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:
+    """Fill voids up to `reach` pixels from the next height, by inverse distance.
+
+    Only those heights enter that lie within reach, so a window with that much around it is enough.
+    """
+    if valid.all() or not valid.any():
+        return height, valid
+    marked = np.where(valid, height, np.float32(np.nan))
+    filled = fillnodata(marked, valid.astype(np.uint8), max_search_distance=reach)
+    known = np.isfinite(filled)
+    return np.where(known, filled, np.float32(0)), known
+
+
+def _joined(
+    members: Sequence[Member], grid: Grid, resampling: Resampling, settings: HeightSettings
+) -> Joined:
+    return Joined(members, grid, resampling, bands=(1,), nodata=settings.nodata, dtype="float32")
+
+
+def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSettings) -> Ground:
+    """Estimate the ground on the lowest heights of coarse cells.
+
+    Below the whole surface model, whatever part of it the scene shows; only where that is larger
+    than 25 million cells, below the scene and five windows of the filter around it.
+
+    Parameters
+    ----------
+    surface : sequence of Member
+    scene : Grid
+    settings : HeightSettings
+
+    Raises
+    ------
+    GridError
+        The scene itself is too large for the ground filter.
+    """
+    own = joint_grid(surface)
+    grid = _ground_grid(own, settings.cell)
+    if grid.width * grid.height > _WHOLE:
+        near = around([outline(surface[0].path, scene, grid)])
+        near = near.expand(math.ceil(_REACH * settings.max_window / settings.cell))
+        grid = grid.at(near.intersection(grid.extent) or near)
     if grid.width * grid.height > _MAX_GROUND_CELLS:
         raise GridError(
-            f"{surface.name} has {grid.width} x {grid.height} ground cells of {settings.cell} m, "
-            f"more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
+            f"{surface[0].path} has {grid.width} x {grid.height} ground cells of {settings.cell} "
+            f"m, more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
         )
-    view = _height_view(stack, surface, grid, Resampling.min, settings)
-    values, valid = raster.read_aligned(view, grid.extent)
-    valid &= np.isfinite(values[0])
-    lowest = np.where(valid, values[0] * np.float32(metres), np.float32(np.nan))
-    _check_plausible(surface.name, lowest[valid], metres)
+    metres = metres_per_unit(surface[0], settings)
+    joined = _joined(surface, grid, Resampling.min, settings)
+    try:
+        heights, valid = _in_metres(joined, metres, grid.extent, surface[0].path)
+    finally:
+        joined.close()
+    lowest = np.where(valid, heights, np.float32(np.nan))
     ground_filter = GroundFilter(
-        cell=settings.cell,
-        pixel=Grid.of(surface).gsd,
-        max_window=settings.max_window,
-        slope=settings.slope,
+        cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope
     )
     return Ground(estimate_ground(lowest, ground_filter), grid)
 
@@ -207,6 +305,6 @@ def _ground_grid(grid: Grid, cell: float) -> Grid:
     if grid.crs is not None and grid.crs.is_geographic:
         zone, south = int((grid.footprint.centroid.x + 180) // 6) + 1, grid.footprint.centroid.y < 0
         utm = CRS.from_epsg((32700 if south else 32600) + min(zone, 60))
-        outline = grid.footprint_in(utm)
-        return Grid.covering(utm, outline.bounds, cell, margin=1)
+        outline_there = grid.footprint_in(utm)
+        return Grid.covering(utm, outline_there.bounds, cell, margin=1)
     return Grid.covering(grid.crs, grid.bounds, cell / grid.unit_metres, margin=1)

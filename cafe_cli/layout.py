@@ -1,9 +1,8 @@
 """Where rasters lie on a common grid, and reading them there, however many they are."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,11 +16,11 @@ from cafe_cli import raster
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.grid import GDAL_ERRORS, Grid, describe_crs
+from cafe_cli.pool import Pool
 from cafe_cli.windows import Window
 
 Bounds: TypeAlias = tuple[float, float, float, float]
 
-_OPEN = 64  # rasters open at a time
 _MAX_PIXELS = 10**12
 _SNAP = 1e-3  # pixels by which grids may differ and still be the same
 
@@ -81,13 +80,13 @@ class Piece:
 def target_grid(sources: Sequence[Source], target: Target) -> Grid:
     """Return the grid of the mosaic: whole pixels of one grid, around all inputs or `bounds`."""
     base = _base_grid(sources[0].grid, target)
-    everything = _around([_outline(source, base) for source in sources])
+    everything = around([outline(source.path, source.grid, base) for source in sources])
     if target.bounds is None:
         extent = everything
     else:
         left, bottom, right, top = target.bounds
         corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
-        extent = _around([[~base.transform @ corner for corner in corners]])
+        extent = around([[~base.transform @ corner for corner in corners]])
         if extent.intersection(everything) is None:
             raise GridError(
                 f"bounds {left} {bottom} {right} {top} hold nothing: the inputs lie within "
@@ -115,53 +114,59 @@ def _base_grid(first: Grid, target: Target) -> Grid:
     return Grid(base.crs, base.transform @ scale, base.width, base.height)
 
 
-def _outline(source: Source, base: Grid) -> list[tuple[float, float]]:
-    """Return the outline of an input in pixels of `base`."""
-    if (source.grid.crs is None) != (base.crs is None):
+def outline(name: str, grid: Grid, base: Grid) -> list[tuple[float, float]]:
+    """Return the outline of a raster in pixels of `base`.
+
+    Raises
+    ------
+    GridError
+        A CRS on one side only, or no way from one to the other.
+    """
+    if (grid.crs is None) != (base.crs is None):
         raise GridError(
-            f"{source.path} is in {describe_crs(source.grid.crs)}, the mosaic in "
+            f"{name} is in {describe_crs(grid.crs)}, what it is joined with in "
             f"{describe_crs(base.crs)}; assign the right CRS, e.g. with gdal_edit.py -a_srs "
             "EPSG:CODE FILE"
         )
     try:
-        outline = source.grid.footprint_in(base.crs)
+        edge = grid.footprint_in(base.crs)
     except GDAL_ERRORS as error:
-        raise GridError(
-            f"cannot transform {source.path} to {describe_crs(base.crs)}: {error}"
-        ) from error
-    return [~base.transform @ corner for corner in outline.exterior.coords]
+        raise GridError(f"cannot transform {name} to {describe_crs(base.crs)}: {error}") from error
+    return [~base.transform @ corner for corner in edge.exterior.coords]
 
 
-def _around(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
-    """Return the whole pixels around outlines."""
+def around(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
+    """Return the whole pixels around outlines in pixels."""
     corners = np.concatenate([np.asarray(outline) for outline in outlines])
     col, row = (math.floor(v + _SNAP) for v in corners.min(axis=0))
     right, bottom = (math.ceil(v - _SNAP) for v in corners.max(axis=0))
     return Window(col, row, max(right - col, 1), max(bottom - row, 1))
 
 
+def box_on(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
+    """Return the pixels of `base` that hold a raster, and whether they are its own, one by one."""
+    box = around([outline(name, grid, base)])
+    if base.at(box).same_pixels(grid):
+        return box, True
+    # The outline of a warped raster is only nearly right; reading too much does no harm.
+    return box.expand(2 + max(box.width, box.height) // 100), False
+
+
 def place(sources: Sequence[Source], grid: Grid) -> list[Piece]:
     """Say where each input lies on the grid of the mosaic."""
-    pieces = []
-    for source in sources:
-        box = _around([_outline(source, grid)])
-        exact = grid.at(box).same_pixels(source.grid)
-        # The outline of a warped raster is only nearly right; reading too much does no harm.
-        margin = 0 if exact else 2 + max(box.width, box.height) // 100
-        pieces.append(Piece(source, box.expand(margin), exact))
-    return pieces
+    return [Piece(source, *box_on(source.path, source.grid, grid)) for source in sources]
 
 
 class OpenRasters:
-    """Rasters that stay open between windows; beyond `_OPEN` the one longest unused is closed."""
+    """The inputs of a mosaic, open between windows."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._open: OrderedDict[str, tuple[ExitStack, raster.Reader]] = OrderedDict()
+        self._pool = Pool[raster.Reader]()
 
     def read(self, path: str, piece: Piece, window: Window) -> NDArray[np.uint8]:
         """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
-        reader = self._reader(path, piece)
+        reader = self._pool.get(path, lambda: _open(path, piece, self._grid))
         if isinstance(reader, WarpedVRT):
             values, valid = raster.read_aligned(reader, window)
         else:
@@ -175,21 +180,7 @@ class OpenRasters:
 
     def close(self) -> None:
         """Close what is open."""
-        while self._open:
-            self._close_oldest()
-
-    def _reader(self, path: str, piece: Piece) -> raster.Reader:
-        if path not in self._open:
-            if len(self._open) >= _OPEN:
-                self._close_oldest()
-            stack = ExitStack()
-            self._open[path] = stack, stack.enter_context(_open(path, piece, self._grid))
-        self._open.move_to_end(path)
-        return self._open[path][1]
-
-    def _close_oldest(self) -> None:
-        _, (stack, _) = self._open.popitem(last=False)
-        stack.close()
+        self._pool.close()
 
 
 @contextmanager

@@ -50,6 +50,8 @@ SHARE_BOUNDS = (0.05, 0.95)
 than about 20 times another. Unbounded, ``1 - p`` is as wild as ``1 / p`` (with two categories it is
 the same after scaling), and a single stray pixel would outshine the image."""
 
+_NO_LIMIT = torch.finfo(torch.float32).max
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -142,6 +144,8 @@ class CaFE(nn.Module):
 
     optical_mean: Tensor
     optical_std: Tensor
+    optical_low: Tensor
+    optical_high: Tensor
     height_mean: Tensor
     height_std: Tensor
 
@@ -150,6 +154,8 @@ class CaFE(nn.Module):
         a = self.architecture = architecture
         self.register_buffer("optical_mean", torch.zeros(a.optical_bands))
         self.register_buffer("optical_std", torch.ones(a.optical_bands))
+        self.register_buffer("optical_low", torch.full((a.optical_bands,), -_NO_LIMIT))
+        self.register_buffer("optical_high", torch.full((a.optical_bands,), _NO_LIMIT))
         self.register_buffer("height_mean", torch.zeros(1))
         self.register_buffer("height_std", torch.ones(1))
 
@@ -256,7 +262,9 @@ class CaFE(nn.Module):
         height_valid: Tensor | None,
     ) -> list[list[Tensor]]:
         """Return [R_i, D_i], or [R_i] without heights, for the levels i = 1..4."""
-        image = standardise(optical, optical_valid, self.optical_mean, self.optical_std)
+        limits = (self.optical_low[:, None, None], self.optical_high[:, None, None])
+        clipped = optical.clamp(*limits)
+        image = standardise(clipped, optical_valid, self.optical_mean, self.optical_std)
         levels = [[r] for r in self.optical_encoder(pad(image))[-4:]]
         if self.architecture.heights:
             if height is None or height_valid is None:
@@ -274,6 +282,7 @@ class CaFE(nn.Module):
         optical_std: Sequence[float],
         height_mean: float = 0.0,
         height_std: float = 1.0,
+        optical_limits: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         """Set what the inputs are standardised with; it is stored with the weights.
 
@@ -284,6 +293,8 @@ class CaFE(nn.Module):
             taken for 1.
         height_mean, height_std : float
             In metres.
+        optical_limits : (low, high), optional
+            For each band, the pixel values that it is clipped to before it is standardised.
 
         Raises
         ------
@@ -292,6 +303,8 @@ class CaFE(nn.Module):
         """
         given = {"optical_mean": optical_mean, "optical_std": optical_std}
         given |= {"height_mean": [height_mean], "height_std": [height_std]}
+        if optical_limits is not None:
+            given |= {"optical_low": optical_limits[0], "optical_high": optical_limits[1]}
         for name, values in given.items():
             buffer: Tensor = getattr(self, name)
             if len(values) != len(buffer) or not all(map(math.isfinite, values)):

@@ -18,6 +18,7 @@ from cafe_cli.errors import BandError, ConfigError, GridError, InputError, Label
 from cafe_cli.files import check_outputs
 from cafe_cli.grid import Grid, describe_crs
 from cafe_cli.layout import OpenRasters, Piece, Source, Target, place, target_grid
+from cafe_cli.report import Report
 from cafe_cli.windows import Window, blocks
 
 log = logging.getLogger("cafe")
@@ -92,17 +93,53 @@ def mosaic(
     OutputError
         An output exists or cannot be written.
     """
+    plan = _plan(inputs, output, method, confidences, target or Target(), overwrite)
+    surer, second = (confidences.inputs, confidences.output) if confidences else ((), None)
+    with raster.create_map(output, second, plan.grid, overwrite, plan.classes) as writers:
+        _fill(plan, writers, progress)
+    made = {"inputs": list(inputs), "method": method, "target": vars(target or Target())}
+    save_beside(output, {**made, "confidences": list(surer)})
+
+
+def rehearse(
+    inputs: Sequence[str],
+    output: Path,
+    method: str = "majority",
+    confidences: Confidences | None = None,
+    target: Target | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Check everything that `mosaic` would, and say what it would write; arguments as there."""
+    report = Report("mosaic")
+    with report.noting():
+        plan = _plan(inputs, output, method, confidences, target or Target(), overwrite)
+        pixels = plan.grid.width * plan.grid.height
+        report.facts |= {
+            "inputs": len(inputs),
+            "warped": sum(not piece.exact for piece in plan.pieces),
+            "output": str(output),
+            "map": _describe(plan.grid),
+            "classes": list(plan.classes.names) if plan.classes else None,
+            "estimate": {"disk_at_most": pixels * (2 if confidences else 1)},
+        }
+    return report
+
+
+def _plan(
+    inputs: Sequence[str],
+    output: Path,
+    method: str,
+    confidences: Confidences | None,
+    target: Target,
+    overwrite: bool,
+) -> "_Plan":
+    """Check everything and say what is to be computed."""
     _check_options(inputs, output, method, confidences)
     surer, second = (confidences.inputs, confidences.output) if confidences else ((), None)
     check_outputs([p for p in (output, second) if p], [*inputs, *surer], overwrite)
     sources = _survey(inputs, confidences)
-    classes = _common_classes(sources)
-    grid = target_grid(sources, target or Target())
-    plan = _Plan(grid, classes, METHODS[method], place(sources, grid))
-    with raster.create_map(output, second, grid, overwrite, classes) as writers:
-        _fill(plan, writers, progress)
-    made = {"inputs": list(inputs), "method": method, "target": vars(target or Target())}
-    save_beside(output, {**made, "confidences": list(surer)})
+    grid = target_grid(sources, target)
+    return _Plan(grid, _common_classes(sources), METHODS[method], place(sources, grid))
 
 
 def _highest(values: NDArray[np.generic]) -> NDArray[np.intp]:

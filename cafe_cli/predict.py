@@ -1,6 +1,7 @@
 """``cafe predict``: a scene and a model to a georeferenced label raster, by rows of windows."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,14 +19,24 @@ from cafe_cli import __version__, checkpoint
 from cafe_cli.blend import RowBlender
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import NODATA
-from cafe_cli.config import PredictSettings, Unit, save_beside
+from cafe_cli.config import (
+    Config,
+    HeightSettings,
+    PredictSettings,
+    SceneSettings,
+    Unit,
+    save_beside,
+)
 from cafe_cli.dataset import Inputs, to_tensors
 from cafe_cli.device import choose
+from cafe_cli.diagnosis import diagnose
 from cafe_cli.errors import BandError, ConfigError
 from cafe_cli.files import check_outputs
+from cafe_cli.grid import Grid
 from cafe_cli.model import CaFE
 from cafe_cli.pairing import SceneFiles
 from cafe_cli.raster import create_map
+from cafe_cli.report import Report
 from cafe_cli.scene import Patch, Scene, open_scene
 from cafe_cli.windows import Window, offsets
 
@@ -36,6 +47,7 @@ STRIDE = 32
 
 _BAND = 8192  # columns whose scores are in memory at a time
 _GSD_TOLERANCE = 0.1
+_PROCESS = 600_000_000  # bytes that torch and GDAL take to begin with
 
 
 @dataclass(frozen=True)
@@ -44,21 +56,27 @@ class Source:
 
     Parameters
     ----------
-    optical : str
-    elevation : str, optional
+    optical : tuple of str
+        Orthophotos, joined into one scene.
+    elevation, dtm : tuple of str
+        Surface models and terrain models.
     bands : tuple of int, optional
         Bands of the optical raster, from 1, in the model's order; all but alpha if None.
     height_unit, height_nodata : optional
         Replace those of the model's training data.
+    crs : str, optional
+        Of rasters that do not say theirs.
     gsd : {'own', 'model'}
         Predict on the optical raster's grid, or resample to the model's ground sampling distance.
     """
 
-    optical: str
-    elevation: str | None = None
+    optical: tuple[str, ...]
+    elevation: tuple[str, ...] = ()
+    dtm: tuple[str, ...] = ()
     bands: tuple[int, ...] | None = None
     height_unit: Unit | None = None
     height_nodata: float | None = None
+    crs: str | None = None
     gsd: Literal["own", "model"] = "own"
 
 
@@ -111,24 +129,16 @@ def predict(
     """
     settings = settings or PredictSettings()
     outputs = [output] if confidence is None else [output, confidence]
-    inputs = [str(model_path), source.optical, *([source.elevation] if source.elevation else [])]
-    check_outputs(outputs, inputs, overwrite)
+    check_outputs(outputs, _inputs(model_path, source), overwrite)
     target = choose(device)
     model, card = checkpoint.load(model_path)
     window, step = _window(settings, card)
-    height = card.height
-    if source.height_unit is not None:
-        height = height.model_copy(update={"unit": source.height_unit})
-    if source.height_nodata is not None:
-        height = height.model_copy(update={"nodata": source.height_nodata})
-    files = SceneFiles("scene", source.optical, source.elevation if card.has_height else None)
+    files = SceneFiles("scene", source.optical, *_heights_used(source, card))
     gsd = card.gsd if source.gsd == "model" else None
-    with open_scene(files, height, source.bands, gsd=gsd) as scene, ExitStack() as stack:
+    height = _height_settings(source, card)
+    opened = open_scene(files, height, source.bands, gsd=gsd, crs=source.crs)
+    with opened as scene, ExitStack() as stack:
         _check_scene(scene, card)
-        if card.has_height and source.elevation is None:
-            log.warning("the model was trained with heights and gets none: expect a poorer map")
-        if not card.has_height and source.elevation is not None:
-            log.warning("the model was trained without heights: %s is not used", source.elevation)
         tags = {"CAFE_MODEL": model_path.name, "CAFE_VERSION": __version__}
         create = create_map(output, confidence, scene.grid, overwrite, card.class_table, **tags)
         writers = [w for w in stack.enter_context(create) if w]
@@ -136,6 +146,60 @@ def predict(
         engine.run(scene, writers, progress)
     sliding = {"window": window, "overlap": window - step, "batch_size": settings.batch_size}
     save_beside(output, {"model": str(model_path), "source": vars(source), "predict": sliding})
+
+
+def rehearse(
+    model_path: Path,
+    source: Source,
+    output: Path,
+    *,
+    confidence: Path | None = None,
+    settings: PredictSettings | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Report:
+    """Check everything that `predict` would, and say what it would take; arguments as there."""
+    settings = settings or PredictSettings()
+    report = Report("predict")
+    with report.noting(str(output)):
+        check_outputs(
+            [p for p in (output, confidence) if p], _inputs(model_path, source), overwrite
+        )
+    with report.noting(str(model_path)):
+        target = choose(device)
+        model, card = checkpoint.load(model_path)
+        window, step = _window(settings, card)
+        height = _height_settings(source, card)
+        files = SceneFiles("scene", source.optical, *_heights_used(source, card))
+        scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
+        found = diagnose(files, Config(scenes=scenes, height=height))
+        report.facts["scenes"] = {files.id: found.facts}
+        report.add(*found.findings)
+        if not found.ok:
+            return report
+        gsd = card.gsd if source.gsd == "model" else None
+        with open_scene(files, height, source.bands, gsd=gsd, crs=source.crs) as scene:
+            _check_scene(scene, card)
+            grid = scene.grid
+        engine = _Engine(model, target, window, step, settings.batch_size)
+        maps = 1 if confidence is None else 2
+        report.facts |= {
+            "model": {"classes": list(card.class_table.names), "bands": list(card.band_names)},
+            "map": {"width": grid.width, "height": grid.height, "gsd": grid.gsd},
+            "windows": engine.count(grid),
+            "window": window,
+            "device": str(target),
+            "estimate": {
+                "seconds": round(engine.count(grid) * engine.seconds(len(card.band_names)), 1),
+                "memory": engine.memory(grid),
+                "disk_at_most": grid.width * grid.height * maps,
+            },
+        }
+    return report
+
+
+def _inputs(model_path: Path, source: Source) -> list[str]:
+    return [str(model_path), *source.optical, *source.elevation, *source.dtm]
 
 
 class _Engine:
@@ -171,6 +235,29 @@ class _Engine:
                 done += len(columns)
                 progress(done, total)
 
+    def count(self, grid: Grid) -> int:
+        """Return how many windows a scene has."""
+        columns = sum(len(columns) for _, _, columns in self._bands(grid.width))
+        return columns * len(offsets(grid.height, self.window, self.step))
+
+    def seconds(self, bands: int) -> float:
+        """Measure the seconds that a window takes, without reading it."""
+        shape = (self.window, self.window)
+        valid = np.ones(shape, bool)
+        part = Patch(np.zeros((bands, *shape), np.uint8), valid, np.zeros(shape, np.float32), valid)
+        batch = [to_tensors(part)] * self.batch_size
+        self._forward(batch)  # the first time is no measure
+        start = time.perf_counter()
+        self._forward(batch).sum().item()
+        return (time.perf_counter() - start) / self.batch_size
+
+    def memory(self, grid: Grid) -> int:
+        """Estimate the bytes of the scores and the strip of a column band, and of the network."""
+        width = min(grid.width, _BAND) + 2 * self.window
+        scores = 2 * (self.classes + 1) * width * self.window * 4
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        return round(_PROCESS + weights * 2 + scores + width * self.window * 32)
+
     def _bands(self, width: int) -> Iterator[tuple[int, int, list[int]]]:
         """Yield bands of columns with the windows that touch them; the window grid is the scene's.
 
@@ -184,7 +271,10 @@ class _Engine:
 
     def _scores(self, strip: Patch, columns: list[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield the class probabilities of a row's windows, (K, window, window)."""
-        parts = {c: _cut(strip, c - columns[0], self.window) for c in columns}
+        everything, left = slice(None), columns[0]
+        parts = {
+            c: strip.at((everything, slice(c - left, c - left + self.window))) for c in columns
+        }
         # A window without a pixel to label is not run.
         used = [c for c in columns if parts[c].optical_valid.any()]
         for start in range(0, len(used), self.batch_size):
@@ -197,16 +287,6 @@ class _Engine:
         with torch.inference_mode(), mixed:
             logits: Tensor = self.model(*inputs)
         return logits.float().softmax(dim=1)
-
-
-def _cut(strip: Patch, left: int, width: int) -> Patch:
-    columns = slice(left, left + width)
-    return Patch(
-        strip.optical[..., columns],
-        strip.optical_valid[..., columns],
-        strip.height[..., columns],
-        strip.height_valid[..., columns],
-    )
 
 
 def _labels(scores: Tensor, seen: Tensor) -> list[NDArray[np.uint8]]:
@@ -248,17 +328,44 @@ def _half(window: int) -> int:
     return window // 2 // STRIDE * STRIDE
 
 
+def _heights_used(source: Source, card: ModelCard) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the surface and terrain models that the model has a use for."""
+    if not card.has_height:
+        if source.elevation:
+            unused = ", ".join(source.elevation)
+            log.warning("the model was trained without heights: %s will not be read", unused)
+        return (), ()
+    if not source.elevation:
+        log.warning("the model was trained with heights and gets none: expect a poorer map")
+        return (), ()
+    if card.height.ground == "dtm" and not source.dtm:
+        log.warning(
+            "the model was trained with heights above a terrain model and gets none (--dtm): the "
+            "ground is estimated"
+        )
+    return source.elevation, source.dtm
+
+
+def _height_settings(source: Source, card: ModelCard) -> HeightSettings:
+    """Return how heights are brought to what the model was trained on."""
+    given = {"unit": source.height_unit, "nodata": source.height_nodata}
+    changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
+    if card.height.ground in ("dtm", "estimate"):
+        changes["ground"] = "auto"
+    return card.height.model_copy(update=changes)
+
+
 def _check_scene(scene: Scene, card: ModelCard) -> None:
     wanted, given = card.band_names, scene.bands
     if len(given) != len(wanted):
         raise BandError(
-            f"{scene.files.optical} has {len(given)} bands, the model was trained on "
+            f"{scene.files.name} has {len(given)} bands, the model was trained on "
             f"{len(wanted)} ({', '.join(wanted)}); choose them with --bands"
         )
     if scene.dtype != card.dtype:
         log.warning(
             "%s is %s, the model was trained on %s: pixel values may mean something else",
-            scene.files.optical,
+            scene.files.name,
             scene.dtype,
             card.dtype,
         )
@@ -266,7 +373,7 @@ def _check_scene(scene: Scene, card: ModelCard) -> None:
     if abs(ratio - 1) > _GSD_TOLERANCE:
         log.warning(
             "the GSD of %s is %.3g m, the model was trained at %.3g m; --gsd model resamples",
-            scene.files.optical,
+            scene.files.name,
             scene.grid.gsd,
             card.gsd,
         )

@@ -1,29 +1,32 @@
 """Optical image, height and labels on one grid: what tile, train and predict all read through.
 
 A scene has the grid of its optical raster. Heights (bilinear) and labels (nearest) are brought onto
-it while they are read, whatever CRS, resolution and extent they were delivered in.
+it while they are read, whatever CRS, resolution and extent they were delivered in, in however many
+files.
 """
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 
 from cafe_cli import raster
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, InputError
-from cafe_cli.grid import Grid, check_overlap
-from cafe_cli.heights import Ground, Heights, estimates_ground, ground_below
-from cafe_cli.labels import Decoded, decode
+from cafe_cli.grid import Grid
+from cafe_cli.heights import Ground, Heights, check_heights, ground_below, ground_source
+from cafe_cli.joined import Joined, Member, covered, joint_grid, look_at, parse_crs
+from cafe_cli.labels import Decoded, VectorLabels, decode
 from cafe_cli.pairing import SceneFiles
+from cafe_cli.vectors import is_vector
 from cafe_cli.windows import Window
 
 log = logging.getLogger("cafe")
@@ -47,6 +50,15 @@ class Patch:
     height: NDArray[np.float32]
     height_valid: NDArray[np.bool_]
 
+    def at(self, part: tuple[slice, slice]) -> "Patch":
+        """Return a part of it, (rows, columns), without a copy."""
+        return Patch(
+            self.optical[:, *part],
+            self.optical_valid[part],
+            self.height[part],
+            self.height_valid[part],
+        )
+
 
 class Scene:
     """Open rasters of one scene. Not to be shared between threads: each opens its own.
@@ -58,22 +70,19 @@ class Scene:
         That of the optical raster.
     bands : tuple of int
         Bands read from the optical raster, from 1.
-    has_height, has_labels : bool
+    dtype : str
+        Data type of the optical bands.
+    band_names : tuple of str
+        Description of each band, or its colour, or its number.
     """
 
-    def __init__(
-        self,
-        files: SceneFiles,
-        optical: DatasetReader | WarpedVRT,
-        bands: tuple[int, ...],
-        grid: Grid,
-    ) -> None:
+    def __init__(self, files: SceneFiles, optical: Joined, grid: Grid, kind: "_Kind") -> None:
         self.files = files
         self.grid = grid
-        self.bands = bands
+        self.bands, self.dtype, self.band_names = kind.bands, kind.dtype, kind.names
         self._optical = optical
         self._heights: Heights | None = None
-        self._labels: WarpedVRT | None = None
+        self._labels: Joined | VectorLabels | None = None
 
     @property
     def has_height(self) -> bool:
@@ -86,25 +95,16 @@ class Scene:
         return self._labels is not None
 
     @property
-    def dtype(self) -> str:
-        """Data type of the optical bands."""
-        return np.result_type(*(self._optical.dtypes[b - 1] for b in self.bands)).name
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Description of each band, or its colour, or its number."""
-        about = [
-            (b, self._optical.descriptions[b - 1], self._optical.colorinterp[b - 1].name)
-            for b in self.bands
-        ]
-        plain = ("undefined", "gray", "palette", "alpha")
-        return tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
+    def ground_source(self) -> str:
+        """Where the ground below the heights comes from: ``dtm``, ``estimate`` or ``none``."""
+        return self._heights.source if self._heights else "none"
 
     def read(self, window: Window) -> Patch:
         """Read a window; what lies beyond the rasters is not valid."""
-        optical, valid = self._read_optical(window)
-        height, height_valid = self._read_height(window)
-        return Patch(optical, valid, height, height_valid)
+        optical, valid = self._optical.read(window)
+        if optical.dtype.kind == "f":
+            valid &= np.isfinite(optical).all(axis=0)
+        return Patch(optical, valid, *self._read_height(window))
 
     def read_labels(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
         """Read the class ids of a window.
@@ -116,19 +116,9 @@ class Scene:
         """
         if self._labels is None:
             raise InputError(f"scene {self.files.id} has no labels")
-        raw, valid = raster.read_aligned(self._labels, window)
-        return decode(raw, valid, classes, settings)
-
-    def _read_optical(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        optical = raster.read(self._optical, window, self.bands)
-        if isinstance(self._optical, WarpedVRT):
-            alpha = raster.read(self._optical, window, [raster.mask_band(self._optical)])
-            valid = alpha[0] > 0
-        else:
-            valid = raster.read_valid(self._optical, window, self.bands)
-        if optical.dtype.kind == "f":
-            valid &= np.isfinite(optical).all(axis=0)
-        return optical, valid
+        if isinstance(self._labels, VectorLabels):
+            return self._labels.read(window, classes, settings)
+        return decode(*self._labels.read(window), classes, settings)
 
     def _read_height(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if self._heights is None:
@@ -136,20 +126,14 @@ class Scene:
             return np.zeros(shape, np.float32), np.zeros(shape, bool)
         return self._heights.read(window)
 
-    def _add_height(
-        self, stack: ExitStack, settings: HeightSettings, ground: Ground | None
-    ) -> None:
-        path = self.files.elevation or ""
-        surface = stack.enter_context(raster.open_raster(path))
-        _check_covers(path, surface, self)
-        self._heights = Heights.of(stack, surface, self.grid, settings, ground)
 
-    def _add_labels(self, stack: ExitStack) -> None:
-        path = self.files.labels or ""
-        labels = stack.enter_context(raster.open_raster(path))
-        _check_covers(path, labels, self)
-        view = raster.aligned(labels, self.grid, Resampling.nearest)
-        self._labels = stack.enter_context(view)
+@dataclass(frozen=True)
+class _Kind:
+    """What the optical bands are."""
+
+    bands: tuple[int, ...]
+    dtype: str
+    names: tuple[str, ...]
 
 
 @contextmanager
@@ -158,8 +142,10 @@ def open_scene(
     settings: HeightSettings,
     bands: tuple[int, ...] | None = None,
     *,
+    labels: LabelSettings | None = None,
     ground: Ground | None = None,
     gsd: float | None = None,
+    crs: str | None = None,
 ) -> Iterator[Scene]:
     """Open the rasters of a scene and check that they belong together.
 
@@ -171,10 +157,15 @@ def open_scene(
         What the height raster holds.
     bands : tuple of int, optional
         Bands of the optical raster from 1; all but alpha if None.
+    labels : LabelSettings, optional
+        Layer and attribute of vector labels.
     ground : Ground, optional
-        From `estimate_scene_ground`, to open a scene several times; estimated here if None.
+        From `estimate_scene_ground`, to open a scene several times; estimated when the first
+        heights are read if None.
     gsd : float, optional
         Resample the scene to this ground sampling distance in metres.
+    crs : str, optional
+        Of rasters that do not say theirs.
 
     Raises
     ------
@@ -184,34 +175,77 @@ def open_scene(
         A band the optical raster does not have.
     GridError
         A CRS on one side only, or no overlap.
+    ConfigError
+        A CRS that means nothing, a ground from a terrain model that is not there.
     """
+    assumed = parse_crs(crs)
+    members = look_at(files.optical, assumed)
+    kind = _kind(files.optical[0], bands)
+    native = grid = joint_grid(members)
+    resampling = Resampling.bilinear
+    if gsd is not None:
+        factor = gsd / grid.gsd
+        grid = grid.rescaled(factor)
+        resampling = Resampling.average if factor > 1 else Resampling.bilinear
     with ExitStack() as stack:
-        optical = stack.enter_context(raster.open_raster(files.optical))
-        chosen = raster.image_bands(optical, bands)
-        if not chosen:
-            raise BandError(f"{files.optical} has no band besides alpha")
-        if bands is None:
-            _check_alpha(optical)
-        source: DatasetReader | WarpedVRT = optical
-        grid = Grid.of(optical)
-        if gsd is not None:
-            factor = gsd / grid.gsd
-            grid = grid.rescaled(factor)
-            kind = Resampling.average if factor > 1 else Resampling.bilinear
-            source = stack.enter_context(raster.aligned(optical, grid, kind))
-        scene = Scene(files, source, chosen, grid)
-        if files.elevation is not None:
-            scene._add_height(stack, settings, ground)
-        if files.labels is not None:
-            scene._add_labels(stack)
+        optical = Joined(members, grid, resampling, bands=kind.bands)
+        stack.callback(optical.close)
+        scene = Scene(files, optical, grid, kind)
+        if files.elevation:
+            surface = _partner(files.elevation, scene, native, assumed)
+            terrain = _partner(files.dtm, scene, native, assumed) if files.dtm else []
+            scene._heights = Heights(stack, surface, terrain, grid, settings, ground)
+        if files.labels:
+            scene._labels = _open_labels(stack, scene, native, assumed, labels or LabelSettings())
         yield scene
 
 
-def estimate_scene_ground(files: SceneFiles, settings: HeightSettings) -> Ground | None:
-    """Estimate the ground below a scene's height raster once, where the settings ask for it."""
-    if files.elevation is None or not estimates_ground(settings):
+def estimate_scene_ground(
+    files: SceneFiles, settings: HeightSettings, crs: str | None = None
+) -> Ground | None:
+    """Estimate the ground below a scene once, where the settings ask for it."""
+    if not files.elevation or ground_source(settings, bool(files.dtm)) != "estimate":
         return None
-    return ground_below(files.elevation, settings)
+    assumed = parse_crs(crs)
+    grid = joint_grid(look_at(files.optical, assumed))
+    surface = look_at(files.elevation, assumed, grid)
+    check_heights(surface, settings)
+    return ground_below(surface, grid, settings)
+
+
+def _kind(path: str, bands: tuple[int, ...] | None) -> _Kind:
+    with raster.open_raster(path) as optical:
+        chosen = raster.image_bands(optical, bands)
+        if not chosen:
+            raise BandError(f"{path} has no band besides alpha")
+        if bands is None:
+            _check_alpha(optical)
+        about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
+        plain = ("undefined", "gray", "palette", "alpha")
+        names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
+        dtype = np.result_type(*(optical.dtypes[b - 1] for b in chosen)).name
+        return _Kind(chosen, dtype, names)
+
+
+def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) -> list[Member]:
+    """Look at heights or labels; `native` is the grid of the image as it was delivered."""
+    members = look_at(paths, crs, native)
+    share = covered(members, scene.files.name, scene.grid)
+    if share < 0.995:
+        more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
+        _warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene.files.name}")
+    return members
+
+
+def _open_labels(
+    stack: ExitStack, scene: Scene, native: Grid, crs: CRS | None, settings: LabelSettings
+) -> Joined | VectorLabels:
+    paths = scene.files.labels
+    if any(map(is_vector, paths)):
+        return VectorLabels.of(paths, scene.grid, settings)
+    labels = Joined(_partner(paths, scene, native, crs), scene.grid, Resampling.nearest)
+    stack.callback(labels.close)
+    return labels
 
 
 def _check_alpha(optical: DatasetReader) -> None:
@@ -222,12 +256,6 @@ def _check_alpha(optical: DatasetReader) -> None:
                 f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
                 "like an image; to use it, name the bands (--bands or scenes.bands)"
             )
-
-
-def _check_covers(path: str, dataset: DatasetReader, scene: Scene) -> None:
-    share = check_overlap(path, Grid.of(dataset), scene.files.optical, scene.grid)
-    if share < 0.995:
-        _warn_once(f"{path} covers {100 * share:.1f} % of {scene.files.optical}")
 
 
 @functools.cache

@@ -7,27 +7,37 @@
     index.gpkg                          one polygon per tile
     train|validation|test/
         image|height|label/SCENE_ROW_COL.tif
+
+A virtual tile set has no tiles but windows into the scenes, which have to stay where they are. It
+keeps what cannot be read there: ``ground/SCENE.tif``, the estimated ground, and the labels of tiles
+that the split cuts through.
 """
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cafe_cli import config as settings_file
 from cafe_cli import raster
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.config import HeightSettings
+from cafe_cli.config import Config, HeightSettings
 from cafe_cli.errors import InputError
 from cafe_cli.files import write_text
 from cafe_cli.grid import Grid
-from cafe_cli.scene import Patch
+from cafe_cli.heights import Ground
+from cafe_cli.moments import Statistics
+from cafe_cli.pairing import SceneFiles, is_remote
+from cafe_cli.pool import Pool
+from cafe_cli.scene import Patch, Scene, open_scene
+from cafe_cli.split import Split
 from cafe_cli.windows import Window
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 VOID = -9999.0
 """Nodata value of height tiles."""
 
@@ -36,39 +46,6 @@ _INFO = "tileset.json"
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Statistics(_Record):
-    """Mean and standard deviation of the valid training pixels, per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-@dataclass
-class Moments:
-    """Running mean and variance per channel, in float64."""
-
-    count: int = 0
-    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-
-    def add(self, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
-        """Add the valid pixels of values (channels, height, width)."""
-        pixels = values[:, valid].astype(np.float64)
-        self.count += pixels.shape[1]
-        self.total = self.total + pixels.sum(axis=1)
-        self.squares = self.squares + (pixels**2).sum(axis=1)
-
-    def statistics(self, channels: int) -> Statistics:
-        """Return mean and standard deviation; 0 and 1 where nothing was added."""
-        if not self.count:
-            return Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
-        mean = self.total / self.count
-        # A constant channel carries nothing: a standard deviation of 1 keeps it finite.
-        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
-        std = np.where(std > 1e-6, std, 1.0)
-        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 class Tile(_Record):
@@ -83,6 +60,45 @@ class Tile(_Record):
     labelled: float
 
 
+class VirtualScene(_Record):
+    """The files of a scene, each with its size in bytes and the time it was changed, in ns."""
+
+    optical: tuple[str, ...]
+    elevation: tuple[str, ...]
+    dtm: tuple[str, ...]
+    labels: tuple[str, ...]
+    stamps: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, files: SceneFiles) -> "VirtualScene":
+        """Take down the files as they are now."""
+        streams = {k: getattr(files, k) for k in ("optical", "elevation", "dtm", "labels")}
+        return cls(**streams, stamps=_stamps(path for paths in streams.values() for path in paths))
+
+    def files(self, name: str) -> SceneFiles:
+        """Return the files.
+
+        Raises
+        ------
+        InputError
+            One of them is missing or was changed.
+        """
+        for path, stamp in self.stamps.items():
+            if _stamps([path]).get(path) != stamp:
+                raise InputError(
+                    f"{path} was changed or moved after the virtual tile set was made of it; run "
+                    "cafe tile again"
+                )
+        return SceneFiles(name, self.optical, self.elevation, self.dtm, self.labels)
+
+
+class Virtual(_Record):
+    """Where the pixels of a virtual tile set are: the scenes by id, and the config as it was."""
+
+    scenes: dict[str, VirtualScene]
+    config: dict[str, Any]
+
+
 class TileSet(_Record):
     """What is known of a tile set.
 
@@ -93,7 +109,9 @@ class TileSet(_Record):
     pixels : dict
         Labelled pixels of each split's tiles by class name, and ``unlabelled``.
     shared_ground : float
-        Square metres of ground that both a training tile and a tile of another split show.
+        Square metres of ground that tiles of two splits show.
+    virtual : Virtual or None
+        Where the pixels are, unless they are in the tile set's folder.
     """
 
     format: Literal["cafe tileset 1"] = "cafe tileset 1"
@@ -110,6 +128,7 @@ class TileSet(_Record):
     optical_statistics: Statistics
     height_statistics: Statistics
     shared_ground: float
+    virtual: Virtual | None = None
     tiles: tuple[Tile, ...]
 
     @property
@@ -165,17 +184,33 @@ def write_tile(
     classes: ClassTable,
 ) -> None:
     """Write the rasters of a tile: image, height unless no pixel has any, label."""
-    paths = {kind: tile_path(folder, tile, kind) for kind in ("image", "height", "label")}
+    paths = {kind: tile_path(folder, tile, kind) for kind in ("image", "height")}
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     mask = None if patch.optical_valid.all() else patch.optical_valid
     raster.write_tile(paths["image"], patch.optical, grid, mask=mask)
-    raster.write_tile(
-        paths["label"], labels[None], grid, nodata=NODATA, colormap=classes.colormap, predictor=1
-    )
+    write_label(folder, tile, grid, labels, classes)
     if patch.height_valid.any():
         height = np.where(patch.height_valid, patch.height, np.float32(VOID))
         raster.write_tile(paths["height"], height[None], grid, nodata=VOID)
+
+
+def write_label(
+    folder: Path, tile: Tile, grid: Grid, labels: NDArray[np.uint8], classes: ClassTable
+) -> None:
+    """Write the label raster of a tile."""
+    path = tile_path(folder, tile, "label")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raster.write_tile(
+        path, labels[None], grid, nodata=NODATA, colormap=classes.colormap, predictor=1
+    )
+
+
+def write_ground(folder: Path, scene: str, ground: Ground) -> None:
+    """Keep the ground estimated below a scene."""
+    path = _ground_path(folder, scene)
+    path.parent.mkdir(exist_ok=True)
+    raster.write_tile(path, ground.surface[None], ground.grid, nodata=np.nan)
 
 
 def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.uint8]]:
@@ -185,15 +220,82 @@ def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.ui
         bands = range(1, image.count + 1)
         optical = raster.read(image, window, bands)
         optical_valid = raster.read_valid(image, window, bands)
-    with raster.open_raster(str(tile_path(folder, tile, "label"))) as label:
-        labels: NDArray[np.uint8] = raster.read(label, window, [1])[0]
     height = np.full((size, size), VOID, np.float32)
     path = tile_path(folder, tile, "height")
     if path.exists():
         with raster.open_raster(str(path)) as heights:
             height = raster.read(heights, window, [1])[0]
     known = height != VOID
-    return Patch(optical, optical_valid, np.where(known, height, np.float32(0)), known), labels
+    patch = Patch(optical, optical_valid, np.where(known, height, np.float32(0)), known)
+    return patch, _read_label(folder, tile, size)
+
+
+class Reader:
+    """Reads the tiles of a tile set, wherever their pixels are.
+
+    The scenes of a virtual one are opened when they are needed and stay open, so each thread or
+    process needs a reader of its own.
+    """
+
+    def __init__(self, folder: Path, tileset: TileSet) -> None:
+        self._folder, self._tileset = folder, tileset
+        self._scenes = Pool[Scene]()
+        self._config: Config | None = None
+        if tileset.virtual is not None:
+            self._config = settings_file.parse(tileset.virtual.config, str(folder / _INFO))
+
+    def read(self, tile: Tile) -> tuple[Patch, NDArray[np.uint8]]:
+        """Read what a tile shows, and its labels (height, width).
+
+        Raises
+        ------
+        InputError
+            A file is missing, damaged, or changed since the virtual tile set was made.
+        """
+        size, virtual, config = self._tileset.size, self._tileset.virtual, self._config
+        if virtual is None or config is None:
+            return read_tile(self._folder, tile, size)
+        scene = self._scenes.get(tile.scene, lambda: self._open(tile.scene, virtual, config))
+        window = Window(tile.col, tile.row, size, size)
+        patch = scene.read(window)
+        if tile_path(self._folder, tile, "label").exists():
+            return patch, _read_label(self._folder, tile, size)
+        labels = scene.read_labels(window, config.class_table, config.labels).ids
+        return patch, np.where(patch.optical_valid, labels, np.uint8(NODATA))
+
+    @contextmanager
+    def _open(self, name: str, virtual: Virtual, config: Config) -> Iterator[Scene]:
+        path, ground = _ground_path(self._folder, name), None
+        if path.exists():
+            with raster.open_raster(str(path)) as surface:
+                grid = Grid.of(surface)
+                ground = Ground(raster.read(surface, grid.extent, [1])[0], grid)
+        with open_config_scene(virtual.scenes[name].files(name), config, ground) as scene:
+            yield scene
+
+
+def open_config_scene(
+    files: SceneFiles, config: Config, ground: Ground | None = None
+) -> AbstractContextManager[Scene]:
+    """Open a scene as a config says (see `cafe_cli.scene.open_scene`)."""
+    bands, crs = (config.scenes.bands, config.scenes.crs) if config.scenes else (None, None)
+    return open_scene(files, config.height, bands, labels=config.labels, ground=ground, crs=crs)
+
+
+def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:
+    with raster.open_raster(str(tile_path(folder, tile, "label"))) as label:
+        labels: NDArray[np.uint8] = raster.read(label, Window(0, 0, size, size), [1])[0]
+    return labels
+
+
+def _ground_path(folder: Path, scene: str) -> Path:
+    return folder / "ground" / f"{scene}.tif"
+
+
+def _stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of the files that can be looked at."""
+    local = [p for p in paths if not is_remote(p) and os.path.exists(p)]
+    return {p: (os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in local}
 
 
 def pixel_counts(labels: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.int64]:

@@ -27,10 +27,11 @@ from torch.utils.data import DataLoader
 
 from cafe_cli import checkpoint, history, optimizer, tiles
 from cafe_cli import config as settings_file
+from cafe_cli import report as findings
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import Config, TrainSettings
-from cafe_cli.dataset import Batches, Sample, TileDataset, in_order
+from cafe_cli.dataset import Batches, Inputs, Sample, TileDataset, in_order
 from cafe_cli.device import choose
 from cafe_cli.errors import (
     CafeError,
@@ -46,6 +47,7 @@ from cafe_cli.history import Row
 from cafe_cli.losses import training_loss
 from cafe_cli.metrics import Confusion, Scores, scores
 from cafe_cli.model import Architecture, CaFE
+from cafe_cli.split import SPLITS
 from cafe_cli.tiles import TileSet
 
 log = logging.getLogger("cafe")
@@ -134,6 +136,69 @@ def train(
             row = run.finish_epoch()
             report.epoch(row)
     return run.close()
+
+
+def rehearse(
+    tileset_folder: Path,
+    output: Path,
+    config: Config,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> findings.Report:
+    """Check what `train` would, and say what it would take; arguments as there.
+
+    Nothing is trained: the time of a step is that of two blank tiles through the network and back.
+    """
+    report = findings.Report("train")
+    with report.noting(str(output)):
+        if not resume:
+            _check_output(output, tileset_folder, overwrite)
+    with report.noting(str(tileset_folder)):
+        tileset = tiles.load(tileset_folder)
+        training = len(tileset.of("train"))
+        if not training:
+            raise InputError(f"{tileset_folder} has no training tiles")
+        settings, network = config.train, _network(tileset, config)
+        steps = len(Batches(training, settings.batch_size, settings.seed)) * settings.epochs
+        target = choose(device)
+        seconds = _time_two_tiles(network.to(target), tileset, config) / 2 * settings.batch_size
+        parameters = sum(p.numel() for p in network.parameters())
+        report.facts |= {
+            "tiles": {split: len(tileset.of(split)) for split in SPLITS},
+            "pixels": tileset.pixels,
+            "shared_ground_m2": tileset.shared_ground,
+            "parameters": parameters,
+            "steps": steps,
+            "device": str(target),
+            # Weights, gradients and the two moments of the optimiser, in two files.
+            "estimate": {"seconds": round(seconds * steps, 1), "disk": parameters * 4 * 4},
+        }
+        if not tileset.of("validation"):
+            message = "no validation tiles: the last epoch counts as the best"
+            report.add(findings.Finding("warning", message, str(tileset_folder)))
+    return report
+
+
+def _time_two_tiles(network: CaFE, tileset: TileSet, config: Config) -> float:
+    side = min(config.train.crop or tileset.size, tileset.size)
+    shape = (2, side, side)
+    device = network.optical_mean.device
+    valid = torch.ones(shape, dtype=torch.bool, device=device)
+    optical = torch.zeros(2, len(tileset.band_names), side, side, device=device)
+    height = torch.zeros(2, 1, side, side, device=device)
+    labels = torch.zeros(shape, dtype=torch.int64, device=device)
+    losses = _Losses(network, config.train)
+    elapsed = math.inf
+    for _ in range(2):  # the first time is no measure
+        start = time.perf_counter()
+        batch = Sample(Inputs(optical, valid, height, valid), labels)
+        losses(batch)["total"].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        elapsed = min(elapsed, time.perf_counter() - start)
+    return elapsed
 
 
 class _Losses(nn.Module):
@@ -418,7 +483,8 @@ def _network(tileset: TileSet, config: Config) -> CaFE:
     )
     network = CaFE(architecture, weights=settings.weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
-    network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0])
+    limits = (optical.low, optical.high) if optical.low and optical.high else None
+    network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)
     return network
 
 

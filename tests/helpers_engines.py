@@ -114,7 +114,7 @@ def card_of(network: CaFE, **changes) -> ModelCard:
         "band_names": tuple(["red", "green", "blue", "nir"][: a.optical_bands]),
         "dtype": "uint8",
         "gsd": PIXEL,
-        "height": HeightSettings(kind="ndsm"),
+        "height": HeightSettings(kind="ndsm", fill=0),
         "window": 64,
         "epoch": 1,
         "scores": None,

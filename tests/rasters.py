@@ -14,6 +14,7 @@ from rasterio.warp import transform
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.grid import Grid
+from cafe_cli.pairing import SceneFiles
 
 UTM = CRS.from_epsg(32632)
 LAMBERT = CRS.from_epsg(2154)
@@ -98,6 +99,13 @@ def write(path: Path, values, where: Grid, *, mask=None, alpha=None, units=None,
         if units:
             dataset.units = [units] * len(values)
     return str(path)
+
+
+def scene_files(name, optical, elevation=None, labels=None, dtm=None) -> SceneFiles:
+    """Return the files of a scene; each is one name, a list, or None."""
+    streams = {"optical": optical, "elevation": elevation, "labels": labels, "dtm": dtm}
+    given = {k: (v,) if isinstance(v, str | Path) else v or () for k, v in streams.items()}
+    return SceneFiles(name, **{k: tuple(map(str, v)) for k, v in given.items()})
 
 
 def read(path):

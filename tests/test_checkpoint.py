@@ -81,7 +81,7 @@ def test_card(model):
     assert card.class_table.palette.tolist() == TABLE.palette.tolist()
     assert card.band_names == ("red", "green", "blue")
     assert (card.dtype, card.gsd, card.window, card.epoch) == ("uint8", 0.5, 64, 1)
-    assert card.height == HeightSettings(kind="ndsm")
+    assert card.height == HeightSettings(kind="ndsm", fill=0)
     assert card.has_height
     assert card.architecture["optical_encoder"] == ENCODER
 

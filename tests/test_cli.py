@@ -192,7 +192,7 @@ def scene(here, model) -> Path:
     write(here / "ortho.tif", image)
     write(here / "dsm.tif", metres)
     write(here / "labels.tif", labels, nodata=255)
-    write(here / "no_crs.tif", metres, crs=None)
+    write(here / "no_crs.tif", metres, origin=(3, 0), crs=None)
     write(here / "far.tif", metres, origin=(9000, 0))
     write(here / "two.tif", image[:2])
     (here / "text.tif").write_text("no raster")
@@ -234,9 +234,8 @@ PREDICT = [
 @pytest.mark.parametrize(("name", "optical", "more", "says"), PREDICT)
 def test_predict_fails(run, scene, name, optical, more, says):
     before = listing(scene)
-    result = run(
-        "predict", name, "--optical", optical, "--elevation", "dsm.tif", "-o", "map.tif", *more
-    )
+    heights = [] if "--elevation" in more else ["--elevation", "dsm.tif"]
+    result = run("predict", name, "--optical", optical, *heights, "-o", "map.tif", *more)
     assert says in result.error
     assert result.code == 1
     assert listing(scene) == before

@@ -64,7 +64,7 @@ def pointwise(monkeypatch) -> Path:
              for i in range(4)]  # fmt: skip
     card = ModelCard(
         architecture={"classes": 4, "optical_bands": 3}, classes=table, dtype="uint8", gsd=PIXEL,
-        band_names=("red", "green", "blue"), height=HeightSettings(kind="ndsm"), window=64,
+        band_names=("red", "green", "blue"), height=HeightSettings(kind="ndsm", fill=0), window=64,
         epoch=1, scores=None, config={},
     )  # fmt: skip
     monkeypatch.setattr(checkpoint, "load", lambda path: (Pointwise(), card))
@@ -79,7 +79,7 @@ def numbers(height: int, width: int, seed: int = 0):
 
 def scene(folder: Path, image, metres=None, **profile) -> Source:
     optical = write(folder / "ortho.tif", image, **profile)
-    return Source(optical, None if metres is None else write(folder / "dsm.tif", metres))
+    return Source((optical,), () if metres is None else (write(folder / "dsm.tif", metres),))
 
 
 def read(path: Path):
@@ -222,7 +222,7 @@ def test_label_raster(tmp_path, model):
     image, metres, _ = town(600, 700)
     source, out = scene(tmp_path, image, metres), tmp_path / "map.tif"
     predict(model, source, out, settings=PredictSettings(window=512, overlap=0), device="cpu")
-    with rasterio.open(out) as written, rasterio.open(source.optical) as optical:
+    with rasterio.open(out) as written, rasterio.open(source.optical[0]) as optical:
         assert written.crs == UTM
         assert written.transform == optical.transform
         assert written.shape == optical.shape
@@ -250,7 +250,7 @@ def test_settings_beside_the_map(tmp_path, model):
     predict(model, source, tmp_path / "map.tif", device="cpu")
     described = tomllib.loads((tmp_path / "map.tif.toml").read_text())
     assert described["model"] == str(model)
-    assert described["source"]["optical"] == source.optical
+    assert described["source"]["optical"] == list(source.optical)
     assert described["source"]["bands"] == [1, 2, 3]
     assert described["source"]["height_unit"] == "foot"
     assert (tmp_path / "map.toml").read_text() == "somebody else's"
@@ -340,7 +340,8 @@ def test_another_gsd(tmp_path, model, caplog):
     image, metres, _ = town(128, 192)
     optical = write(tmp_path / "ortho.tif", image, pixel=PIXEL / 2)
     elevation = write(tmp_path / "dsm.tif", metres, pixel=PIXEL / 2)
-    own, resampled = Source(optical, elevation), Source(optical, elevation, gsd="model")
+    own = Source((optical,), (elevation,))
+    resampled = replace(own, gsd="model")
     (said,) = warnings_of(caplog, model, own, tmp_path / "own.tif")
     assert "0.25 m, the model was trained at 0.5 m; --gsd model resamples" in said
     assert warnings_of(caplog, model, resampled, tmp_path / "model.tif") == []
@@ -356,7 +357,7 @@ def test_resampling_keeps_the_holes(tmp_path, pointwise):
     optical = write(tmp_path / "ortho.tif", image, pixel=PIXEL / 2, mask=valid)
     elevation = write(tmp_path / "dsm.tif", metres, pixel=PIXEL / 2)
     out = tmp_path / "map.tif"
-    predict(pointwise, Source(optical, elevation, gsd="model"), out, device="cpu")
+    predict(pointwise, Source((optical,), (elevation,), gsd="model"), out, device="cpu")
     labels = read(out)
     assert (labels[:35, :40] == 255).all()
     assert (labels[36:, 41:] != 255).mean() > 0.999
@@ -380,9 +381,9 @@ def test_heights_that_are_not_wanted(tmp_path, caplog):
     network = tiny_model(heights=False)
     checkpoint.save(tmp_path / "m.safetensors", network, card_of(network))
     image, _, _ = town(64, 64)
-    source = replace(scene(tmp_path, image), elevation="not there.tif")
+    source = replace(scene(tmp_path, image), elevation=("not there.tif",))
     (said,) = warnings_of(caplog, tmp_path / "m.safetensors", source, tmp_path / "map.tif")
-    assert "trained without heights: not there.tif is not used" in said
+    assert "trained without heights: not there.tif will not be read" in said
 
 
 # --- failures ----------------------------------------------------------------------------------
@@ -410,7 +411,7 @@ def test_wrong_band_count(tmp_path, good):
 
 def test_elevation_elsewhere(tmp_path, good):
     far = write(tmp_path / "far.tif", numbers(300, 200)[1], origin=(9000, 0))
-    fails(GridError, "does not overlap", replace(good, elevation=far), tmp_path / "map.tif")
+    fails(GridError, "does not overlap", replace(good, elevation=(far,)), tmp_path / "map.tif")
 
 
 def test_existing_outputs(tmp_path, good):
@@ -423,7 +424,7 @@ def test_existing_outputs(tmp_path, good):
 
 
 def test_outputs_that_are_inputs(tmp_path, good):
-    optical, other = Path(good.optical), tmp_path / "sub" / ".." / "map.tif"
+    optical, other = Path(good.optical[0]), tmp_path / "sub" / ".." / "map.tif"
     (tmp_path / "sub").mkdir()
     fails(ConfigError, "another name", good, optical, overwrite=True)
     fails(ConfigError, "another name", good, tmp_path / "map.tif", confidence=other)
@@ -473,7 +474,7 @@ def test_damaged_model(tmp_path):
 def test_truncated_image(tmp_path, pointwise):
     image, metres = numbers(600, 600)
     source = scene(tmp_path, image, metres, compress="deflate")
-    path = Path(source.optical)
+    path = Path(source.optical[0])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CafeError, match=r"ortho\.tif"):
         predict(pointwise, source, tmp_path / "map.tif", device="cpu")

@@ -6,7 +6,7 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 from rasterio.warp import transform
-from rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise
+from rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise, scene_files
 
 from cafe_cli import raster
 from cafe_cli.config import HeightSettings, LabelSettings, SceneSettings
@@ -16,9 +16,9 @@ from cafe_cli.pairing import SceneFiles, find_scenes
 from cafe_cli.scene import estimate_scene_ground, open_scene
 from cafe_cli.windows import Window
 
-PLAIN = HeightSettings(ground="none")
-NDSM = HeightSettings(kind="ndsm")
-DSM = HeightSettings(cell=1.0, max_window=20.0)
+PLAIN = HeightSettings(ground="none", fill=0)
+NDSM = HeightSettings(kind="ndsm", fill=0)
+DSM = HeightSettings(cell=1.0, max_window=20.0, fill=0)
 X, Y = 300_000.0, 5_200_000.0
 OREGON = CRS.from_epsg(2994)
 """Feet, and of use (if not of sense) only in Oregon, hence `FAR`."""
@@ -67,7 +67,7 @@ def test_a_plane_stays_a_plane_on_the_optical_grid(optical, write, crs, pixel, a
     path, where = optical
     delivered = around(X, Y, 60, pixel, crs, angle)
     dsm = write("dsm.tif", plane_on(delivered, crs).astype(np.float32), delivered)
-    patch = read(SceneFiles("a", path, dsm), PLAIN)
+    patch = read(scene_files("a", path, dsm), PLAIN)
     assert patch.height_valid.all()
     assert patch.height.dtype == np.float32
     assert np.abs(patch.height - plane_on(where, crs)).max() < tolerance
@@ -93,7 +93,7 @@ def test_heights_are_metres(optical, write, unit, tag, metres, dtype, tolerance)
     stored = plane_on(delivered, LAMBERT) / metres
     stored = stored.round() if dtype in ("uint8", "uint16", "int16") else stored
     dsm = write("dsm.tif", stored.astype(dtype), delivered, units=tag)
-    patch = read(SceneFiles("a", path, dsm), HeightSettings(kind="ndsm", unit=unit))
+    patch = read(scene_files("a", path, dsm), HeightSettings(kind="ndsm", unit=unit))
     assert np.abs(patch.height - plane_on(where, LAMBERT)).max() < tolerance
 
 
@@ -104,7 +104,7 @@ def test_an_orthophoto_in_feet_below_a_surface_in_metres(write):
     path = write("ortho.tif", noise(3, where), where)
     place = (FAR[0][0], FAR[1][0])
     dsm = write("dsm.tif", plane_on(delivered, utm, place).astype(np.float32), delivered)
-    with open_scene(SceneFiles("a", path, dsm), PLAIN) as scene:
+    with open_scene(scene_files("a", path, dsm), PLAIN) as scene:
         patch = scene.read(scene.grid.extent)
         assert scene.grid.gsd == pytest.approx(0.3048)
     assert patch.height_valid.all()
@@ -118,8 +118,8 @@ def test_voids_and_what_lies_outside_is_not_valid(optical, write, declared):
     heights = plane_on(delivered, LAMBERT).astype(np.float32)
     heights[20:30, 20:40] = -9999
     dsm = write("dsm.tif", heights, delivered, nodata=-9999 if declared else 0)
-    settings = PLAIN if declared else HeightSettings(ground="none", nodata=-9999)
-    patch = read(SceneFiles("a", path, dsm), settings)
+    settings = PLAIN if declared else HeightSettings(ground="none", nodata=-9999, fill=0)
+    patch = read(scene_files("a", path, dsm), settings)
     column, row = ~delivered.transform @ centres(where, LAMBERT)
     hole = (column > 20) & (column < 40) & (row > 20) & (row < 30)
     near = (column > 19) & (column < 41) & (row > 19) & (row < 31)
@@ -137,13 +137,13 @@ def test_voids_and_what_lies_outside_is_not_valid(optical, write, declared):
 
 def test_without_a_height_raster_no_height_is_valid(optical):
     path, _ = optical
-    with open_scene(SceneFiles("a", path), DSM) as scene:
+    with open_scene(scene_files("a", path), DSM) as scene:
         patch = scene.read(Window(-5, -5, 20, 30))
         assert not scene.has_height
     assert patch.height.shape == (30, 20)
     assert not patch.height.any()
     assert not patch.height_valid.any()
-    assert estimate_scene_ground(SceneFiles("a", path), DSM) is None
+    assert estimate_scene_ground(scene_files("a", path), DSM) is None
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def hillside(optical, write):
     heights = plane_on(delivered, LAMBERT).astype(np.float32) + 300
     heights[70:90, 75:95] += 6
     heights[100:104, 60:70] = -9999
-    return SceneFiles("a", path, write("dsm.tif", heights, delivered, nodata=-9999)), delivered
+    return scene_files("a", path, write("dsm.tif", heights, delivered, nodata=-9999)), delivered
 
 
 def test_heights_count_from_the_ground(hillside, optical):
@@ -189,7 +189,7 @@ def test_ground_below_a_surface_in_degrees(optical, write):
     delivered = around(X, Y, 1e-3, 5e-6, degrees)
     flat = np.full((delivered.height, delivered.width), 80, np.float32)
     flat[95:105, 95:105] += 5
-    patch = read(SceneFiles("a", path, write("dsm.tif", flat, delivered)), DSM)
+    patch = read(scene_files("a", path, write("dsm.tif", flat, delivered)), DSM)
     assert patch.height_valid.all()
     assert patch.height.max() == pytest.approx(5, abs=0.1)
     assert np.median(patch.height) == pytest.approx(0, abs=0.1)
@@ -202,7 +202,7 @@ def test_ground_below_a_surface_in_degrees(optical, write):
 def test_ground_is_taken_off_only_absolute_heights(optical, write, settings, difference):
     path, where = optical
     dsm = write("dsm.tif", np.full((120, 120), 300, np.float32), where)
-    assert read(SceneFiles("a", path, dsm), settings).height == pytest.approx(difference)
+    assert read(scene_files("a", path, dsm), settings).height == pytest.approx(difference)
 
 
 # Heights that cannot be
@@ -223,12 +223,14 @@ def test_undeclared_voids_are_named_with_the_remedy(optical, write, void, unit, 
     path, where = optical
     heights = np.full((120, 120), 50, np.float32)
     heights[:40] = void
-    files = SceneFiles("a", path, write("dsm.tif", heights, where))
-    with pytest.raises(InputError, match=r"dsm\.tif holds heights from .* to .* m") as caught:
+    files = scene_files("a", path, write("dsm.tif", heights, where))
+    with pytest.raises(
+        InputError, match=r"dsm\.tif has voids .* heights from .* to .* m"
+    ) as caught:
         read(files, HeightSettings(unit=unit))
     assert f"say so with height.nodata = {named} (--height-nodata)" in str(caught.value)
     said = float(str(caught.value).split("height.nodata = ")[1].split()[0])
-    patch = read(files, HeightSettings(unit=unit, nodata=said, ground="none"))
+    patch = read(files, HeightSettings(unit=unit, nodata=said, ground="none", fill=0))
     assert (~patch.height_valid).sum() == 40 * 120
 
 
@@ -240,7 +242,7 @@ def test_a_single_void_in_a_large_raster_is_not_overlooked(write, settings):
     heights = np.full((8, 3000), 50, np.float32)
     heights[4, min({*range(1000, 3000)} - {*looked_at[4]})] = -9999
     path, dsm = write("a.tif", noise(1, where), where), write("dsm.tif", heights, where)
-    files = SceneFiles("a", path, dsm)
+    files = scene_files("a", path, dsm)
     with pytest.raises(InputError, match=r"dsm\.tif .*height\.nodata"):
         read(files, settings)
     if settings is DSM:
@@ -252,14 +254,14 @@ def test_a_surface_without_any_height(optical, write):
     path, where = optical
     dsm = write("dsm.tif", np.full((120, 120), -9999, np.float32), where, nodata=-9999)
     with pytest.raises(InputError, match=r"dsm\.tif holds no valid height"):
-        read(SceneFiles("a", path, dsm))
+        read(scene_files("a", path, dsm))
 
 
 def test_an_unknown_unit_is_named(optical, write):
     path, where = optical
     dsm = write("dsm.tif", np.ones((120, 120), np.float32), where, units="fathom")
     with pytest.raises(InputError, match=r"'fathom'.*set height\.unit to one of metre, foot"):
-        read(SceneFiles("a", path, dsm))
+        read(scene_files("a", path, dsm))
 
 
 @pytest.mark.parametrize("key", ["elevation", "labels"])
@@ -268,7 +270,7 @@ def test_a_partner_that_does_not_overlap_is_named_with_both_extents(optical, wri
     apart = around(X + 500, Y, 30, 0.5, LAMBERT)
     partner = write("partner.tif", np.ones((60, 60), np.uint8), apart)
     with pytest.raises(GridError, match=r"partner\.tif does not overlap .*ortho\.tif") as caught:
-        read(SceneFiles("a", path, **{key: partner}))
+        read(scene_files("a", path, **{key: partner}))
     assert "in EPSG:32632" in str(caught.value)
     assert "x 299985 to 300015, y 5199985 to 5200015" in str(caught.value)
 
@@ -277,17 +279,17 @@ def test_a_partner_without_a_crs_is_named(optical, write):
     path, _ = optical
     partner = write("dsm.tif", np.ones((9, 9), np.uint8), grid(9, 9, crs=None))
     with pytest.raises(GridError, match=r"dsm\.tif has no CRS while"):
-        read(SceneFiles("a", path, partner))
+        read(scene_files("a", path, partner))
 
 
 def test_a_partner_that_covers_a_part_is_reported_once(optical, write, caplog):
     path, _ = optical
     half = around(X + 15, Y, 30, 0.5)
-    files = SceneFiles("a", path, write("half.tif", np.ones((60, 60), np.uint8), half))
+    files = scene_files("a", path, write("half.tif", np.ones((60, 60), np.uint8), half))
     read(files)
     read(files)
     assert [r.getMessage() for r in caplog.records] == [
-        f"{files.elevation} covers 50.0 % of {files.optical}"
+        f"{files.elevation[0]} covers 50.0 % of {path}"
     ]
 
 
@@ -301,7 +303,7 @@ def test_labels_are_those_below_each_pixel_centre(optical, write, crs, pixel):
     delivered = around(X - 6, Y + 2, 30, pixel, crs)
     values = noise(1, delivered)[0] % 4
     labels = write("labels.tif", values, delivered, nodata=3)
-    with open_scene(SceneFiles("a", path, labels=labels), NDSM) as scene:
+    with open_scene(scene_files("a", path, labels=labels), NDSM) as scene:
         assert scene.has_labels
         decoded = scene.read_labels(where.extent, TABLE, LabelSettings())
     expected = nearest(values, delivered, where)
@@ -316,14 +318,14 @@ def test_color_labels_with_alpha(optical, write):
     shown = np.where(noise(1, where, seed=1) > 50, 255, 0).astype(np.uint8)
     rgba = np.concatenate([TABLE.palette[ids].transpose(2, 0, 1), shown])
     labels = write("labels.tif", rgba, where, alpha=4)
-    with open_scene(SceneFiles("a", path, labels=labels), NDSM) as scene:
+    with open_scene(scene_files("a", path, labels=labels), NDSM) as scene:
         decoded = scene.read_labels(where.extent, TABLE, LabelSettings(encoding="colors"))
     assert np.array_equal(decoded.ids, np.where(shown[0] > 0, ids, 255))
 
 
 def test_a_scene_without_labels(optical):
     with (
-        open_scene(SceneFiles("a", optical[0]), NDSM) as scene,
+        open_scene(scene_files("a", optical[0]), NDSM) as scene,
         pytest.raises(InputError, match="scene a has no labels"),
     ):
         scene.read_labels(scene.grid.extent, TABLE, LabelSettings())
@@ -337,7 +339,7 @@ def test_a_scene_without_labels(optical):
 def test_bands_are_read_raw_and_in_the_order_asked_for(write, dtype, bands):
     values = noise(5, grid(), dtype)
     path = write("a.tif", values, grid())
-    with open_scene(SceneFiles("a", path), NDSM, bands) as scene:
+    with open_scene(scene_files("a", path), NDSM, bands) as scene:
         patch = scene.read(Window(1, 2, 5, 4))
         assert scene.dtype == dtype
         assert len(scene.band_names) == len(scene.bands)
@@ -349,7 +351,7 @@ def test_bands_are_read_raw_and_in_the_order_asked_for(write, dtype, bands):
 
 def test_a_band_that_is_not_there(optical):
     with pytest.raises(BandError, match=r"ortho\.tif has 3 bands, there is no band 4"):
-        read(SceneFiles("a", optical[0]), bands=(1, 4))
+        read(scene_files("a", optical[0]), bands=(1, 4))
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -357,7 +359,7 @@ def test_alpha_is_a_mask_and_no_band(write, count, caplog):
     values = noise(count, grid())
     values[-1] = np.where(values[-1] > 80, 255, 0)
     path = write("a.tif", values, grid(), alpha=count)
-    patch = read(SceneFiles("a", path))
+    patch = read(scene_files("a", path))
     assert np.array_equal(patch.optical, values[:-1])
     assert np.array_equal(patch.optical_valid, values[-1] > 0)
     assert not caplog.records
@@ -367,11 +369,11 @@ def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write, caplog)
     values = noise(4, grid(40, 40))
     values[3, 0, 0] = 0  # black in infrared is not nodata
     path = write("a.tif", values, grid(40, 40), alpha=4)
-    read(SceneFiles("a", path))
+    read(scene_files("a", path))
     assert "band 4 of" in caplog.text
     assert "name the bands" in caplog.text
     caplog.clear()
-    with open_scene(SceneFiles("a", path), NDSM, (1, 2, 3, 4)) as scene:
+    with open_scene(scene_files("a", path), NDSM, (1, 2, 3, 4)) as scene:
         assert scene.band_names[-1] == "band 4"
         patch = scene.read(scene.grid.extent)
     assert np.array_equal(patch.optical, values)
@@ -382,7 +384,7 @@ def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write, caplog)
 def test_only_alpha_is_no_image(write):
     path = write("a.tif", noise(1, grid()), grid(), alpha=1)
     with pytest.raises(BandError, match="no band besides alpha"):
-        read(SceneFiles("a", path))
+        read(scene_files("a", path))
 
 
 def test_bands_have_names(write):
@@ -390,10 +392,10 @@ def test_bands_have_names(write):
     with rasterio.open(path, "r+") as dataset:
         dataset.set_band_description(2, "near infrared")
     for gsd in (None, 1.0):
-        with open_scene(SceneFiles("a", path), NDSM, (2, 3), gsd=gsd) as scene:
+        with open_scene(scene_files("a", path), NDSM, (2, 3), gsd=gsd) as scene:
             assert scene.band_names == ("near infrared", "band 3")
     rgb = write("b.tif", noise(3, grid()), grid(), photometric="rgb")
-    with open_scene(SceneFiles("a", rgb), NDSM) as scene:
+    with open_scene(scene_files("a", rgb), NDSM) as scene:
         assert scene.band_names == ("red", "green", "blue")
 
 
@@ -401,7 +403,7 @@ def test_a_scene_of_coarser_pixels_holds_the_mean_of_the_fine(write):
     where = grid(40, 24, 0.5)
     values = noise(3, where, "uint16")
     path = write("a.tif", values, where)
-    with open_scene(SceneFiles("a", path), NDSM, gsd=1.0) as scene:
+    with open_scene(scene_files("a", path), NDSM, gsd=1.0) as scene:
         assert scene.grid == Grid(UTM, grid(20, 12, 1.0).transform, 20, 12)
         patch = scene.read(scene.grid.extent)
     mean = values.reshape(3, 12, 2, 20, 2).mean(axis=(2, 4))
@@ -413,7 +415,7 @@ def test_a_scene_of_finer_pixels_is_interpolated(write):
     where = around(X, Y, 40, 1.0)
     values = (plane_on(where, UTM) * 10).astype(np.float32)
     path = write("a.tif", values, where)
-    with open_scene(SceneFiles("a", path), NDSM, gsd=0.25) as scene:
+    with open_scene(scene_files("a", path), NDSM, gsd=0.25) as scene:
         fine = scene.grid
         patch = scene.read(Window(8, 8, 140, 140))
     expected = plane_on(fine, UTM)[8:148, 8:148] * 10
@@ -431,7 +433,7 @@ def test_invalid_pixels_are_never_mixed_in_when_resampled(write, factor, kind):
         values[1] = np.where(valid, 255, 0)
         options = {"alpha": 2}
     path = write("a.tif", values, grid(20, 20), **options)
-    patch = read(SceneFiles("a", path), gsd=0.5 * factor)
+    patch = read(scene_files("a", path), gsd=0.5 * factor)
     half = patch.optical_valid.shape[1] // 2
     assert np.array_equal(patch.optical_valid, np.tile(np.arange(2 * half) >= half, (2 * half, 1)))
     assert np.nanmax(np.abs(patch.optical[:, patch.optical_valid] - 100)) < 1e-3
@@ -441,7 +443,7 @@ def test_a_resampled_scene_has_its_heights_and_labels_there(optical, write):
     path, where = optical
     dsm = write("dsm.tif", plane_on(where, UTM).astype(np.float32), where)
     labels = write("labels.tif", noise(1, where)[0] % 3, where)
-    with open_scene(SceneFiles("a", path, dsm, labels), PLAIN, gsd=0.75) as scene:
+    with open_scene(scene_files("a", path, dsm, labels), PLAIN, gsd=0.75) as scene:
         patch = scene.read(scene.grid.extent)
         ids = scene.read_labels(scene.grid.extent, TABLE, LabelSettings()).ids
     assert patch.height.shape == patch.optical.shape[1:] == ids.shape == (40, 40)
@@ -457,7 +459,7 @@ def test_an_image_of_one_pixel(write):
     labels = write(
         "labels.tif", np.full((40, 40), 2, np.uint8), grid(40, 40, left=X - 5, top=Y + 5)
     )
-    with open_scene(SceneFiles("a", path, dsm, labels), NDSM) as scene:
+    with open_scene(scene_files("a", path, dsm, labels), NDSM) as scene:
         patch = scene.read(Window(0, 0, 1, 1))
         ids = scene.read_labels(Window(0, 0, 1, 1), TABLE, LabelSettings()).ids
     assert (patch.optical[0, 0, 0], patch.height[0, 0], ids[0, 0]) == (7, 5, 2)
@@ -466,16 +468,16 @@ def test_an_image_of_one_pixel(write):
 def test_a_float_image_is_valid_where_every_band_is_a_number(write):
     values = np.ones((2, 1, 3), np.float32)
     values[1, 0, 1], values[0, 0, 2] = np.nan, np.inf
-    patch = read(SceneFiles("a", write("a.tif", values, grid(3, 1))))
+    patch = read(scene_files("a", write("a.tif", values, grid(3, 1))))
     assert patch.optical_valid.tolist() == [[True, False, False]]
 
 
 def test_missing_files_are_named(optical, tmp_path):
     path, none = optical[0], str(tmp_path / "none.tif")
     for files in (
-        SceneFiles("a", none),
-        SceneFiles("a", path, none),
-        SceneFiles("a", path, None, none),
+        scene_files("a", none),
+        scene_files("a", path, none),
+        scene_files("a", path, None, none),
     ):
         with pytest.raises(InputError, match=r"none\.tif does not exist"):
             read(files)
@@ -501,7 +503,10 @@ def deliver(tmp_path):
 def found(settings, root):
     scenes = find_scenes(SceneSettings(**settings), str(root))
     relative = [
-        [p and str(Path(p).relative_to(root)) for p in (s.optical, s.elevation, s.labels)]
+        [
+            str(Path(p[0]).relative_to(root)) if p else None
+            for p in (s.optical, s.elevation, s.labels)
+        ]
         for s in scenes
     ]
     return dict(zip([s.id for s in scenes], relative, strict=True))
@@ -544,7 +549,7 @@ def test_a_file_without_placeholders_is_one_scene_named_like_it(deliver):
         "site.v1": ["site.v1.tif", "dsm.tif", None]
     }
     url = "https://host/a.tif"
-    assert find_scenes(SceneSettings(optical=url, elevation="/vsicurl/x"), "r")[0].optical == url
+    assert find_scenes(SceneSettings(optical=url, elevation="/vsicurl/x"), "r")[0].optical == (url,)
 
 
 def test_scenes_can_be_named_and_left_out(deliver):
@@ -584,5 +589,5 @@ def test_two_files_with_one_id(deliver):
 def test_nothing_is_logged_for_a_scene_in_order(optical, write, caplog):
     path, where = optical
     caplog.set_level(logging.DEBUG, "cafe")
-    read(SceneFiles("a", path, write("dsm.tif", np.ones((120, 120), np.float32), where)), DSM)
+    read(scene_files("a", path, write("dsm.tif", np.ones((120, 120), np.float32), where)), DSM)
     assert not [r for r in caplog.records if r.name == "cafe"]

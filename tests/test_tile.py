@@ -15,9 +15,11 @@ from cafe_cli import tiles
 from cafe_cli.classes import NODATA
 from cafe_cli.config import HeightSettings, LabelSettings, parse
 from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
+from cafe_cli.footprints import shared_ground
 from cafe_cli.grid import Grid
 from cafe_cli.pairing import find_scenes
 from cafe_cli.scene import Patch, open_scene
+from cafe_cli.split import SPLITS
 from cafe_cli.tile import tile
 from cafe_cli.tiles import Tile
 from cafe_cli.windows import Window
@@ -140,7 +142,7 @@ def test_labels_are_masked_and_colored(cut):
 def test_the_pixel_counts_are_those_of_the_label_tiles(cut):
     folder, _ = cut
     tileset = tiles.load(folder)
-    for split in tiles.SPLITS:
+    for split in SPLITS:
         values = [read(folder, t, "label").ravel() for t in tileset.of(split)]
         counts = np.bincount(np.concatenate([*values, []]).astype(int), minlength=256)
         assert list(tileset.pixels[split].values()) == [*counts[:3], counts[255]]
@@ -284,7 +286,7 @@ def test_an_interruption_leaves_nothing(tmp_path):
     deliver(tmp_path)
 
     def interrupt(done, total):
-        if done == total // 2:
+        if done >= total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -296,8 +298,9 @@ def test_progress_counts_the_tiles(tmp_path):
     deliver(tmp_path)
     calls = []
     tile(settings(tmp_path), tmp_path / "tiles", progress=lambda *call: calls.append(call))
-    total = calls[0][1]
-    assert calls == [(n, total) for n in range(1, total + 1)]
+    done, totals = zip(*calls, strict=True)
+    assert list(done) == sorted(set(done))
+    assert set(totals) == {done[-1]}
 
 
 @pytest.mark.parametrize(
@@ -375,7 +378,7 @@ def test_whole_scenes_validate_and_test(tmp_path):
         deliver(tmp_path, name, grid(70, 50, left=300_000 + 1000 * index))
     split = {"validation_scenes": ["b"], "test_scenes": ["c"]}
     tileset = tile(settings(tmp_path, split=split), tmp_path / "tiles")
-    where = {s: {t.scene for t in tileset.of(s)} for s in tiles.SPLITS}
+    where = {s: {t.scene for t in tileset.of(s)} for s in SPLITS}
     assert where == {"train": {"a"}, "validation": {"b"}, "test": {"c"}}
     assert tileset.shared_ground == 0
     labelled = int((patchwork(grid(70, 50)) != NODATA).sum())
@@ -407,18 +410,43 @@ def two_overlapping(folder, crs=UTM, identity=False):
 
 
 @pytest.mark.parametrize("crs", [UTM, None])
-def test_ground_that_two_scenes_share_is_measured(tmp_path, crs, caplog):
+def test_ground_that_another_scene_validates_on_does_not_train(tmp_path, crs, caplog):
     tileset = two_overlapping(tmp_path, crs)
     common = grid(300, 200)
-    train = painted(tileset.of("train"), common) > 0
     moved = [
         t.model_copy(update={"row": t.row + 40, "col": t.col + 100})
         for t in tileset.of("validation")
     ]
-    both = train & (painted(moved, common) > 0)
-    assert both.any()
-    assert tileset.shared_ground == pytest.approx(both.sum() * 0.25)
-    assert f"training tiles show {both.sum() * 0.25:.0f} m2 of ground that other" in caplog.text
+    validation = painted(moved, common) > 0
+    assert not (painted(tileset.of("train"), common) > 0)[validation].any()
+    assert tileset.shared_ground == 0
+    planned = [(row, col) for row in range(0, 97, 16) for col in range(0, 129, 16)]
+    lost = [(r, c) for r, c in planned if r + SIZE > 40 and c + SIZE > 100]
+    assert {(t.row, t.col) for t in tileset.of("train")} == set(planned) - set(lost)
+    assert f"{len(lost)} training tiles are left out: other scenes validate" in caplog.text
+
+
+def tile_at(split, scene, row, col):
+    return Tile(name="", split=split, scene=scene, row=row, col=col, valid=1, labelled=1)
+
+
+def test_ground_that_splits_share_is_measured(caplog):
+    where = grid(160, 128)
+    grids = {"a": where, "b": where.at(Window(100, 40, 160, 128))}
+    apart = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
+    assert shared_ground(apart, grids, SIZE) == 0
+    assert not caplog.text
+    both = [*apart, tile_at("train", "a", 50, 110), tile_at("test", "b", 30, 30)]
+    # 22 x 22 pixels with the validation tile, 12 x 12 with the test tile, 2 x 2 with both.
+    assert shared_ground(both, grids, SIZE) == pytest.approx((22 * 22 + 12 * 12 - 2 * 2) * 0.25)
+    assert "tiles of two splits show the same 156 m2 of ground" in caplog.text
+
+
+def test_shared_ground_of_scenes_in_several_crs():
+    where, other = (around(300_000, 5_200_000, 16, 0.5, crs) for crs in (UTM, LAMBERT))
+    tiles_there = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
+    shared = shared_ground(tiles_there, {"a": where, "b": other}, SIZE)
+    assert 0.85 * 256 < shared < 256
 
 
 def test_a_tile_shows_no_ground_beyond_its_scene(tmp_path):
@@ -429,11 +457,10 @@ def test_a_tile_shows_no_ground_beyond_its_scene(tmp_path):
     assert tileset.shared_ground == 0
 
 
-def test_shared_ground_of_scenes_in_several_crs(tmp_path):
+def test_the_index_of_scenes_in_several_crs(tmp_path):
     deliver(tmp_path, "a", around(300_000, 5_200_000, 60, 0.5, UTM))
-    deliver(tmp_path, "b", around(300_000, 5_200_000, 60, 0.5, LAMBERT))
-    tileset = tile(settings(tmp_path, split={"validation_scenes": ["b"]}), tmp_path / "tiles")
-    assert 0.9 * 3600 < tileset.shared_ground < 3600 * 1.01
+    deliver(tmp_path, "b", around(301_000, 5_200_000, 60, 0.5, LAMBERT))
+    tile(settings(tmp_path, split={"validation_scenes": ["b"]}), tmp_path / "tiles")
     assert pyogrio.read_info(tmp_path / "tiles/index.gpkg")["crs"] == "EPSG:4326"
 
 
@@ -458,7 +485,7 @@ def test_a_scene_without_elevation(tmp_path):
 def test_a_scene_smaller_than_a_tile(tmp_path):
     where = grid(20, 25)
     deliver(tmp_path, where=where)
-    config = settings(tmp_path, tile={"min_valid": 0.3})
+    config = settings(tmp_path, tile={"min_valid": 0.3}, labels={"absent": ["building"]})
     (kept,) = tile(config, tmp_path / "tiles").tiles
     assert (kept.row, kept.col, kept.split) == (0, 0, "train")
     assert kept.valid == pytest.approx(20 * 25 / 32**2)

@@ -1,0 +1,148 @@
+"""Statistics of the training pixels, tile by tile: what the network scales its inputs with."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+CLIP = (0.1, 99.9)
+"""Percentiles at which pixel values are clipped, unless they are uint8."""
+
+_PER_TILE = 4096  # pixels of a tile that stand for all where values cannot be counted
+_KEPT = 20_000_000  # of them in memory, all tiles and channels together
+
+
+class Statistics(BaseModel):
+    """Mean and standard deviation of the valid training pixels, per channel.
+
+    Both after clipping to `low` and `high`, None where nothing is clipped.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+
+@dataclass
+class Moments:
+    """Running mean and variance per channel, in float64; nothing is clipped."""
+
+    count: int = 0
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    @classmethod
+    def of(cls, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> "Moments":
+        """Return those of the valid pixels of values (channels, height, width)."""
+        pixels = values[:, valid].astype(np.float64)
+        return cls(pixels.shape[1], pixels.sum(axis=1), (pixels**2).sum(axis=1))
+
+    def add(self, other: "Moments") -> None:
+        """Add what was gathered elsewhere."""
+        self.count += other.count
+        self.total = self.total + other.total
+        self.squares = self.squares + other.squares
+
+    def statistics(self, channels: int) -> Statistics:
+        """Return mean and standard deviation; 0 and 1 where nothing was added."""
+        if not self.count:
+            return Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
+        mean = self.total / self.count
+        variance = self.squares / self.count - mean**2
+        return _statistics(mean, np.sqrt(np.maximum(variance, 0)))
+
+
+class Pixels:
+    """The distribution of pixel values per channel.
+
+    Integers of up to 16 bits are counted, value by value. Of other types a sample stands for all:
+    up to 4096 pixels of each tile, spread evenly over it.
+
+    Parameters
+    ----------
+    channels : int
+    dtype : str
+    """
+
+    def __init__(self, channels: int, dtype: str) -> None:
+        self._channels = channels
+        kind = np.dtype(dtype)
+        self._clips = kind != np.uint8
+        self._counted = kind.kind in "iub" and kind.itemsize <= 2
+        if self._counted:
+            self._lowest = 0 if kind.kind in "ub" else int(np.iinfo(kind).min)
+            self._counts = np.zeros((channels, 256**kind.itemsize), np.int64)
+        self._samples: list[NDArray[Any]] = []
+        self._size = 0
+        self._seen = 0
+        self._step = 1  # only every so manieth tile is kept
+
+    def summary(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return what `add` wants of a tile (channels, height, width); safe in any thread."""
+        pixels = values[:, valid]
+        if not self._counted:
+            return pixels[:, :: -(-pixels.shape[1] // _PER_TILE) or 1].copy()
+        size = self._counts.shape[1]
+        shifted = pixels.astype(np.int32) - self._lowest
+        return np.stack([np.bincount(channel, minlength=size) for channel in shifted])
+
+    def add(self, summary: NDArray[Any]) -> None:
+        """Add a tile."""
+        if self._counted:
+            self._counts += summary
+            return
+        if self._seen % self._step == 0:
+            self._samples.append(summary)
+            self._size += summary.size
+        self._seen += 1
+        if self._size > _KEPT:
+            self._samples = self._samples[::2]
+            self._size = sum(s.size for s in self._samples)
+            self._step *= 2
+
+    def statistics(self) -> Statistics:
+        """Return mean, standard deviation and limits; 0, 1 and none where nothing was added."""
+        values, weights = self._values()
+        if not weights.any():
+            return Moments().statistics(self._channels)
+        rows = [_describe(v, w, self._clips) for v, w in zip(values, weights, strict=True)]
+        mean, std, low, high = (np.array(column) for column in zip(*rows, strict=True))
+        plain = _statistics(mean, std)
+        if not self._clips:
+            return plain
+        limits = {"low": tuple(low.tolist()), "high": tuple(high.tolist())}
+        return plain.model_copy(update=limits)
+
+    def _values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return sorted values and how often each occurs, (channels, n) both."""
+        if self._counted:
+            steps = np.arange(self._counts.shape[1], dtype=np.float64) + self._lowest
+            return np.broadcast_to(steps, self._counts.shape), self._counts
+        samples = [np.zeros((self._channels, 0)), *self._samples]
+        values = np.sort(np.concatenate(samples, axis=1).astype(np.float64), axis=1)
+        return values, np.ones(values.shape, np.int64)
+
+
+def _describe(
+    values: NDArray[np.float64], weights: NDArray[np.int64], clips: bool
+) -> tuple[float, float, float, float]:
+    """Return mean, standard deviation, and the limits that values are clipped to before."""
+    low, high = float(values[0]), float(values[-1])
+    if clips:
+        reached = weights.cumsum() / weights.sum() * 100
+        low, high = (float(values[np.searchsorted(reached, p - 1e-9)]) for p in CLIP)
+        values = values.clip(low, high)
+    mean = float(np.average(values, weights=weights))
+    variance = float(np.average((values - mean) ** 2, weights=weights))
+    return mean, variance**0.5, low, high
+
+
+def _statistics(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Statistics:
+    # A constant channel carries nothing: a standard deviation of 1 keeps it finite.
+    std = np.where(std > 1e-6, std, 1.0)
+    return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -1,0 +1,79 @@
+"""What a check found: facts, and what is wrong with them, as plain values."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from cafe_cli.errors import CafeError
+
+Level: TypeAlias = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+"""Gravest first: an error stops the commands, a warning costs accuracy, a note explains."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth knowing.
+
+    Attributes
+    ----------
+    level : {"error", "warning", "note"}
+    message : str
+        One line: what was found, with the numbers, and what to do about it.
+    where : str
+        Id of the scene, or the file; may be empty.
+    """
+
+    level: Level
+    message: str
+    where: str = ""
+
+
+@dataclass
+class Report:
+    """What a check of one thing returns; its verdict is `ok`.
+
+    Attributes
+    ----------
+    title : str
+    facts : dict
+        Nested, ordered, of values that JSON knows.
+    findings : list of Finding
+        In the order they were found.
+    """
+
+    title: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.count("error")
+
+    def count(self, level: Level) -> int:
+        """Return how many findings are of a level."""
+        return sum(finding.level == level for finding in self.findings)
+
+    def add(self, *findings: Finding) -> None:
+        """Add findings, each of them once: several looks may meet the same fault."""
+        self.findings += [f for f in dict.fromkeys(findings) if f not in self.findings]
+
+    @contextmanager
+    def noting(self, where: str = "") -> Iterator[None]:
+        """Make an error of what fails inside, for the check to go on with the rest."""
+        try:
+            yield
+        except CafeError as error:
+            self.add(Finding("error", str(error), where))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as values that JSON knows; the gravest findings first."""
+        ranked = sorted(self.findings, key=lambda f: LEVELS.index(f.level))
+        return {
+            "title": self.title,
+            "ok": self.ok,
+            "facts": self.facts,
+            "findings": [asdict(finding) for finding in ranked],
+        }

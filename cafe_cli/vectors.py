@@ -1,0 +1,553 @@
+"""Features of vector files on the pixels of a raster."""
+
+import difflib
+import functools
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyogrio
+import pyogrio.raw
+import rasterio.features
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from cafe_cli.errors import GridError, InputError, LabelError
+from cafe_cli.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
+from cafe_cli.windows import Window
+
+log = logging.getLogger("cafe")
+
+Geometries: TypeAlias = NDArray[np.object_]
+Value: TypeAlias = int | float | str | None
+Box: TypeAlias = tuple[float, float, float, float]
+
+_SUFFIXES = (
+    ".gpkg", ".shp", ".shz", ".geojson", ".json", ".geojsonl", ".geojsons", ".ndjson", ".topojson",
+    ".fgb", ".gml", ".kml", ".kmz", ".gdb", ".parquet", ".geoparquet", ".sqlite", ".tab", ".mif",
+    ".dxf", ".gpkg.zip", ".shp.zip", ".gdb.zip",
+)  # fmt: skip
+_READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
+# Steps per pixel. As binary fractions, coordinates survive the shift into any window unchanged, so
+# that no pixel depends on the window that it is burnt in.
+_STEPS = 65_536
+_VERTICES = 512  # GDAL looks at every vertex of a polygon for every row of a window
+_EDGE = 1e-3  # pixels
+_LATTICE = 65  # points along a side
+_LONGEST = 10_000_000  # steps of all features together; beyond, coordinates are no coordinates
+_CORNER = 1e-9  # pixels; what is shorter passes through a corner
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a file that touch a raster, in the order of the file.
+
+    Attributes
+    ----------
+    path : str
+    geometries : ndarray of shapely geometries, (N,)
+        In pixel coordinates of the raster: (column, row), (0, 0) at the corner of its first pixel.
+    values : list, N
+        The attribute: None where it is null or blank; whole numbers are int.
+    """
+
+    path: str
+    geometries: Geometries
+    values: list[Value]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    path: str
+    name: str
+    crs: CRS | None
+    columns: tuple[str, ...]
+
+
+def is_vector(path: str) -> bool:
+    """Whether a name is that of a vector file; a GeoPackage counts as one."""
+    plain = path.split("?")[0].rstrip("/").lower()
+    return plain.endswith(_SUFFIXES)
+
+
+def read_features(
+    path: str,
+    grid: Grid,
+    attribute: str | None = None,
+    layer: str | None = None,
+    *,
+    name: str = "the raster",
+    required: bool = True,
+) -> Features:
+    """Read the features of a vector file that touch a raster.
+
+    Parameters
+    ----------
+    path : str
+        A file, a URL or any name that GDAL opens as vectors, in any CRS.
+    grid : Grid
+        That of the raster.
+    attribute, layer : str, optional
+        Which ones; None where there is only one. Without attributes every value is None.
+    name : str
+        The raster in errors.
+    required : bool
+        Whether it is an error that no feature touches the raster.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or holds no vectors, or not the layer.
+    LabelError
+        It does not hold the attribute, or several and none is named.
+    GridError
+        A CRS on one side only, no transformation, or no feature that touches the raster.
+    """
+    source = _find_layer(path, layer)
+    _check_crs(source, grid, name)
+    column = _find_column(source, attribute)
+    box = _surroundings(grid, source.crs)
+    geometries, values = _read(source, column, box)
+    pixels = _to_pixels(source, geometries, grid, box, name)
+    # Map sheets share their edges: what only touches the raster's edge from outside is not in it.
+    extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
+    shapely.prepare(extent)
+    inside = np.flatnonzero(shapely.intersects(extent, pixels))
+    if required and not len(inside):
+        refuse_empty(path, grid, layer, name)
+    return Features(path, pixels[inside], [values[i] for i in inside])
+
+
+def refuse_empty(
+    path: str, grid: Grid, layer: str | None, name: str, *, gaps: bool = False
+) -> None:
+    """Raise the error for a file of which no feature touches a raster.
+
+    With `gaps` only where its features are elsewhere altogether, as with a wrong CRS: a map may
+    have nothing to show on the ground of one scene.
+
+    Raises
+    ------
+    GridError
+        With both extents in the CRS of the raster where they share no ground.
+    """
+    source = _find_layer(path, layer)
+    bounds = _info(path, source.name, force_total_bounds=True)["total_bounds"]
+    if bounds is None or not np.isfinite(bounds).all():
+        raise GridError(f"{path} has no feature with a geometry; check the file and its layer")
+    left, bottom, right, top = bounds
+    if source.crs and source.crs.is_geographic and np.abs(bounds).max() > 360:
+        raise GridError(
+            f"{path} is in {describe_crs(source.crs)}, but coordinates such as {left:.10g}, "
+            f"{bottom:.10g} are no degrees (GeoJSON is in EPSG:4326 unless it says otherwise); "
+            f"assign the right one, e.g. ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path}"
+        )
+    place = Affine(right - left, 0, left, 0, bottom - top, top)
+    check_overlap(path, Grid(source.crs, place, 1, 1), name, grid)
+    if not gaps:
+        raise GridError(
+            f"no feature of {path} lies inside {name}, although their extents overlap; check that "
+            "it is the file for this ground"
+        )
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn of something about a file that is opened several times."""
+    log.warning(message)
+
+
+def _find_layer(path: str, layer: str | None) -> _Layer:
+    local = not (path.startswith("/vsi") or "://" in path or ":" in path.split("/")[0])
+    if local and not os.path.exists(path):
+        raise InputError(f"{path} does not exist")
+    try:
+        rows = pyogrio.list_layers(path).tolist()
+    except _READ_ERRORS as error:
+        reason = _reason(error)
+        if ".gpkg" in path and "not recognized" in reason:
+            reason += "; if it holds rasters, make them GeoTIFFs with gdal_translate"
+        raise InputError(f"cannot open {path} as vectors: {reason}") from error
+    names = [str(name) for name, geometry in rows if geometry is not None]
+    listed = ", ".join(names)
+    if not names:
+        raise InputError(f"{path} has no layer with geometries")
+    if layer is None and len(names) > 1:
+        raise InputError(f"{path} has several layers, set labels.layer to one of: {listed}")
+    if layer is not None and layer not in names:
+        raise InputError(f"{path} has no layer {layer!r}; it has: {listed}")
+    info = _info(path, layer or names[0])
+    columns = tuple(str(c) for c in info["fields"])
+    return _Layer(path, layer or names[0], _crs(path, info["crs"]), columns)
+
+
+def _info(path: str, layer: str, **options: bool) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = pyogrio.read_info(path, layer=layer, **options)
+    except _READ_ERRORS as error:
+        raise _damaged(path, error) from error
+    return info
+
+
+def _crs(path: str, text: str | None) -> CRS | None:
+    """Return the CRS that pyogrio reports; a GeoPackage may say that it is undefined."""
+    if not text or '"Undefined ' in text[:40]:
+        return None
+    try:
+        return CRS.from_user_input(text)
+    except GDAL_ERRORS as error:
+        raise GridError(f"{path} has a CRS that cannot be read: {text[:80]}") from error
+
+
+def _check_crs(source: _Layer, grid: Grid, name: str) -> None:
+    if source.crs is None and grid.crs is not None:
+        raise GridError(
+            f"{source.path} has no CRS while {name} is in {describe_crs(grid.crs)}; "
+            f"assign the right one, e.g. ogr2ogr -a_srs EPSG:CODE OUT.gpkg {source.path}"
+        )
+    if source.crs is not None and grid.crs is None:
+        raise GridError(
+            f"{name} has no CRS while {source.path} is in {describe_crs(source.crs)}; assign the "
+            "right one with scenes.crs or gdal_edit.py -a_srs EPSG:CODE FILE; features in the "
+            f"raster's own coordinates lose theirs with ogr2ogr -a_srs NONE OUT.shp {source.path}"
+        )
+
+
+def _find_column(source: _Layer, attribute: str | None) -> str | None:
+    listed = ", ".join(source.columns)
+    if attribute is None and len(source.columns) > 1:
+        raise LabelError(
+            f"{source.path} has several attributes, set labels.attribute to the one that holds the "
+            f"class: {listed}"
+        )
+    if attribute is None:
+        return next(iter(source.columns), None)
+    if attribute not in source.columns:
+        near = difflib.get_close_matches(attribute, source.columns, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? It has: " if near else "it has: "
+        raise LabelError(
+            f"{source.path} has no attribute {attribute!r}; {hint}{listed or 'no attributes'}"
+        )
+    return attribute
+
+
+def _step(grid: Grid, crs: CRS | None, y: float) -> float:
+    """Return how far straight lines may run before they are bent, in units of a CRS.
+
+    Lines bend about as strongly as the earth: over 1000 m times the root of the pixel size in
+    metres they leave their chord by a fiftieth of a pixel.
+    """
+    return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)
+
+
+def _surroundings(grid: Grid, crs: CRS | None) -> Box | None:
+    """Return a box in another CRS with a raster well inside it, None where it has no shape there.
+
+    Points all over the raster count, not its outline only: it may hold a pole.
+    """
+    ticks = np.linspace(0, 1, _LATTICE)
+    lattice = np.array(np.meshgrid(ticks * grid.width, ticks * grid.height)).reshape(2, -1)
+    points = _placed(grid.transform, lattice)
+    if crs != grid.crs:
+        try:
+            points = np.array(transform(grid.crs, crs, *points))
+            with np.errstate(invalid="ignore"):  # what has no place is infinite
+                back = _placed(~grid.transform, np.array(transform(crs, grid.crs, *points)))
+        except GDAL_ERRORS:
+            return None
+        # Far outside a projection's own ground its formulas give numbers, but not those places.
+        if not np.abs(back - lattice).max() < max(grid.width, grid.height) / 100:
+            return None
+    (left, bottom), (right, top) = points.min(axis=1).tolist(), points.max(axis=1).tolist()
+    margin = max(right - left, top - bottom) / _LATTICE + _step(grid, crs, (bottom + top) / 2)
+    if crs is not None and crs.is_geographic:
+        bottom, top = max(bottom, margin - 90), min(top, 90 - margin)
+    return left - margin, bottom - margin, right + margin, top + margin
+
+
+def _read(source: _Layer, column: str | None, box: Box | None) -> tuple[Geometries, list[Value]]:
+    """Read the features that touch a box; those without a geometry are left out."""
+    try:
+        _, _, wkb, data = pyogrio.raw.read(
+            source.path,
+            layer=source.name,
+            columns=[column] if column else [],
+            force_2d=True,
+            bbox=box,
+            datetime_as_string=True,
+        )
+    except _READ_ERRORS as error:
+        raise _damaged(source.path, error) from error
+    given = np.flatnonzero([geometry is not None for geometry in wkb])
+    geometries = shapely.from_wkb(wkb[given], on_invalid="ignore")
+    kept = _sound(geometries)
+    broken = ~(kept | shapely.is_empty(geometries))
+    if broken.any():
+        warn_once(f"{source.path}: {broken.sum()} features with broken geometries are left out")
+    values = data[0].tolist() if column else [None] * len(wkb)
+    return geometries[kept], [_plain(values[i]) for i in given[kept]]
+
+
+def _sound(geometries: Geometries) -> NDArray[np.bool_]:
+    """Return which geometries are there, with something in them, and finite."""
+    sound: NDArray[np.bool_] = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    xy, index = shapely.get_coordinates(geometries, return_index=True)
+    sound[index[~np.isfinite(xy).all(axis=1)]] = False
+    return sound
+
+
+def _plain(value: object) -> Value:
+    """Return a number or a text for what a column of any type holds, None for nothing."""
+    if isinstance(value, float):
+        whole = int(value) if value.is_integer() else value
+        return None if math.isnan(value) else whole
+    if isinstance(value, int):
+        return int(value)  # True is 1
+    return None if value is None else str(value).strip() or None
+
+
+def _to_pixels(
+    source: _Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+) -> Geometries:
+    """Bring geometries onto a grid; those that fill a continent keep only what is in the box."""
+    if source.crs is not None and source.crs != grid.crs:
+        geometries = _transformed(source, geometries, grid, box, name)
+    pixels = _placed(~grid.transform, shapely.get_coordinates(geometries).T)
+    return _snapped(shapely.set_coordinates(geometries, pixels.T))
+
+
+def _transformed(
+    source: _Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+) -> Geometries:
+    refused = GridError(
+        f"cannot transform {source.path} from {describe_crs(source.crs)} to "
+        f"{describe_crs(grid.crs)}, the CRS of {name}; check its CRS and cut away what lies far off"
+    )
+    ys = (box[1], box[3]) if box else shapely.total_bounds(geometries)[[1, 3]]
+    step = _step(grid, source.crs, float(np.mean(ys)))
+    if shapely.length(geometries).sum() > _LONGEST * step:
+        raise refused
+    bent = _segmented(geometries, step)
+    x, y = shapely.get_coordinates(bent).T
+    if box:
+        # A continent has no place in the projection of a county. What is pushed onto the edge of
+        # the box never crosses the raster: no line is longer now than the box is wide around it.
+        x, y = np.clip(x, box[0], box[2]), np.clip(y, box[1], box[3])
+    try:
+        there = transform(source.crs, grid.crs, x, y)
+    except GDAL_ERRORS as error:
+        raise refused from error
+    if not np.isfinite(there).all():
+        raise refused
+    moved: Geometries = shapely.set_coordinates(bent, np.stack(there, axis=-1))
+    return moved
+
+
+def _segmented(geometries: Geometries, step: float) -> Geometries:
+    """Divide long edges. Shapely alone would mend what overlaps itself: bow ties lose a wing."""
+    parts, source = _parts(geometries)
+    areas = shapely.get_dimensions(parts) == 2
+    rings, index = shapely.get_rings(parts[areas], return_index=True)
+    parts[areas] = shapely.polygons(shapely.segmentize(rings, step), indices=index)
+    parts[~areas] = shapely.segmentize(parts[~areas], step)
+    whole: Geometries = shapely.geometrycollections(parts, indices=source)
+    alone = np.bincount(source, minlength=len(geometries)) == 1
+    whole[alone] = parts[alone[source]]
+    return whole
+
+
+def _placed(place: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Transform points (2, N)."""
+    x, y = points
+    return np.stack([place.a * x + place.b * y + place.c, place.d * x + place.e * y + place.f])
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    return InputError(f"cannot read {path}: {_reason(error)}; the file is truncated or damaged")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).split("; It might help")[0].rstrip(".;")
+
+
+def pieces(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
+    """Take geometries in pixel coordinates apart so that each burns fast in a small window.
+
+    Returns
+    -------
+    pieces : ndarray of shapely geometries, (M,)
+        Single geometries. Polygons of many vertices are cut along the edges of pixels.
+    source : ndarray of int64, (M,)
+        Which of `geometries` each is a piece of; it never falls.
+    """
+    parts, source = _parts(geometries)
+    done: list[tuple[Geometries, NDArray[np.int64]]] = []
+    while len(parts):
+        cut = _can_be_cut(parts)
+        done.append((parts[~cut], source[~cut]))
+        parts, source = _halves(parts[cut], source[cut])
+    if not done:
+        return parts, source
+    parts = np.concatenate([p for p, _ in done])
+    source = np.concatenate([s for _, s in done])
+    order = np.argsort(source, kind="stable")
+    return _snapped(parts[order]), source[order]
+
+
+def covering(
+    geometries: Geometries, window: Window, all_touched: bool = False
+) -> NDArray[np.int32]:
+    """Return which geometry covers each pixel of a window: (height, width), -1 where none does.
+
+    Geometries are in pixel coordinates; later ones lie on top. A polygon covers the pixels whose
+    centres lie in it, with `all_touched` all that it shares ground with; lines and points have
+    pixels either way.
+    """
+    shape = (window.height, window.width)
+    drawn = np.flatnonzero(~(shapely.is_missing(geometries) | shapely.is_empty(geometries)))
+    if not len(drawn):
+        return np.full(shape, -1, np.int32)
+    place = Affine.translation(window.col, window.row)
+    shapes = zip(geometries[drawn], drawn.tolist(), strict=True)
+    top: NDArray[np.int32] = rasterio.features.rasterize(
+        shapes, shape, fill=-1, transform=place, dtype="int32"
+    )
+    if all_touched:
+        rows, columns, index = _touched(geometries[drawn], window)
+        np.maximum.at(top, (rows, columns), drawn[index].astype(np.int32))
+    return top
+
+
+def burn(
+    geometries: Geometries,
+    values: Sequence[int],
+    window: Window,
+    all_touched: bool = False,
+    fill: int = 255,
+) -> NDArray[np.uint8]:
+    """Burn one value per geometry into a window: (height, width), `fill` where none covers it.
+
+    See `covering`.
+    """
+    return np.array([*values, fill], np.uint8)[covering(geometries, window, all_touched)]
+
+
+def _parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
+    """Return single geometries, and which of `geometries` each is a part of."""
+    parts, source = shapely.get_parts(geometries, return_index=True)
+    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
+        parts, index = shapely.get_parts(parts, return_index=True)
+        source = source[index]
+    some = ~shapely.is_empty(parts)
+    return parts[some], source[some].astype(np.int64)
+
+
+def _can_be_cut(parts: Geometries) -> NDArray[np.bool_]:
+    polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
+    sides = np.diff(shapely.bounds(parts).reshape(-1, 2, 2), axis=1)[:, 0]
+    large = sides.max(axis=1) >= 16 if len(parts) else np.zeros(0, bool)
+    cut: NDArray[np.bool_] = polygon & large & (shapely.get_num_coordinates(parts) > _VERTICES)
+    return cut
+
+
+def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, NDArray[np.int64]]:
+    """Cut polygons across their longer side."""
+    broken = ~shapely.is_valid(parts)
+    parts[broken] = shapely.make_valid(parts[broken])  # even-odd, as they would be burnt
+    left, top, right, bottom = shapely.bounds(parts).T
+    wide = right - left > bottom - top
+    column = np.where(wide, np.round((left + right) / 2), right)
+    row = np.where(wide, bottom, np.round((top + bottom) / 2))
+    boxes = (
+        shapely.box(left, top, column, row),
+        shapely.box(np.where(wide, column, left), np.where(wide, top, row), right, bottom),
+    )
+    halves = [shapely.intersection(parts, half) for half in boxes]
+    found, index = _parts(np.concatenate(halves))
+    # Where the cut only touches a polygon, or it overlapped itself, points and lines are left over.
+    area = shapely.get_type_id(found) == shapely.GeometryType.POLYGON
+    return found[area], np.tile(source, 2)[index[area]]
+
+
+def _touched(
+    geometries: Geometries, window: Window
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Return row, column and geometry wherever an outline or a line runs through a pixel.
+
+    GDAL's own ALL_TOUCHED (3.10) writes outside its raster where a line ends on the edge.
+    """
+    start, step, source = _segments(geometries, window)
+    # Between two crossings with the lines of the grid, a segment lies in one pixel.
+    number, share = _crossings(start, step, (window.width, window.height))
+    number, length = number[1:], np.where(np.diff(number), 0, np.diff(share))
+    middle = start[number] + (share[1:] - length / 2)[:, None] * step[number]
+    column, row = np.floor(middle).astype(np.intp).T
+    kept = length * np.abs(step[number]).max(axis=1) > _CORNER
+    kept &= (column >= 0) & (column < window.width) & (row >= 0) & (row < window.height)
+    return row[kept], column[kept], source[number[kept]]
+
+
+def _segments(
+    geometries: Geometries, window: Window
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
+    """Return start and extent (N, 2) of the segments near a window, and whose they are, (N,).
+
+    Edges of polygons that run along the edges of pixels are left out: what lies beside them inside
+    the polygon is covered, or another edge runs through it.
+    """
+    parts, whole = _parts(geometries)
+    areas = shapely.get_dimensions(parts) == 2
+    lines, part = shapely.get_parts(
+        np.where(areas, shapely.boundary(parts), parts), return_index=True
+    )
+    xy, line = shapely.get_coordinates(lines, return_index=True)
+    xy -= (window.col, window.row)
+    first = np.flatnonzero(line[1:] == line[:-1])
+    start, end = xy[first], xy[first + 1]
+    source = part[line[first]]
+    near = (np.minimum(start, end) <= (window.width, window.height)).all(axis=1)
+    near &= (np.maximum(start, end) >= 0).all(axis=1)
+    along = ((start == end) & (start == np.round(start))).any(axis=1)
+    near &= ~(along & areas[source])
+    return start[near], (end - start)[near], whole[source[near]]
+
+
+def _crossings(
+    start: NDArray[np.float64], step: NDArray[np.float64], size: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return where segments begin, cross the lines of a window's grid, and end.
+
+    Returns
+    -------
+    number : ndarray of int, (M,)
+        Of the segment; it never falls.
+    share : ndarray of float64, (M,)
+        Of its length, 0 to 1; rising along each segment.
+    """
+    every = np.arange(len(start))
+    numbers, shares = [every, every], [np.zeros(len(start)), np.ones(len(start))]
+    for axis, most in enumerate(size):
+        at, along = start[:, axis], step[:, axis]
+        low = np.clip(np.ceil(np.minimum(at, at + along)), 0, None).astype(int)
+        high = np.clip(np.floor(np.maximum(at, at + along)), None, most).astype(int)
+        count = np.where(along == 0, 0, np.maximum(high - low + 1, 0))
+        number = np.repeat(every, count)
+        line = np.arange(len(number)) - np.repeat(count.cumsum() - count, count) + low[number]
+        numbers.append(number)
+        shares.append((line - at[number]) / along[number])
+    number, share = np.concatenate(numbers), np.concatenate(shares)
+    order = np.lexsort((share, number))
+    return number[order], share[order]
+
+
+def _snapped(geometries: Geometries) -> Geometries:
+    snapped: Geometries = shapely.transform(geometries, lambda xy: np.round(xy * _STEPS) / _STEPS)
+    return snapped
