@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cut an orthophoto, a surface model and labels into tiles of 512 pixels, cafe beside GDAL's own tools:
 # benchmarks/tile.sh OUT [SIZE [RUNS]]   (12000 pixels along each side, 3 runs; about 4 GB in OUT)
-# Runs take turns. Leaves OUT/tile.tsv (a line per run) and prints the medians. Linux only.
+# Runs take turns; a last round, which is not timed, watches memory. Leaves OUT/tile.tsv (a line per run) and
+# prints the medians. Linux only.
 set -euo pipefail
 if [ $# -lt 1 ] || [ $# -gt 3 ]; then
   echo "usage: $0 OUT [SIZE [RUNS]]" >&2
@@ -57,38 +58,45 @@ raster_tile() {
   done <<<"$rasters"
 }
 
-# Memory of a command and all that it starts: the highest sum of their proportional set sizes, in kB, in
-# which pages that processes share count once. Looked at four times a second.
-watch_memory() {
-  local pid key kilobytes sum peak=0
-  while kill -0 "$1" 2>/dev/null; do
+# Run FUNCTION in a session of its own, over an empty folder.
+begin() {
+  rm -rf "$out/tiles" && mkdir "$out/tiles" && sync
+  setsid bash -c "set -euo pipefail; $(declare -p out data rasters); $(declare -f); $1" &
+  job=$!
+}
+
+# NAME FUNCTION: note seconds, bytes and number of the tiles.
+time_it() {
+  local start job
+  begin "$2"
+  start=$EPOCHREALTIME
+  wait "$job"
+  python - "$1" "$start" "$EPOCHREALTIME" "$out/tiles" <<'END' | tee -a "$out/tile.tsv"
+import sys
+from pathlib import Path
+name, start, end, folder = sys.argv[1:]
+tiles = [p.stat().st_size for p in Path(folder).rglob("*.tif")]
+print(name, f"{float(end) - float(start):.2f}", sum(tiles), len(tiles), sep="\t")
+END
+}
+
+# NAME FUNCTION: note the memory of the command and of all that it starts: the highest sum of their proportional
+# set sizes, in which pages that processes share count once. Looking costs time, so these runs are not timed.
+watch_it() {
+  local job pid key kilobytes sum peak=0
+  begin "$2"
+  while kill -0 "$job" 2>/dev/null; do
     sum=0
-    for pid in $(pgrep -s "$1"); do
+    for pid in $(pgrep -s "$job"); do
       while read -r key kilobytes _; do
         if [ "$key" = Pss: ]; then sum=$((sum + kilobytes)); fi
       done 2>/dev/null <"/proc/$pid/smaps_rollup" || true
     done
     if [ "$sum" -gt "$peak" ]; then peak=$sum; fi
-    sleep 0.25
+    sleep 0.2
   done
-  echo "$peak"
-}
-
-# Run NAME COMMAND in a session of its own, and note seconds, peak memory, bytes and number of the tiles.
-measure() {
-  rm -rf "$out/tiles" && mkdir "$out/tiles" && sync
-  local start=$EPOCHREALTIME job peak
-  setsid bash -c "set -euo pipefail; $(declare -p out data rasters); $(declare -f); $2" &
-  job=$!
-  peak=$(watch_memory "$job")
   wait "$job"
-  python - "$1" "$start" "$EPOCHREALTIME" "$peak" "$out/tiles" <<'END' | tee -a "$out/tile.tsv"
-import sys
-from pathlib import Path
-name, start, end, peak, folder = sys.argv[1:]
-tiles = [p.stat().st_size for p in Path(folder).rglob("*.tif")]
-print(name, f"{float(end) - float(start):.2f}", int(peak) // 1000, sum(tiles), len(tiles), sep="\t")
-END
+  printf '%s\tMB\t%d\n' "$1" $((peak / 1000)) | tee -a "$out/tile.tsv"
 }
 
 tools=("cafe tile:cafe_tile")
@@ -105,23 +113,27 @@ fi
 
 : >"$out/tile.tsv"
 for ((run = 0; run < runs; run++)); do
-  for tool in "${tools[@]}"; do measure "${tool%%:*}" "${tool#*:}"; done
+  for tool in "${tools[@]}"; do time_it "${tool%%:*}" "${tool#*:}"; done
 done
+for tool in "${tools[@]}"; do watch_it "${tool%%:*}" "${tool#*:}"; done
 rm -rf "$out/tiles"
 
 python - "$out/tile.tsv" <<'END'
 import sys
 from pathlib import Path
 from statistics import median
-runs = {}
+runs, memory = {}, {}
 for line in Path(sys.argv[1]).read_text().splitlines():
     name, *values = line.split("\t")
-    runs.setdefault(name, []).append([float(v) for v in values])
-middle = {name: [median(column) for column in zip(*rows)] for name, rows in runs.items()}
+    if values[0] == "MB":
+        memory[name] = float(values[1])
+    else:
+        runs.setdefault(name, []).append([float(v) for v in values])
+middle = {name: [*map(median, zip(*rows)), memory[name]] for name, rows in runs.items()}
 first = next(iter(middle.values()))
 print(f"\n| {'':27} | seconds | MB at most | MB of tiles | tiles | seconds, memory, bytes / cafe |")
 print(f"|{'-' * 29}|---------|------------|-------------|-------|-------------------------------|")
-for name, (seconds, memory, size, count) in middle.items():
-    ratios = f"{seconds / first[0]:.2f}, {memory / first[1]:.2f}, {size / first[2]:.2f}"
-    print(f"| {name:27} | {seconds:7.1f} | {memory:10.0f} | {size / 1e6:11.0f} | {count:5.0f} | {ratios:29} |")
+for name, (seconds, size, count, peak) in middle.items():
+    ratios = f"{seconds / first[0]:.2f}, {peak / first[3]:.2f}, {size / first[1]:.2f}"
+    print(f"| {name:27} | {seconds:7.1f} | {peak:10.0f} | {size / 1e6:11.0f} | {count:5.0f} | {ratios:29} |")
 END

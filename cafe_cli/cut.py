@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli import tiles
+from cafe_cli.burning import burn
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config
 from cafe_cli.moments import Moments, Pixels
 from cafe_cli.plan import Planned, Polygons
 from cafe_cli.scene import Patch, Scene
 from cafe_cli.tiles import Tile
-from cafe_cli.vectors import burn
 from cafe_cli.windows import Window
 
 Labels = NDArray[np.uint8]
 
-_STRIP = 4096  # pixels; wider strips would only take more memory
+_TILED, _STRIPED = 2048, 16_384  # pixels
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,27 @@ class Cut:
     heights: Moments | None = None
 
 
-def strips(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
-    """Group tiles of one split, row and neighbourhood, in the order that they are planned in."""
+def strips(planned: Sequence[Planned], block: int) -> Iterator[list[Planned]]:
+    """Group tiles of one split, row and neighbourhood, in the order that they are planned in.
+
+    `block` is the width of the blocks that the rasters are stored in: wide strips take memory, but
+    of a raster that is stored row by row narrow ones would read every row many times.
+    """
+    widest = _TILED if block <= _TILED else _STRIPED
     for _, row in groupby(planned, key=lambda t: (t.split, t.row)):
         strip: list[Planned] = []
         for tile in row:
-            if strip and not _near(strip, tile):
+            if strip and not _near(strip, tile, widest):
                 yield strip
                 strip = []
             strip.append(tile)
         yield strip
 
 
-def _near(strip: list[Planned], tile: Planned) -> bool:
+def _near(strip: list[Planned], tile: Planned, widest: int) -> bool:
     last, right = strip[-1].window, tile.window.col + tile.window.width
     beside = last.col <= tile.col <= last.col + last.width
-    return beside and right - strip[0].col <= _STRIP
+    return beside and right - strip[0].col <= widest
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class Cutter:
         whole = Window(first.col, first.row, last.col + last.width - first.col, first.height)
         patch = scene.read(whole)
         labels = scene.read_labels(whole, self.classes, self.config.labels).ids
-        labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
+        if not patch.optical_valid.all():
+            labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
         return [
             self._tile(scene, planned, patch.at(planned.window.slices(whole)), part)
             for planned in strip
@@ -121,6 +127,8 @@ class Cutter:
 
     def _own_labels(self, planned: Planned, labels: Labels) -> Labels:
         """Take away the labels that another tile scores, or that another split owns."""
+        if planned.scored == planned.window and self.polygons is None:
+            return labels
         own = np.zeros(labels.shape, bool)
         own[planned.scored.slices(planned.window)] = True
         if self.polygons is not None:

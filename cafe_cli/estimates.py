@@ -42,7 +42,8 @@ def peak_memory() -> int:
 
 def cutting(plan: Plan, config: Config, jobs: int) -> Cost:
     """Estimate what it takes to cut a plan, from a few strips cut into a temporary folder."""
-    groups = list(strips(plan.tiles))
+    names = [source.files.id for source in plan.sources]
+    groups = [g for name in names for g in strips(plan.of(name), plan.blocks[name])]
     chosen = [groups[i] for i in np.linspace(0, len(groups) - 1, _SAMPLES).astype(int)]
     seconds, disk, done = 0.0, 0, 0
     with tempfile.TemporaryDirectory() as folder:

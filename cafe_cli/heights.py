@@ -109,11 +109,12 @@ class Heights:
         InputError
             Voids that nobody declared, or a damaged file.
         """
-        if not self._margin:
-            return self._above_ground(window)
-        height, valid = self._above_ground(window.expand(self._margin))
-        height, valid = _fill(height, valid, self._margin)
-        inside = window.slices(window.expand(self._margin))
+        height, valid = self._above_ground(window)
+        if not self._margin or valid.all():
+            return height, valid
+        around = window.expand(self._margin)
+        height, valid = _fill(*self._above_ground(around), self._margin)
+        inside = window.slices(around)
         return height[inside], valid[inside]
 
     def _above_ground(self, window: Window) -> tuple[Values, Mask]:
@@ -122,7 +123,7 @@ class Heights:
             ground, known = self._below(window)
             height = height - ground
             valid &= known
-        return np.where(valid, height, np.float32(0)), valid
+        return height if valid.all() else np.where(valid, height, np.float32(0)), valid
 
     def _below(self, window: Window) -> tuple[Values, Mask]:
         if self._terrain is not None:
@@ -214,9 +215,9 @@ def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
 
 def _in_metres(source: Joined, metres: float, window: Window, name: str) -> tuple[Values, Mask]:
     values, valid = source.read(window)
-    height = values[0] * np.float32(metres)
+    height = values[0] if metres == 1 else values[0] * np.float32(metres)
     valid &= np.isfinite(height)
-    _check_plausible(name, height[valid], metres)
+    _check_plausible(name, height if valid.all() else height[valid], metres)
     return height, valid
 
 
@@ -245,7 +246,7 @@ def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:
 
     Only those heights enter that lie within reach, so a window with that much around it is enough.
     """
-    if valid.all() or not valid.any():
+    if not valid.any():
         return height, valid
     marked = np.where(valid, height, np.float32(np.nan))
     filled = fillnodata(marked, valid.astype(np.uint8), max_search_distance=reach)

@@ -30,13 +30,17 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class Member:
-    """What is known of a raster without reading its pixels; `unit` is that of its first band."""
+    """What is known of a raster without reading its pixels.
+
+    `unit` is that of its first band, `block` the width of what is stored as a whole.
+    """
 
     path: str
     grid: Grid
     count: int
     dtype: str
     unit: str
+    block: int = 1
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,8 @@ def _look(path: str, crs: CRS | None, reference: Grid | None) -> Member:
     with raster.open_raster(path) as dataset:
         grid = _placed(dataset, crs, reference)
         unit = (dataset.units[0] or "").strip()
-        return Member(path, grid, dataset.count, dataset.dtypes[0], unit)
+        block = dataset.block_shapes[0][1]
+        return Member(path, grid, dataset.count, dataset.dtypes[0], unit, block)
 
 
 def _placed(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> Grid:
@@ -245,8 +250,8 @@ def _placed(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> 
     if grid.transform.is_identity and not same_size:
         raise GridError(
             f"{dataset.name} has no georeference and {grid.width} x {grid.height} pixels; with the "
-            f"{reference.width} x {reference.height} pixels of the image it would be clear where it "
-            "lies; add a world file, or gdal_translate -a_ullr and -a_srs"
+            f"{reference.width} x {reference.height} pixels of the image it would be clear where "
+            "it lies; add a world file, or gdal_translate -a_ullr and -a_srs"
         )
     if grid.transform.is_identity or replace(grid, crs=reference.crs).same_pixels(reference):
         log.debug("%s is taken to lie on the pixels of the image", dataset.name)

@@ -1,32 +1,20 @@
-"""From the values or colours of a label raster, and the features of vectors, to class ids."""
+"""From the values or colours of a label raster to class ids."""
 
 import csv
 import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.config import LabelSettings
 from cafe_cli.errors import ConfigError, InputError, LabelError
-from cafe_cli.grid import Grid
-from cafe_cli.vectors import (
-    Features,
-    Value,
-    covering,
-    pieces,
-    read_features,
-    refuse_empty,
-    warn_once,
-)
-from cafe_cli.windows import Window
+from cafe_cli.vectors import Value
 
 Meanings: TypeAlias = dict[int | str, int]
 """Class id by label value, 255 where it is ignored; texts that are whole numbers are int."""
@@ -157,7 +145,7 @@ def _parse_table(path: str, changed: int, classes: ClassTable) -> Meanings:
     seen: dict[int | str, int] = {}
     for line, cells in rows[1:]:
         row = dict(zip(header, cells, strict=False))
-        value = label_key(row["value"])
+        value = label_key(row.get("value"))
         if value in seen:
             raise LabelError(
                 f"labels.table {path} has the value {value} twice, "
@@ -202,12 +190,20 @@ def _lookup(
     settings: LabelSettings,
 ) -> Decoded:
     meaning = meanings(classes, settings)
-    values, where = np.unique(np.where(valid, raw, raw.dtype.type(0)), return_inverse=True)
+    everywhere = bool(valid.all())
+    known = raw if everywhere else np.where(valid, raw, raw.dtype.type(0))
+    if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:  # no need to sort what can be counted
+        lowest = int(np.iinfo(raw.dtype.name).min)
+        values = np.arange(lowest, lowest + 256**raw.dtype.itemsize)
+        where = known if lowest == 0 else known.astype(np.int64) - lowest
+    else:
+        values, where = np.unique(known, return_inverse=True)
+        where = where.reshape(raw.shape)
+    counts = np.bincount(where.ravel() if everywhere else where[valid], minlength=len(values))
     table = np.array([meaning.get(v, NODATA) for v in values.tolist()], np.uint8)
-    ids = np.where(valid, table[where.reshape(raw.shape)], np.uint8(NODATA))
-    counts = np.bincount(where.ravel()[valid.ravel()], minlength=len(values)).tolist()
-    odd = {v: n for v, n in zip(values.tolist(), counts, strict=True) if n and v not in meaning}
-    return Decoded(ids, Counter(odd))
+    ids = table[where] if everywhere else np.where(valid, table[where], np.uint8(NODATA))
+    found = zip(values[counts > 0].tolist(), counts[counts > 0].tolist(), strict=True)
+    return Decoded(ids, Counter({v: n for v, n in found if v not in meaning}))
 
 
 def _nearest_color(
@@ -216,119 +212,21 @@ def _nearest_color(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Decoded:
-    # Lossy label images have thousands of colours but far fewer than pixels: measure each once.
-    red, green, blue = raw.astype(np.int64)
-    packed, where, counts = np.unique(
-        (red << 16 | green << 8 | blue)[valid], return_inverse=True, return_counts=True
-    )
+    red, green, blue = raw.astype(np.uint32)
+    packed = red << 16 | green << 8 | blue
     ignored = [LandClass(0, "", color).rgb for color in settings.ignore_colors]
     palette = np.array([*classes.palette.tolist(), *ignored], np.int64)
-    colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1)
-    distance = ((colors[:, None] - palette) ** 2).sum(axis=-1)
-    nearest = distance.argmin(axis=1)
+    meaning = np.append(np.arange(len(classes)), [NODATA] * len(ignored)).astype(np.uint8)
     ids = np.full(valid.shape, NODATA, np.uint8)
-    ids[valid] = np.where(nearest < len(classes), nearest, NODATA).astype(np.uint8)[where]
-    inexact = distance[np.arange(len(packed)), nearest] > 0
-    odd = {f"#{c:06x}": int(n) for c, n in zip(packed[inexact], counts[inexact], strict=True)}
+    rest = valid.copy()
+    for color, id_ in zip(palette @ [1 << 16, 1 << 8, 1], meaning, strict=True):
+        exact = packed == color
+        ids[exact & valid] = id_
+        rest &= ~exact
+    # Lossy label images have thousands of colours but far fewer than pixels: measure each once.
+    colors, where, counts = np.unique(packed[rest], return_inverse=True, return_counts=True)
+    parts = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=-1).astype(np.int64)
+    distance = ((parts[:, None] - palette) ** 2).sum(axis=-1)
+    ids[rest] = meaning[distance.argmin(axis=1)][where]
+    odd = {f"#{c:06x}": int(n) for c, n in zip(colors, counts, strict=True)}
     return Decoded(ids, Counter(odd))
-
-
-class VectorLabels:
-    """The features of vector files on the grid of a scene; threads may share it.
-
-    Attributes
-    ----------
-    counts : Counter
-        Features per value of their attribute, ``(none)`` where they have none.
-    """
-
-    def __init__(self, features: Sequence[Features], extent: Window) -> None:
-        keys = [label_key(value) for file in features for value in file.values]
-        self.counts: Counter[int | str] = Counter(keys)
-        self._extent = extent
-        self._values = list(self.counts)
-        codes = {value: code for code, value in enumerate(self._values)}
-        every = [np.array([], object), *(file.geometries for file in features)]
-        self._pieces, source = pieces(np.concatenate(every))
-        self._codes = np.array([codes[key] for key in keys], np.intp)[source]
-        self._tree = shapely.STRtree(self._pieces)
-
-    @classmethod
-    def of(
-        cls, paths: Sequence[str], grid: Grid, settings: LabelSettings, name: str = "the raster"
-    ) -> "VectorLabels":
-        """Read the features of files, in their order; `name` is the raster in errors.
-
-        Raises
-        ------
-        InputError
-            See `cafe_cli.vectors.read_features`. Where no file has a feature inside the raster,
-            though at its place, that is an error unless ``unlabelled`` ground has a class.
-        """
-        attribute, layer = settings.attribute, settings.layer
-        files = [
-            read_features(path, grid, attribute, layer, name=name, required=False) for path in paths
-        ]
-        empty = [file.path for file in files if not len(file.geometries)]
-        if len(empty) == len(files):
-            for path in paths:
-                refuse_empty(path, grid, layer, name, gaps=settings.unlabelled != IGNORE)
-        elif empty:
-            warn_once(f"no feature of {', '.join(empty)} lies inside {name}")
-        return cls(files, grid.extent)
-
-    def read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
-        """Return the class ids of a window, 255 outside the scene.
-
-        Raises
-        ------
-        ConfigError
-            ``labels.unlabelled`` or ``labels.priority`` names no class.
-        InputError
-            See `meanings`.
-        """
-        ids = np.full((window.height, window.width), NODATA, np.uint8)
-        inside = window.intersection(self._extent)
-        if inside is None:
-            return Decoded(ids)
-        decoded = self._read(inside, classes, settings)
-        ids[inside.slices(window)] = decoded.ids
-        return Decoded(ids, decoded.odd)
-
-    def _read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
-        edges = window.col, window.row, window.col + window.width, window.row + window.height
-        hits = np.sort(self._tree.query(shapely.box(*edges)))
-        used, codes = np.unique(self._codes[hits], return_inverse=True)
-        values = [self._values[code] for code in used.tolist()]
-        meaning = meanings(classes, settings)
-        ids = np.array([meaning.get(value, NODATA) for value in values], np.uint8)
-        order = np.argsort(_ranks(classes, settings)[ids[codes]], kind="stable")
-        top = covering(self._pieces[hits[order]], window, settings.all_touched)
-        # -1, where there is no feature, is the last of each of these.
-        shown = np.append(codes[order], len(values))[top]
-        counts = np.bincount(shown.ravel(), minlength=len(values) + 1).tolist()
-        odd = {v: n for v, n in zip(values, counts, strict=False) if n and v not in meaning}
-        return Decoded(np.append(ids, _unlabelled(classes, settings))[shown], Counter(odd))
-
-
-def _ranks(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:
-    """Return by id, 0 to 255, how high a class lies: 0 unless it has priority."""
-    ranks = np.zeros(NODATA + 1, np.intp)
-    for rank, name in enumerate(reversed(settings.priority), start=1):
-        if name not in classes.names:
-            raise ConfigError(
-                f"labels.priority names {name!r}, which is no class; {_listed(classes)}"
-            )
-        ranks[classes.names.index(name)] = rank
-    return ranks
-
-
-def _unlabelled(classes: ClassTable, settings: LabelSettings) -> np.uint8:
-    if settings.unlabelled == IGNORE:
-        return np.uint8(NODATA)
-    if settings.unlabelled not in classes.names:
-        raise ConfigError(
-            f"labels.unlabelled is {settings.unlabelled!r}, which is neither {IGNORE!r} nor a "
-            f"class; {_listed(classes)}"
-        )
-    return np.uint8(classes.names.index(settings.unlabelled))

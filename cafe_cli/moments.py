@@ -39,8 +39,8 @@ class Moments:
     @classmethod
     def of(cls, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> "Moments":
         """Return those of the valid pixels of values (channels, height, width)."""
-        pixels = values[:, valid].astype(np.float64)
-        return cls(pixels.shape[1], pixels.sum(axis=1), (pixels**2).sum(axis=1))
+        pixels = _where(values, valid).astype(np.float64)
+        return cls(pixels.shape[1], pixels.sum(axis=1), np.einsum("cn,cn->c", pixels, pixels))
 
     def add(self, other: "Moments") -> None:
         """Add what was gathered elsewhere."""
@@ -84,12 +84,13 @@ class Pixels:
 
     def summary(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
         """Return what `add` wants of a tile (channels, height, width); safe in any thread."""
-        pixels = values[:, valid]
+        pixels = _where(values, valid)
         if not self._counted:
             return pixels[:, :: -(-pixels.shape[1] // _PER_TILE) or 1].copy()
         size = self._counts.shape[1]
-        shifted = pixels.astype(np.int32) - self._lowest
-        return np.stack([np.bincount(channel, minlength=size) for channel in shifted])
+        if self._lowest:
+            pixels = pixels.astype(np.int32) - self._lowest
+        return np.stack([np.bincount(channel, minlength=size) for channel in pixels])
 
     def add(self, summary: NDArray[Any]) -> None:
         """Add a tile."""
@@ -126,6 +127,11 @@ class Pixels:
         samples = [np.zeros((self._channels, 0)), *self._samples]
         values = np.sort(np.concatenate(samples, axis=1).astype(np.float64), axis=1)
         return values, np.ones(values.shape, np.int64)
+
+
+def _where(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the valid pixels of values, (channels, n), without a copy where all are."""
+    return values.reshape(len(values), -1) if valid.all() else values[:, valid]
 
 
 def _describe(

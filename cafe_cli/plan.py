@@ -29,7 +29,7 @@ from cafe_cli.windows import Window, blocks
 
 log = logging.getLogger("cafe")
 
-_READ = 1024  # pixels along each side of the windows in which labels are counted
+_READ = 512  # pixels along each side of the windows in which labels are counted
 _LISTED = 8  # values named in a message before it says "and more"
 
 Progress = Callable[[int, int], None]
@@ -82,6 +82,8 @@ class Plan:
         Labelled pixels per class, (K,), of each scene.
     polygons : dict
         Features of ``split.file`` by scene; a tile keeps the labels in those of its split.
+    blocks : dict
+        Width in pixels of the blocks that the rasters of a scene are stored in.
     bands, dtype
         Of all scenes.
     dropped : int
@@ -93,6 +95,7 @@ class Plan:
     tiles: list[Planned]
     counts: dict[str, NDArray[np.int64]]
     polygons: dict[str, "Polygons"]
+    blocks: dict[str, int]
     bands: tuple[str, ...]
     dtype: str
     dropped: int
@@ -120,6 +123,7 @@ class _Looked:
     """What one look at every scene tells."""
 
     grids: dict[str, Grid] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
     kinds: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     odd: "Counter[int | str]" = field(default_factory=Counter)
@@ -167,6 +171,7 @@ def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total:
         tiles=kept,
         counts={name: looked.counts(name, len(classes)) for name in names},
         polygons=splitter.polygons,
+        blocks=looked.widths,
         bands=looked.kinds[0][0],
         dtype=looked.kinds[0][1],
         dropped=len(tiles) - len(kept),
@@ -186,6 +191,7 @@ def _look(
         name = source.files.id
         with source.open() as scene:
             grid = looked.grids[name] = scene.grid
+            looked.widths[name] = scene.block
             looked.kinds.append((scene.band_names, scene.dtype))
         windows = list(divide(grid.width, grid.height, block_side(config)))
         count = partial(_count, config=config, classes=classes)

@@ -43,7 +43,7 @@ _thread = threading.local()
 _FULL = 1_000_000  # bytes; with less than that left on a disk, that is why writing failed
 # GDAL's own default is 5 % of the machine's memory, which no bound of ours would know of. In MB;
 # as an argument of rasterio.Env the same number would mean bytes.
-os.environ.setdefault("GDAL_CACHEMAX", "128")
+os.environ.setdefault("GDAL_CACHEMAX", "32")
 # Pixel coordinates are a legitimate grid here (scenes delivered as plain patches).
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
@@ -308,7 +308,8 @@ def write_tile(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
         It cannot be written: folder, rights, disk full.
     """
     predictor = 3 if values.dtype.kind == "f" else 2
-    profile = {"predictor": predictor, **_compression(), **profile}
+    layout = {"interleave": "band", "blockysize": grid.height}  # a band is one block
+    profile = {"predictor": predictor, **layout, **_compression(), **profile}
     mask: Mask | None = profile.pop("mask", None)
     colormap = profile.pop("colormap", None)
     # Through memory: GDAL does not say when a disk is full before the file is closed, nor then.

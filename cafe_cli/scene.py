@@ -24,8 +24,9 @@ from cafe_cli.errors import BandError, InputError
 from cafe_cli.grid import Grid
 from cafe_cli.heights import Ground, Heights, check_heights, ground_below, ground_source
 from cafe_cli.joined import Joined, Member, covered, joint_grid, look_at, parse_crs
-from cafe_cli.labels import Decoded, VectorLabels, decode
+from cafe_cli.labels import Decoded, decode
 from cafe_cli.pairing import SceneFiles
+from cafe_cli.vector_labels import VectorLabels
 from cafe_cli.vectors import is_vector
 from cafe_cli.windows import Window
 
@@ -83,6 +84,12 @@ class Scene:
         self._optical = optical
         self._heights: Heights | None = None
         self._labels: Joined | VectorLabels | None = None
+        self._members = [*kind.members]
+
+    @property
+    def block(self) -> int:
+        """Width in pixels of the largest blocks that a raster of the scene is stored in."""
+        return max(member.block for member in self._members)
 
     @property
     def has_height(self) -> bool:
@@ -131,6 +138,7 @@ class Scene:
 class _Kind:
     """What the optical bands are."""
 
+    members: list[Member]
     bands: tuple[int, ...]
     dtype: str
     names: tuple[str, ...]
@@ -180,7 +188,7 @@ def open_scene(
     """
     assumed = parse_crs(crs)
     members = look_at(files.optical, assumed)
-    kind = _kind(files.optical[0], bands)
+    kind = _kind(members, bands)
     native = grid = joint_grid(members)
     resampling = Resampling.bilinear
     if gsd is not None:
@@ -213,7 +221,8 @@ def estimate_scene_ground(
     return ground_below(surface, grid, settings)
 
 
-def _kind(path: str, bands: tuple[int, ...] | None) -> _Kind:
+def _kind(members: list[Member], bands: tuple[int, ...] | None) -> _Kind:
+    path = members[0].path
     with raster.open_raster(path) as optical:
         chosen = raster.image_bands(optical, bands)
         if not chosen:
@@ -224,7 +233,7 @@ def _kind(path: str, bands: tuple[int, ...] | None) -> _Kind:
         plain = ("undefined", "gray", "palette", "alpha")
         names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
         dtype = np.result_type(*(optical.dtypes[b - 1] for b in chosen)).name
-        return _Kind(chosen, dtype, names)
+        return _Kind(members, chosen, dtype, names)
 
 
 def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) -> list[Member]:
@@ -234,6 +243,7 @@ def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) 
     if share < 0.995:
         more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
         _warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene.files.name}")
+    scene._members += members
     return members
 
 
@@ -242,7 +252,7 @@ def _open_labels(
 ) -> Joined | VectorLabels:
     paths = scene.files.labels
     if any(map(is_vector, paths)):
-        return VectorLabels.of(paths, scene.grid, settings)
+        return VectorLabels.of(paths, scene.grid, settings, scene.files.name)
     labels = Joined(_partner(paths, scene, native, crs), scene.grid, Resampling.nearest)
     stack.callback(labels.close)
     return labels

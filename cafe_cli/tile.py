@@ -124,7 +124,7 @@ def _cuts(
             tiles.write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
         cutter = Cutter(config, config.class_table, polygons, optical, folder, virtual)
-        parts = list(strips(ours))
+        parts = list(strips(ours, planned.blocks[name]))
         opened = lambda source=source, ground=ground: source.open(ground)  # noqa: E731
         yield from in_order(opened, cutter.cut, parts, min(jobs, len(parts)))
 

@@ -5,14 +5,12 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyogrio
 import pyogrio.raw
-import rasterio.features
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -20,13 +18,12 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
+from cafe_cli.burning import Geometries, mended, single_parts, snapped
 from cafe_cli.errors import GridError, InputError, LabelError
 from cafe_cli.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
-from cafe_cli.windows import Window
 
 log = logging.getLogger("cafe")
 
-Geometries: TypeAlias = NDArray[np.object_]
 Value: TypeAlias = int | float | str | None
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -36,14 +33,9 @@ _SUFFIXES = (
     ".dxf", ".gpkg.zip", ".shp.zip", ".gdb.zip",
 )  # fmt: skip
 _READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
-# Steps per pixel. As binary fractions, coordinates survive the shift into any window unchanged, so
-# that no pixel depends on the window that it is burnt in.
-_STEPS = 65_536
-_VERTICES = 512  # GDAL looks at every vertex of a polygon for every row of a window
 _EDGE = 1e-3  # pixels
 _LATTICE = 65  # points along a side
 _LONGEST = 10_000_000  # steps of all features together; beyond, coordinates are no coordinates
-_CORNER = 1e-9  # pixels; what is shorter passes through a corner
 
 
 @dataclass(frozen=True)
@@ -255,21 +247,11 @@ def _surroundings(grid: Grid, crs: CRS | None) -> Box | None:
     """
     ticks = np.linspace(0, 1, _LATTICE)
     lattice = np.array(np.meshgrid(ticks * grid.width, ticks * grid.height)).reshape(2, -1)
-    points = _placed(grid.transform, lattice)
-    if crs != grid.crs:
-        try:
-            points = np.array(transform(grid.crs, crs, *points))
-            with np.errstate(invalid="ignore"):  # what has no place is infinite
-                back = _placed(~grid.transform, np.array(transform(crs, grid.crs, *points)))
-        except GDAL_ERRORS:
-            return None
-        # Far outside a projection's own ground its formulas give numbers, but not those places.
-        if not np.abs(back - lattice).max() < max(grid.width, grid.height) / 100:
-            return None
+    points = _moved(_placed(grid.transform, lattice), grid.crs, crs)
+    if points is None:
+        return None
     (left, bottom), (right, top) = points.min(axis=1).tolist(), points.max(axis=1).tolist()
     margin = max(right - left, top - bottom) / _LATTICE + _step(grid, crs, (bottom + top) / 2)
-    if crs is not None and crs.is_geographic:
-        bottom, top = max(bottom, margin - 90), min(top, 90 - margin)
     return left - margin, bottom - margin, right + margin, top + margin
 
 
@@ -317,51 +299,82 @@ def _plain(value: object) -> Value:
 def _to_pixels(
     source: _Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
 ) -> Geometries:
-    """Bring geometries onto a grid; those that fill a continent keep only what is in the box."""
+    """Bring geometries onto a grid; in another CRS, what lies outside the box is cut off."""
     if source.crs is not None and source.crs != grid.crs:
         geometries = _transformed(source, geometries, grid, box, name)
     pixels = _placed(~grid.transform, shapely.get_coordinates(geometries).T)
-    return _snapped(shapely.set_coordinates(geometries, pixels.T))
+    return snapped(shapely.set_coordinates(geometries, pixels.T))
 
 
 def _transformed(
     source: _Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
 ) -> Geometries:
-    refused = GridError(
+    parts, whole = single_parts(geometries)
+    if box:
+        parts, whole = _clipped(parts, whole, box)
+    ys = (box[1], box[3]) if box else shapely.total_bounds(geometries)[[1, 3]]
+    step = _step(grid, source.crs, float(np.mean(ys)))
+    if shapely.length(parts).sum() > _LONGEST * step:
+        raise _far_off(source, grid, name)
+    parts = _segmented(parts, step)
+    moved = _moved(shapely.get_coordinates(parts).T, source.crs, grid.crs)
+    if moved is None:
+        raise _far_off(source, grid, name)
+    return _joined(shapely.set_coordinates(parts, moved.T), whole, len(geometries))
+
+
+def _far_off(source: _Layer, grid: Grid, name: str) -> GridError:
+    return GridError(
         f"cannot transform {source.path} from {describe_crs(source.crs)} to "
         f"{describe_crs(grid.crs)}, the CRS of {name}; check its CRS and cut away what lies far off"
     )
-    ys = (box[1], box[3]) if box else shapely.total_bounds(geometries)[[1, 3]]
-    step = _step(grid, source.crs, float(np.mean(ys)))
-    if shapely.length(geometries).sum() > _LONGEST * step:
-        raise refused
-    bent = _segmented(geometries, step)
-    x, y = shapely.get_coordinates(bent).T
-    if box:
-        # A continent has no place in the projection of a county. What is pushed onto the edge of
-        # the box never crosses the raster: no line is longer now than the box is wide around it.
-        x, y = np.clip(x, box[0], box[2]), np.clip(y, box[1], box[3])
-    try:
-        there = transform(source.crs, grid.crs, x, y)
-    except GDAL_ERRORS as error:
-        raise refused from error
-    if not np.isfinite(there).all():
-        raise refused
-    moved: Geometries = shapely.set_coordinates(bent, np.stack(there, axis=-1))
-    return moved
 
 
-def _segmented(geometries: Geometries, step: float) -> Geometries:
+def _clipped(
+    parts: Geometries, source: NDArray[np.int64], box: Box
+) -> tuple[Geometries, NDArray[np.int64]]:
+    """Cut off what lies outside a box: a continent has no place in the projection of a county."""
+    low, high = np.hsplit(shapely.bounds(parts), 2)
+    beyond = ((low < box[:2]) | (high > box[2:])).any(axis=1)
+    found, index = single_parts(shapely.intersection(mended(parts[beyond]), shapely.box(*box)))
+    alike = shapely.get_dimensions(found) == shapely.get_dimensions(parts[beyond])[index]
+    parts = np.concatenate([parts[~beyond], found[alike]])
+    source = np.concatenate([source[~beyond], source[beyond][index[alike]]])
+    order = np.argsort(source, kind="stable")
+    return parts[order], source[order]
+
+
+def _segmented(parts: Geometries, step: float) -> Geometries:
     """Divide long edges. Shapely alone would mend what overlaps itself: bow ties lose a wing."""
-    parts, source = _parts(geometries)
-    areas = shapely.get_dimensions(parts) == 2
+    parts, areas = parts.copy(), shapely.get_dimensions(parts) == 2
     rings, index = shapely.get_rings(parts[areas], return_index=True)
     parts[areas] = shapely.polygons(shapely.segmentize(rings, step), indices=index)
     parts[~areas] = shapely.segmentize(parts[~areas], step)
-    whole: Geometries = shapely.geometrycollections(parts, indices=source)
-    alone = np.bincount(source, minlength=len(geometries)) == 1
-    whole[alone] = parts[alone[source]]
+    return parts
+
+
+def _joined(parts: Geometries, source: NDArray[np.int64], count: int) -> Geometries:
+    """Put parts together again, each with those of the same source; some may have lost all."""
+    whole = np.full(count, shapely.GeometryCollection(), object)
+    used, index, many = np.unique(source, return_inverse=True, return_counts=True)
+    whole[used] = shapely.geometrycollections(parts, indices=index)
+    alone = many == 1
+    whole[used[alone]] = parts[alone[index]]
     return whole
+
+
+def _moved(
+    points: NDArray[np.float64], crs: CRS | None, target: CRS | None
+) -> NDArray[np.float64] | None:
+    """Transform points (2, N) between CRSs; None where one of them has no place in the other."""
+    if crs == target:
+        return points
+    try:
+        moved = np.array(transform(crs, target, *points))
+    except GDAL_ERRORS:
+        return None
+    # GDAL complains of the first twenty only; the others become infinite without a word.
+    return moved if np.isfinite(moved).all() else None
 
 
 def _placed(place: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -376,178 +389,3 @@ def _damaged(path: str, error: Exception) -> InputError:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).split("; It might help")[0].rstrip(".;")
-
-
-def pieces(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
-    """Take geometries in pixel coordinates apart so that each burns fast in a small window.
-
-    Returns
-    -------
-    pieces : ndarray of shapely geometries, (M,)
-        Single geometries. Polygons of many vertices are cut along the edges of pixels.
-    source : ndarray of int64, (M,)
-        Which of `geometries` each is a piece of; it never falls.
-    """
-    parts, source = _parts(geometries)
-    done: list[tuple[Geometries, NDArray[np.int64]]] = []
-    while len(parts):
-        cut = _can_be_cut(parts)
-        done.append((parts[~cut], source[~cut]))
-        parts, source = _halves(parts[cut], source[cut])
-    if not done:
-        return parts, source
-    parts = np.concatenate([p for p, _ in done])
-    source = np.concatenate([s for _, s in done])
-    order = np.argsort(source, kind="stable")
-    return _snapped(parts[order]), source[order]
-
-
-def covering(
-    geometries: Geometries, window: Window, all_touched: bool = False
-) -> NDArray[np.int32]:
-    """Return which geometry covers each pixel of a window: (height, width), -1 where none does.
-
-    Geometries are in pixel coordinates; later ones lie on top. A polygon covers the pixels whose
-    centres lie in it, with `all_touched` all that it shares ground with; lines and points have
-    pixels either way.
-    """
-    shape = (window.height, window.width)
-    drawn = np.flatnonzero(~(shapely.is_missing(geometries) | shapely.is_empty(geometries)))
-    if not len(drawn):
-        return np.full(shape, -1, np.int32)
-    place = Affine.translation(window.col, window.row)
-    shapes = zip(geometries[drawn], drawn.tolist(), strict=True)
-    top: NDArray[np.int32] = rasterio.features.rasterize(
-        shapes, shape, fill=-1, transform=place, dtype="int32"
-    )
-    if all_touched:
-        rows, columns, index = _touched(geometries[drawn], window)
-        np.maximum.at(top, (rows, columns), drawn[index].astype(np.int32))
-    return top
-
-
-def burn(
-    geometries: Geometries,
-    values: Sequence[int],
-    window: Window,
-    all_touched: bool = False,
-    fill: int = 255,
-) -> NDArray[np.uint8]:
-    """Burn one value per geometry into a window: (height, width), `fill` where none covers it.
-
-    See `covering`.
-    """
-    return np.array([*values, fill], np.uint8)[covering(geometries, window, all_touched)]
-
-
-def _parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
-    """Return single geometries, and which of `geometries` each is a part of."""
-    parts, source = shapely.get_parts(geometries, return_index=True)
-    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
-        parts, index = shapely.get_parts(parts, return_index=True)
-        source = source[index]
-    some = ~shapely.is_empty(parts)
-    return parts[some], source[some].astype(np.int64)
-
-
-def _can_be_cut(parts: Geometries) -> NDArray[np.bool_]:
-    polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
-    sides = np.diff(shapely.bounds(parts).reshape(-1, 2, 2), axis=1)[:, 0]
-    large = sides.max(axis=1) >= 16 if len(parts) else np.zeros(0, bool)
-    cut: NDArray[np.bool_] = polygon & large & (shapely.get_num_coordinates(parts) > _VERTICES)
-    return cut
-
-
-def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, NDArray[np.int64]]:
-    """Cut polygons across their longer side."""
-    broken = ~shapely.is_valid(parts)
-    parts[broken] = shapely.make_valid(parts[broken])  # even-odd, as they would be burnt
-    left, top, right, bottom = shapely.bounds(parts).T
-    wide = right - left > bottom - top
-    column = np.where(wide, np.round((left + right) / 2), right)
-    row = np.where(wide, bottom, np.round((top + bottom) / 2))
-    boxes = (
-        shapely.box(left, top, column, row),
-        shapely.box(np.where(wide, column, left), np.where(wide, top, row), right, bottom),
-    )
-    halves = [shapely.intersection(parts, half) for half in boxes]
-    found, index = _parts(np.concatenate(halves))
-    # Where the cut only touches a polygon, or it overlapped itself, points and lines are left over.
-    area = shapely.get_type_id(found) == shapely.GeometryType.POLYGON
-    return found[area], np.tile(source, 2)[index[area]]
-
-
-def _touched(
-    geometries: Geometries, window: Window
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return row, column and geometry wherever an outline or a line runs through a pixel.
-
-    GDAL's own ALL_TOUCHED (3.10) writes outside its raster where a line ends on the edge.
-    """
-    start, step, source = _segments(geometries, window)
-    # Between two crossings with the lines of the grid, a segment lies in one pixel.
-    number, share = _crossings(start, step, (window.width, window.height))
-    number, length = number[1:], np.where(np.diff(number), 0, np.diff(share))
-    middle = start[number] + (share[1:] - length / 2)[:, None] * step[number]
-    column, row = np.floor(middle).astype(np.intp).T
-    kept = length * np.abs(step[number]).max(axis=1) > _CORNER
-    kept &= (column >= 0) & (column < window.width) & (row >= 0) & (row < window.height)
-    return row[kept], column[kept], source[number[kept]]
-
-
-def _segments(
-    geometries: Geometries, window: Window
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Return start and extent (N, 2) of the segments near a window, and whose they are, (N,).
-
-    Edges of polygons that run along the edges of pixels are left out: what lies beside them inside
-    the polygon is covered, or another edge runs through it.
-    """
-    parts, whole = _parts(geometries)
-    areas = shapely.get_dimensions(parts) == 2
-    lines, part = shapely.get_parts(
-        np.where(areas, shapely.boundary(parts), parts), return_index=True
-    )
-    xy, line = shapely.get_coordinates(lines, return_index=True)
-    xy -= (window.col, window.row)
-    first = np.flatnonzero(line[1:] == line[:-1])
-    start, end = xy[first], xy[first + 1]
-    source = part[line[first]]
-    near = (np.minimum(start, end) <= (window.width, window.height)).all(axis=1)
-    near &= (np.maximum(start, end) >= 0).all(axis=1)
-    along = ((start == end) & (start == np.round(start))).any(axis=1)
-    near &= ~(along & areas[source])
-    return start[near], (end - start)[near], whole[source[near]]
-
-
-def _crossings(
-    start: NDArray[np.float64], step: NDArray[np.float64], size: tuple[int, int]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return where segments begin, cross the lines of a window's grid, and end.
-
-    Returns
-    -------
-    number : ndarray of int, (M,)
-        Of the segment; it never falls.
-    share : ndarray of float64, (M,)
-        Of its length, 0 to 1; rising along each segment.
-    """
-    every = np.arange(len(start))
-    numbers, shares = [every, every], [np.zeros(len(start)), np.ones(len(start))]
-    for axis, most in enumerate(size):
-        at, along = start[:, axis], step[:, axis]
-        low = np.clip(np.ceil(np.minimum(at, at + along)), 0, None).astype(int)
-        high = np.clip(np.floor(np.maximum(at, at + along)), None, most).astype(int)
-        count = np.where(along == 0, 0, np.maximum(high - low + 1, 0))
-        number = np.repeat(every, count)
-        line = np.arange(len(number)) - np.repeat(count.cumsum() - count, count) + low[number]
-        numbers.append(number)
-        shares.append((line - at[number]) / along[number])
-    number, share = np.concatenate(numbers), np.concatenate(shares)
-    order = np.lexsort((share, number))
-    return number[order], share[order]
-
-
-def _snapped(geometries: Geometries) -> Geometries:
-    snapped: Geometries = shapely.transform(geometries, lambda xy: np.round(xy * _STEPS) / _STEPS)
-    return snapped

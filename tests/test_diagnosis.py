@@ -622,7 +622,6 @@ def test_unknown_label_values_are_listed(scene):
     assert report.facts["labels"]["unknown"] == {"77": 30}
 
 
-@pytest.mark.xfail(raises=AttributeError, reason="scenes do not open vector labels yet")
 def test_vector_labels_are_counted_too(scene, tmp_path):
     left, right, bottom, top = X - 40, X, Y - 40, Y + 40
     ring = [[left, bottom], [left, top], [right, top], [right, bottom], [left, bottom]]

@@ -155,7 +155,7 @@ def test_voids_are_filled_up_to_a_distance(image, write):
 
 @pytest.fixture(scope="module")
 def voids(tmp_path_factory):
-    """A scene whose heights have voids of all sizes, on another grid, and what it all looks like."""
+    """A scene whose heights have voids of all sizes, on another grid, and all that it shows."""
     folder = tmp_path_factory.mktemp("voids")
     surface = around(X, Y, 60, 0.8, LAMBERT, angle=7)
     random = np.random.default_rng(2)

@@ -12,7 +12,8 @@ from rasters import LAMBERT, TABLE, UTM, grid
 from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.config import LabelSettings
 from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
-from cafe_cli.labels import VectorLabels, decode, meanings, read_table
+from cafe_cli.labels import decode, meanings, read_table
+from cafe_cli.vector_labels import VectorLabels
 from cafe_cli.vectors import Features
 from cafe_cli.windows import Window, blocks
 
@@ -250,6 +251,7 @@ def test_a_table_that_changes_is_read_again(table):
         ("value,class\n", "has no rows below its header"),
         ("value,class\n1,tree\n2,bush\n", "line 3: 'bush' is no class; .*ground, tree, building"),
         ("value,class\n1,3\n", "line 2: '3' is no class"),
+        ("class,value\ntree\n,\nbush\n", r"value \(none\) twice, in lines 2 and 4"),
         ("value,class\n1,tree\n2,tree\n1.0,\n", "has the value 1 twice, in lines 2 and 4"),
     ],
 )
