@@ -62,7 +62,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["cafe model 1"] = "cafe model 1"
+    format: Literal["cafe model 2"] = "cafe model 2"
     cafe_version: str = __version__
     torch_version: str = torch.__version__
     architecture: dict[str, Any]

@@ -249,7 +249,7 @@ def _show_report(report: "Report", as_json: bool = False) -> None:
     else:
         show_report(report)
     if not report.ok:
-        raise CafeError(f"errors found: {report.count('error')}")
+        click.get_current_context().exit(CafeError.exit_code)
 
 
 @cli.command()

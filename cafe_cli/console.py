@@ -122,7 +122,8 @@ def show_report(report: Report) -> None:
             console.print(Text(line), soft_wrap=True, highlight=False)
     styles = {"note": "cyan", "warning": "yellow", "error": "bold red"}
     for finding in sorted(report.findings, key=lambda f: LEVELS.index(f.level), reverse=True):
-        where = f"{finding.where}: " if finding.where else ""
+        named = not finding.where or finding.message.startswith(finding.where)
+        where = "" if named else f"{finding.where}: "
         if finding.level != "note" or log.isEnabledFor(logging.INFO):
             head = (f"{finding.level.capitalize()}: ", styles[finding.level])
             _line(head, where + finding.message)

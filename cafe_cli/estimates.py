@@ -31,7 +31,7 @@ class Cost:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, rounded to what an estimate is worth."""
-        return {**asdict(self), "seconds": round(self.seconds, 1)}
+        return {**asdict(self), "seconds": float(f"{self.seconds:.2g}")}
 
 
 def peak_memory() -> int:
@@ -44,7 +44,8 @@ def cutting(plan: Plan, config: Config, jobs: int) -> Cost:
     """Estimate what it takes to cut a plan, from a few strips cut into a temporary folder."""
     names = [source.files.id for source in plan.sources]
     groups = [g for name in names for g in strips(plan.of(name), plan.blocks[name])]
-    chosen = [groups[i] for i in np.linspace(0, len(groups) - 1, _SAMPLES).astype(int)]
+    spread = np.unique(np.linspace(0, len(groups) - 1, _SAMPLES).astype(int))
+    chosen = [groups[i] for i in spread]
     seconds, disk, done = 0.0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for group in chosen:

@@ -141,7 +141,9 @@ def _lines(path: str) -> list[str]:
 def _match(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the files that fit a pattern, with what each placeholder stands for."""
     if not _PLACEHOLDER.search(pattern):
-        return {path: {} for path in expand(pattern, root) or [_under(root, pattern)]}
+        # Whoever opens a file that is not there says so.
+        named = [] if glob.has_magic(pattern) else [_under(root, pattern)]
+        return {path: {} for path in expand(pattern, root) or named}
     if is_remote(pattern):
         return _match_remote(pattern, only)
     expression, seen, end = "", set[str](), 0

@@ -183,6 +183,7 @@ def rehearse(
             grid = scene.grid
         engine = _Engine(model, target, window, step, settings.batch_size)
         maps = 1 if confidence is None else 2
+        seconds = engine.seconds(len(card.band_names))
         report.facts |= {
             "model": {"classes": list(card.class_table.names), "bands": list(card.band_names)},
             "map": {"width": grid.width, "height": grid.height, "gsd": grid.gsd},
@@ -190,7 +191,7 @@ def rehearse(
             "window": window,
             "device": str(target),
             "estimate": {
-                "seconds": round(engine.count(grid) * engine.seconds(len(card.band_names)), 1),
+                "seconds": float(f"{seconds * engine.count(grid):.2g}"),
                 "memory": engine.memory(grid),
                 "disk_at_most": grid.width * grid.height * maps,
             },

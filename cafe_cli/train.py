@@ -167,13 +167,13 @@ def rehearse(
         parameters = sum(p.numel() for p in network.parameters())
         report.facts |= {
             "tiles": {split: len(tileset.of(split)) for split in SPLITS},
-            "pixels": tileset.pixels,
+            "pixels": {split: tileset.pixels[split] for split in SPLITS if tileset.of(split)},
             "shared_ground_m2": tileset.shared_ground,
             "parameters": parameters,
             "steps": steps,
             "device": str(target),
             # Weights, gradients and the two moments of the optimiser, in two files.
-            "estimate": {"seconds": round(seconds * steps, 1), "disk": parameters * 4 * 4},
+            "estimate": {"seconds": float(f"{seconds * steps:.2g}"), "disk": parameters * 4 * 4},
         }
         if not tileset.of("validation"):
             message = "no validation tiles: the last epoch counts as the best"

@@ -74,7 +74,7 @@ def test_channels_last_weights(tmp_path):
 
 def test_card(model):
     card = checkpoint.read_card(model)
-    assert card.format == "cafe model 1"
+    assert card.format == "cafe model 2"
     assert card.cafe_version == __version__
     assert card.torch_version == torch.__version__
     assert card.class_table.names == TABLE.names
@@ -212,7 +212,7 @@ def test_description_that_is_none(tmp_path, parts, description, says):
 
 
 CARDS = {
-    "format": ("cafe model 2", "of another version of cafe"),
+    "format": ("cafe model 9", "of another version of cafe"),
     "spell": ("abracadabra", "spell"),
     "gsd": (0, "gsd"),
     "window": (10**9, "window"),
