@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from cafe_cli import config as settings_file
 from cafe_cli import raster
@@ -80,7 +78,7 @@ def demo(
         confidence = labels.with_name(f"{labels.stem}_confidence.tif")
         source = Source((str(piece),), (str(data / "town_dsm.tif"),))
         say(
-            f"cafe predict {run / BEST} --optical {source.optical} --elevation {source.elevation} "
+            f"cafe predict {run / BEST} --optical {piece} --elevation {data / 'town_dsm.tif'} "
             f"-o {labels} --confidence {confidence}"
         )
         predict(run / BEST, source, labels, confidence=confidence, device=device)
@@ -97,35 +95,15 @@ def demo(
 
 
 def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:
-    """Draw image, height, truth and prediction of the town on the map's grid."""
-    config = settings_file.Config()
+    """Draw image, height, truth and prediction of the town, whose map has the images' pixels."""
     with raster.open_raster(str(town)) as labels:
         grid, classes = Grid.of(labels), raster.read_classes(labels)
         predicted = raster.read(labels, grid.extent, [1])[0]
-    with open_scene(SceneFiles("town", (str(town),), (elevation,)), config.height) as scene:
-        patch = scene.read(grid.extent)
-    with (
-        raster.open_raster(str(truth)) as reference,
-        raster.aligned(reference, grid, Resampling.nearest) as view,
-    ):
-        known, valid = raster.read_aligned(view, grid.extent)
     if classes is None:
         raise InputError(f"{town} has no class table")
-    maps = {"truth": np.where(valid, known[0], 255).astype(np.uint8), "prediction": predicted}
+    files = SceneFiles("town", tuple(optical), (elevation,), (), (str(truth),))
+    with open_scene(files, settings_file.Config().height) as scene:
+        patch = scene.read(grid.extent)
+        known = scene.read_labels(grid.extent, classes, settings_file.LabelSettings()).ids
     height = np.where(patch.height_valid, patch.height, np.float32(np.nan))
-    draw_scene(_joined(optical, grid), height, maps, classes, picture)
-
-
-def _joined(paths: list[str], grid: Grid) -> NDArray[np.generic]:
-    """Return overlapping images as one array (bands, height, width)."""
-    whole: NDArray[np.generic] | None = None
-    for path in paths:
-        with (
-            raster.open_raster(path) as piece,
-            raster.aligned(piece, grid, Resampling.bilinear) as view,
-        ):
-            values, valid = raster.read_aligned(view, grid.extent)
-        whole = values if whole is None else np.where(valid, values, whole)
-    if whole is None:
-        raise InputError("no image to draw")
-    return whole
+    draw_scene(patch.optical, height, {"truth": known, "prediction": predicted}, classes, picture)
