@@ -1,8 +1,9 @@
 """Heights above the estimated ground against the labels of one real scene: DATA [PICTURE.png]
 
-DATA holds ortho.tif, dsm.tif and labels.tif of configs/autzen.toml. Prints, for the labelled ground, how far
-from zero 95 % of it stays, and for buildings the height that 95 % of them exceed: on the pixels of the
-surface model, where nothing is interpolated, and on those of the orthophoto, as the network sees them.
+DATA holds ortho.tif, dsm.tif and labels.tif of configs/autzen.toml. Prints, for the labelled
+ground, how far from zero 95 % of it stays, and for buildings the height that 95 % of them exceed:
+on the pixels of the surface model, where nothing is interpolated, and on those of the orthophoto,
+as the network sees them.
 """
 
 import sys
@@ -35,7 +36,9 @@ def main(data: str, picture: str | None = None) -> None:
         print(f"on the pixels of the {name}:")
         print(f"  95 % of the ground within {np.percentile(np.abs(ground), 95):.2f} m of zero")
         low = 100 * (building < 2.5).mean()
-        print(f"  95 % of the buildings above {np.percentile(building, 5):.2f} m, {low:.1f} % under 2.5 m")
+        print(
+            f"  95 % of the buildings above {np.percentile(building, 5):.2f} m, {low:.1f} % under 2.5 m"
+        )
     if picture:
         shown = np.where(patch.height_valid, patch.height, np.float32(np.nan))
         draw_scene(patch.optical, shown, {"labels": labels}, classes, Path(picture))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cafe_cli import config as settings_file
-from cafe_cli import raster
+from cafe_cli import geotiff, raster
 from cafe_cli.errors import InputError, OutputError
 from cafe_cli.evaluate import evaluate
 from cafe_cli.files import check_output, remove, write_text
@@ -97,7 +97,7 @@ def demo(
 def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:
     """Draw image, height, truth and prediction of the town, whose map has the images' pixels."""
     with raster.open_raster(str(town)) as labels:
-        grid, classes = Grid.of(labels), raster.read_classes(labels)
+        grid, classes = Grid.of(labels), geotiff.read_classes(labels)
         predicted = raster.read(labels, grid.extent, [1])[0]
     if classes is None:
         raise InputError(f"{town} has no class table")

@@ -11,7 +11,7 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from cafe_cli import raster
+from cafe_cli import geotiff, raster
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import LabelSettings
 from cafe_cli.errors import BandError, InputError, LabelError
@@ -136,7 +136,7 @@ def _check_prediction(predicted: DatasetReader) -> None:
 
 
 def _class_table(predicted: DatasetReader, given: ClassTable | None) -> ClassTable:
-    stored = raster.read_classes(predicted)
+    stored = geotiff.read_classes(predicted)
     table = given or stored
     if table is None:
         raise LabelError(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader, DatasetWriter
 
-from cafe_cli import raster
+from cafe_cli import geotiff, raster
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import save_beside
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
@@ -95,7 +95,7 @@ def mosaic(
     """
     plan = _plan(inputs, output, method, confidences, target or Target(), overwrite)
     surer, second = (confidences.inputs, confidences.output) if confidences else ((), None)
-    with raster.create_map(output, second, plan.grid, overwrite, plan.classes) as writers:
+    with geotiff.create_map(output, second, plan.grid, overwrite, plan.classes) as writers:
         _fill(plan, writers, progress)
     made = {"inputs": list(inputs), "method": method, "target": vars(target or Target())}
     save_beside(output, {**made, "confidences": list(surer)})
@@ -222,7 +222,7 @@ def _survey(inputs: Sequence[str], confidences: Confidences | None) -> list[Sour
     for path, partner in zip(inputs, partners, strict=True):
         with raster.open_raster(path) as dataset:
             _check_kind(path, dataset, "label raster")
-            source = Source(path, partner, Grid.of(dataset), raster.read_classes(dataset))
+            source = Source(path, partner, Grid.of(dataset), geotiff.read_classes(dataset))
         if partner is not None:
             _check_confidence(partner, source)
         sources.append(source)

@@ -32,10 +32,10 @@ from cafe_cli.device import choose
 from cafe_cli.diagnosis import diagnose
 from cafe_cli.errors import BandError, ConfigError
 from cafe_cli.files import check_outputs
+from cafe_cli.geotiff import create_map
 from cafe_cli.grid import Grid
 from cafe_cli.model import CaFE
 from cafe_cli.pairing import SceneFiles
-from cafe_cli.raster import create_map
 from cafe_cli.report import Report
 from cafe_cli.scene import Patch, Scene, open_scene
 from cafe_cli.windows import Window, offsets

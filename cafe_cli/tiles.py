@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cafe_cli import config as settings_file
-from cafe_cli import raster
+from cafe_cli import geotiff, raster
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config, HeightSettings
 from cafe_cli.errors import InputError
@@ -188,11 +188,11 @@ def write_tile(
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     mask = None if patch.optical_valid.all() else patch.optical_valid
-    raster.write_tile(paths["image"], patch.optical, grid, mask=mask)
+    geotiff.write_tile(paths["image"], patch.optical, grid, mask=mask)
     write_label(folder, tile, grid, labels, classes)
     if patch.height_valid.any():
         height = np.where(patch.height_valid, patch.height, np.float32(VOID))
-        raster.write_tile(paths["height"], height[None], grid, nodata=VOID)
+        geotiff.write_tile(paths["height"], height[None], grid, nodata=VOID)
 
 
 def write_label(
@@ -201,7 +201,7 @@ def write_label(
     """Write the label raster of a tile."""
     path = tile_path(folder, tile, "label")
     path.parent.mkdir(parents=True, exist_ok=True)
-    raster.write_tile(
+    geotiff.write_tile(
         path, labels[None], grid, nodata=NODATA, colormap=classes.colormap, predictor=1
     )
 
@@ -210,7 +210,7 @@ def write_ground(folder: Path, scene: str, ground: Ground) -> None:
     """Keep the ground estimated below a scene."""
     path = _ground_path(folder, scene)
     path.parent.mkdir(exist_ok=True)
-    raster.write_tile(path, ground.surface[None], ground.grid, nodata=np.nan)
+    geotiff.write_tile(path, ground.surface[None], ground.grid, nodata=np.nan)
 
 
 def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.uint8]]:

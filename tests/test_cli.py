@@ -23,7 +23,7 @@ from helpers_engines import (
     write,
 )
 
-from cafe_cli import __version__, checkpoint, config, raster
+from cafe_cli import __version__, checkpoint, config, geotiff, raster
 from cafe_cli import cli as face
 from cafe_cli.cli import expand_inputs
 from cafe_cli.errors import InputError
@@ -329,7 +329,7 @@ def maps(here) -> Path:
         grid = Grid.of(dataset)
     for name, first, last in (("a", 0, 60), ("b", 50, 100)):
         window = raster.Window(first, 0, last - first, 40)
-        with raster.create_cog(here / f"{name}.tif", grid.at(window), False, TABLE) as dataset:
+        with geotiff.create_cog(here / f"{name}.tif", grid.at(window), False, TABLE) as dataset:
             dataset.write(truth[:, first:last], 1)
     return here
 
@@ -360,7 +360,7 @@ def test_mosaic(run, maps):
     with rasterio.open("m.tif") as joined, rasterio.open("truth.tif") as truth:
         assert np.array_equal(joined.read(), truth.read())
         assert joined.transform == truth.transform
-        assert raster.read_classes(joined) == TABLE
+        assert geotiff.read_classes(joined) == TABLE
 
 
 # --- evaluate ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 
 from cafe_cli import evaluate as engine
-from cafe_cli import raster
+from cafe_cli import geotiff
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config import LabelSettings
 from cafe_cli.errors import BandError, GridError, InputError, LabelError
@@ -32,14 +32,14 @@ def grid_of(array, left=500_000.0, top=5_200_000.0, cell=1.0, crs=UTM) -> Grid:
 
 
 def write_map(path: Path, array, grid=None, classes=TABLE) -> str:
-    with raster.create_cog(path, grid or grid_of(array), False, classes) as dataset:
+    with geotiff.create_cog(path, grid or grid_of(array), False, classes) as dataset:
         dataset.write(array, 1)
     return str(path)
 
 
 def write_labels(path: Path, array, grid=None, nodata=255) -> str:
     bands = array if array.ndim == 3 else array[None]
-    raster.write_tile(path, bands, grid or grid_of(array), predictor=1, nodata=nodata)
+    geotiff.write_tile(path, bands, grid or grid_of(array), predictor=1, nodata=nodata)
     return str(path)
 
 

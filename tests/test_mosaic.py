@@ -15,8 +15,8 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
+from cafe_cli import geotiff, raster
 from cafe_cli import mosaic as engine
-from cafe_cli import raster
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import (
     BandError,
@@ -50,7 +50,7 @@ def at(col: int, row: int, array) -> Grid:
 
 
 def write(path: Path, array, grid: Grid, classes: ClassTable | None = TABLE) -> str:
-    with raster.create_cog(path, grid, True, classes) as dataset:
+    with geotiff.create_cog(path, grid, True, classes) as dataset:
         dataset.write(array, 1)
     return str(path)
 
@@ -365,7 +365,7 @@ def test_a_grid_off_by_half_a_pixel_is_snapped_to_the_first(tmp_path):
 
 def test_other_nodata_than_255_is_understood(tmp_path):
     path = tmp_path / "a.tif"
-    raster.write_tile(
+    geotiff.write_tile(
         path, np.array([[[9, 0, 1]]], np.uint8), LATTICE.at(Window(0, 0, 3, 1)), nodata=9
     )
     mosaic([str(path)], tmp_path / "out.tif")
@@ -408,7 +408,7 @@ def test_overviews_hold_classes_even_without_a_class_table(tmp_path, caplog):
     assert "no class names" in caplog.text
     with rasterio.open(tmp_path / "out.tif") as dataset:
         assert dataset.nodata == 255
-        assert raster.read_classes(dataset) is None
+        assert geotiff.read_classes(dataset) is None
         assert np.array_equal(dataset.read(1), a)
     with rasterio.open(tmp_path / "out.tif", overview_level=0) as overview:
         assert set(np.unique(overview.read(1))) <= {0, 200}
@@ -514,15 +514,15 @@ def test_other_colours_are_the_same_classes(tmp_path, rows):
     rows.append(write_row(tmp_path / "d.tif", 9, 2, classes=table("ground", "tree", "building")))
     mosaic(rows, tmp_path / "out.tif")
     with rasterio.open(tmp_path / "out.tif") as dataset:
-        assert raster.read_classes(dataset) == TABLE
+        assert geotiff.read_classes(dataset) == TABLE
 
 
 def test_rasters_that_hold_no_labels_are_refused(tmp_path, rows):
     grid = LATTICE.at(Window(0, 0, 4, 4))
-    raster.write_tile(tmp_path / "rgb.tif", np.zeros((3, 4, 4), np.uint8), grid)
+    geotiff.write_tile(tmp_path / "rgb.tif", np.zeros((3, 4, 4), np.uint8), grid)
     with refused(tmp_path, BandError, "rgb.tif has 3 bands"):
         mosaic([*rows, str(tmp_path / "rgb.tif")], tmp_path / "out.tif")
-    raster.write_tile(tmp_path / "dsm.tif", np.zeros((1, 4, 4), np.float32), grid)
+    geotiff.write_tile(tmp_path / "dsm.tif", np.zeros((1, 4, 4), np.float32), grid)
     with refused(tmp_path, InputError, "dsm.tif is float32"):
         mosaic([str(tmp_path / "dsm.tif"), *rows], tmp_path / "out.tif")
 

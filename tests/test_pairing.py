@@ -77,7 +77,9 @@ def test_remote_files_are_named_not_listed():
     assert [s.optical for s in scenes] == [("https://host/a.tif",), ("https://host/b.tif",)]
     assert scenes[1].elevation == ("/vsis3/b/b_dsm.tif",)
     for pattern, only in [(url, None), ("s3://b/{x}_{y}.tif", ("1_2",))]:
-        with pytest.raises(ConfigError, match="files cannot be listed at .*: name the scenes with"):
+        with pytest.raises(
+            ConfigError, match=r"files cannot be listed at .*: name the scenes with"
+        ):
             find_scenes(SceneSettings(optical=pattern, only=only))
 
 

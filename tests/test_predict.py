@@ -13,7 +13,7 @@ import torch
 from helpers_engines import PIXEL, TABLE, UTM, card_of, tiny_model, town, write
 from torch import nn
 
-from cafe_cli import checkpoint, raster
+from cafe_cli import checkpoint, geotiff
 from cafe_cli import predict as engine
 from cafe_cli.blend import RowBlender, hann_weights
 from cafe_cli.checkpoint import ModelCard
@@ -235,7 +235,7 @@ def test_label_raster(tmp_path, model):
         assert json.loads(tags["CLASSES"]) == TABLE.as_json()
         assert tags["CAFE_MODEL"] == "model.safetensors"
         assert tags["CAFE_VERSION"]
-        assert raster.read_classes(written) == TABLE
+        assert geotiff.read_classes(written) == TABLE
     root = ElementTree.parse(f"{out}.aux.xml").getroot()
     assert [c.text for c in root.iter("Category")] == list(TABLE.names)
     assert sorted(os.listdir(tmp_path)) == [

@@ -17,7 +17,7 @@ from rasterio.warp import transform
 from rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise, read
 from rasters import write as write_to
 
-from cafe_cli import raster
+from cafe_cli import geotiff, raster
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import BandError, GridError, InputError, OutputError
 from cafe_cli.grid import Grid, check_overlap, describe_crs
@@ -460,7 +460,7 @@ def test_an_array_can_be_shown_like_a_file():
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_a_tile_is_read_back_as_it_was_written(tmp_path, dtype, count):
     values = noise(count, grid(), dtype)
-    raster.write_tile(tmp_path / "a.tif", values, grid())
+    geotiff.write_tile(tmp_path / "a.tif", values, grid())
     with rasterio.open(tmp_path / "a.tif") as dataset:
         assert np.array_equal(dataset.read(), values)
         assert dataset.dtypes[0] == dtype
@@ -470,7 +470,7 @@ def test_a_tile_is_read_back_as_it_was_written(tmp_path, dtype, count):
 
 
 def test_a_tile_can_have_a_mask(tmp_path):
-    raster.write_tile(tmp_path / "a.tif", noise(3, grid()), grid(), mask=~HOLE)
+    geotiff.write_tile(tmp_path / "a.tif", noise(3, grid()), grid(), mask=~HOLE)
     with rasterio.open(tmp_path / "a.tif") as dataset:
         assert np.array_equal(dataset.dataset_mask() > 0, ~HOLE)
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
@@ -478,7 +478,7 @@ def test_a_tile_can_have_a_mask(tmp_path):
 
 def test_a_tile_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="cannot write"):
-        raster.write_tile(tmp_path / "none" / "a.tif", noise(1, grid()), grid())
+        geotiff.write_tile(tmp_path / "none" / "a.tif", noise(1, grid()), grid())
 
 
 FULL_DISK = """
@@ -494,9 +494,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 where = grid(600, 600)
 try:
     if sys.argv[2] == "tile":
-        raster.write_tile(Path(sys.argv[1]), noise(1, where), where)
+        geotiff.write_tile(Path(sys.argv[1]), noise(1, where), where)
     else:
-        with raster.create_cog(Path(sys.argv[1]), where, False, TABLE) as dataset:
+        with geotiff.create_cog(Path(sys.argv[1]), where, False, TABLE) as dataset:
             dataset.write(noise(1, where))
 except OutputError as error:
     sys.exit(str(error))
@@ -524,7 +524,7 @@ def test_a_full_disk_is_noticed(tmp_path, kind, limit):
 
 def write_cog(path, where, classes=TABLE, overwrite=False, **options):
     values = noise(1, where)[0] % len(TABLE)
-    with raster.create_cog(path, where, overwrite, classes, **options) as dataset:
+    with geotiff.create_cog(path, where, overwrite, classes, **options) as dataset:
         dataset.write(values, 1)
     return values
 
@@ -561,20 +561,20 @@ def test_a_cog_holds_what_was_written(tmp_path):
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["a.tif", "a.tif.aux.xml"]
     with raster.open_raster(str(tmp_path / "a.tif")) as dataset:
-        assert raster.read_classes(dataset) == TABLE
+        assert geotiff.read_classes(dataset) == TABLE
 
 
 def test_overviews_of_labels_are_labels(tmp_path):
     where = grid(1024, 1024)
     values = np.where(noise(1, where)[0] < 128, 0, 2).astype(np.uint8)
-    with raster.create_cog(tmp_path / "a.tif", where, False, TABLE) as dataset:
+    with geotiff.create_cog(tmp_path / "a.tif", where, False, TABLE) as dataset:
         dataset.write(values, 1)
     with rasterio.open(tmp_path / "a.tif", overview_level=0) as dataset:
         assert set(np.unique(dataset.read())) == {0, 2}
 
 
 def test_what_is_never_written_is_nodata(tmp_path):
-    with raster.create_cog(tmp_path / "a.tif", grid(1100, 10), False, None) as dataset:
+    with geotiff.create_cog(tmp_path / "a.tif", grid(1100, 10), False, None) as dataset:
         dataset.write(np.full((1, 10, 5), 7, np.uint8), window=((0, 10), (0, 5)))
     values = read(tmp_path / "a.tif")[0]
     assert (values[:, :5] == 7).all()
@@ -593,7 +593,7 @@ def test_names_are_escaped(tmp_path):
 
 def test_an_exception_leaves_nothing_behind(tmp_path):
     def fail():
-        with raster.create_cog(tmp_path / "a.tif", grid(), False, TABLE) as dataset:
+        with geotiff.create_cog(tmp_path / "a.tif", grid(), False, TABLE) as dataset:
             dataset.write(noise(1, grid()))
             raise KeyboardInterrupt
 
@@ -623,7 +623,7 @@ def test_the_names_of_a_replaced_raster_go_with_it(tmp_path):
     write_cog(path, grid(), classes=None, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
     with raster.open_raster(str(path)) as dataset:
-        assert raster.read_classes(dataset) is None
+        assert geotiff.read_classes(dataset) is None
 
 
 @pytest.mark.parametrize("tag", ["{", "[{}]", "5", '[{"id": 3, "name": "a", "color": "#000000"}]'])
@@ -635,4 +635,4 @@ def test_a_damaged_class_table_is_named(write, tag):
         raster.open_raster(path) as dataset,
         pytest.raises(InputError, match=r"a\.tif: the CLASSES tag is damaged"),
     ):
-        raster.read_classes(dataset)
+        geotiff.read_classes(dataset)
