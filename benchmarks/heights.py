@@ -35,10 +35,8 @@ def main(data: str, picture: str | None = None) -> None:
         )
         print(f"on the pixels of the {name}:")
         print(f"  95 % of the ground within {np.percentile(np.abs(ground), 95):.2f} m of zero")
-        low = 100 * (building < 2.5).mean()
-        print(
-            f"  95 % of the buildings above {np.percentile(building, 5):.2f} m, {low:.1f} % under 2.5 m"
-        )
+        low, high = 100 * (building < 2.5).mean(), np.percentile(building, 5)
+        print(f"  95 % of the buildings above {high:.2f} m, {low:.1f} % under 2.5 m")
     if picture:
         shown = np.where(patch.height_valid, patch.height, np.float32(np.nan))
         draw_scene(patch.optical, shown, {"labels": labels}, classes, Path(picture))

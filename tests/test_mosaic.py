@@ -611,14 +611,14 @@ def test_inputs_without_common_grid_are_refused(tmp_path, rows):
 
 @pytest.mark.parametrize("victim", ["out", "confidence"])
 def test_both_outputs_appear_or_none(tmp_path, rows, confidences, monkeypatch, victim):
-    original = raster._to_cog
+    original = geotiff._to_cog
 
     def failing(source, target, overviews):
         if victim in target.name:
             raise OutputError(f"cannot write {target}: disk full")
         original(source, target, overviews)
 
-    monkeypatch.setattr(raster, "_to_cog", failing)
+    monkeypatch.setattr(geotiff, "_to_cog", failing)
     known = Confidences(confidences, tmp_path / "confidence.tif")
     with refused(tmp_path, OutputError, "disk full"):
         mosaic(rows, tmp_path / "out.tif", confidences=known)

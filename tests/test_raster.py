@@ -486,7 +486,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from rasters import TABLE, grid, noise
-from cafe_cli import raster
+from cafe_cli import geotiff
 from cafe_cli.errors import OutputError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
