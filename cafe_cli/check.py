@@ -71,6 +71,7 @@ def check(
         report.add(*own.findings)
         progress(done, len(scenes))
     if output is not None:
+        report.facts["output"] = str(output)
         with report.noting(str(output)):
             check_output(output, overwrite)
     if report.ok and config.scenes.labels is not None and config.classes:

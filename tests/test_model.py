@@ -232,6 +232,20 @@ def test_statistics_are_checked():
         network.set_statistics([1] * 4, [1] * 4, 0, float("nan"))
 
 
+def test_pixel_values_are_clipped_to_the_limits():
+    network = build().eval()
+    inputs, _ = scene()
+    optical = inputs[0] * 300
+    low, high = [20.0, 30.0, 0.0, 10.0], [90.0, 80.0, 200.0, 60.0]
+    network.set_statistics([60.0] * 4, [20.0] * 4, optical_limits=(low, high))
+    limits = (torch.tensor(v)[:, None, None] for v in (low, high))
+    assert network(optical, *inputs[1:]).equal(network(optical.clamp(*limits), *inputs[1:]))
+    network.set_statistics([60.0] * 4, [20.0] * 4, optical_limits=([-1e9] * 4, [1e9] * 4))
+    assert not network(optical, *inputs[1:]).equal(network(optical.clamp(0, 50), *inputs[1:]))
+    with pytest.raises(ConfigError, match="optical_high"):
+        network.set_statistics([1] * 4, [1] * 4, optical_limits=([0] * 4, [1] * 3))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"fusion": "product"}, "sum, gated"), ({"classes": 0}, "1 to 255"), ({"width": 0}, "width")],

@@ -140,6 +140,19 @@ def test_card(whole, tileset):
     assert network.height_std.tolist() == pytest.approx(info.height_statistics.std)
 
 
+def test_limits_of_16_bits_travel_with_the_model(tmp_path, no_pictures):
+    write_town(tmp_path, "a", 128, 192, seed=1, dtype="uint16")
+    write_town(tmp_path, "b", 64, 320, seed=2, origin=(0, 1000), dtype="uint16")
+    folder = cut(tmp_path, tmp_path / "tiles")
+    run(folder, tmp_path / "run")
+    found = tiles.load(folder).optical_statistics
+    network, card = checkpoint.load(tmp_path / "run" / BEST)
+    assert card.dtype == "uint16"
+    assert network.optical_low.tolist() == list(found.low)
+    assert network.optical_high.tolist() == list(found.high)
+    assert found.high < (256 * 200,) * 3
+
+
 def test_best_is_smaller_than_last(whole):
     assert (whole / BEST).stat().st_size * 2 < (whole / LAST).stat().st_size
     assert not any("pyramid" in name for name in load_file(whole / BEST))
