@@ -268,6 +268,9 @@ class _Splitter:
     def __init__(self, config: Config, names: Sequence[str], looked: _Looked) -> None:
         self._config, self._grids = config, looked.grids
         self.polygons: dict[str, Polygons] = {}
+        scenes = config.scenes
+        # Of a benchmark's scenes, some may be used, and its split name all.
+        self._selected = scenes is not None and bool(scenes.only or scenes.exclude)
         self._whole = self._named_scenes(names)
         if config.split.file:
             self._read_file(Path(config.root, config.split.file), names)
@@ -316,24 +319,24 @@ class _Splitter:
             "test": split.test_scenes,
         }
         for kind, given in named.items():
-            if unknown := [name for name in given if name not in names]:
+            unknown = [name for name in given if name not in names]
+            if unknown and not self._selected:
                 raise ConfigError(
                     f"split.{kind}_scenes names {unknown[0]!r}; the scenes are {', '.join(names)}"
                 )
-        return {name: kind for kind, given in named.items() for name in given}
+        return {name: kind for kind, given in named.items() for name in given if name in names}
 
     def _read_file(self, path: Path, names: Sequence[str]) -> None:
         column = self._config.split.column
         if is_table(str(path)):
-            scenes = self._config.scenes
-            selected = scenes is not None and bool(scenes.only or scenes.exclude)
-            self._whole = read_table(path, column, names, others=selected) | self._whole
+            found = read_table(path, column, names, others=self._selected)
+            self._whole = found | self._whole
             return
         for name in names:
             if name not in self._whole:
-                found = read_features(str(path), self._grids[name], column, required=False)
-                if len(found.geometries):
-                    self.polygons[name] = _polygons(found, column)
+                drawn = read_features(str(path), self._grids[name], column, required=False)
+                if len(drawn.geometries):
+                    self.polygons[name] = _polygons(drawn, column)
         if not self.polygons:
             raise InputError(f"split.file {path} has no polygon inside any scene; check its CRS")
 

@@ -30,6 +30,7 @@ Reader: TypeAlias = DatasetReader | WarpedVRT
 
 log = logging.getLogger("cafe")
 
+_OF_A_SERVER = "if address and rights are right, try again, or download the file first"
 _thread = threading.local()
 
 # GDAL's own default is 5 % of the machine's memory, which no bound of ours would know of. In MB;
@@ -58,7 +59,8 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
     try:
         dataset = rasterio.open(path)
     except RasterioError as error:
-        raise InputError(f"cannot open {path} as a raster: {reason(error)}") from error
+        remedy = "" if local else f"; {_OF_A_SERVER}"
+        raise InputError(f"cannot open {path} as a raster: {reason(error)}{remedy}") from error
     with dataset:
         yield dataset
 
@@ -309,7 +311,7 @@ def _damaged(dataset: Reader, window: Window, error: Exception) -> InputError:
     name = dataset.src_dataset.name if isinstance(dataset, WarpedVRT) else dataset.name
     return InputError(
         f"cannot read {name} at column {window.col}, row {window.row}: {reason(error)}; "
-        "the file is truncated or damaged"
+        f"{_OF_A_SERVER if '/vsi' in name or '://' in name else 'the file is truncated or damaged'}"
     )
 
 

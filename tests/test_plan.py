@@ -119,6 +119,14 @@ def test_scenes_that_are_named_come_first(town):
     assert len(where["train"]) == 2
 
 
+def test_a_split_may_name_scenes_that_are_left_out(town):
+    split = {"validation_scenes": ["b", "z"], "test_scenes": ["c", "y"]}
+    where = splits_of(plan(config(town, split=split, scenes={"only": ["a", "b"]})))
+    assert where == {"train": {"a"}, "validation": {"b"}, "test": set()}
+    with pytest.raises(ConfigError, match=r"validation_scenes names 'z'; the scenes are a, b, c"):
+        plan(config(town, split=split))
+
+
 def test_settings_that_contradict_each_other(town):
     for split, says in [
         ({"validation": 0.6, "test": 0.4}, "leave nothing for training"),
