@@ -14,8 +14,8 @@ from cafe_cli.burning import burn
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config
 from cafe_cli.moments import Moments, Pixels
-from cafe_cli.plan import Planned, Polygons
 from cafe_cli.scene import Patch, Scene
+from cafe_cli.splitter import Planned, Polygons
 from cafe_cli.tiles import Tile
 from cafe_cli.windows import Window
 

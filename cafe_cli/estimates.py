@@ -14,8 +14,9 @@ import numpy as np
 from cafe_cli.config import Config
 from cafe_cli.cut import Cutter, strips
 from cafe_cli.moments import Pixels
-from cafe_cli.plan import Plan, Planned
+from cafe_cli.plan import Plan
 from cafe_cli.scene import estimate_scene_ground
+from cafe_cli.splitter import Planned
 
 _SAMPLES = 4  # strips that are cut to learn what all of them take
 _BASE = 150_000_000  # bytes of a process that has done nothing yet

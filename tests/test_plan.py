@@ -119,6 +119,12 @@ def test_scenes_that_are_named_come_first(town):
     assert len(where["train"]) == 2
 
 
+def test_a_fold_without_ground(town):
+    split = {"folds": 5, "fold": 4, "unit": "scene"}
+    with pytest.raises(ConfigError, match=r"fold 4 of 5 has no ground: there are 4 scenes with"):
+        plan(config(town, split=split))
+
+
 def test_a_split_may_name_scenes_that_are_left_out(town):
     split = {"validation_scenes": ["b", "z"], "test_scenes": ["c", "y"]}
     where = splits_of(plan(config(town, split=split, scenes={"only": ["a", "b"]})))
