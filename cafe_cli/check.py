@@ -1,6 +1,7 @@
 """``cafe check``: what is wrong with scenes, and what would be made of them, without making it."""
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from cafe_cli.errors import ConfigError
 from cafe_cli.estimates import cutting
 from cafe_cli.files import check_output
 from cafe_cli.footprints import shared_ground
-from cafe_cli.pairing import find_scenes
+from cafe_cli.pairing import SceneFiles, find_scenes
 from cafe_cli.parallel import cores
 from cafe_cli.plan import Plan, plan
 from cafe_cli.report import Finding, Report
 from cafe_cli.split import SPLITS
+from cafe_cli.tiles import check_replaceable
 
 log = logging.getLogger("cafe")
 
@@ -55,14 +57,14 @@ def check(
     Raises
     ------
     ConfigError
-        The config names no scenes.
-    InputError
-        It names scenes that are not there.
+        The config has no ``[scenes]``.
     """
     if config.scenes is None:
         raise ConfigError("[scenes] has to name at least optical (--optical)")
     report = Report("check")
-    scenes = find_scenes(config.scenes, config.root)
+    scenes: list[SceneFiles] = []
+    with report.noting():
+        scenes = find_scenes(config.scenes, config.root)
     report.facts["scenes"] = {}
     for done, files in enumerate(scenes, start=1):
         with _quiet():  # what is said there is found here
@@ -74,10 +76,20 @@ def check(
         report.facts["output"] = str(output)
         with report.noting(str(output)):
             check_output(output, overwrite)
+            check_replaceable(output)
     if report.ok and config.scenes.labels is not None and config.classes:
         with report.noting():
             _plan(report, config, jobs or cores())
+            if output is not None:
+                _check_space(report, output)
     return report
+
+
+def _check_space(report: Report, output: Path) -> None:
+    free = shutil.disk_usage(output.absolute().parent).free
+    if (needed := report.facts.get("estimate", {}).get("disk", 0)) > free:
+        message = f"about {needed / 1e6:,.0f} MB would be written, {free / 1e6:,.0f} MB are free"
+        report.add(Finding("error", message, str(output)))
 
 
 def _plan(report: Report, config: Config, jobs: int) -> None:

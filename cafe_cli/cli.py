@@ -32,7 +32,9 @@ METHODS = ["first", "last", "majority", "confidence"]
 # as long. Read when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-_OUT_OF_MEMORY = "out of memory; lower the batch size or the window (train.crop in training)"
+_OUT_OF_MEMORY = (
+    "out of memory; lower the batch size or the window (train.crop in training, tile.size)"
+)
 
 
 def main() -> None:
@@ -482,14 +484,14 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
 
 def _absolute(names: Sequence[str]) -> tuple[str, ...] | str | None:
     """Make the names of an option independent of the folder of the config; one stays a string."""
-    from cafe_cli.pairing import is_remote
+    from cafe_cli.pairing import expand, is_remote
 
     def absolute(name: str) -> str:
-        listed = "@" if name.startswith("@") else ""
-        path = name.removeprefix("@")
-        return name if is_remote(path) else f"{listed}{Path(path).absolute()}"
+        return name if is_remote(name) else str(Path(name).absolute())
 
-    found = tuple(map(absolute, names))
+    # Names in a list are those of the command line, too.
+    listed = [n for name in names for n in (expand(name) if name.startswith("@") else [name])]
+    found = tuple(map(absolute, listed))
     return found[0] if len(found) == 1 else found or None
 
 

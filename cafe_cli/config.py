@@ -285,6 +285,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     for key, value in (overrides or {}).items():
         _set(values, key.split("."), value)
     _set_root(values, Path())
+    _set_table(values)
     return parse(values, source=str(path) if path else "options")
 
 
@@ -314,7 +315,7 @@ def dump(config: Config) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -326,6 +327,14 @@ def _set_root(values: dict[str, Any], folder: Path) -> None:
     root = values.get("root", ".")
     if isinstance(root, str):
         values["root"] = os.path.abspath(folder / root)
+
+
+def _set_table(values: dict[str, Any]) -> None:
+    """Make ``labels.table`` absolute too: it is read wherever a virtual tile set is."""
+    labels = values.get("labels")
+    if isinstance(labels, dict) and isinstance(labels.get("table"), str):
+        table = os.path.join(str(values["root"]), labels["table"])
+        values["labels"] = {**labels, "table": table}
 
 
 def save_beside(output: Path, values: Mapping[str, Any]) -> None:

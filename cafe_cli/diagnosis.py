@@ -156,9 +156,12 @@ def _look_at_heights(
     settings = config.height
     if stream == "dtm":
         settings = settings.model_copy(update={"kind": "dsm", "ground": "none"})
+    if (count := len(raster.image_bands(dataset, None))) > 1:
+        message = f"has {count} bands, the first is taken for heights: check that it is the file"
+        _add(report, dataset.name, [Finding("warning", message)])
     member = look_at([dataset.name], parse_crs(_crs(config)))[0]
     metres = metres_per_unit(member, settings)
-    view = raster.read_decimated(dataset, _PROBE, settings.nodata)
+    view = member.scaled(raster.read_decimated(dataset, _PROBE, settings.nodata))
     values = view[np.isfinite(view)]
     if values.size or report.facts[stream]["files"] == 1:  # of many files, one may be all sea
         units = _units(member)

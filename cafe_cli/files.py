@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ def check_output(path: Path, overwrite: bool) -> None:
     OutputError
         In both cases; nothing has been written then.
     """
+    if path.is_symlink() and not path.exists():
+        raise OutputError(f"{path} is a link to nothing; remove it, or name another output")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists; pass --overwrite to replace it")
     if not path.absolute().parent.is_dir():
@@ -66,6 +68,12 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
         raise
     finally:
         remove(beside)
+
+
+def stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return size in bytes and time of change in ns of the files that can be looked at."""
+    found = {path: os.stat(path) for path in paths if os.path.exists(path)}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,7 +33,9 @@ def write_tile(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
         It cannot be written: folder, rights, disk full.
     """
     predictor = 3 if values.dtype.kind == "f" else 2
-    layout = {"interleave": "band", "blockysize": grid.height}  # a band is one block
+    # Of all heights of strips this was the fastest; with one strip per band GDAL would compress
+    # on closing the file, when rasterio lets no other thread work.
+    layout = {"interleave": "band", "blockysize": min(grid.height, 64)}
     profile = {"predictor": predictor, **layout, **_compression(), **profile}
     mask: Mask | None = profile.pop("mask", None)
     colormap = profile.pop("colormap", None)

@@ -19,6 +19,7 @@ from rasterio.fill import fillnodata
 from cafe_cli import raster
 from cafe_cli.config import HeightSettings
 from cafe_cli.errors import ConfigError, GridError, InputError
+from cafe_cli.files import stamps
 from cafe_cli.grid import Grid
 from cafe_cli.ground import GroundFilter, estimate_ground
 from cafe_cli.joined import Joined, Member, joint_grid
@@ -43,6 +44,8 @@ _PROBE = 1024  # pixels along each side of the decimated look at a height raster
 _WHOLE = 25_000_000  # ground cells up to which the ground below a whole raster is estimated
 _MAX_GROUND_CELLS = 100_000_000
 _REACH = 5  # windows of the ground filter around a scene, where the raster is larger than that
+
+_checked = set[tuple[object, ...]]()  # rasters as they were, and the settings
 
 Values = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -94,11 +97,12 @@ class Heights:
         self.source = ground_source(settings, bool(terrain))
         self.metres = metres_per_unit(surface[0], settings)
         check_heights(surface, settings)
-        self._surface = self._shown(surface)
+        self._surface = self._shown(surface, settings)
         self._terrain = None
         if self.source == "dtm":
-            check_heights(terrain, settings)
-            self._terrain = (self._shown(terrain), metres_per_unit(terrain[0], settings))
+            own = settings.model_copy(update={"nodata": None})  # that is the surface model's
+            check_heights(terrain, own)
+            self._terrain = (self._shown(terrain, own), metres_per_unit(terrain[0], own))
         self._margin = math.ceil(settings.fill / grid.gsd)
 
     def read(self, window: Window) -> tuple[Values, Mask]:
@@ -137,8 +141,8 @@ class Heights:
         source = self._stack.enter_context(raster.in_memory(ground.surface, ground.grid))
         return self._stack.enter_context(raster.aligned(source, self._grid, Resampling.bilinear))
 
-    def _shown(self, members: Sequence[Member]) -> Joined:
-        joined = _joined(members, self._grid, Resampling.bilinear, self._settings)
+    def _shown(self, members: Sequence[Member], settings: HeightSettings) -> Joined:
+        joined = _joined(members, self._grid, Resampling.bilinear, settings)
         self._stack.callback(joined.close)
         return joined
 
@@ -194,11 +198,16 @@ def _vertical_unit(crs: CRS | None) -> float:
 def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
     """Refuse heights that cannot be: voids coded as a number that nobody declared.
 
+    A look at a part of them, once for rasters that do not change; `Heights.read` looks at the rest.
+
     Raises
     ------
     InputError
         The message names the number, or that there is no height at all.
     """
+    key = (*stamps(m.path for m in members).items(), settings)
+    if len(key) > len(members) and key in _checked:
+        return
     found = 0
     for member in members:
         metres = metres_per_unit(member, settings)
@@ -206,11 +215,12 @@ def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
             heights = raster.sample(dataset, settings.nodata)
             if not np.isfinite(heights).any() and len(members) == 1:
                 heights = raster.read_decimated(dataset, _PROBE, settings.nodata).ravel()
-        heights = heights[np.isfinite(heights)] * metres
+        heights = member.scaled(heights[np.isfinite(heights)]) * metres
         _check_plausible(member.path, heights, metres)
         found += heights.size
     if not found and len(members) == 1:
         raise InputError(f"{members[0].path} holds no valid height")
+    _checked.add(key)
 
 
 def _in_metres(source: Joined, metres: float, window: Window, name: str) -> tuple[Values, Mask]:
@@ -230,7 +240,7 @@ def _check_plausible(name: str, heights: NDArray[np.floating], metres: float) ->
         raise InputError(
             f"{name} has voids that nobody declared: it holds heights from {low:.6g} to "
             f"{high:.6g} m; if {void} marks voids, say so with height.nodata = {void} "
-            "(--height-nodata), or set height.unit"
+            f"(--height-nodata) or gdal_edit.py -a_nodata {void} FILE; or set height.unit"
         )
 
 
@@ -257,7 +267,10 @@ def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:
 def _joined(
     members: Sequence[Member], grid: Grid, resampling: Resampling, settings: HeightSettings
 ) -> Joined:
-    return Joined(members, grid, resampling, bands=(1,), nodata=settings.nodata, dtype="float32")
+    nodata = settings.nodata
+    return Joined(
+        members, grid, resampling, bands=(1,), nodata=nodata, dtype="float32", scaled=True
+    )
 
 
 def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSettings) -> Ground:

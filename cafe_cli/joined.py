@@ -32,7 +32,8 @@ log = logging.getLogger("cafe")
 class Member:
     """What is known of a raster without reading its pixels.
 
-    `unit` is that of its first band, `block` the width of what is stored as a whole.
+    `unit`, `scale` and `offset` are those of its first band, `block` the width of what is stored as
+    a whole, `masked` says whether some of its pixels may be no data.
     """
 
     path: str
@@ -41,6 +42,15 @@ class Member:
     dtype: str
     unit: str
     block: int = 1
+    scale: float = 1.0
+    offset: float = 0.0
+    masked: bool = False
+
+    def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return stored values as what they stand for."""
+        if (self.scale, self.offset) == (1, 0):
+            return values
+        return (values * self.scale + self.offset).astype(values.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,8 @@ def look_at(
             )
         if (other.dtype, other.unit) != (first.dtype, first.unit):
             raise InputError(
-                f"{other.path} is {other.dtype} {other.unit}, {first.path} is {first.dtype} "
-                f"{first.unit}: they cannot be joined; convert one with gdal_translate"
+                f"{other.path} is {_kind(other)}, {first.path} is {_kind(first)}: they cannot be "
+                "joined; convert one with gdal_translate"
             )
     if len(members) > 1 and (lost := [m.path for m in members if not m.grid.is_placed]):
         raise GridError(f"{lost[0]} has no georeference and cannot be joined with other rasters")
@@ -157,6 +167,8 @@ class Joined:
         Replaces that of the rasters.
     dtype : str, optional
         To read as.
+    scaled : bool
+        Apply the scale and the offset of each raster.
     """
 
     def __init__(
@@ -168,12 +180,14 @@ class Joined:
         bands: tuple[int, ...] | None = None,
         nodata: float | None = None,
         dtype: str | None = None,
+        scaled: bool = False,
     ) -> None:
         self._grid = grid
         self._resampling = resampling
         self._bands = bands
         self._nodata = nodata
         self._dtype = dtype
+        self._scaled = scaled
         self._parts = [_Part(m, *box_on(m.path, m.grid, grid)) for m in members]
         self._pool = Pool[raster.Reader]()
 
@@ -203,6 +217,10 @@ class Joined:
         self._pool.close()
 
     def _read_part(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        values, valid = self._read_stored(part, window)
+        return part.member.scaled(values) if self._scaled else values, valid
+
+    def _read_stored(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         reader = self._pool.get(part.member.path, lambda: self._open(part))
         if isinstance(reader, WarpedVRT):
             return raster.read_aligned(reader, window, self._bands)
@@ -231,12 +249,19 @@ class Joined:
                 yield view
 
 
+def _kind(member: Member) -> str:
+    return f"{member.dtype} in {member.unit}" if member.unit else member.dtype
+
+
 def _look(path: str, crs: CRS | None, reference: Grid | None) -> Member:
     with raster.open_raster(path) as dataset:
         grid = _placed(dataset, crs, reference)
         unit = (dataset.units[0] or "").strip()
         block = dataset.block_shapes[0][1]
-        return Member(path, grid, dataset.count, dataset.dtypes[0], unit, block)
+        if dataset.dtypes[0].startswith("complex"):
+            raise InputError(f"{path} holds complex numbers, which are no image and no heights")
+        stored = dataset.scales[0], dataset.offsets[0], raster.may_lack_data(dataset)
+        return Member(path, grid, dataset.count, dataset.dtypes[0], unit, block, *stored)
 
 
 def _placed(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> Grid:
@@ -247,6 +272,10 @@ def _placed(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> 
     if grid.crs is not None or reference is None or not reference.is_placed:
         return grid
     same_size = (grid.width, grid.height) == (reference.width, reference.height)
+    if grid.transform.is_identity and dataset.gcps[0]:
+        raise GridError(
+            f"{dataset.name} has ground control points but is not warped; run gdalwarp first"
+        )
     if grid.transform.is_identity and not same_size:
         raise GridError(
             f"{dataset.name} has no georeference and {grid.width} x {grid.height} pixels; with the "

@@ -190,6 +190,8 @@ def _lookup(
     settings: LabelSettings,
 ) -> Decoded:
     meaning = meanings(classes, settings)
+    if raw.dtype.kind == "f":
+        valid = valid & np.isfinite(raw)  # declared or not
     everywhere = bool(valid.all())
     known = raw if everywhere else np.where(valid, raw, raw.dtype.type(0))
     if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:  # no need to sort what can be counted

@@ -44,6 +44,11 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
         A pattern repeats a placeholder that `optical` does not have, or remote files would have
         to be listed.
     """
+    if settings.dtm is not None and settings.elevation is None:
+        raise ConfigError(
+            "scenes.dtm is the ground to take heights above: name the surface model too, with "
+            "scenes.elevation (--elevation)"
+        )
     patterns = _names(settings.optical)
     known: dict[str, tuple[dict[str, str], list[str]]] = {}
     for pattern in patterns:
@@ -86,8 +91,8 @@ def _scene(
         patterns: Files | None = getattr(settings, key)
         filled = [_fill(pattern, match) for pattern in _names(patterns)]
         partners[key] = tuple(p for pattern in filled for p in expand(pattern, root))
-        if filled and not partners[key]:
-            missing = ", ".join(_under(root, pattern) for pattern in filled)
+        if lost := [pattern for pattern in filled if not expand(pattern, root)]:
+            missing = ", ".join(_under(root, pattern) for pattern in lost)
             raise InputError(
                 f"scene {name} has no {key}: {missing} does not exist; "
                 f"correct scenes.{key} or leave the scene out with scenes.exclude"
@@ -129,7 +134,7 @@ def _is_tiff(name: str) -> bool:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
     except OSError as error:
         raise InputError(f"cannot read the list {path}: {error.strerror}") from error

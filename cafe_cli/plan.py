@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe_cli.classes import ClassTable
+from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config
 from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.footprints import meeting
@@ -91,6 +91,7 @@ class _Looked:
     kinds: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     odd: "Counter[int | str]" = field(default_factory=Counter)
+    first: dict[int | str, str] = field(default_factory=dict)
 
     def counts(self, scene: str, classes: int) -> NDArray[np.int64]:
         """Return the labelled pixels per class of a scene."""
@@ -163,6 +164,7 @@ def _look(
         for window, (counts, odd) in zip(windows, counted, strict=True):
             looked.blocks.append(Block(name, window, counts))
             looked.odd.update(odd)
+            looked.first |= {value: name for value in odd if value not in looked.first}
         progress(done, len(sources))
     return looked
 
@@ -176,7 +178,8 @@ def _count(
         here = Window(window.col + part.col, window.row + part.row, part.width, part.height)
         decoded = scene.read_labels(here, classes, config.labels)
         odd.update(decoded.odd)
-        counts += pixel_counts(decoded.ids, classes)[:-1]
+        ids = np.where(scene.read_valid(here), decoded.ids, np.uint8(NODATA))
+        counts += pixel_counts(ids, classes)[:-1]
     return counts, odd
 
 
@@ -187,8 +190,9 @@ def _report_odd(looked: _Looked, config: Config) -> None:
     more = f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
     if odd and config.labels.encoding == "ids":
         raise LabelError(
-            f"label values without a class: {listed}{more}; add them to a class with "
-            "values = [...], or to labels.ignore"
+            f"label values without a class: {listed}{more}, the first of them in scene "
+            f"{looked.first[odd.most_common(1)[0][0]]}; add them to a class with values = [...] "
+            "or to labels.ignore"
         )
     if odd:
         log.warning(

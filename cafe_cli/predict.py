@@ -331,6 +331,8 @@ def _half(window: int) -> int:
 
 def _heights_used(source: Source, card: ModelCard) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the surface and terrain models that the model has a use for."""
+    if source.dtm and not source.elevation:
+        raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
     if not card.has_height:
         if source.elevation:
             unused = ", ".join(source.elevation)

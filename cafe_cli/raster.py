@@ -13,6 +13,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.env import hasenv
@@ -62,7 +63,10 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
         remedy = "" if local else f"; {_OF_A_SERVER}"
         raise InputError(f"cannot open {path} as a raster: {reason(error)}{remedy}") from error
     with dataset:
-        yield dataset
+        try:
+            yield dataset
+        except CPLE_BaseError as error:  # rasterio wraps most of them, but not all
+            raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 def _keep_environment() -> None:
@@ -117,6 +121,12 @@ def read(dataset: Reader, window: Window, bands: Sequence[int], fill: float = 0)
     if inside:
         values[:, *inside.slices(window)] = _read(dataset, inside, bands)
     return values
+
+
+def may_lack_data(dataset: DatasetReader) -> bool:
+    """Whether some pixels may be no data: by an alpha band, a mask or nodata."""
+    flags = dataset.mask_flag_enums
+    return any(kinds != [MaskFlags.all_valid] for kinds in flags)
 
 
 def read_valid(

@@ -7,7 +7,7 @@ files.
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from cafe_cli import raster
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, InputError
+from cafe_cli.files import stamps
 from cafe_cli.grid import Grid
 from cafe_cli.heights import Ground, Heights, check_heights, ground_below, ground_source
 from cafe_cli.joined import Joined, Member, covered, joint_grid, look_at, parse_crs
@@ -85,6 +86,8 @@ class Scene:
         self._heights: Heights | None = None
         self._labels: Joined | VectorLabels | None = None
         self._members = [*kind.members]
+        # Several rasters may leave gaps between them.
+        self._lacks_data = len(kind.members) > 1 or kind.members[0].masked
 
     @property
     def block(self) -> int:
@@ -112,6 +115,13 @@ class Scene:
         if optical.dtype.kind == "f":
             valid &= np.isfinite(optical).all(axis=0)
         return Patch(optical, valid, *self._read_height(window))
+
+    def read_valid(self, window: Window) -> NDArray[np.bool_]:
+        """Read where the optical raster has data, (height, width)."""
+        inside = window.intersection(self.grid.extent)
+        if inside == window and not self._lacks_data:
+            return np.ones((window.height, window.width), bool)
+        return self._optical.read(window)[1]
 
     def read_labels(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
         """Read the class ids of a window.
@@ -252,7 +262,8 @@ def _open_labels(
 ) -> Joined | VectorLabels:
     paths = scene.files.labels
     if any(map(is_vector, paths)):
-        return VectorLabels.of(paths, scene.grid, settings, scene.files.name)
+        known = (*stamps(paths).items(),)
+        return _vector_labels(paths, known, scene.grid, settings, scene.files.name)
     labels = Joined(_partner(paths, scene, native, crs), scene.grid, Resampling.nearest)
     stack.callback(labels.close)
     return labels
@@ -266,6 +277,14 @@ def _check_alpha(optical: DatasetReader) -> None:
                 f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
                 "like an image; to use it, name the bands (--bands or scenes.bands)"
             )
+
+
+@functools.lru_cache(maxsize=4)
+def _vector_labels(
+    paths: tuple[str, ...], known: Hashable, grid: Grid, settings: LabelSettings, name: str
+) -> VectorLabels:
+    """Read vector labels once for all threads, until the files change."""
+    return VectorLabels.of(paths, grid, settings, name)
 
 
 @functools.cache

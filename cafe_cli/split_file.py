@@ -93,6 +93,8 @@ def read_table(
         raise InputError(f"{path} has no column {_SCENE!r}: {_columns(_SCENE, header)}")
     if column not in header:
         raise ConfigError(f"split.column: {path} has no {column!r}: {_columns(column, header)}")
+    if not lines:
+        raise InputError(f"{path} names no scene below its header")
     names = [line[header.index(_SCENE)] for line in lines]
     _check_names(path, names, names if others else scenes)
     values = [line[header.index(column)] for line in lines]
@@ -120,6 +122,8 @@ def _read_lines(path: Path) -> tuple[list[str], list[list[str]]]:
         raise InputError(f"cannot read split.file {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV table in UTF-8: {error}") from error
+    if "\0" in text:
+        raise InputError(f"{path} is no CSV table in UTF-8: it holds binary data")
     lines = [(number, line) for number, line in lines if any(line)]
     if not lines:
         raise InputError(f"{path} is empty; it has to hold a table of scenes")

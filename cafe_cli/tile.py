@@ -13,7 +13,7 @@ from cafe_cli import tiles
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import Config
 from cafe_cli.cut import Cut, Cutter, strips
-from cafe_cli.errors import InputError, LabelError, OutputError
+from cafe_cli.errors import InputError, LabelError
 from cafe_cli.files import replacing, write_text
 from cafe_cli.footprints import shared_ground, write_index
 from cafe_cli.grid import describe_crs
@@ -61,8 +61,7 @@ def tile(
     OutputError
         The output exists, holds something else than a tile set, or cannot be written.
     """
-    if output.is_dir() and any(output.iterdir()) and not tiles.is_tileset(output):
-        raise OutputError(f"{output} exists and is no tile set; it will not be replaced")
+    tiles.check_replaceable(output)
     jobs = jobs or cores()
     with replacing(output, overwrite) as folder:
         planned = plan(config, jobs)
@@ -130,7 +129,8 @@ def _cuts(
 
 
 def _virtual(planned: Plan, config: Config) -> Virtual:
-    scenes = {s.files.id: VirtualScene.of(s.files) for s in planned.sources}
+    table = [config.labels.table] if config.labels.table else []
+    scenes = {s.files.id: VirtualScene.of(s.files, *table) for s in planned.sources}
     return Virtual(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
 
 
@@ -165,12 +165,14 @@ def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
     if not any(t.split == "train" for t in kept):
         raise InputError(
             f"none of {total} tiles of {config.tile.size} px is left for training; lower "
-            "tile.size, tile.min_labelled, tile.min_valid or split.validation"
+            "tile.size, tile.min_labelled, tile.min_valid, split.buffer or split.validation, or "
+            "name fewer scenes in [split]"
         )
     if not any(t.split == "validation" for t in kept):
         log.warning(
-            "no tile for validation: the scenes are too small for blocks of %d px; lower "
-            "split.block or tile.size, or name split.validation_scenes",
+            "no tile for validation: nothing is set aside, or it has no label; if the scenes "
+            "are too small for blocks of %d px, lower split.block or tile.size, or name "
+            "split.validation_scenes",
             block_side(config),
         )
 

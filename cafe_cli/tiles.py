@@ -13,8 +13,7 @@ keeps what cannot be read there: ``ground/SCENE.tif``, the estimated ground, and
 that the split cuts through.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +26,12 @@ from cafe_cli import config as settings_file
 from cafe_cli import geotiff, raster
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config import Config, HeightSettings
-from cafe_cli.errors import InputError
-from cafe_cli.files import write_text
+from cafe_cli.errors import InputError, OutputError
+from cafe_cli.files import stamps, write_text
 from cafe_cli.grid import Grid
 from cafe_cli.heights import Ground
 from cafe_cli.moments import Statistics
-from cafe_cli.pairing import SceneFiles, is_remote
+from cafe_cli.pairing import SceneFiles
 from cafe_cli.pool import Pool
 from cafe_cli.scene import Patch, Scene, open_scene
 from cafe_cli.split import Split
@@ -42,6 +41,7 @@ VOID = -9999.0
 """Nodata value of height tiles."""
 
 _INFO = "tileset.json"
+_OWN = {_INFO, "config.toml", "index.gpkg", "ground", "train", "validation", "test"}
 
 
 class _Record(BaseModel):
@@ -70,10 +70,11 @@ class VirtualScene(_Record):
     stamps: dict[str, tuple[int, int]]
 
     @classmethod
-    def of(cls, files: SceneFiles) -> "VirtualScene":
-        """Take down the files as they are now."""
+    def of(cls, files: SceneFiles, *others: str) -> "VirtualScene":
+        """Take down the files as they are now, and others that say what they mean."""
         streams = {k: getattr(files, k) for k in ("optical", "elevation", "dtm", "labels")}
-        return cls(**streams, stamps=_stamps(path for paths in streams.values() for path in paths))
+        paths = [*others, *(path for paths in streams.values() for path in paths)]
+        return cls(**streams, stamps=stamps(paths))
 
     def files(self, name: str) -> SceneFiles:
         """Return the files.
@@ -84,7 +85,7 @@ class VirtualScene(_Record):
             One of them is missing or was changed.
         """
         for path, stamp in self.stamps.items():
-            if _stamps([path]).get(path) != stamp:
+            if stamps([path]).get(path) != stamp:
                 raise InputError(
                     f"{path} was changed or moved after the virtual tile set was made of it; run "
                     "cafe tile again"
@@ -163,6 +164,27 @@ def load(folder: Path) -> TileSet:
 def is_tileset(folder: Path) -> bool:
     """Whether a folder holds a tile set, damaged or not."""
     return (folder / _INFO).exists()
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse an output that is there and is no tile set, or holds more than one.
+
+    Raises
+    ------
+    OutputError
+        The message names what would be lost.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file; name a folder, it will not be replaced")
+    names = {path.name for path in folder.iterdir()}
+    if names and _INFO not in names:
+        raise OutputError(f"{folder} exists and is no tile set; it will not be replaced")
+    if more := sorted(name for name in names - _OWN if not name.startswith((".", "index.gpkg-"))):
+        raise OutputError(
+            f"{folder} holds {more[0]} besides a tile set; move it away or name another folder"
+        )
 
 
 def save(folder: Path, tileset: TileSet) -> None:
@@ -290,12 +312,6 @@ def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:
 
 def _ground_path(folder: Path, scene: str) -> Path:
     return folder / "ground" / f"{scene}.tif"
-
-
-def _stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of the files that can be looked at."""
-    local = [p for p in paths if not is_remote(p) and os.path.exists(p)]
-    return {p: (os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in local}
 
 
 def pixel_counts(labels: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.int64]:

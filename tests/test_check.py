@@ -13,7 +13,7 @@ from helpers_engines import SETTINGS, cut, town, write, write_town
 from cafe_cli import cli as face
 from cafe_cli.check import check
 from cafe_cli.config import parse
-from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.errors import ConfigError
 
 pytest_plugins = ["fixtures_engines"]
 
@@ -115,8 +115,16 @@ def test_classes_that_no_scene_shows(data):
 def test_what_cannot_be_checked(data):
     with pytest.raises(ConfigError, match=r"\[scenes\] has to name at least optical"):
         check(parse({"root": str(data)}, "test"))
-    with pytest.raises(InputError, match=r"no file fits scenes\.optical"):
-        checked(data, scenes={"optical": "none_{id}.tif"})
+    (said,) = found(checked(data, scenes={"optical": "none_{id}.tif"}))
+    assert "no file fits scenes.optical" in said
+
+
+def test_a_disk_that_is_too_full(data, monkeypatch):
+    full = type("usage", (), {"free": 1000})
+    monkeypatch.setattr("cafe_cli.check.shutil.disk_usage", lambda path: full)
+    values = json.loads(json.dumps({"root": str(data), **SETTINGS}))
+    (said,) = found(check(parse(values, "test"), data / "new"))
+    assert "MB would be written, 0 MB are free" in said
 
 
 # The command line

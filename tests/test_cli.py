@@ -279,7 +279,7 @@ TILE = [
     ([*CLASSES, *OPTICAL, *LABELS, "--elevation", "far.tif"], 1, "far.tif does not overlap"),
     ([*CLASSES, *OPTICAL, *LABELS, "--elevation", "no_crs.tif"], 1, "no_crs.tif has no CRS"),
     ([*CLASSES, *OPTICAL, *LABELS, "--bands", "1,7"], 1, "there is no band 7"),
-    ([*CLASSES, *OPTICAL, *LABELS, "-o", "there.tif"], 1, "there.tif exists; pass --overwrite"),
+    ([*CLASSES, *OPTICAL, *LABELS, "-o", "there.tif"], 1, "there.tif is a file; name a folder"),
     ([*CLASSES, *OPTICAL, *LABELS, "--size", "8"], 2, "tile.size"),
     ([*CLASSES, *OPTICAL, *LABELS, "--overlap", "512"], 2, "overlap 512 is not below the tile"),
 ]  # fmt: skip

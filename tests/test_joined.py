@@ -189,9 +189,11 @@ def test_rasters_of_different_kinds_are_not_joined(write):
     first = write("a.tif", noise(3, WHOLE), WHOLE)
     with pytest.raises(BandError, match=r"b\.tif has 2 bands, .*a\.tif has 3"):
         look_at([first, write("b.tif", noise(2, WHOLE), WHOLE)])
-    with pytest.raises(InputError, match=r"c\.tif is uint16 , .*a\.tif is uint8"):
+    with pytest.raises(InputError, match=r"c\.tif is uint16, .*a\.tif is uint8: they"):
         look_at([first, write("c.tif", noise(3, WHOLE, "uint16"), WHOLE)])
-    with pytest.raises(InputError, match=r"e\.tif is float32 ft, .*d\.tif is float32 m"):
+    with pytest.raises(
+        InputError, match=r"e\.tif is float32 in ft, .*d\.tif is float32 in m: they"
+    ):
         look_at(
             [
                 write("d.tif", noise(1, WHOLE, "float32"), WHOLE, units="m"),

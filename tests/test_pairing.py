@@ -89,7 +89,11 @@ def test_patterns_that_nothing_fits(deliver):
         found(root, optical="none_*.tif")
     for key in ("elevation", "dtm", "labels"):
         with pytest.raises(InputError, match=rf"scene a has no {key}: .*b_\*\.tif does not exist"):
-            found(root, optical="a.tif", **{key: "b_*.tif"})
+            found(root, optical="a.tif", **{"elevation": "a.tif", key: "b_*.tif"})
+    with pytest.raises(ConfigError, match=r"scenes\.dtm is the ground .* scenes\.elevation"):
+        found(root, optical="a.tif", dtm="a.tif")
+    with pytest.raises(InputError, match=r"no elevation: .*b\.tif does not exist"):
+        found(root, optical="a.tif", elevation=["a.tif", "b.tif"])
 
 
 def test_expand(deliver, monkeypatch):

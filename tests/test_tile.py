@@ -250,7 +250,10 @@ def test_label_values_without_a_class_are_counted_and_nothing_is_left(tmp_path):
     labels[3, 3] = 9
     deliver(tmp_path, labels=labels)
     before = names(tmp_path)
-    with pytest.raises(LabelError, match=r"without a class: 7 \(30 px\), 9 \(1 px\); add them"):
+    with pytest.raises(
+        LabelError,
+        match=r"without a class: 7 \(30 px\), 9 \(1 px\), the first of them in scene a; add them",
+    ):
         tile(settings(tmp_path), tmp_path / "tiles")
     assert names(tmp_path) == before
     assert tile(settings(tmp_path, labels={"ignore": [7, 9, 255]}), tmp_path / "tiles").tiles
@@ -325,7 +328,7 @@ def test_no_validation_tile_is_a_warning(tmp_path, caplog):
     deliver(tmp_path, where=grid(60, 60))
     tileset = tile(settings(tmp_path), tmp_path / "tiles")
     assert not tileset.of("validation")
-    assert "no tile for validation: the scenes are too small for blocks of 64 px" in caplog.text
+    assert "are too small for blocks of 64 px, lower split.block" in caplog.text
 
 
 @pytest.mark.parametrize("key", ["validation_scenes", "test_scenes"])
