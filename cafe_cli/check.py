@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cafe_cli.config import Config
 from cafe_cli.diagnosis import diagnose
 from cafe_cli.errors import ConfigError
@@ -96,8 +94,8 @@ def _plan(report: Report, config: Config, jobs: int) -> None:
     """Say what would be cut."""
     planned = plan(config, jobs)
     shared = shared_ground(planned.tiles, planned.grids, config.tile.size)
-    names, counts = config.class_table.names, np.sum(list(planned.counts.values()), axis=0)
-    report.facts["labels"] = dict(zip(names, counts.tolist(), strict=True))
+    names = config.class_table.names
+    report.facts["labels"] = dict(zip(names, planned.counts.tolist(), strict=True))
     report.facts["tiles"] = {
         **_tiles(planned),
         "size": config.tile.size,

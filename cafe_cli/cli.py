@@ -484,7 +484,8 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
 
 def _absolute(names: Sequence[str]) -> tuple[str, ...] | str | None:
     """Make the names of an option independent of the folder of the config; one stays a string."""
-    from cafe_cli.pairing import expand, is_remote
+    from cafe_cli.files import is_remote
+    from cafe_cli.pairing import expand
 
     def absolute(name: str) -> str:
         return name if is_remote(name) else str(Path(name).absolute())

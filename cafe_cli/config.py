@@ -265,6 +265,16 @@ class Config(Section):
         return self
 
     @property
+    def bands(self) -> tuple[int, ...] | None:
+        """Bands of the optical rasters, None for all but alpha."""
+        return self.scenes.bands if self.scenes else None
+
+    @property
+    def crs(self) -> str | None:
+        """CRS of rasters that do not say theirs."""
+        return self.scenes.crs if self.scenes else None
+
+    @property
     def class_table(self) -> ClassTable:
         """The class table; ConfigError where the config has none."""
         if not self.classes:

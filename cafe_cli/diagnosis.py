@@ -41,7 +41,7 @@ from cafe_cli.registration import Agreement, combine, hint
 from cafe_cli.report import Finding, Report
 from cafe_cli.scene import Patch, Scene, open_scene
 from cafe_cli.vectors import is_vector
-from cafe_cli.windows import Window
+from cafe_cli.windows import Window, spread
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -117,12 +117,12 @@ def _look_at_files(report: Report, stream: str, paths: Sequence[str], config: Co
 
 def _look_at_image(report: Report, dataset: DatasetReader, config: Config) -> dict[str, Any]:
     """Look at 16 windows of an optical raster."""
-    wanted = config.scenes.bands if config.scenes else None
+    wanted = config.bands
     bands = raster.image_bands(dataset, wanted)
     pixels: list[Pixels] = []
     known: list[float] = []
     margins = Counter[float]()
-    windows = _spread(dataset.width, dataset.height, 256, 4)
+    windows = spread(dataset.width, dataset.height, 256, 4)
     for window in windows:
         values = raster.read(dataset, window, bands)
         valid = raster.read_valid(dataset, window, bands)
@@ -159,7 +159,7 @@ def _look_at_heights(
     if (count := len(raster.image_bands(dataset, None))) > 1:
         message = f"has {count} bands, the first is taken for heights: check that it is the file"
         _add(report, dataset.name, [Finding("warning", message)])
-    member = look_at([dataset.name], parse_crs(_crs(config)))[0]
+    member = look_at([dataset.name], parse_crs(config.crs))[0]
     metres = metres_per_unit(member, settings)
     view = member.scaled(raster.read_decimated(dataset, _PROBE, settings.nodata))
     values = view[np.isfinite(view)]
@@ -193,7 +193,7 @@ def _look_at_grids(report: Report, files: SceneFiles, config: Config) -> None:
     """Compare the grids of heights and labels with that of the image."""
     optical = _paths(files, "optical")
     with report.noting(optical[0]):
-        crs = parse_crs(_crs(config))
+        crs = parse_crs(config.crs)
         reference = joint_grid(look_at(optical, crs))
         report.facts["grid"] = {"width": reference.width, "height": reference.height}
         for stream in STREAMS[1:]:
@@ -243,7 +243,7 @@ def _look_at_windows(report: Report, scene: Scene, settings: HeightSettings) -> 
     count = min(3, max(1, min(width, height) // 160))
     side = min(512, math.ceil(max(width, height) / count)) * factor
     hints, heights = [], []
-    for window in _spread(scene.grid.width, scene.grid.height, side, count):
+    for window in spread(scene.grid.width, scene.grid.height, side, count):
         patch = scene.read(window)
         heights.append(patch.height[patch.height_valid][:: factor**2])
         hints.append(hint(*_coarser(patch, factor)))
@@ -288,7 +288,7 @@ def _look_at_labels(report: Report, files: SceneFiles, config: Config) -> None:
         classes = config.class_table
         counts, odd, seen = np.zeros(NODATA + 1, np.int64), Counter[int | str](), 0
         with _open(replace(files, elevation=(), dtm=()), config, config.height) as scene:
-            for window in _spread(scene.grid.width, scene.grid.height, 512, 5):
+            for window in spread(scene.grid.width, scene.grid.height, 512, 5):
                 decoded = scene.read_labels(window, classes, config.labels)
                 counts += np.bincount(decoded.ids.ravel(), minlength=NODATA + 1)
                 odd.update(decoded.odd)
@@ -308,12 +308,7 @@ def _look_at_labels(report: Report, files: SceneFiles, config: Config) -> None:
 def _open(
     files: SceneFiles, config: Config, settings: HeightSettings
 ) -> AbstractContextManager[Scene]:
-    bands = config.scenes.bands if config.scenes else None
-    return open_scene(files, settings, bands, labels=config.labels, crs=_crs(config))
-
-
-def _crs(config: Config) -> str | None:
-    return config.scenes.crs if config.scenes else None
+    return open_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
 
 
 def _paths(files: SceneFiles, stream: str) -> tuple[str, ...]:
@@ -334,18 +329,6 @@ def _some(paths: Sequence[str]) -> Sequence[str]:
 
 def _add(report: Report, where: str, findings: Iterable[Finding]) -> None:
     report.add(*(replace(finding, where=where) for finding in findings))
-
-
-def _spread(width: int, height: int, side: int, count: int) -> list[Window]:
-    """Return count x count windows spread over a raster, or fewer that cover all of it."""
-
-    def places(length: int) -> list[tuple[int, int]]:
-        if length <= side * count:
-            return [(start, min(side, length - start)) for start in range(0, length, side)]
-        room = length - side
-        return [(round(i * room / max(count - 1, 1)), side) for i in range(count)]
-
-    return [Window(col, row, w, h) for row, h in places(height) for col, w in places(width)]
 
 
 def _sides(window: Window, dataset: DatasetReader) -> tuple[bool, bool, bool, bool]:
@@ -380,7 +363,7 @@ def _ground_cells(files: SceneFiles, config: Config) -> float:
     """Return how many cells the ground filter would take; 0 where it has nothing to do."""
     if ground_source(config.height, bool(files.dtm)) != "estimate":
         return 0.0
-    grid = joint_grid(look_at(files.elevation, parse_crs(_crs(config))))
+    grid = joint_grid(look_at(files.elevation, parse_crs(config.crs)))
     return grid.width * grid.height * (grid.gsd / config.height.cell) ** 2
 
 

@@ -1,11 +1,10 @@
 """What a command would take: time, memory and disk, from a small part of the work done for once."""
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,38 +34,32 @@ class Cost:
         return {**asdict(self), "seconds": float(f"{self.seconds:.2g}")}
 
 
-def peak_memory() -> int:
-    """Return the bytes this process has had at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def cutting(plan: Plan, config: Config, jobs: int) -> Cost:
     """Estimate what it takes to cut a plan, from a few strips cut into a temporary folder."""
     names = [source.files.id for source in plan.sources]
     groups = [g for name in names for g in strips(plan.of(name), plan.blocks[name])]
     spread = np.unique(np.linspace(0, len(groups) - 1, _SAMPLES).astype(int))
     chosen = [groups[i] for i in spread]
-    seconds, disk, done = 0.0, 0, 0
+    seconds, done = 0.0, sum(map(len, chosen))
     with tempfile.TemporaryDirectory() as folder:
-        for group in chosen:
-            seconds += _cut(plan, config, group, Path(folder))
-            done += len(group)
+        for scene, own in groupby(chosen, key=lambda group: group[0].scene):
+            seconds += _cut(plan, config, scene, list(own), Path(folder))
         disk = sum(p.stat().st_size for p in Path(folder).rglob("*.tif"))
     share = len(plan.tiles) / done
     return Cost(seconds * share / jobs, _memory(plan, groups, jobs), round(disk * share))
 
 
-def _cut(plan: Plan, config: Config, group: Sequence[Planned], folder: Path) -> float:
-    name = group[0].scene
+def _cut(
+    plan: Plan, config: Config, name: str, groups: Sequence[Sequence[Planned]], folder: Path
+) -> float:
     source = next(s for s in plan.sources if s.files.id == name)
-    crs = config.scenes.crs if config.scenes else None
-    ground = estimate_scene_ground(source.files, config.height, crs)
+    ground = estimate_scene_ground(source.files, config.height, config.crs)
     pixels = Pixels(len(plan.bands), plan.dtype)
     cutter = Cutter(config, config.class_table, plan.polygons.get(name), pixels, folder)
     with source.open(ground) as scene:
         start = time.perf_counter()
-        cutter.cut(scene, group)
+        for group in groups:
+            cutter.cut(scene, group)
         return time.perf_counter() - start
 
 

@@ -10,6 +10,16 @@ from pathlib import Path
 from cafe_cli.errors import ConfigError, OutputError
 
 
+def is_remote(name: str) -> bool:
+    """Whether a name is a URL or one of GDAL's virtual files."""
+    return name.startswith("/vsi") or "://" in name
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name can only be that of a file: GDAL gives it no meaning of its own."""
+    return not is_remote(name) and ":" not in name.split("/")[0]
+
+
 def check_output(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists (without `overwrite`) or whose folder does not.
 

@@ -39,7 +39,7 @@ _UNIT_NAMES = {
     "us-ft": "us-foot", "ftus": "us-foot", "dm": "decimetre", "cm": "centimetre",
 }  # fmt: skip
 # Heights on Earth; what lies outside is a void that nobody declared.
-_PLAUSIBLE = (-1_000.0, 10_000.0)
+PLAUSIBLE = (-1_000.0, 10_000.0)
 _PROBE = 1024  # pixels along each side of the decimated look at a height raster without data
 _WHOLE = 25_000_000  # ground cells up to which the ground below a whole raster is estimated
 _MAX_GROUND_CELLS = 100_000_000
@@ -235,8 +235,8 @@ def _check_plausible(name: str, heights: NDArray[np.floating], metres: float) ->
     if not heights.size:
         return
     low, high = float(heights.min()), float(heights.max())
-    if low < _PLAUSIBLE[0] or high > _PLAUSIBLE[1]:
-        void = _as_written((low if low < _PLAUSIBLE[0] else high) / metres)
+    if low < PLAUSIBLE[0] or high > PLAUSIBLE[1]:
+        void = as_written((low if low < PLAUSIBLE[0] else high) / metres)
         raise InputError(
             f"{name} has voids that nobody declared: it holds heights from {low:.6g} to "
             f"{high:.6g} m; if {void} marks voids, say so with height.nodata = {void} "
@@ -244,7 +244,7 @@ def _check_plausible(name: str, heights: NDArray[np.floating], metres: float) ->
         )
 
 
-def _as_written(value: float) -> str:
+def as_written(value: float) -> str:
     """Write a number so that it can be given back as nodata: as an integer, or to the last bit."""
     whole = round(value)
     close = math.isclose(value, whole, rel_tol=1e-6)

@@ -5,8 +5,8 @@ it is; everything else is warped while it is read.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,11 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 
 from cafe_cli import raster
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.grid import Grid, check_overlap, describe_crs
-from cafe_cli.layout import around, box_on, outline
+from cafe_cli.layout import around, box_on, outline, read_shown, shown
 from cafe_cli.pool import Pool
 from cafe_cli.windows import Window
 
@@ -217,36 +216,15 @@ class Joined:
         self._pool.close()
 
     def _read_part(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        values, valid = self._read_stored(part, window)
-        return part.member.scaled(values) if self._scaled else values, valid
+        member = part.member
+        reader = self._pool.get(member.path, lambda: self._open(part))
+        values, valid = read_shown(reader, part.box, window, self._bands, self._nodata)
+        values = values.astype(self._dtype or values.dtype, copy=False)
+        return member.scaled(values) if self._scaled else values, valid
 
-    def _read_stored(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        reader = self._pool.get(part.member.path, lambda: self._open(part))
-        if isinstance(reader, WarpedVRT):
-            return raster.read_aligned(reader, window, self._bands)
-        own = Window(
-            window.col - part.box.col, window.row - part.box.row, window.width, window.height
-        )
-        bands = self._bands or raster.image_bands(reader, None)
-        values = raster.read(reader, own, bands)
-        valid = raster.read_valid(reader, own, bands, self._nodata)
-        return values.astype(self._dtype or values.dtype, copy=False), valid
-
-    @contextmanager
-    def _open(self, part: _Part) -> Iterator[raster.Reader]:
-        with raster.open_raster(part.member.path) as dataset:
-            if part.exact:
-                yield dataset
-                return
-            with raster.aligned(
-                dataset,
-                self._grid,
-                self._resampling,
-                nodata=self._nodata,
-                dtype=self._dtype,
-                source=part.member.grid,
-            ) as view:
-                yield view
+    def _open(self, part: _Part) -> AbstractContextManager[raster.Reader]:
+        options = {"nodata": self._nodata, "dtype": self._dtype, "source": part.member.grid}
+        return shown(part.member.path, self._grid, part.exact, self._resampling, **options)
 
 
 def _kind(member: Member) -> str:

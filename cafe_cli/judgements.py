@@ -13,6 +13,8 @@ from scipy.ndimage import label
 from cafe_cli.classes import ClassTable
 from cafe_cli.config import HeightSettings, LabelSettings
 from cafe_cli.grid import Grid
+from cafe_cli.heights import PLAUSIBLE, as_written
+from cafe_cli.labels import list_odd
 from cafe_cli.registration import Agreement
 from cafe_cli.report import Finding
 
@@ -20,12 +22,10 @@ Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
 
 _BIG = 25_000_000  # pixels from which it matters how a file is laid out
-_LISTED = 8
 _VOIDS = (
     -999, -9999, -99999, -32767, -32768, 9999, 99999, 32767, 65535, -3.4028234663852886e38,
     3.4028234663852886e38,
 )  # fmt: skip
-_PLAUSIBLE = (-1_000.0, 10_000.0)  # metres; see cafe_cli.heights
 
 _error, _warning, _note = (partial(Finding, level) for level in ("error", "warning", "note"))
 
@@ -83,7 +83,7 @@ def judge_heights(
 def _undeclared_void(heights: Pixels, metres: float) -> float | None:
     """Return a number that marks voids: far from all other heights, or from all on Earth."""
     for void in (float(heights.min()), float(heights.max())):
-        if not _PLAUSIBLE[0] <= void <= _PLAUSIBLE[1]:
+        if not PLAUSIBLE[0] <= void <= PLAUSIBLE[1]:
             return void
         rest = heights[~np.isclose(heights, void, rtol=1e-6)]
         coded = any(math.isclose(void, v * metres, rel_tol=1e-6) for v in _VOIDS)
@@ -96,7 +96,7 @@ def _undeclared(heights: Pixels, void: float, metres: float) -> Finding:
     same = np.isclose(heights, void, rtol=1e-6)
     rest = heights[~same]
     beside = f" beside heights from {rest.min():.1f} to {rest.max():.1f} m" if rest.size else ""
-    code = _as_written(void / metres)
+    code = as_written(void / metres)
     return _error(
         f"{_percent(same.mean())} of the heights are {code}{beside}: if that marks voids, say so "
         f"with height.nodata = {code} (--height-nodata), else set height.unit"
@@ -272,8 +272,7 @@ def judge_labels(
     settings: LabelSettings,
 ) -> Iterator[Finding]:
     """Judge the pixels per class id (K,), and the values or colours that are none exactly."""
-    listed = ", ".join(f"{value} ({n:,} px)" for value, n in odd.most_common(_LISTED))
-    listed += f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
+    listed = list_odd(odd)
     if odd and settings.encoding == "ids":
         yield _error(
             f"label values without a class: {listed}; add them to a class with values = [...], or "
@@ -360,10 +359,3 @@ def judge_storage(facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if 0.001 <= share <= 0.999 else f"{100 * share:.3g} %"
-
-
-def _as_written(value: float) -> str:
-    """Write a number so that it can be given back as nodata: as an integer, or to the last bit."""
-    whole = round(value)
-    close = math.isclose(value, whole, rel_tol=1e-6) and abs(whole) < 10**7
-    return str(whole) if close else str(np.float32(value))

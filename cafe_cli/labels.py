@@ -41,6 +41,12 @@ class Decoded:
     odd: "Counter[int | str]" = field(default_factory=Counter)
 
 
+def list_odd(odd: "Counter[int | str]", most: int = 8) -> str:
+    """List values for a message, the most frequent first: ``7 (30 px), 9 (1 px) and 2 more``."""
+    listed = ", ".join(f"{value} ({n:,} px)" for value, n in odd.most_common(most))
+    return listed + (f" and {len(odd) - most} more" if len(odd) > most else "")
+
+
 def decode(
     raw: NDArray[np.generic],
     valid: NDArray[np.bool_],

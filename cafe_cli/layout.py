@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from affine import Affine
@@ -152,6 +152,41 @@ def box_on(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
     return box.expand(2 + max(box.width, box.height) // 100), False
 
 
+@contextmanager
+def shown(
+    path: str, grid: Grid, exact: bool, resampling: Resampling, **options: Any
+) -> Iterator[raster.Reader]:
+    """Open a raster to be read on a grid: as it is where its pixels are the grid's, else warped.
+
+    `options` are those of `cafe_cli.raster.aligned`.
+    """
+    with raster.open_raster(path) as dataset:
+        if exact:
+            yield dataset
+            return
+        with raster.aligned(dataset, grid, resampling, **options) as view:
+            yield view
+
+
+def read_shown(
+    reader: raster.Reader,
+    box: Window,
+    window: Window,
+    bands: Sequence[int] | None = None,
+    nodata: float | None = None,
+) -> tuple[raster.Array, raster.Mask]:
+    """Read a window of the grid from what `shown` opened and `box` says the place of.
+
+    Returns values (bands, height, width) and where they are valid, (height, width). `nodata`
+    replaces that of a raster that is read as it is.
+    """
+    if isinstance(reader, WarpedVRT):
+        return raster.read_aligned(reader, window, bands)
+    own = Window(window.col - box.col, window.row - box.row, window.width, window.height)
+    bands = bands or raster.image_bands(reader, None)
+    return raster.read(reader, own, bands), raster.read_valid(reader, own, bands, nodata)
+
+
 def place(sources: Sequence[Source], grid: Grid) -> list[Piece]:
     """Say where each input lies on the grid of the mosaic."""
     return [Piece(source, *box_on(source.path, source.grid, grid)) for source in sources]
@@ -166,28 +201,12 @@ class OpenRasters:
 
     def read(self, path: str, piece: Piece, window: Window) -> NDArray[np.uint8]:
         """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
-        reader = self._pool.get(path, lambda: _open(path, piece, self._grid))
-        if isinstance(reader, WarpedVRT):
-            values, valid = raster.read_aligned(reader, window)
-        else:
-            own = Window(
-                window.col - piece.box.col, window.row - piece.box.row, window.width, window.height
-            )
-            values = raster.read(reader, own, [1], fill=NODATA)
-            valid = raster.read_valid(reader, own, [1])
+        nearest = Resampling.nearest
+        reader = self._pool.get(path, lambda: shown(path, self._grid, piece.exact, nearest))
+        values, valid = read_shown(reader, piece.box, window)
         labels: NDArray[np.uint8] = np.where(valid, values[0], np.uint8(NODATA))
         return labels
 
     def close(self) -> None:
         """Close what is open."""
         self._pool.close()
-
-
-@contextmanager
-def _open(path: str, piece: Piece, grid: Grid) -> Iterator[raster.Reader]:
-    with raster.open_raster(path) as dataset:
-        if piece.exact:
-            yield dataset
-            return
-        with raster.aligned(dataset, grid, Resampling.nearest) as view:
-            yield view

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cafe_cli.config import Files, SceneSettings
 from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.files import is_remote
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
 
@@ -76,11 +77,6 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     if not wanted:
         raise InputError("scenes.only and scenes.exclude leave no scene")
     return [_scene(name, *known[name], settings, root) for name in wanted]
-
-
-def is_remote(path: str) -> bool:
-    """Whether a name is a URL or one of GDAL's virtual files."""
-    return path.startswith("/vsi") or "://" in path
 
 
 def _scene(

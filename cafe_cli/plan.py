@@ -16,6 +16,7 @@ from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.footprints import meeting
 from cafe_cli.grid import Grid
 from cafe_cli.heights import Ground
+from cafe_cli.labels import list_odd
 from cafe_cli.pairing import SceneFiles, find_scenes
 from cafe_cli.parallel import in_order
 from cafe_cli.scene import Scene
@@ -27,7 +28,6 @@ from cafe_cli.windows import Window, blocks
 log = logging.getLogger("cafe")
 
 _READ = 512  # pixels along each side of the windows in which labels are counted
-_LISTED = 8  # values named in a message before it says "and more"
 
 Progress = Callable[[int, int], None]
 
@@ -55,8 +55,8 @@ class Plan:
         Grid of each scene, by its id.
     tiles : list of Planned
         Scene by scene, split by split, row by row.
-    counts : dict
-        Labelled pixels per class, (K,), of each scene.
+    counts : ndarray of int64, (K,)
+        Labelled pixels per class.
     polygons : dict
         Features of ``split.file`` by scene; a tile keeps the labels in those of its split.
     blocks : dict
@@ -70,7 +70,7 @@ class Plan:
     sources: list[Source]
     grids: dict[str, Grid]
     tiles: list[Planned]
-    counts: dict[str, NDArray[np.int64]]
+    counts: NDArray[np.int64]
     polygons: dict[str, Polygons]
     blocks: dict[str, int]
     bands: tuple[str, ...]
@@ -92,11 +92,6 @@ class _Looked:
     blocks: list[Block] = field(default_factory=list)
     odd: "Counter[int | str]" = field(default_factory=Counter)
     first: dict[int | str, str] = field(default_factory=dict)
-
-    def counts(self, scene: str, classes: int) -> NDArray[np.int64]:
-        """Return the labelled pixels per class of a scene."""
-        none = np.zeros(classes, np.int64)
-        return sum((b.counts for b in self.blocks if b.scene == scene), none)
 
 
 def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total: None) -> Plan:
@@ -134,7 +129,7 @@ def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total:
         sources=sources,
         grids=looked.grids,
         tiles=kept,
-        counts={name: looked.counts(name, len(classes)) for name in names},
+        counts=np.sum([b.counts for b in looked.blocks], axis=0),
         polygons=splitter.polygons,
         blocks=looked.widths,
         bands=looked.kinds[0][0],
@@ -186,20 +181,17 @@ def _count(
 def _report_odd(looked: _Looked, config: Config) -> None:
     """Refuse values without a class; say how many colours were not exact."""
     odd = looked.odd
-    listed = ", ".join(f"{v} ({n:,} px)" for v, n in odd.most_common(_LISTED))
-    more = f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
     if odd and config.labels.encoding == "ids":
         raise LabelError(
-            f"label values without a class: {listed}{more}, the first of them in scene "
+            f"label values without a class: {list_odd(odd)}, the first of them in scene "
             f"{looked.first[odd.most_common(1)[0][0]]}; add them to a class with values = [...] "
             "or to labels.ignore"
         )
     if odd:
         log.warning(
-            "%s label pixels had no exact class colour and took the nearest one: %s%s",
+            "%s label pixels had no exact class colour and took the nearest one: %s",
             f"{odd.total():,}",
-            listed,
-            more,
+            list_odd(odd),
         )
     if not any(b.counts.any() for b in looked.blocks):
         raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")

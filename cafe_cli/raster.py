@@ -22,8 +22,9 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
 
 from cafe_cli.errors import BandError, GridError, InputError
+from cafe_cli.files import is_file_name, is_remote
 from cafe_cli.grid import GDAL_ERRORS, Grid, describe_crs
-from cafe_cli.windows import Window
+from cafe_cli.windows import Window, spread
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -53,7 +54,7 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
     InputError
         It does not exist, or GDAL cannot open it.
     """
-    local = not (path.startswith("/vsi") or "://" in path or ":" in path.split("/")[0])
+    local = is_file_name(path)
     if local and not os.path.exists(path):
         raise InputError(f"{path} does not exist")
     _keep_environment()
@@ -274,20 +275,11 @@ def sample(dataset: DatasetReader, nodata: float | None = None) -> NDArray[np.fl
     However large the raster is, no more than a million pixels are read. `nodata` replaces the
     raster's own.
     """
-    side = 256
     found = []
-    for row in _spread(dataset.height, side):
-        for col in _spread(dataset.width, side):
-            size = (min(side, dataset.width - col), min(side, dataset.height - row))
-            window = Window(col, row, *size)
-            values = _read(dataset, window, [1])[0]
-            found.append(values[read_valid(dataset, window, [1], nodata)].astype(np.float64))
+    for window in spread(dataset.width, dataset.height, 256, 4):
+        values = _read(dataset, window, [1])[0]
+        found.append(values[read_valid(dataset, window, [1], nodata)].astype(np.float64))
     return np.concatenate(found)
-
-
-def _spread(length: int, side: int) -> list[int]:
-    """Return where four windows begin that are spread over a length, fewer if they would meet."""
-    return sorted({round(i * max(length - side, 0) / 3) for i in range(4)})
 
 
 @contextmanager
@@ -321,7 +313,7 @@ def _damaged(dataset: Reader, window: Window, error: Exception) -> InputError:
     name = dataset.src_dataset.name if isinstance(dataset, WarpedVRT) else dataset.name
     return InputError(
         f"cannot read {name} at column {window.col}, row {window.row}: {reason(error)}; "
-        f"{_OF_A_SERVER if '/vsi' in name or '://' in name else 'the file is truncated or damaged'}"
+        f"{_OF_A_SERVER if is_remote(name) else 'the file is truncated or damaged'}"
     )
 
 

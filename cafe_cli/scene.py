@@ -28,7 +28,7 @@ from cafe_cli.joined import Joined, Member, covered, joint_grid, look_at, parse_
 from cafe_cli.labels import Decoded, decode
 from cafe_cli.pairing import SceneFiles
 from cafe_cli.vector_labels import VectorLabels
-from cafe_cli.vectors import is_vector
+from cafe_cli.vectors import is_vector, warn_once
 from cafe_cli.windows import Window
 
 log = logging.getLogger("cafe")
@@ -252,7 +252,7 @@ def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) 
     share = covered(members, scene.files.name, scene.grid)
     if share < 0.995:
         more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
-        _warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene.files.name}")
+        warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene.files.name}")
     scene._members += members
     return members
 
@@ -273,7 +273,7 @@ def _check_alpha(optical: DatasetReader) -> None:
     """Warn of a fourth band, infrared mostly, that GDAL has marked as alpha."""
     for band, kind in enumerate(optical.colorinterp, start=1):
         if kind == ColorInterp.alpha and raster.shows_an_image(optical, band):
-            _warn_once(
+            warn_once(
                 f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
                 "like an image; to use it, name the bands (--bands or scenes.bands)"
             )
@@ -285,9 +285,3 @@ def _vector_labels(
 ) -> VectorLabels:
     """Read vector labels once for all threads, until the files change."""
     return VectorLabels.of(paths, grid, settings, name)
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """Warn: scenes are opened several times, by several threads."""
-    log.warning(message)

@@ -118,7 +118,7 @@ def _cuts(
         name = source.files.id
         if not (ours := planned.of(name)):
             continue
-        ground = estimate_scene_ground(source.files, config.height, _crs(config))
+        ground = estimate_scene_ground(source.files, config.height, config.crs)
         if virtual and ground is not None:
             tiles.write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
@@ -132,10 +132,6 @@ def _virtual(planned: Plan, config: Config) -> Virtual:
     table = [config.labels.table] if config.labels.table else []
     scenes = {s.files.id: VirtualScene.of(s.files, *table) for s in planned.sources}
     return Virtual(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
-
-
-def _crs(config: Config) -> str | None:
-    return config.scenes.crs if config.scenes else None
 
 
 def _about(planned: Plan, config: Config, classes: ClassTable) -> dict[str, Any]:

@@ -300,8 +300,9 @@ def open_config_scene(
     files: SceneFiles, config: Config, ground: Ground | None = None
 ) -> AbstractContextManager[Scene]:
     """Open a scene as a config says (see `cafe_cli.scene.open_scene`)."""
-    bands, crs = (config.scenes.bands, config.scenes.crs) if config.scenes else (None, None)
-    return open_scene(files, config.height, bands, labels=config.labels, ground=ground, crs=crs)
+    return open_scene(
+        files, config.height, config.bands, labels=config.labels, ground=ground, crs=config.crs
+    )
 
 
 def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from rasterio.warp import transform
 
 from cafe_cli.burning import Geometries, mended, single_parts, snapped
 from cafe_cli.errors import GridError, InputError, LabelError
+from cafe_cli.files import is_file_name
 from cafe_cli.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
 
 log = logging.getLogger("cafe")
@@ -158,7 +159,7 @@ def warn_once(message: str) -> None:
 
 
 def _find_layer(path: str, layer: str | None) -> _Layer:
-    local = not (path.startswith("/vsi") or "://" in path or ":" in path.split("/")[0])
+    local = is_file_name(path)
     if local and not os.path.exists(path):
         raise InputError(f"{path} does not exist")
     try:

@@ -66,3 +66,15 @@ def blocks(width: int, height: int, size: int) -> Iterator[Window]:
     for row in range(0, height, size):
         for col in range(0, width, size):
             yield Window(col, row, min(size, width - col), min(size, height - row))
+
+
+def spread(width: int, height: int, side: int, count: int) -> list[Window]:
+    """Return count x count windows spread over a raster, or fewer that cover all of it."""
+
+    def places(length: int) -> list[tuple[int, int]]:
+        if length <= side * count:
+            return [(start, min(side, length - start)) for start in range(0, length, side)]
+        room = length - side
+        return [(round(i * room / max(count - 1, 1)), side) for i in range(count)]
+
+    return [Window(col, row, w, h) for row, h in places(height) for col, w in places(width)]

@@ -31,7 +31,7 @@ from cafe_cli.judgements import (
     void_shares,
 )
 from cafe_cli.registration import Agreement
-from cafe_cli.windows import Window
+from cafe_cli.windows import Window, spread
 
 X, Y = 300_000.0, 5_200_000.0
 DSM, NDSM = HeightSettings(), HeightSettings(kind="ndsm")
@@ -723,7 +723,7 @@ def test_of_many_height_files_one_may_be_void(write):
     count=st.integers(1, 5),
 )
 def test_windows_are_few_inside_and_all_of_what_is_small(width, height, side, count):
-    windows = diagnosis._spread(width, height, side, count)
+    windows = spread(width, height, side, count)
     assert 1 <= len(windows) <= count**2
     for window in windows:
         assert window.intersection(Window(0, 0, width, height)) == window
