@@ -1,11 +1,13 @@
 """Fixtures that the tests of the engines share: ``pytest_plugins = ["fixtures_engines"]``."""
 
+import logging
+import sys
 from pathlib import Path
 
 import pytest
 from helpers_engines import card_of, cut, tiny_model, write_town
 
-from cafe_cli import checkpoint
+from cafe_cli import checkpoint, cli
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,21 @@ def model(tmp_path_factory) -> Path:
     network = tiny_model()
     checkpoint.save(path, network, card_of(network))
     return path
+
+
+@pytest.fixture
+def invoke(monkeypatch, capsys):
+    """Return a function that runs a command in this process: exit code, and what was captured."""
+    log = logging.getLogger("cafe")
+    before = (log.level, log.handlers)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code or 0, capsys.readouterr()
+
+    yield call
+    log.setLevel(before[0])
+    log.handlers = before[1]

@@ -1,16 +1,13 @@
 """``cafe check`` and the dry runs, through the command line."""
 
 import json
-import logging
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import tomli_w
 from helpers_engines import SETTINGS, cut, town, write, write_town
 
-from cafe_cli import cli as face
 from cafe_cli.check import check
 from cafe_cli.config import parse
 from cafe_cli.errors import ConfigError
@@ -24,21 +21,9 @@ class Result:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(invoke):
     """Run a command in this process."""
-    log = logging.getLogger("cafe")
-    before = (log.level, log.handlers)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            face.main()
-        return Result(caught.value.code or 0, capsys.readouterr())
-
-    yield call
-    log.setLevel(before[0])
-    log.handlers = before[1]
+    return lambda *words: Result(*invoke(*words))
 
 
 @pytest.fixture

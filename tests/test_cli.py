@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -59,21 +58,9 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(invoke):
     """Return a function that runs a command in this process, through `main`."""
-    log = logging.getLogger("cafe")
-    before = (log.level, log.handlers)
-
-    def call(*words) -> Result:
-        monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            face.main()
-        return Result(caught.value.code or 0, capsys.readouterr())
-
-    yield call
-    log.setLevel(before[0])
-    log.handlers = before[1]
+    return lambda *words: Result(*invoke(*words))
 
 
 def listing(folder: Path) -> dict[str, int]:

@@ -5,9 +5,7 @@ without `cafe_cli`.
 """
 
 import json
-import logging
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +17,6 @@ import tomli_w
 from affine import Affine
 from rasterio.crs import CRS
 from rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise, write
-
-from cafe_cli import cli as face
 
 HEIGHT, WIDTH = 40, 56
 GRID = grid(WIDTH, HEIGHT)
@@ -63,21 +59,9 @@ class Result:
 
 
 @pytest.fixture
-def cafe(monkeypatch, capsys):
+def cafe(invoke):
     """Run a command in this process, through `main`."""
-    log = logging.getLogger("cafe")
-    before = (log.level, log.handlers)
-
-    def call(*words) -> Result:
-        monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            face.main()
-        return Result(caught.value.code or 0, capsys.readouterr())
-
-    yield call
-    log.setLevel(before[0])
-    log.handlers = before[1]
+    return lambda *words: Result(*invoke(*words))
 
 
 def deliver(folder: Path, *, image=IMAGE, dsm=DSM, ids=LABELS, on=GRID, **options) -> dict:

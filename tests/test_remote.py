@@ -1,7 +1,6 @@
 """Rasters over HTTP and from an object store: the same pixels, little traffic, plain errors."""
 
 import itertools
-import logging
 import re
 import socket
 import subprocess
@@ -18,7 +17,6 @@ from helpers_engines import settings, write_town
 from rasters import grid, noise, read
 from rasters import write as write_to
 
-from cafe_cli import cli as face
 from cafe_cli import raster, tiles
 from cafe_cli.config import HeightSettings, LabelSettings, SceneSettings
 from cafe_cli.errors import CafeError, InputError
@@ -334,22 +332,14 @@ def test_keys_that_are_not_there_are_said(folder, bucket, monkeypatch, prefix):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(invoke):
     """Return a function that runs a command in this process: exit code and lines on stderr."""
-    log = logging.getLogger("cafe")
-    before = (log.level, log.handlers)
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            face.main()
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-        return caught.value.code, lines
+        code, captured = invoke(*words)
+        return code, [line for line in captured.err.splitlines() if line.strip()]
 
-    yield call
-    log.setLevel(before[0])
-    log.handlers = before[1]
+    return call
 
 
 @pytest.mark.parametrize("manner", ["ranges", "until"])
