@@ -18,6 +18,8 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise, write
 
+pytest_plugins = ["fixtures_engines"]
+
 HEIGHT, WIDTH = 40, 56
 GRID = grid(WIDTH, HEIGHT)
 NOWHERE = replace(GRID, crs=None, transform=Affine.identity())
