@@ -144,6 +144,21 @@ dry_option = click.option(
     "--dry-run", is_flag=True, help="Check the inputs and say what would be done; write nothing."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+
+
+def _scales(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Parse 0.75,1,1.25."""
+    try:
+        return value and tuple(float(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list like 0.75,1,1.25") from error
+
+
+def bbox_option(what: str) -> Decorator:
+    """Add --bbox."""
+    return click.option("--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP", help=what)
+
+
 unit_option = click.option("--height-unit", type=click.Choice(UNITS), help="Unit of the heights.")
 nodata_option = click.option(
     "--height-nodata", type=float, help="Value that marks voids, instead of the raster's nodata."
@@ -244,13 +259,23 @@ def _check(
 
 def _show_report(report: "Report", as_json: bool = False) -> None:
     """Show what a check found; its verdict is the exit code."""
-    from cafe_cli.console import show_report
-
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=1))
+        _exit_with([report])
     else:
+        _show_reports([report])
+
+
+def _show_reports(reports: "Sequence[Report]") -> None:
+    from cafe_cli.console import show_report
+
+    for report in reports:
         show_report(report)
-    if not report.ok:
+    _exit_with(reports)
+
+
+def _exit_with(reports: "Sequence[Report]") -> None:
+    if not all(report.ok for report in reports):
         click.get_current_context().exit(CafeError.exit_code)
 
 
@@ -309,12 +334,20 @@ def train(
 
 
 @cli.command()
-@click.argument("model", type=PATH)
+@click.argument("models", type=PATH, nargs=-1)
+@click.option("--model", "more", type=PATH, multiple=True, help="Model; several are averaged.")
 @click.option("--optical", required=True, multiple=True, help="Orthophoto; several are joined.")
 @click.option("--elevation", multiple=True, help="Surface model.")
 @click.option("--dtm", multiple=True, help="Terrain model to take heights above.")
-@output_options("Label raster (COG).")
+@output_options("Label raster (COG); a folder with --per-file.")
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left.")
+@click.option("--per-file", is_flag=True, help="A map for each orthophoto instead of one for all.")
 @click.option("--confidence", type=PATH, help="Second output: probability in per cent (COG).")
+@click.option("--probabilities", type=PATH, help="Output: probability of every class in per cent.")
+@click.option("--quality", type=PATH, help="Output: 0 image and heights, 1 image only.")
+@click.option("--aoi", help="Vector file: predict only within its polygons.")
+@bbox_option("Predict only within, in the CRS of the orthophoto.")
+@click.option("--bbox-crs", help="CRS of --bbox, e.g. EPSG:4326.")
 @bands_option
 @crs_option
 @unit_option
@@ -323,42 +356,55 @@ def train(
     "--gsd", type=click.Choice(["own", "model"]), default="own", show_default=True,
     help="Grid of the map: the orthophoto's own, or resampled to the model's GSD.",
 )  # fmt: skip
-@click.option("--window", type=int, help="Side of the window in pixels.  [default: as trained]")
-@click.option("--overlap", type=int, help="Overlap of windows in pixels.  [default: half]")
-@click.option("--batch-size", type=int, default=4, show_default=True)
-@device_option
+@click.option("--window", help="Side of the window in pixels.  [default: auto, as trained]")
+@click.option("--overlap", help="Overlap of windows in pixels.  [default: auto]")
+@click.option("--blend", type=click.Choice(["hann", "gaussian", "crop"]), help="[default: hann]")
+@click.option("--tta", type=click.Choice(["none", "flips", "d4"]), help="Test-time augmentation.")
+@click.option("--scales", callback=_scales, metavar="S,S,...", help="Average over scales.")
+@click.option("--batch-size", help="Windows at a time.  [default: auto]")
+@click.option("--engine", type=click.Choice(["auto", "torch", "onnx"]), help="[default: auto]")
+@click.option("--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, a list of cuda:N, or all."
+)
+@jobs_option
 @dry_option
 def predict(
-    model: Path, output: Path, confidence: Path | None, overwrite: bool, device: str,
-    dry_run: bool, **options: Any,
+    models: tuple[Path, ...], more: tuple[Path, ...], output: Path, overwrite: bool, resume: bool,
+    per_file: bool, creation: tuple[str, ...], device: str, jobs: int | None, dry_run: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Write the land-cover map of a scene.
 
-    Rasters are files, folders, quoted globs, @list.txt or any name GDAL opens.
+    MODELS are averaged if there are several. Rasters are files, folders, quoted globs, @list.txt or
+    any name GDAL opens.
     """
     from cafe_cli.config import parse
-    from cafe_cli.console import progress_bar, say
-    from cafe_cli.predict import Source, rehearse
+    from cafe_cli.console import inference_display, show_meter
     from cafe_cli.predict import predict as run
+    from cafe_cli.predict import predict_each, rehearse, rehearse_each
+    from cafe_cli.request import Compute, Outputs, Source
 
-    sliding = {k: options.pop(k) for k in ("window", "overlap", "batch_size")}
-    settings = parse({"predict": sliding}, "options").predict
+    if not (models := (*models, *more)):
+        raise click.UsageError("Missing argument 'MODEL'")
+    sliding = ("window", "overlap", "blend", "tta", "scales", "batch_size", "engine")
+    given = {k: v for k in sliding if (v := options.pop(k)) is not None}
+    settings = parse({"predict": given}, "options").predict
+    extra = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
+    made = dict(map(_key_value, creation))
+    outputs = Outputs(output, **extra, options=made, overwrite=overwrite, resume=resume)
     for stream in ("optical", "elevation", "dtm"):
         options[stream] = tuple(expand_inputs(options[stream]))
+    source, compute = Source(**options), Compute(device, jobs)
     if dry_run:
-        _show_report(
-            rehearse(
-                model, Source(**options), output, confidence=confidence, settings=settings,
-                device=device, overwrite=overwrite,
-            )
-        )  # fmt: skip
+        each = rehearse_each if per_file else rehearse
+        found = each(models, source, outputs, settings=settings, compute=compute)
+        _show_reports(found if isinstance(found, list) else [found])
         return
-    with progress_bar("predict") as progress:
-        run(
-            model, Source(**options), output, confidence=confidence, settings=settings,
-            device=device, overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-    say(f"wrote {output}" + (f" and {confidence}" if confidence else ""))
+    with inference_display() as progress:
+        call = predict_each if per_file else run
+        meter = call(models, source, outputs, settings=settings, compute=compute, progress=progress)
+    show_meter(meter, outputs.paths.values())
 
 
 @cli.command()
@@ -372,10 +418,7 @@ def predict(
 @click.option("--confidence-output", type=PATH, help="Second output: confidence of the labels.")
 @click.option("--like", help="Raster whose CRS and pixels the map takes, instead of the first's.")
 @click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
-@click.option(
-    "--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP",
-    help="Extent in the CRS of the map.  [default: all inputs]",
-)  # fmt: skip
+@bbox_option("Extent in the CRS of the map.  [default: all inputs]")
 @dry_option
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
@@ -480,6 +523,14 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
             raise InputError(f"{name} names no file")
         files += found or [name]
     return files
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    """Split KEY=VALUE, as GDAL's creation options are written."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"--co {text!r} is not like COMPRESS=ZSTD")
+    return key.upper(), value
 
 
 def _absolute(names: Sequence[str]) -> tuple[str, ...] | str | None:

@@ -175,6 +175,7 @@ class ModelSettings(Section):
     weights: str = "imagenet"
     width: Count = 128
     fusion: Literal["sum", "gated"] = "sum"
+    attention: Annotated[int, Field(ge=0, lt=65536, multiple_of=64)] = 0
     guidance: Literal["none", "labels", "distill"] = "distill"
     enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
     pyramid: bool = True
@@ -214,11 +215,25 @@ class TrainSettings(Section):
 
 
 class PredictSettings(Section):
-    """``[predict]``: the sliding window, in pixels; the training size and half of it if unset."""
+    """``[predict]``: how windows slide over a scene, and what is averaged.
 
-    window: Annotated[int, Field(ge=32)] | None = None
-    overlap: Annotated[int, Field(ge=0)] | None = None
-    batch_size: Count = 4
+    `window` and `overlap` are in pixels, multiples of 32; ``auto`` is the training size and half of
+    it. `blend` weighs a window's pixels: ``hann`` and ``gaussian`` fall from the middle to the rim,
+    ``crop`` cuts off half of the overlap. `tta` (test-time augmentation) averages the four
+    ``flips`` or the eight symmetries of a square (``d4``), at every one of the `scales`.
+    `batch_size` ``auto`` is 1 on a CPU and what fits on a GPU. `engine` ``auto`` is ONNX Runtime on
+    a CPU where it is installed and worth its start, and torch elsewhere.
+    """
+
+    window: Literal["auto"] | Annotated[int, Field(ge=32, le=65536)] = "auto"
+    overlap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    blend: Literal["hann", "gaussian", "crop"] = "hann"
+    tta: Literal["none", "flips", "d4"] = "none"
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1)] = (
+        1.0,
+    )
+    batch_size: Literal["auto"] | Count = "auto"
+    engine: Literal["auto", "torch", "onnx"] = "auto"
 
 
 class ClassSettings(Section):
@@ -351,6 +366,14 @@ def save_beside(output: Path, values: Mapping[str, Any]) -> None:
     """Write what an output was made with to ``OUTPUT.toml``; what is None is left out."""
     made = {"cafe_version": __version__, **values}
     write_text(output.with_name(f"{output.name}.toml"), tomli_w.dumps(_without_none(made)))
+
+
+def read_beside(output: Path) -> dict[str, Any]:
+    """Read what `save_beside` wrote; nothing where there is none, or it is damaged."""
+    try:
+        return tomllib.loads(output.with_name(f"{output.name}.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What people see: log lines, progress and tables on stderr. The only module that knows rich."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cafe_cli.meter import Meter
 from cafe_cli.report import LEVELS, Report
 
 console = Console(stderr=True)
@@ -66,6 +68,39 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+@contextmanager
+def inference_display() -> Iterator[Callable[[Meter], None]]:
+    """Show inference: a bar over the windows, how fast it is and what it waits for."""
+    with _bar(TextColumn("{task.fields[pace]}")) as bar:
+        task = bar.add_task("predict", total=None, pace="")
+
+        def update(meter: Meter) -> None:
+            bar.update(
+                task, completed=meter.windows, total=meter.total, pace=_pace(meter),
+                description=meter.name or "predict",
+            )  # fmt: skip
+
+        yield update
+
+
+def show_meter(meter: Meter, outputs: Iterable[Path]) -> None:
+    """Say what was written, how fast, and what took the time."""
+    names = " and ".join(map(str, outputs))
+    if not meter.windows:
+        say(f"wrote {names}")
+        return
+    say(
+        f"wrote {names}: {meter.pixels / 1e6:.1f} Mpx in {meter.elapsed:.0f} s, "
+        f"{meter.run} of {meter.total} windows run; {_pace(meter)}"
+    )
+
+
+def _pace(meter: Meter) -> str:
+    shares = "  ".join(f"{stage} {100 * share:.0f} %" for stage, share in meter.shares.items())
+    speed = f"{meter.windows_per_second:.1f} windows/s  {meter.megapixels_per_second:.2f} Mpx/s"
+    return f"{speed}  {shares}"
 
 
 @contextmanager

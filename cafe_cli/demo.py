@@ -16,7 +16,8 @@ from cafe_cli.metrics import Scores
 from cafe_cli.mosaic import Confidences, mosaic
 from cafe_cli.pairing import SceneFiles
 from cafe_cli.pictures import draw_scene
-from cafe_cli.predict import Source, predict
+from cafe_cli.predict import predict
+from cafe_cli.request import Compute, Outputs, Source
 from cafe_cli.scene import open_scene
 from cafe_cli.tile import tile
 from cafe_cli.train import BEST, Report, train
@@ -81,7 +82,7 @@ def demo(
             f"cafe predict {run / BEST} --optical {piece} --elevation {data / 'town_dsm.tif'} "
             f"-o {labels} --confidence {confidence}"
         )
-        predict(run / BEST, source, labels, confidence=confidence, device=device)
+        predict([run / BEST], source, Outputs(labels, confidence), compute=Compute(device))
         maps.append(str(labels))
         confidences.append(str(confidence))
     say(f"cafe mosaic {' '.join(maps)} --method confidence ... -o {town}")

@@ -1,8 +1,13 @@
 """Which device computes."""
 
+from collections.abc import Callable
+
 import torch
 
 from cafe_cli.errors import ConfigError
+
+_USED = 0.6  # of the free memory of a GPU
+_MOST = 16  # windows at a time
 
 
 def choose(name: str) -> torch.device:
@@ -27,3 +32,30 @@ def choose(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise ConfigError(f"there is no device {name!r}: {count} GPU(s) found; use --device auto")
     return device
+
+
+def choose_all(names: str) -> list[torch.device]:
+    """Return the devices that a list like ``cuda:0,cuda:1``, or ``all`` (GPUs), names.
+
+    Raises
+    ------
+    ConfigError
+        See `choose`; ``all`` without a GPU.
+    """
+    if names != "all":
+        return [choose(name.strip()) for name in names.split(",")]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise ConfigError("--device all: no GPU found; use --device auto")
+    return [torch.device("cuda", index) for index in range(count)]
+
+
+def fitting(device: torch.device, run_one: Callable[[], object]) -> int:
+    """Return how many windows a GPU takes at a time: what one takes, in most of what is free."""
+    run_one()  # the first time, libraries take memory that they keep
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run_one()
+    each = max(torch.cuda.max_memory_allocated(device) - before, 1)
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(min(int(_USED * free / each), _MOST), 1)

@@ -11,6 +11,7 @@
     ├── OutputError           the output exists, or cannot be written
     ├── ModelFileError        a file that is not a cafe model, or a damaged one
     ├── TrainingError         training cannot start or go on
+    ├── SomeFailedError       exit code 3: some inputs failed, the others are done
     └── StoppedError          exit code 130: Ctrl-C, and what was done is saved
 
 Every message is one line that says what was wrong, with the numbers, and what to do about it.
@@ -55,6 +56,12 @@ class ModelFileError(CafeError):
 
 class TrainingError(CafeError):
     """Training cannot start, or cannot go on."""
+
+
+class SomeFailedError(CafeError):
+    """Some inputs failed; what became of the others is there."""
+
+    exit_code = 3
 
 
 class StoppedError(CafeError):

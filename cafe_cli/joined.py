@@ -31,8 +31,8 @@ log = logging.getLogger("cafe")
 class Member:
     """What is known of a raster without reading its pixels.
 
-    `unit`, `scale` and `offset` are those of its first band, `block` the width of what is stored as
-    a whole, `masked` says whether some of its pixels may be no data.
+    `unit`, `scale` and `offset` are those of its first band, `block` and `block_rows` the width and
+    the height of what is stored as a whole; `masked` says whether some pixels may be no data.
     """
 
     path: str
@@ -44,6 +44,7 @@ class Member:
     scale: float = 1.0
     offset: float = 0.0
     masked: bool = False
+    block_rows: int = 1
 
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return stored values as what they stand for."""
@@ -235,11 +236,11 @@ def _look(path: str, crs: CRS | None, reference: Grid | None) -> Member:
     with raster.open_raster(path) as dataset:
         grid = _placed(dataset, crs, reference)
         unit = (dataset.units[0] or "").strip()
-        block = dataset.block_shapes[0][1]
+        rows, block = dataset.block_shapes[0]
         if dataset.dtypes[0].startswith("complex"):
             raise InputError(f"{path} holds complex numbers, which are no image and no heights")
         stored = dataset.scales[0], dataset.offsets[0], raster.may_lack_data(dataset)
-        return Member(path, grid, dataset.count, dataset.dtypes[0], unit, block, *stored)
+        return Member(path, grid, dataset.count, dataset.dtypes[0], unit, block, *stored, rows)
 
 
 def _placed(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> Grid:

@@ -13,8 +13,8 @@ at hand, so what happens inside CFF and CEL is our reading of them. Training bot
 
 Every level fuses in one of two ways, with the same weights:
 
-plain path     one channel attention (CA) from the mean over the whole window; all there is in
-               inference, and no labels are involved
+plain path     one channel attention (CA) from the mean over the whole window, or over a pixel's
+               neighbourhood (our own, too); all there is in inference, no labels are involved
 guided path    training only: CFF, one attention for each category of the label map, and CEL, which
                raises the categories that are rare in the image
 
@@ -50,6 +50,8 @@ SHARE_BOUNDS = (0.05, 0.95)
 than about 20 times another. Unbounded, ``1 - p`` is as wild as ``1 / p`` (with two categories it is
 the same after scaling), and a single stray pixel would outshine the image."""
 
+_CELL = STRIDES[-1]  # pixels; windows begin on multiples of it, so its cells are the scene's
+
 _NO_LIMIT = torch.finfo(torch.float32).max
 
 
@@ -72,6 +74,12 @@ class Architecture:
         Channels of the decoder.
     fusion : {"sum", "gated"}
         One attention over the sum of both streams, or one gate for each stream.
+    attention : int
+        What the plain path's attention is the mean of: 0, as in the paper, the whole window, so
+        that a label depends on the window around it; otherwise the square cells of 32 pixels that
+        begin at most half as many pixels away, a multiple of 64, from that of the pixel. Windows on
+        multiples of 32 pixels then agree with each other, apart from their rims. The weights are
+        the same ones.
     guidance : {"none", "labels", "distill"}
         Training only: the plain path, the guided path, or both, the guided one teaching.
     enhancement : {"none", "1-p", "exp", "inverse"}
@@ -92,6 +100,7 @@ class Architecture:
     height_encoder: str | None = None
     width: int = 128
     fusion: Fusion = "sum"
+    attention: int = 0
     guidance: Guidance = "distill"
     enhancement: Enhancement = "1-p"
     pyramid: bool = True
@@ -105,6 +114,12 @@ class Architecture:
         for field, kind in kinds.items():
             if (value := getattr(self, field)) not in (choices := get_args(kind)):
                 raise ConfigError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
+        reach = self.attention
+        if not isinstance(reach, int) or reach not in range(0, 65536, 2 * _CELL):
+            raise ConfigError(
+                f"attention is {reach!r}: it has to be 0, for the whole window, or a multiple of "
+                f"{2 * _CELL} pixels below 65536"
+            )
 
 
 @dataclass(frozen=True)
@@ -171,7 +186,8 @@ class CaFE(nn.Module):
                 nn.Identity() if n == m else nn.Conv2d(n, m, 1)
                 for n, m in zip(height_channels, channels, strict=True)
             )
-        self.fusions = nn.ModuleList(CategoryFusion(n, a) for n in channels)
+        levels = zip(channels, STRIDES, strict=True)
+        self.fusions = nn.ModuleList(CategoryFusion(n, a, stride) for n, stride in levels)
         self.decoder = Decoder(channels, a.width)
         coarse = range(3 if a.pyramid else 0)
         self.pyramid_heads = nn.ModuleList(head(a.width, a.classes) for _ in coarse)
@@ -325,11 +341,14 @@ class CategoryFusion(nn.Module):
     """Fuse the streams of one level: CA on the plain path, CFF and CEL on the guided one.
 
     Both paths are the same attention. What differs is where its descriptors are pooled: over the
-    whole window, or over the regions of the label map. So guidance adds no parameters.
+    whole window or a neighbourhood, or over the regions of the label map. So guidance adds no
+    parameters.
     """
 
-    def __init__(self, channels: int, architecture: Architecture) -> None:
+    def __init__(self, channels: int, architecture: Architecture, stride: int = _CELL) -> None:
         super().__init__()
+        self.cell = _CELL // stride
+        self.reach = architecture.attention // 2 // _CELL
         self.gated = architecture.fusion == "gated"
         self.enhancement = architecture.enhancement
         gates = 2 if self.gated and architecture.heights else 1
@@ -339,13 +358,27 @@ class CategoryFusion(nn.Module):
         """Return F_i (B, C, h, w) of R_i and D_i of that shape."""
         x = torch.cat(streams, dim=1) if self.gated else reduce(torch.add, streams)
         if regions is None:
-            window = x.mean(dim=(2, 3), dtype=torch.float32)
-            x = x * self.attention(window[:, None]).to(x.dtype)[:, 0, :, None, None]
+            x = self.near(x) if self.reach else self.everywhere(x)
         else:
             weights = regions.weights(self.enhancement)
             factors = self.attention(regions.pool(x)) * weights[:, :, None]
             x = x * regions.spread(factors).to(x.dtype)
         return reduce(torch.add, x.chunk(len(streams), dim=1)) if self.gated else x
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """Weigh the channels of x (B, C, h, w) by their means."""
+        window = x.mean(dim=(2, 3), dtype=torch.float32)
+        weights: Tensor = self.attention(window[:, None])[:, 0, :, None, None]
+        return x * weights.to(x.dtype)
+
+    def near(self, x: Tensor) -> Tensor:
+        """Weigh the channels of each cell of x by their means over the cells around it."""
+        means = box_means(F.avg_pool2d(x, self.cell).float(), self.reach)
+        batch, channels, rows, columns = means.shape
+        weights: Tensor = self.attention(means.flatten(2).mT).mT.to(x.dtype)
+        # Each weight times a block of x, without enlarging the weights to the size of x.
+        blocks = x.view(batch, channels, rows, self.cell, columns, self.cell)
+        return (blocks * weights.reshape(batch, channels, rows, 1, columns, 1)).reshape(x.shape)
 
 
 class ChannelAttention(nn.Module):
@@ -360,6 +393,14 @@ class ChannelAttention(nn.Module):
         """Return the weights in 0..1 of descriptors (B, regions, C), in that shape."""
         weights: Tensor = self.conv(descriptors.flatten(0, 1)[:, None])
         return weights.sigmoid().view(descriptors.shape)
+
+
+def box_means(x: Tensor, reach: int) -> Tensor:
+    """Return the means of x (B, C, h, w) up to `reach` pixels away, of those that there are."""
+    # One axis after the other takes 2 n additions for a pixel instead of n * n.
+    side = 2 * reach + 1
+    x = F.avg_pool2d(x, (side, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, side), 1, (0, reach), count_include_pad=False)
 
 
 def eca_kernel(channels: int) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -27,7 +27,7 @@ def in_order(
     work: Callable[[R, T], U],
     items: Iterable[T],
     jobs: int,
-) -> Iterator[U]:
+) -> Generator[U, None, None]:
     """Do work on items in `jobs` threads and yield the results in the order of the items.
 
     GDAL works without Python's lock, so threads are enough. Memory holds a few results at a time.

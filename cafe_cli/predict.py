@@ -1,339 +1,425 @@
-"""``cafe predict``: a scene and a model to a georeferenced label raster, by rows of windows."""
+"""``cafe predict``: scenes and models to georeferenced rasters, strip by strip."""
 
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from rasterio.io import DatasetWriter
-from rasterio.windows import Window as RasterioWindow
-from torch import Tensor
-
-from cafe_cli import __version__, checkpoint
-from cafe_cli.blend import RowBlender
+from cafe_cli import __version__
+from cafe_cli.area import Area
+from cafe_cli.blend import window_weights
 from cafe_cli.checkpoint import ModelCard
-from cafe_cli.classes import NODATA
 from cafe_cli.config import (
     Config,
     HeightSettings,
     PredictSettings,
     SceneSettings,
-    Unit,
+    read_beside,
     save_beside,
 )
-from cafe_cli.dataset import Inputs, to_tensors
-from cafe_cli.device import choose
+from cafe_cli.device import choose_all
 from cafe_cli.diagnosis import diagnose
-from cafe_cli.errors import BandError, ConfigError
-from cafe_cli.files import check_outputs
-from cafe_cli.geotiff import create_map
+from cafe_cli.ensemble import Engine, Ensemble, choose_engine
+from cafe_cli.errors import BandError, CafeError, ConfigError, OutputError, SomeFailedError
+from cafe_cli.feed import Feeder
+from cafe_cli.files import check_outputs, stamps
+from cafe_cli.forward import Forward, blank
 from cafe_cli.grid import Grid
-from cafe_cli.model import CaFE
+from cafe_cli.heights import Ground
+from cafe_cli.inference import Inference
+from cafe_cli.meter import Meter
 from cafe_cli.pairing import SceneFiles
+from cafe_cli.parallel import cores
 from cafe_cli.report import Report
-from cafe_cli.scene import Patch, Scene, open_scene
-from cafe_cli.windows import Window, offsets
+from cafe_cli.request import Compute, Outputs, Source
+from cafe_cli.scene import Scene, estimate_scene_ground, open_scene
+from cafe_cli.sliding import Slide, divide
+from cafe_cli.strips import StripStore
+from cafe_cli.windows import Window
 
 log = logging.getLogger("cafe")
 
-STRIDE = 32
-"""Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
+Progress = Callable[[Meter], None]
 
-_BAND = 8192  # columns whose scores are in memory at a time
 _GSD_TOLERANCE = 0.1
 _PROCESS = 600_000_000  # bytes that torch and GDAL take to begin with
 
 
-@dataclass(frozen=True)
-class Source:
-    """What to predict from.
-
-    Parameters
-    ----------
-    optical : tuple of str
-        Orthophotos, joined into one scene.
-    elevation, dtm : tuple of str
-        Surface models and terrain models.
-    bands : tuple of int, optional
-        Bands of the optical raster, from 1, in the model's order; all but alpha if None.
-    height_unit, height_nodata : optional
-        Replace those of the model's training data.
-    crs : str, optional
-        Of rasters that do not say theirs.
-    gsd : {'own', 'model'}
-        Predict on the optical raster's grid, or resample to the model's ground sampling distance.
-    """
-
-    optical: tuple[str, ...]
-    elevation: tuple[str, ...] = ()
-    dtm: tuple[str, ...] = ()
-    bands: tuple[int, ...] | None = None
-    height_unit: Unit | None = None
-    height_nodata: float | None = None
-    crs: str | None = None
-    gsd: Literal["own", "model"] = "own"
-
-
 def predict(
-    model_path: Path,
+    models: Sequence[Path],
     source: Source,
-    output: Path,
+    outputs: Outputs,
     *,
-    confidence: Path | None = None,
     settings: PredictSettings | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+    compute: Compute | None = None,
+    progress: Progress = lambda meter: None,
+) -> Meter:
     """Write the label raster of a scene.
 
-    Windows of the training size are run half overlapping, and their class probabilities are
-    averaged with weights that fall towards a window's rim. Memory depends on the window and on the
-    scene's width up to 8192 pixels, not on its height.
+    Overlapping windows are run, and their class probabilities are averaged with weights that fall
+    towards a window's rim. Memory depends on the window and on the scene's width, up to a limit,
+    not on its height. The result is a function of scene, models and settings only.
 
     Parameters
     ----------
-    model_path : Path
-        Made by ``cafe train``.
+    models : sequence of Path
+        Made by ``cafe train``; several are averaged.
     source : Source
-    output : Path
-        Label raster (COG, uint8, nodata 255) on the grid of the optical raster; ``.toml`` is
-        appended to its name for the settings it was made with.
-    confidence : Path, optional
-        Second output: probability of the label in per cent (COG, uint8, nodata 255).
+    outputs : Outputs
     settings : PredictSettings, optional
-        Window, overlap and batch size; from the model if None.
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    overwrite : bool
-        Replace outputs that exist.
+        How windows slide, and what is averaged.
+    compute : Compute, optional
     progress : callable
-        Called with the windows done and in total.
+        Called with the meter after every row of windows.
+
+    Returns
+    -------
+    Meter
+        What was done, and how fast.
 
     Raises
     ------
     ModelFileError
-        The model cannot be used.
+        A model cannot be used.
     BandError
         Another number of bands than the model was trained on.
+    ConfigError
+        Settings that do not fit, models that do not belong together.
     InputError, GridError
-        See `cafe_cli.scene.open_scene`.
+        See `cafe_cli.scene.open_scene` and `cafe_cli.area.Area`.
     OutputError
-        An output exists or cannot be written.
+        An output exists or cannot be written, or there is nothing that fits to be resumed.
     """
-    settings = settings or PredictSettings()
-    outputs = [output] if confidence is None else [output, confidence]
-    check_outputs(outputs, _inputs(model_path, source), overwrite)
-    target = choose(device)
-    model, card = checkpoint.load(model_path)
-    window, step = _window(settings, card)
-    files = SceneFiles("scene", source.optical, *_heights_used(source, card))
-    gsd = card.gsd if source.gsd == "model" else None
-    height = _height_settings(source, card)
-    opened = open_scene(files, height, source.bands, gsd=gsd, crs=source.crs)
-    with opened as scene, ExitStack() as stack:
-        _check_scene(scene, card)
-        tags = {"CAFE_MODEL": model_path.name, "CAFE_VERSION": __version__}
-        create = create_map(output, confidence, scene.grid, overwrite, card.class_table, **tags)
-        writers = [w for w in stack.enter_context(create) if w]
-        engine = _Engine(model, target, window, step, settings.batch_size)
-        engine.run(scene, writers, progress)
-    sliding = {"window": window, "overlap": window - step, "batch_size": settings.batch_size}
-    save_beside(output, {"model": str(model_path), "source": vars(source), "predict": sliding})
+    # What may be complete already is looked at later.
+    _check_outputs(models, source, outputs, outputs.overwrite or outputs.resume)
+    predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+    return predictor.run(source, outputs, progress)
+
+
+def predict_each(
+    models: Sequence[Path],
+    source: Source,
+    outputs: Outputs,
+    *,
+    settings: PredictSettings | None = None,
+    compute: Compute | None = None,
+    progress: Progress = lambda meter: None,
+) -> Meter:
+    """Write the label raster of every orthophoto, one after the other; arguments as in `predict`.
+
+    Parameters
+    ----------
+    outputs : Outputs
+        Folders: the rasters in them are called like the orthophotos.
+
+    Raises
+    ------
+    SomeFailedError
+        Some of them failed; the reasons are in the log.
+    ConfigError
+        Two orthophotos of one name.
+    """
+    orders = [*_orders(source, outputs)]
+    for folder in outputs.paths.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+    total, failed = Meter(), []
+    for number, (one, files) in enumerate(orders, start=1):
+        name = one.optical[0]
+        try:
+            meter = predictor.run(one, files, progress, f"{number}/{len(orders)} {Path(name).stem}")
+        except (CafeError, OSError) as error:
+            log.error("%s", f"{error}" if name in str(error) else f"{name}: {error}")
+            failed.append(name)
+        else:
+            total.join(meter)
+    if failed:
+        kind = SomeFailedError if len(failed) < len(orders) else CafeError
+        raise kind(f"{len(failed)} of {len(orders)} orthophotos failed: {', '.join(failed)}")
+    return total
+
+
+def _orders(source: Source, outputs: Outputs) -> Iterator[tuple[Source, Outputs]]:
+    """Yield what to do for every orthophoto."""
+    stems = [Path(name).stem for name in source.optical]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ConfigError(f"two orthophotos would both make {twice[0]}.tif; rename one of them")
+    for folder in outputs.paths.values():
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file; with --per-file, name a folder")
+    for name, stem in zip(source.optical, stems, strict=True):
+        yield replace(source, optical=(name,)), outputs.inside(f"{stem}.tif")
+
+
+class Predictor:
+    """Models made ready, for one scene after the other.
+
+    Parameters
+    ----------
+    models : sequence of Path
+    settings : PredictSettings
+    compute : Compute
+    """
+
+    def __init__(self, models: Sequence[Path], settings: PredictSettings, compute: Compute) -> None:
+        self.settings = settings
+        self.devices = choose_all(compute.device)
+        self.ensemble = Ensemble.load(models)
+        self.slide = self.ensemble.slide(settings)
+        self._jobs = compute.jobs or cores()
+        self._forwards: dict[Engine, list[Forward]] = {}
+
+    def forwards(self, engine: Engine) -> list[Forward]:
+        """Return the networks on every device, brought there when they are needed first."""
+        if engine not in self._forwards:
+            ready = self.ensemble.ready
+            self._forwards[engine] = [
+                ready(self.settings, self.slide, device, engine) for device in self.devices
+            ]
+        return self._forwards[engine]
+
+    def engine(self, windows: int) -> Engine:
+        """Return what to run so many windows with."""
+        return choose_engine(self.settings.engine, self.devices, windows)
+
+    def run(self, source: Source, outputs: Outputs, progress: Progress, name: str = "") -> Meter:
+        """Predict a scene; see `predict`."""
+        job = _Job.of(source, self.ensemble)
+        with job.open() as scene:
+            _check_scene(scene, self.ensemble.card)
+            grid, block = scene.grid, scene.optical_block
+        area = _area(source, grid)
+        classes = self.ensemble.card.class_table
+        strips = divide(grid.extent, area.extent, self.slide, len(classes))
+        meter = Meter(sum(strip.windows for strip in strips), name)
+        engine = self.engine(meter.total)
+        made_of = self._made_of(source, job, area) | {"engine": engine}
+        if outputs.resume and _is_complete(outputs, made_of):
+            log.info("%s is complete", outputs.labels)
+            meter.resume(meter.total)
+            return meter
+        self._check_outputs(source, outputs, outputs.overwrite)
+        products = outputs.products(classes)
+        tags = {"CAFE_MODEL": self.ensemble.names, "CAFE_VERSION": __version__}
+
+        def placed(extent: Window) -> Window:
+            """Count from the upper left pixel of the outputs."""
+            here = area.extent
+            return Window(extent.col - here.col, extent.row - here.row, extent.width, extent.height)
+
+        with StripStore(products, grid.at(area.extent), made_of, outputs, tags) as store:
+            left = [strip for strip in strips if placed(strip.extent) not in store.done]
+            meter.resume(meter.total - sum(strip.windows for strip in left))
+            if left:
+                jobs = max(self._jobs // len(self.devices), 1)
+                opened = job.with_ground().open
+                feeder = Feeder(opened, block, self.slide, jobs, area.touches)
+                weights = window_weights(self.slide.window, self.settings.blend, self.slide.overlap)
+                wanted = frozenset(outputs.paths)
+                inference = Inference(
+                    feeder, area, self.slide, weights, len(classes), wanted, meter, progress
+                )
+                inference.run(
+                    left,
+                    self.forwards(engine),
+                    lambda extent, planes: store.write(placed(extent), planes),
+                )
+            store.finish()
+        save_beside(outputs.labels, self._described(source) | {"made_of": _digest(made_of)})
+        return meter
+
+    def _check_outputs(self, source: Source, outputs: Outputs, overwrite: bool) -> None:
+        _check_outputs(self.ensemble.paths, source, outputs, overwrite)
+
+    def _made_of(self, source: Source, job: "_Job", area: Area) -> dict[str, object]:
+        """Return everything that the result depends on, by names that a person understands."""
+        files = {f"input {name}": list(stamp) for name, stamp in stamps(source.names).items()}
+        chosen = {k: v for k, v in asdict(source).items() if k not in ("aoi", "bbox", "bbox_crs")}
+        slide = {"window": self.slide.window, "overlap": self.slide.overlap}
+        averaged = {k: getattr(self.settings, k) for k in ("blend", "tta", "scales")}
+        return {
+            "cafe": __version__,
+            "device": sorted({device.type for device in self.devices})[0],
+            **self.ensemble.made_of(),
+            **files,
+            **chosen,
+            "height": job.height.model_dump(),
+            "area": area.key,
+            **slide,
+            **averaged,
+        }
+
+    def _described(self, source: Source) -> dict[str, object]:
+        sliding = {"window": self.slide.window, "overlap": self.slide.overlap}
+        settings = {**self.settings.model_dump(), **sliding}
+        models = [str(path) for path in self.ensemble.paths]
+        return {"models": models, "source": vars(source), "predict": settings}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What it takes to open a scene, as often as there are threads."""
+
+    files: SceneFiles
+    height: HeightSettings
+    bands: tuple[int, ...] | None
+    crs: str | None
+    gsd: float | None
+    ground: Ground | None = None
+
+    @classmethod
+    def of(cls, source: Source, ensemble: Ensemble) -> "_Job":
+        files = SceneFiles("scene", source.optical, *_heights_used(source, ensemble))
+        gsd = ensemble.card.gsd if source.gsd == "model" else None
+        return cls(files, _height_settings(source, ensemble), source.bands, source.crs, gsd)
+
+    @contextmanager
+    def open(self) -> Iterator[Scene]:
+        with open_scene(
+            self.files, self.height, self.bands, ground=self.ground, gsd=self.gsd, crs=self.crs
+        ) as scene:
+            yield scene
+
+    def with_ground(self) -> "_Job":
+        """Estimate the ground once for all threads, if it is to be estimated."""
+        return replace(self, ground=estimate_scene_ground(self.files, self.height, self.crs))
 
 
 def rehearse(
-    model_path: Path,
+    models: Sequence[Path],
     source: Source,
-    output: Path,
+    outputs: Outputs,
     *,
-    confidence: Path | None = None,
     settings: PredictSettings | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
+    compute: Compute | None = None,
 ) -> Report:
     """Check everything that `predict` would, and say what it would take; arguments as there."""
-    settings = settings or PredictSettings()
     report = Report("predict")
-    with report.noting(str(output)):
-        check_outputs(
-            [p for p in (output, confidence) if p], _inputs(model_path, source), overwrite
-        )
-    with report.noting(str(model_path)):
-        target = choose(device)
-        model, card = checkpoint.load(model_path)
-        window, step = _window(settings, card)
-        height = _height_settings(source, card)
-        files = SceneFiles("scene", source.optical, *_heights_used(source, card))
-        scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
-        found = diagnose(files, Config(scenes=scenes, height=height))
-        report.facts["scenes"] = {files.id: found.facts}
-        report.add(*found.findings)
-        if not found.ok:
-            return report
-        gsd = card.gsd if source.gsd == "model" else None
-        with open_scene(files, height, source.bands, gsd=gsd, crs=source.crs) as scene:
-            _check_scene(scene, card)
-            grid = scene.grid
-        engine = _Engine(model, target, window, step, settings.batch_size)
-        maps = 1 if confidence is None else 2
-        seconds = engine.seconds(len(card.band_names))
-        report.facts |= {
-            "model": {"classes": list(card.class_table.names), "bands": list(card.band_names)},
-            "map": {"width": grid.width, "height": grid.height, "gsd": grid.gsd},
-            "windows": engine.count(grid),
-            "window": window,
-            "device": str(target),
-            "estimate": {
-                "seconds": float(f"{seconds * engine.count(grid):.2g}"),
-                "memory": engine.memory(grid),
-                "disk_at_most": grid.width * grid.height * maps,
-            },
-        }
+    with report.noting(str(outputs.labels)):
+        _check_outputs(models, source, outputs, outputs.overwrite or outputs.resume)
+    with report.noting(", ".join(map(str, models))):
+        predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+        _look(report, predictor, source, outputs)
     return report
 
 
-def _inputs(model_path: Path, source: Source) -> list[str]:
-    return [str(model_path), *source.optical, *source.elevation, *source.dtm]
+def rehearse_each(
+    models: Sequence[Path],
+    source: Source,
+    outputs: Outputs,
+    *,
+    settings: PredictSettings | None = None,
+    compute: Compute | None = None,
+) -> list[Report]:
+    """Check everything that `predict_each` would, orthophoto by orthophoto."""
+    orders = [*_orders(source, outputs)]
+    predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+    reports = []
+    for one, files in orders:
+        report = Report("predict")
+        with report.noting(one.optical[0]):
+            if files.labels.parent.exists():  # otherwise it will be made
+                _check_outputs(models, one, files, outputs.overwrite or outputs.resume)
+            _look(report, predictor, one, files)
+        reports.append(report)
+    return reports
 
 
-class _Engine:
-    """Runs a model over a scene, column band by column band, window row by window row."""
-
-    def __init__(
-        self, model: CaFE, device: torch.device, window: int, step: int, batch_size: int
-    ) -> None:
-        self.device, self.window, self.step, self.batch_size = device, window, step, batch_size
-        self.classes = model.architecture.classes
-        self.model = model.deployed().to(device).to(memory_format=torch.channels_last)
-
-    def run(
-        self,
-        scene: Scene,
-        writers: Sequence[DatasetWriter],
-        progress: Callable[[int, int], None],
-    ) -> None:
-        """Write labels and, to a second writer, confidence."""
-        bands = list(self._bands(scene.grid.width))
-        rows = offsets(scene.grid.height, self.window, self.step)
-        total, done = len(rows) * sum(len(columns) for _, _, columns in bands), 0
-        for first, last, columns in bands:
-            blender = RowBlender(self.classes, last - first, self.window, self.device)
-            left, right = columns[0], columns[-1] + self.window
-            for row in rows:
-                strip = scene.read(Window(left, row, right - left, self.window))
-                for column, scores in self._scores(strip, columns):
-                    blender.add(column - first, scores)
-                finished = (scene.grid.height if row == rows[-1] else row + self.step) - row
-                valid = strip.optical_valid[:finished, first - left : last - left]
-                _write(writers, _labels(*blender.finish(finished)), valid, (first, row))
-                done += len(columns)
-                progress(done, total)
-
-    def count(self, grid: Grid) -> int:
-        """Return how many windows a scene has."""
-        columns = sum(len(columns) for _, _, columns in self._bands(grid.width))
-        return columns * len(offsets(grid.height, self.window, self.step))
-
-    def seconds(self, bands: int) -> float:
-        """Measure the seconds that a window takes, without reading it."""
-        shape = (self.window, self.window)
-        valid = np.ones(shape, bool)
-        part = Patch(np.zeros((bands, *shape), np.uint8), valid, np.zeros(shape, np.float32), valid)
-        batch = [to_tensors(part)] * self.batch_size
-        self._forward(batch)  # the first time is no measure
-        start = time.perf_counter()
-        self._forward(batch).sum().item()
-        return (time.perf_counter() - start) / self.batch_size
-
-    def memory(self, grid: Grid) -> int:
-        """Estimate the bytes of the scores and the strip of a column band, and of the network."""
-        width = min(grid.width, _BAND) + 2 * self.window
-        scores = 2 * (self.classes + 1) * width * self.window * 4
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        return round(_PROCESS + weights * 2 + scores + width * self.window * 32)
-
-    def _bands(self, width: int) -> Iterator[tuple[int, int, list[int]]]:
-        """Yield bands of columns with the windows that touch them; the window grid is the scene's.
-
-        Windows on the border of two bands are run for both.
-        """
-        columns = offsets(width, self.window, self.step)
-        broad = max(_BAND // self.step, 1) * self.step
-        for first in range(0, width, broad):
-            last = min(first + broad, width)
-            yield first, last, [c for c in columns if c < last and c + self.window > first]
-
-    def _scores(self, strip: Patch, columns: list[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield the class probabilities of a row's windows, (K, window, window)."""
-        everything, left = slice(None), columns[0]
-        parts = {
-            c: strip.at((everything, slice(c - left, c - left + self.window))) for c in columns
-        }
-        # A window without a pixel to label is not run.
-        used = [c for c in columns if parts[c].optical_valid.any()]
-        for start in range(0, len(used), self.batch_size):
-            batch = used[start : start + self.batch_size]
-            yield from zip(batch, self._forward([to_tensors(parts[c]) for c in batch]), strict=True)
-
-    def _forward(self, parts: Sequence[Inputs]) -> Tensor:
-        inputs = [torch.stack(tensors).to(self.device) for tensors in zip(*parts, strict=True)]
-        mixed = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
-        with torch.inference_mode(), mixed:
-            logits: Tensor = self.model(*inputs)
-        return logits.float().softmax(dim=1)
-
-
-def _labels(scores: Tensor, seen: Tensor) -> list[NDArray[np.uint8]]:
-    """Return the best class of each pixel and its probability in per cent; 255 where unseen."""
-    best = scores.max(dim=0)
-    planes = (best.indices, (best.values * 100).round())
-    return [plane.where(seen, NODATA).to(torch.uint8).cpu().numpy() for plane in planes]
-
-
-def _write(
-    writers: Sequence[DatasetWriter],
-    planes: Sequence[NDArray[np.uint8]],
-    valid: NDArray[np.bool_],
-    origin: tuple[int, int],
-) -> None:
-    height, width = valid.shape
-    place = RasterioWindow(*origin, width, height)
-    for writer, plane in zip(writers, planes, strict=False):
-        writer.write(np.where(valid, plane, np.uint8(NODATA)), 1, window=place)
-
-
-def _window(settings: PredictSettings, card: ModelCard) -> tuple[int, int]:
-    """Return window and step, both multiples of the network's stride."""
-    window = settings.window or -(-card.window // STRIDE) * STRIDE
-    overlap = _half(window) if settings.overlap is None else settings.overlap
-    step = window - overlap
-    if window % STRIDE or step % STRIDE or step < STRIDE:
-        near = max(round(window / STRIDE), 1) * STRIDE
-        raise ConfigError(
-            f"window {window} and overlap {overlap} have to be multiples of {STRIDE} (the "
-            "network's stride), the overlap the smaller one, e.g. "
-            f"--window {near} --overlap {_half(near)}"
+def _look(report: Report, predictor: "Predictor", source: Source, outputs: Outputs) -> None:
+    """Look at a scene, and report what there is to know."""
+    card = predictor.ensemble.card
+    job = _Job.of(source, predictor.ensemble)
+    scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
+    found = diagnose(job.files, Config(scenes=scenes, height=job.height))
+    report.facts["scenes"] = {job.files.id: found.facts}
+    report.add(*found.findings)
+    if not found.ok:
+        return
+    with job.open() as scene:
+        _check_scene(scene, card)
+        grid = scene.grid
+    area = _area(source, grid)
+    size = grid.at(area.extent)
+    strips = divide(grid.extent, area.extent, predictor.slide, len(card.class_table))
+    windows = sum(strip.windows for strip in strips)
+    seconds = (
+        _seconds(
+            predictor.forwards(predictor.engine(windows))[0], predictor.slide, len(card.band_names)
         )
-    return window, step
+        * windows
+    )
+    broadest = max(strip.extent.width for strip in strips)
+    report.facts |= {
+        "model": {"classes": list(card.class_table.names), "bands": list(card.band_names)},
+        "map": {"width": size.width, "height": size.height, "gsd": grid.gsd},
+        "windows": windows,
+        "window": predictor.slide.window,
+        "device": ", ".join(map(str, predictor.devices)),
+        "estimate": {
+            "seconds": float(f"{seconds / len(predictor.devices):.2g}"),
+            "memory": _memory(predictor, broadest),
+            "disk_at_most": size.width * size.height * _bytes_per_pixel(outputs, card),
+        },
+    }
 
 
-def _half(window: int) -> int:
-    """Return half of a window, less what exceeds a multiple of the network's stride."""
-    return window // 2 // STRIDE * STRIDE
+def _check_outputs(
+    models: Sequence[Path], source: Source, outputs: Outputs, overwrite: bool
+) -> None:
+    inputs = [*map(str, models), *source.names]
+    check_outputs([*outputs.paths.values()], inputs, overwrite)
 
 
-def _heights_used(source: Source, card: ModelCard) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the surface and terrain models that the model has a use for."""
+def _is_complete(outputs: Outputs, made_of: Mapping[str, object]) -> bool:
+    """Whether the outputs are there, made of the same things with the same settings."""
+    known = read_beside(outputs.labels).get("made_of")
+    return known == _digest(made_of) and all(path.exists() for path in outputs.paths.values())
+
+
+def _digest(made_of: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _area(source: Source, grid: Grid) -> Area:
+    """Return what of a scene is wanted."""
+    area = Area.whole(grid)
+    if source.bbox is not None:
+        area = Area.from_bbox(source.bbox, grid, source.bbox_crs)
+    if source.aoi is None:
+        return area
+    inside = Area.from_file(source.aoi, grid)
+    return inside if source.bbox is None else inside.intersection(area)
+
+
+def _seconds(forward: Forward, slide: Slide, bands: int) -> float:
+    """Measure the seconds that a window takes, without reading it."""
+    batch = [blank(bands, slide.window)] * forward.batch_size
+    forward(batch)  # the first time is no measure
+    start = time.perf_counter()
+    forward(batch).sum().item()
+    return (time.perf_counter() - start) / len(batch)
+
+
+def _memory(predictor: Predictor, width: int) -> int:
+    """Estimate the bytes of the scores and the pixels of a band, and of the networks."""
+    window, classes = predictor.slide.window, len(predictor.ensemble.card.class_table)
+    scores = (classes + 1) * (width + 2 * window) * window * 4
+    return round(_PROCESS + predictor.ensemble.parameters * 8 + scores + width * window * 40)
+
+
+def _bytes_per_pixel(outputs: Outputs, card: ModelCard) -> int:
+    return sum(product.count for product in outputs.products(card.class_table))
+
+
+def _heights_used(source: Source, ensemble: Ensemble) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the surface and terrain models that the models have a use for."""
     if source.dtm and not source.elevation:
         raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
-    if not card.has_height:
+    if not ensemble.has_height:
         if source.elevation:
             unused = ", ".join(source.elevation)
             log.warning("the model was trained without heights: %s will not be read", unused)
@@ -341,7 +427,7 @@ def _heights_used(source: Source, card: ModelCard) -> tuple[tuple[str, ...], tup
     if not source.elevation:
         log.warning("the model was trained with heights and gets none: expect a poorer map")
         return (), ()
-    if card.height.ground == "dtm" and not source.dtm:
+    if ensemble.height.ground == "dtm" and not source.dtm:
         log.warning(
             "the model was trained with heights above a terrain model and gets none (--dtm): the "
             "ground is estimated"
@@ -349,13 +435,14 @@ def _heights_used(source: Source, card: ModelCard) -> tuple[tuple[str, ...], tup
     return source.elevation, source.dtm
 
 
-def _height_settings(source: Source, card: ModelCard) -> HeightSettings:
+def _height_settings(source: Source, ensemble: Ensemble) -> HeightSettings:
     """Return how heights are brought to what the model was trained on."""
+    height = ensemble.height
     given = {"unit": source.height_unit, "nodata": source.height_nodata}
     changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
-    if card.height.ground in ("dtm", "estimate"):
+    if height.ground in ("dtm", "estimate"):
         changes["ground"] = "auto"
-    return card.height.model_copy(update=changes)
+    return height.model_copy(update=changes)
 
 
 def _check_scene(scene: Scene, card: ModelCard) -> None:

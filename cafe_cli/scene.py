@@ -95,6 +95,11 @@ class Scene:
         return max(member.block for member in self._members)
 
     @property
+    def optical_block(self) -> tuple[int, int]:
+        """Width and height in pixels of the blocks that the optical raster is stored in."""
+        return self._members[0].block, self._members[0].block_rows
+
+    @property
     def has_height(self) -> bool:
         """Whether the scene has a height raster."""
         return self._heights is not None

@@ -13,10 +13,12 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
+from cafe_cli import predict as predict_engine
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config import Config, HeightSettings, parse
 from cafe_cli.model import Architecture, CaFE
+from cafe_cli.request import Compute, Outputs
 from cafe_cli.tile import tile
 
 UTM = CRS.from_epsg(32632)
@@ -129,6 +131,17 @@ def cafe(*words, cwd=None, **environment) -> subprocess.CompletedProcess:
         [sys.executable, "-m", "cafe_cli", *map(str, words)],
         cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def predict(
+    model, source, labels: Path, *, device="cpu", jobs=2, progress=None, settings=None, **outputs
+):
+    """Predict a scene with one model or several; `outputs` are those of `Outputs`."""
+    models = model if isinstance(model, list) else [model]
+    return predict_engine.predict(
+        models, source, Outputs(labels, **outputs), settings=settings,
+        compute=Compute(device, jobs), progress=progress or (lambda meter: None),
     )  # fmt: skip
 
 

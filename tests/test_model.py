@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cafe_cli import encoders as module
+from cafe_cli.config import parse
 from cafe_cli.errors import ConfigError, ModelFileError
 from cafe_cli.losses import distillation_loss, pyramid_loss, training_loss
 from cafe_cli.model import (
@@ -110,6 +111,31 @@ def test_one_region_is_the_plain_path(fusion, kind, label):
     torch.testing.assert_close(fuse(streams, regions), fuse(streams))
 
 
+@pytest.mark.parametrize("fusion", ["sum", "gated"])
+@pytest.mark.parametrize("stride", [4, 32])
+def test_attention_over_a_neighbourhood_by_hand(fusion, stride):
+    fuse = CategoryFusion(16, replace(SMALL, fusion=fusion, attention=128), stride)
+    n = 32 // stride  # pixels of this level along a cell
+    r, d = torch.randn(2, 2, 16, 7 * n, 5 * n)
+    both = torch.cat([r, d], dim=1) if fusion == "gated" else r + d
+    fused = fuse([r, d])
+    for i, j in [(0, 0), (3, 2), (6, 4)]:  # in cells, of which two on each side count
+        rows, columns = (slice(max(k - 2, 0) * n, (k + 3) * n) for k in (i, j))
+        weights = fuse.attention(both[:, None, :, rows, columns].mean((3, 4)))[:, 0]
+        cell = slice(i * n, (i + 1) * n), slice(j * n, (j + 1) * n)
+        x = both[..., *cell] * weights[..., None, None]
+        expected = x[:, :16] + x[:, 16:] if fusion == "gated" else x
+        torch.testing.assert_close(fused[..., *cell], expected)
+
+
+def test_a_neighbourhood_beyond_the_window_is_the_window():
+    streams = [x.to(memory_format=torch.channels_last) for x in torch.randn(2, 2, 16, 24, 40)]
+    whole, near = (CategoryFusion(16, replace(SMALL, attention=n), 4) for n in (0, 320))
+    near.load_state_dict(whole.state_dict())
+    torch.testing.assert_close(near(streams), whole(streams))
+    assert near(streams).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_enhancement_weights_by_hand():
     shares = torch.tensor([0.5, 0.3, 0.2])
     raw = torch.tensor([0.5, 0.7, 0.8])  # mean 0.25 + 0.21 + 0.16 = 0.62
@@ -155,9 +181,9 @@ def test_forward_takes_no_labels():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 70), (64, 32)])
-@pytest.mark.parametrize("heights", [True, False])
-def test_any_size(size, heights):
-    network = build(heights=heights).eval()
+@pytest.mark.parametrize(("heights", "attention"), [(True, 0), (True, 64), (False, 0)])
+def test_any_size(size, heights, attention):
+    network = build(heights=heights, attention=attention).eval()
     inputs, _ = scene(*size)
     logits = network(*(inputs if heights else (*inputs[:2], None, None)))
     assert logits.shape == (2, K, *size)
@@ -191,14 +217,34 @@ def test_a_spike_in_the_heights_is_cut():
     assert network(optical, optical_valid, height, height_valid).equal(expected)
 
 
-@pytest.mark.parametrize("fusion", ["sum", "gated"])
-def test_guidance_costs_nothing_in_inference(fusion):
-    plain = build(guidance="none", pyramid=False, fusion=fusion).eval()
+def strip(width, bright):
+    """Return the inputs of a strip of 32 x `width` pixels whose first `bright` are bright."""
+    (optical, *_, height_valid), _ = scene(32, width, batch=1)
+    optical[..., :bright] += 200
+    valid = torch.ones_like(height_valid)
+    return optical, valid, torch.zeros_like(optical[:, :1]), valid
+
+
+@pytest.mark.parametrize("attention", [0, 64])
+def test_windows_agree_if_attention_is_bounded(attention):
+    network = build(optical_encoder="resnet18", attention=attention).eval()
+    inputs = strip(1088, bright=128)
+    with torch.inference_mode():
+        left = network(*(x[..., :960] for x in inputs))
+        right = network(*(x[..., 128:] for x in inputs))
+    # 384 pixels from the window's ends: beyond what the encoder, the decoder and 64 pixels reach.
+    left, right = left[..., 512:576], right[..., 384:448]
+    assert torch.allclose(left, right, rtol=0, atol=1e-5) == (attention > 0)
+
+
+@pytest.mark.parametrize(("fusion", "attention"), [("sum", 0), ("gated", 0), ("sum", 64)])
+def test_guidance_costs_nothing_in_inference(fusion, attention):
+    plain = build(guidance="none", pyramid=False, fusion=fusion, attention=attention).eval()
     inputs, _ = scene()
     with FlopCounterMode(display=False) as flops:
         plain(*inputs)
     for guidance in ("none", "labels", "distill"):
-        trained = build(guidance=guidance, fusion=fusion).eval()
+        trained = build(guidance=guidance, fusion=fusion, attention=attention).eval()
         with FlopCounterMode(display=False) as own:
             logits = trained(*inputs)
         assert own.get_total_flops() == flops.get_total_flops()
@@ -214,8 +260,18 @@ def shapes(network):
     return {name: p.shape for name, p in network.state_dict().items()}
 
 
-def test_a_stored_model_is_built_again_from_its_architecture():
-    network = build().eval()
+def test_attention_over_a_neighbourhood_has_the_same_weights():
+    assert shapes(build(attention=256)) == shapes(build())
+
+
+def test_an_architecture_stored_before_there_was_a_choice_attends_to_the_window():
+    stored = {k: v for k, v in asdict(SMALL).items() if k != "attention"}
+    assert Architecture(**stored).attention == 0
+
+
+@pytest.mark.parametrize("attention", [0, 64])
+def test_a_stored_model_is_built_again_from_its_architecture(attention):
+    network = build(attention=attention).eval()
     again = CaFE(Architecture(**json.loads(json.dumps(asdict(network.architecture))))).eval()
     again.load_state_dict(network.state_dict())
     inputs, _ = scene()
@@ -248,11 +304,26 @@ def test_pixel_values_are_clipped_to_the_limits():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"fusion": "product"}, "sum, gated"), ({"classes": 0}, "1 to 255"), ({"width": 0}, "width")],
+    [
+        ({"fusion": "product"}, "sum, gated"),
+        ({"classes": 0}, "1 to 255"),
+        ({"width": 0}, "width"),
+        ({"attention": 100}, "attention is 100: it has to be 0, .* or a multiple of 64 pixels"),
+        ({"attention": -64}, "attention is -64"),
+        ({"attention": 65536}, "below 65536"),
+        ({"attention": 64.0}, r"attention is 64\.0"),
+        ({"attention": "64"}, "attention is '64'"),
+    ],
 )
 def test_architecture_is_checked(change, message):
     with pytest.raises(ConfigError, match=message):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("attention", [100, -64, 65536, 64.5])
+def test_the_config_allows_no_other_attention_than_the_architecture(attention):
+    with pytest.raises(ConfigError, match=r"model\.attention"):
+        parse({"model": {"attention": attention}}, "test")
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -331,8 +402,9 @@ def test_images_without_labels_are_harmless(blank):
         assert all((p.grad == 0).all() for p in network.parameters())
 
 
-def test_mixed_precision_step():
-    network = build(fusion="gated").to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("attention", [0, 64])
+def test_mixed_precision_step(attention):
+    network = build(fusion="gated", attention=attention).to(memory_format=torch.channels_last)
     inputs, labels = scene()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = network.training_outputs(*inputs, labels)

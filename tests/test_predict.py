@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from helpers_engines import PIXEL, TABLE, UTM, card_of, tiny_model, town, write
+from helpers_engines import PIXEL, TABLE, UTM, card_of, predict, tiny_model, town, write
 from torch import nn
 
-from cafe_cli import checkpoint, geotiff
-from cafe_cli import predict as engine
-from cafe_cli.blend import RowBlender, hann_weights
+from cafe_cli import checkpoint, geotiff, onnx_engine, sliding
+from cafe_cli.blend import window_weights
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import HeightSettings, PredictSettings
 from cafe_cli.errors import (
@@ -26,7 +25,7 @@ from cafe_cli.errors import (
     ModelFileError,
     OutputError,
 )
-from cafe_cli.predict import Source, predict
+from cafe_cli.request import Source
 from cafe_cli.windows import offsets
 
 pytest_plugins = ["fixtures_engines"]
@@ -35,8 +34,15 @@ pytest_plugins = ["fixtures_engines"]
 class Pointwise(nn.Module):
     """A network that looks at one pixel only, in numbers that leave no room for rounding."""
 
-    architecture = SimpleNamespace(classes=4)
+    architecture = SimpleNamespace(classes=4, heights=True)
     weights = np.array([[2, -1, 0, 3], [-1, 2, 1, -3], [0, -2, 3, 1], [1, 1, -2, -1]])
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("optical_mean", torch.zeros(3))
+        self.register_buffer("optical_std", torch.ones(3))
+        self.register_buffer("height_mean", torch.zeros(1))
+        self.register_buffer("height_std", torch.ones(1))
 
     def deployed(self):
         return self
@@ -58,7 +64,7 @@ class Pointwise(nn.Module):
 
 
 @pytest.fixture
-def pointwise(monkeypatch) -> Path:
+def pointwise(monkeypatch, tmp_path_factory) -> Path:
     """Put a network in place of what any model file holds."""
     table = [{"id": i, "name": f"class {i}", "color": f"#0{i}0000", "scored": True}
              for i in range(4)]  # fmt: skip
@@ -68,7 +74,10 @@ def pointwise(monkeypatch) -> Path:
         epoch=1, scores=None, config={},
     )  # fmt: skip
     monkeypatch.setattr(checkpoint, "load", lambda path: (Pointwise(), card))
-    return Path("pointwise.safetensors")
+    monkeypatch.setattr(onnx_engine, "available", lambda: False)  # a graph of one layer is none
+    path = tmp_path_factory.mktemp("model") / "pointwise.safetensors"
+    path.write_bytes(b"for its hash only")
+    return path
 
 
 def numbers(height: int, width: int, seed: int = 0):
@@ -101,20 +110,32 @@ def test_stitching(tmp_path, pointwise, shape, slide):
 
 
 @pytest.mark.parametrize("slide", SLIDES, ids=str)
-@pytest.mark.parametrize("band", [1, 100, 8192])
-def test_bands_of_columns(tmp_path, pointwise, monkeypatch, slide, band):
-    monkeypatch.setattr(engine, "_BAND", band)
+@pytest.mark.parametrize("scores", [1, 300_000, 10**9])
+def test_bands_of_columns(tmp_path, pointwise, monkeypatch, slide, scores):
+    monkeypatch.setattr(sliding, "_SCORES", scores)
     check_stitching(tmp_path, pointwise, (200, 333), slide)
 
 
-def check_stitching(folder, model, shape, slide) -> None:
+@pytest.mark.parametrize("shape", [(130, 131), (1, 97), (65, 64)], ids=str)
+@pytest.mark.parametrize("blend", ["hann", "gaussian", "crop"])
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_ways_to_blend(tmp_path, pointwise, blend, overlap, shape):
+    check_stitching(tmp_path, pointwise, shape, (64, overlap), blend=blend)
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4"])
+def test_views_of_a_pixelwise_model(tmp_path, pointwise, tta):
+    check_stitching(tmp_path, pointwise, (70, 100), (64, 32), tta=tta)
+
+
+def check_stitching(folder, model, shape, slide, **more) -> None:
     image, metres = numbers(*shape)
-    settings = PredictSettings(window=slide[0], overlap=slide[1])
+    settings = PredictSettings(window=slide[0], overlap=slide[1], **more)
     out, sure = folder / "map.tif", folder / "sure.tif"
     calls = []
     predict(
-        model, scene(folder, image, metres), out, confidence=sure, settings=settings, device="cpu",
-        progress=lambda done, total: calls.append((done, total)),
+        model, scene(folder, image, metres), out, confidence=sure, settings=settings,
+        progress=lambda meter: calls.append((meter.windows, meter.total)),
     )  # fmt: skip
     labels, confidence = Pointwise().direct(image, metres)
     assert np.array_equal(read(out), labels)
@@ -125,34 +146,26 @@ def check_stitching(folder, model, shape, slide) -> None:
 
 def test_default_slide(tmp_path, pointwise):
     image, metres = numbers(70, 100)
-    predict(pointwise, scene(tmp_path, image, metres), tmp_path / "map.tif", device="cpu")
+    predict(pointwise, scene(tmp_path, image, metres), tmp_path / "map.tif")
     assert np.array_equal(read(tmp_path / "map.tif"), Pointwise().direct(image, metres)[0])
     described = tomllib.loads((tmp_path / "map.tif.toml").read_text())
-    assert described["predict"] == {"window": 64, "overlap": 32, "batch_size": 4}
+    assert described["predict"]["window"] == 64
+    assert described["predict"]["overlap"] == 32
 
 
-@pytest.mark.parametrize(
-    ("trained", "window", "step"),
-    [(512, 512, 256), (64, 64, 32), (96, 96, 64), (32, 32, 32), (160, 160, 96), (500, 512, 256)],
-)
-def test_slide_of_a_model(trained, window, step):
-    card = SimpleNamespace(window=trained)
-    assert engine._window(PredictSettings(), card) == (window, step)
-
-
-@pytest.mark.parametrize(("window", "overlap"), [(500, None), (512, 100), (512, 512), (64, 96)])
+@pytest.mark.parametrize(("window", "overlap"), [(500, "auto"), (512, 100), (512, 512), (64, 96)])
 def test_slides_off_the_stride(tmp_path, pointwise, window, overlap):
     image, metres = numbers(70, 100)
     settings = PredictSettings(window=window, overlap=overlap)
     source = scene(tmp_path, image, metres)
     with pytest.raises(ConfigError, match=r"multiples of 32 .* e\.g\. --window \d+ --overlap"):
-        predict(pointwise, source, tmp_path / "map.tif", settings=settings, device="cpu")
+        predict(pointwise, source, tmp_path / "map.tif", settings=settings)
 
 
-@pytest.mark.parametrize("band", [64, 8192])
-def test_whole_array_reference(tmp_path, monkeypatch, band):
+@pytest.mark.parametrize("scores", [1, 10**9])
+def test_whole_array_reference(tmp_path, monkeypatch, scores):
     """The windows of a real network, added up in one array that holds everything."""
-    monkeypatch.setattr(engine, "_BAND", band)
+    monkeypatch.setattr(sliding, "_SCORES", scores)
     network, size, step = tiny_model(), 64, 32
     with torch.no_grad():
         network.head[-1].weight *= 100  # labels that change from pixel to pixel
@@ -161,7 +174,8 @@ def test_whole_array_reference(tmp_path, monkeypatch, band):
     image, metres, _ = town(height, width)
     out, sure = tmp_path / "map.tif", tmp_path / "sure.tif"
     source = scene(tmp_path, image, metres)
-    predict(tmp_path / "m.safetensors", source, out, confidence=sure, device="cpu")
+    slide = PredictSettings(window=size, overlap=size - step)
+    predict(tmp_path / "m.safetensors", source, out, confidence=sure, settings=slide)
 
     total, sums = np.zeros((3, height + 99, width + 99)), np.zeros((height + 99, width + 99))
     whole = np.zeros((5, height + 99, width + 99), np.float32)
@@ -173,7 +187,7 @@ def test_whole_array_reference(tmp_path, monkeypatch, band):
             with torch.inference_mode():
                 inputs = (part[:, :3], part[:, 4] > 0, part[:, 3:4], part[:, 4] > 0)
                 odds = network(*inputs)[0].softmax(dim=0)
-            weights = hann_weights(size).numpy().astype(np.float64)
+            weights = window_weights(size).numpy().astype(np.float64)
             total[:, *here] += odds.numpy() * weights
             sums[here] += weights
     mean = (total / np.where(sums, sums, 1))[:, :height, :width]
@@ -190,29 +204,9 @@ def test_batches_change_nothing(tmp_path, pointwise):
     source, maps = scene(tmp_path, image, metres), []
     for size in (1, 3, 100):
         settings = PredictSettings(batch_size=size)
-        predict(pointwise, source, tmp_path / f"{size}.tif", settings=settings, device="cpu")
+        predict(pointwise, source, tmp_path / f"{size}.tif", settings=settings)
         maps.append(read(tmp_path / f"{size}.tif"))
     assert all(np.array_equal(m, maps[0]) for m in maps)
-
-
-def test_memory_does_not_grow_with_height(tmp_path, pointwise, monkeypatch):
-    sizes, windows, read_ = [], [], engine.Scene.read
-
-    class Spy(RowBlender):
-        def finish(self, rows):
-            sizes.append((self._scores.shape, self._weights.shape))
-            return super().finish(rows)
-
-    monkeypatch.setattr(engine, "RowBlender", Spy)
-    monkeypatch.setattr(
-        engine.Scene, "read", lambda self, window: (windows.append(window), read_(self, window))[1]
-    )
-    for height in (100, 700):
-        image, metres = numbers(height, 80)
-        source = scene(tmp_path, image, metres)
-        predict(pointwise, source, tmp_path / f"{height}.tif", device="cpu")
-    assert set(sizes) == {((4, 64, 80), (64, 80))}
-    assert {w.height for w in windows} == {64}
 
 
 # --- the files ---------------------------------------------------------------------------------
@@ -221,7 +215,7 @@ def test_memory_does_not_grow_with_height(tmp_path, pointwise, monkeypatch):
 def test_label_raster(tmp_path, model):
     image, metres, _ = town(600, 700)
     source, out = scene(tmp_path, image, metres), tmp_path / "map.tif"
-    predict(model, source, out, settings=PredictSettings(window=512, overlap=0), device="cpu")
+    predict(model, source, out, settings=PredictSettings(window=512, overlap=0))
     with rasterio.open(out) as written, rasterio.open(source.optical[0]) as optical:
         assert written.crs == UTM
         assert written.transform == optical.transform
@@ -247,9 +241,9 @@ def test_settings_beside_the_map(tmp_path, model):
     image, metres, _ = town(64, 64)
     (tmp_path / "map.toml").write_text("somebody else's")
     source = replace(scene(tmp_path, image, metres), bands=(1, 2, 3), height_unit="foot")
-    predict(model, source, tmp_path / "map.tif", device="cpu")
+    predict(model, source, tmp_path / "map.tif")
     described = tomllib.loads((tmp_path / "map.tif.toml").read_text())
-    assert described["model"] == str(model)
+    assert described["models"] == [str(model)]
     assert described["source"]["optical"] == list(source.optical)
     assert described["source"]["bands"] == [1, 2, 3]
     assert described["source"]["height_unit"] == "foot"
@@ -259,7 +253,7 @@ def test_settings_beside_the_map(tmp_path, model):
 def test_confidence(tmp_path, model):
     image, metres, _ = town(70, 100)
     out, sure = tmp_path / "map.tif", tmp_path / "sure.tif"
-    predict(model, scene(tmp_path, image, metres), out, confidence=sure, device="cpu")
+    predict(model, scene(tmp_path, image, metres), out, confidence=sure)
     with rasterio.open(sure) as written, rasterio.open(out) as labels:
         assert (written.dtypes[0], written.nodata) == ("uint8", 255)
         assert (written.transform, written.shape) == (labels.transform, labels.shape)
@@ -290,7 +284,7 @@ def test_nodata(tmp_path, pointwise, kind):
     else:
         source = scene(tmp_path, np.where(valid, image, 0).astype(np.uint8), metres, nodata=0)
     out, sure = tmp_path / "map.tif", tmp_path / "sure.tif"
-    predict(pointwise, source, out, confidence=sure, device="cpu")
+    predict(pointwise, source, out, confidence=sure)
     assert np.array_equal(read(out), np.where(valid, labels, 255))
     assert np.array_equal(read(sure) == 255, ~valid)
 
@@ -298,7 +292,7 @@ def test_nodata(tmp_path, pointwise, kind):
 def test_nothing_to_predict(tmp_path, pointwise):
     image, metres = numbers(100, 100)
     source = scene(tmp_path, image, metres, mask=np.zeros((100, 100), bool))
-    predict(pointwise, source, tmp_path / "map.tif", device="cpu")
+    predict(pointwise, source, tmp_path / "map.tif")
     assert (read(tmp_path / "map.tif") == 255).all()
 
 
@@ -306,14 +300,14 @@ def test_bands_in_another_order(tmp_path, pointwise):
     image, metres = numbers(70, 100)
     more = np.concatenate([image[::-1], image[:1]])
     source = replace(scene(tmp_path, more, metres, photometric="minisblack"), bands=(3, 2, 1))
-    predict(pointwise, source, tmp_path / "map.tif", device="cpu")
+    predict(pointwise, source, tmp_path / "map.tif")
     assert np.array_equal(read(tmp_path / "map.tif"), Pointwise().direct(image, metres)[0])
 
 
 def test_units_of_height(tmp_path, pointwise):
     image, metres = numbers(70, 100)
     source = replace(scene(tmp_path, image, metres * 10), height_unit="decimetre")
-    predict(pointwise, source, tmp_path / "map.tif", device="cpu")
+    predict(pointwise, source, tmp_path / "map.tif")
     assert np.array_equal(read(tmp_path / "map.tif"), Pointwise().direct(image, metres)[0])
 
 
@@ -321,7 +315,7 @@ def test_voids_by_another_value(tmp_path, pointwise):
     image, metres = numbers(70, 100)
     metres[0, 10:20] = -32768
     source = replace(scene(tmp_path, image, metres), height_nodata=-32768)
-    predict(pointwise, source, tmp_path / "map.tif", device="cpu")
+    predict(pointwise, source, tmp_path / "map.tif")
     filled = np.where(metres < 0, 0, metres)
     assert np.array_equal(read(tmp_path / "map.tif"), Pointwise().direct(image, filled)[0])
 
@@ -332,7 +326,7 @@ def test_voids_by_another_value(tmp_path, pointwise):
 def warnings_of(caplog, *args, **kwargs) -> list[str]:
     caplog.clear()
     with caplog.at_level("WARNING", logger="cafe"):
-        predict(*args, device="cpu", **kwargs)
+        predict(*args, **kwargs)
     return [record.getMessage() for record in caplog.records]
 
 
@@ -357,7 +351,7 @@ def test_resampling_keeps_the_holes(tmp_path, pointwise):
     optical = write(tmp_path / "ortho.tif", image, pixel=PIXEL / 2, mask=valid)
     elevation = write(tmp_path / "dsm.tif", metres, pixel=PIXEL / 2)
     out = tmp_path / "map.tif"
-    predict(pointwise, Source((optical,), (elevation,), gsd="model"), out, device="cpu")
+    predict(pointwise, Source((optical,), (elevation,), gsd="model"), out)
     labels = read(out)
     assert (labels[:35, :40] == 255).all()
     assert (labels[36:, 41:] != 255).mean() > 0.999
@@ -398,7 +392,7 @@ def fails(error: type[CafeError], says: str, source, output, **kwargs) -> None:
     """A prediction fails and leaves its folder as it was."""
     before = {p: p.stat().st_mtime_ns for p in output.parent.iterdir()}
     with pytest.raises(error, match=says) as caught:
-        predict(Path("any"), source, output, device="cpu", **kwargs)
+        predict(Path(__file__), source, output, **kwargs)
     assert "\n" not in str(caught.value)
     assert {p: p.stat().st_mtime_ns for p in output.parent.iterdir()} == before
 
@@ -419,7 +413,7 @@ def test_existing_outputs(tmp_path, good):
     out.write_text("precious")
     fails(OutputError, "map.tif exists; pass --overwrite", good, out)
     fails(OutputError, "map.tif exists; pass --overwrite", good, other, confidence=out)
-    predict(Path("any"), good, out, device="cpu", overwrite=True)
+    predict(Path(__file__), good, out, overwrite=True)
     assert (read(out) < 4).all()
 
 
@@ -433,33 +427,33 @@ def test_outputs_that_are_inputs(tmp_path, good):
 
 def test_folder_of_the_output(tmp_path, good):
     with pytest.raises(OutputError, match="no/such does not exist"):
-        predict(Path("any"), good, tmp_path / "no/such/map.tif", device="cpu")
+        predict(Path(__file__), good, tmp_path / "no/such/map.tif")
 
 
 @pytest.mark.parametrize("when", [1, 3])
 def test_interrupted(tmp_path, good, when):
     calls = []
 
-    def stop(done, total):
-        calls.append(done)
+    def stop(meter):
+        calls.append(meter.windows)
         if len(calls) == when:
             raise KeyboardInterrupt
 
     before = sorted(os.listdir(tmp_path))
     outputs = {"confidence": tmp_path / "sure.tif"}
     with pytest.raises(KeyboardInterrupt):
-        predict(Path("any"), good, tmp_path / "map.tif", device="cpu", progress=stop, **outputs)
+        predict(Path(__file__), good, tmp_path / "map.tif", progress=stop, **outputs)
     assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_interrupted_overwrite_keeps_the_old_map(tmp_path, good):
-    def stop(done, total):
+    def stop(meter):
         raise KeyboardInterrupt
 
     out = tmp_path / "map.tif"
     out.write_text("precious")
     with pytest.raises(KeyboardInterrupt):
-        predict(Path("any"), good, out, device="cpu", overwrite=True, progress=stop)
+        predict(Path(__file__), good, out, overwrite=True, progress=stop)
     assert out.read_text() == "precious"
 
 
@@ -467,7 +461,7 @@ def test_damaged_model(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"nothing")
     source = scene(tmp_path, *numbers(64, 64))
     with pytest.raises(ModelFileError, match="is not a cafe model"):
-        predict(tmp_path / "m.safetensors", source, tmp_path / "map.tif", device="cpu")
+        predict(tmp_path / "m.safetensors", source, tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()
 
 
@@ -477,5 +471,5 @@ def test_truncated_image(tmp_path, pointwise):
     path = Path(source.optical[0])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CafeError, match=r"ortho\.tif"):
-        predict(pointwise, source, tmp_path / "map.tif", device="cpu")
+        predict(pointwise, source, tmp_path / "map.tif")
     assert sorted(os.listdir(tmp_path)) == ["dsm.tif", "ortho.tif"]

@@ -13,7 +13,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from helpers_engines import settings, write_town
+from helpers_engines import predict, settings, write_town
 from rasters import grid, noise, read
 from rasters import write as write_to
 
@@ -21,7 +21,7 @@ from cafe_cli import raster, tiles
 from cafe_cli.config import HeightSettings, LabelSettings, SceneSettings
 from cafe_cli.errors import CafeError, InputError
 from cafe_cli.pairing import find_scenes
-from cafe_cli.predict import Source, predict
+from cafe_cli.request import Source
 from cafe_cli.scene import open_scene
 from cafe_cli.tile import tile
 from cafe_cli.windows import Window
@@ -225,7 +225,7 @@ def test_the_tile_set_and_the_map_of_remote_rasters_are_those_of_local_ones(
         source = Source((f"{place}/a_ortho.tif",), (f"{place}/a_dsm.tif",))
         maps.append(tmp_path / f"sure {number}.tif")
         labels = tmp_path / f"map {number}.tif"
-        predict(model, source, labels, confidence=maps[-1], device="cpu")
+        predict(model, source, labels, confidence=maps[-1])
     tileset = tiles.load(sets[0])
     assert tiles.load(sets[1]) == tileset
     for kept in tileset.tiles:

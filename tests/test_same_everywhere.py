@@ -1,20 +1,25 @@
 """What a window looks like does not depend on the command that reads it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from rasters import LAMBERT, TABLE, around, centres, grid, noise
 from rasters import write as write_to
 
-from cafe_cli import predict as predict_engine
 from cafe_cli import tiles
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import parse
 from cafe_cli.dataset import Key, TileDataset, to_tensors
+from cafe_cli.ensemble import Ensemble
+from cafe_cli.feed import Feeder
 from cafe_cli.model import Architecture
 from cafe_cli.pairing import find_scenes
-from cafe_cli.predict import Source, _height_settings
+from cafe_cli.predict import _height_settings
+from cafe_cli.request import Source
 from cafe_cli.scene import open_scene
+from cafe_cli.sliding import Slide
 from cafe_cli.split import SPLITS
 from cafe_cli.tile import tile
 
@@ -87,19 +92,22 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     )  # fmt: skip
     (files,) = find_scenes(settings.scenes, settings.root)
     source = Source(files.optical, files.elevation, files.dtm, bands=(3, 1))
-    heights = _height_settings(source, card)
+    heights = _height_settings(source, Ensemble((), (), (card,)))
     pairs = zip(
         in_training(tmp_path / "tiles", cut), in_training(tmp_path / "virtual", seen), strict=True
     )
-    with open_scene(files, heights, source.bands) as scene:
-        for (kept, one), (_, other) in pairs:
-            assert torch.equal(one.labels, other.labels)
-            strip = scene.read(predict_engine.Window(0, kept.row, WHERE.width, SIZE))
-            predicted = to_tensors(strip.at((slice(None), slice(kept.col, kept.col + SIZE))))
-            for name, *tensors in zip(
-                one.inputs._fields, one.inputs, other.inputs, predicted, strict=True
-            ):
-                assert all(torch.equal(tensors[0], t) for t in tensors[1:]), name
+    feeder = Feeder(
+        partial(open_scene, files, heights, source.bands), (64, 64), Slide(SIZE, SIZE), 2
+    )
+    columns = range(0, WHERE.width + SIZE, SIZE)
+    for (kept, one), (_, other) in pairs:
+        assert torch.equal(one.labels, other.labels)
+        (strip,) = feeder.rows(columns, [kept.row])
+        predicted = to_tensors(strip.at((slice(None), slice(kept.col, kept.col + SIZE))))
+        for name, *tensors in zip(
+            one.inputs._fields, one.inputs, other.inputs, predicted, strict=True
+        ):
+            assert all(torch.equal(tensors[0], t) for t in tensors[1:]), name
     samples = [sample for _, sample in in_training(tmp_path / "tiles", cut)]
     assert 0.5 < np.mean([s.inputs.height_valid.float().mean() for s in samples]) < 1
 

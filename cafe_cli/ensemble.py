@@ -1,0 +1,171 @@
+"""One model or several that are averaged, made ready for a device."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cafe_cli import checkpoint, onnx_engine
+from cafe_cli.checkpoint import ModelCard
+from cafe_cli.config import HeightSettings, PredictSettings
+from cafe_cli.device import fitting
+from cafe_cli.errors import ConfigError
+from cafe_cli.folding import example, fold
+from cafe_cli.forward import Forward, Network, blank, views
+from cafe_cli.model import CaFE
+from cafe_cli.onnx_engine import OnnxNetwork
+from cafe_cli.sliding import STRIDE, Slide, share_of
+
+Engine: TypeAlias = Literal["torch", "onnx"]
+
+_WORTHWHILE = 20  # windows, from which on building the graph (two seconds) is made up for
+_HASHED = 1 << 20  # bytes at a time
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models that can be averaged. The card is that of the first.
+
+    Raises
+    ------
+    ConfigError
+        They were trained on other classes, bands, heights or another GSD.
+    """
+
+    paths: tuple[Path, ...]
+    models: tuple[CaFE, ...]
+    cards: tuple[ModelCard, ...]
+
+    @classmethod
+    def load(cls, paths: Sequence[Path]) -> "Ensemble":
+        """Load model files.
+
+        Raises
+        ------
+        ModelFileError
+            One cannot be used.
+        """
+        loaded = [checkpoint.load(path) for path in paths]
+        return cls(tuple(paths), tuple(m for m, _ in loaded), tuple(c for _, c in loaded))
+
+    def __post_init__(self) -> None:
+        """Compare all with the first."""
+        for path, card in zip(self.paths[1:], self.cards[1:], strict=True):
+            for what, own, other in _compared(self.card, card):
+                if own != other:
+                    raise ConfigError(
+                        f"{path} cannot be averaged with {self.paths[0]}: {what} {other} and {own}"
+                    )
+
+    @property
+    def card(self) -> ModelCard:
+        """What there is to know about the models."""
+        return self.cards[0]
+
+    @property
+    def has_height(self) -> bool:
+        """Whether any of them has a height stream."""
+        return any(card.has_height for card in self.cards)
+
+    @property
+    def height(self) -> HeightSettings:
+        """How heights were brought to metres, in those that have a height stream."""
+        return next((card.height for card in self.cards if card.has_height), self.card.height)
+
+    @property
+    def names(self) -> str:
+        """Names of the files."""
+        return ", ".join(path.name for path in self.paths)
+
+    @property
+    def parameters(self) -> int:
+        """How many there are in all models."""
+        return sum(p.numel() for model in self.models for p in model.parameters())
+
+    def slide(self, settings: PredictSettings) -> Slide:
+        """Return how windows slide: as set, or as the first model was trained."""
+        trained = -(-self.card.window // STRIDE) * STRIDE
+        window = trained if settings.window == "auto" else settings.window
+        overlap = share_of(window, 2) if settings.overlap == "auto" else settings.overlap
+        return Slide(window, window - overlap)
+
+    def ready(
+        self, settings: PredictSettings, slide: Slide, device: torch.device, engine: Engine
+    ) -> Forward:
+        """Make the networks ready to run windows of that size on a device."""
+        seen = views(settings.tta, settings.scales)
+        networks = [_network(model, device, engine) for model in self.models]
+        if settings.batch_size != "auto":
+            return Forward(networks, device, settings.batch_size, seen)
+        if device.type == "cpu":
+            return Forward(networks, device, 1, seen)
+        window = blank(len(self.card.band_names), slide.window)
+        alone = Forward(networks, device, 1, seen)
+        return Forward(networks, device, fitting(device, lambda: alone([window])), seen)
+
+    def made_of(self) -> dict[str, str]:
+        """Return the SHA-256 of every model file, by name."""
+        return {f"model {path.name}": _sha256(path) for path in self.paths}
+
+
+def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> Engine:
+    """Return what runs the networks: as asked, or ONNX Runtime where it is there and pays.
+
+    Raises
+    ------
+    ConfigError
+        ONNX Runtime on a GPU.
+    """
+    cpu = all(device.type == "cpu" for device in devices)
+    if asked == "onnx" and not cpu:
+        raise ConfigError("--engine onnx is for CPUs: add --device cpu, or leave it out")
+    if asked == "auto":
+        return "onnx" if cpu and windows >= _WORTHWHILE and onnx_engine.available() else "torch"
+    return "onnx" if asked == "onnx" else "torch"
+
+
+def _network(model: CaFE, device: torch.device, engine: Engine) -> Network:
+    network = model.deployed()
+    fold(network, *example(network, 1, 64, 64))
+    if engine == "onnx":
+        return _Onnx(network)
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+class _Onnx:
+    """A network in ONNX Runtime, built for each shape of windows that comes along."""
+
+    def __init__(self, network: CaFE) -> None:
+        self._network = network
+        self._built: dict[torch.Size, OnnxNetwork] = {}
+
+    def __call__(
+        self, optical: Tensor, optical_valid: Tensor, height: Tensor, height_valid: Tensor
+    ) -> Tensor:
+        """Return the logits; see `cafe_cli.model.CaFE.forward`."""
+        shape = optical_valid.shape
+        if shape not in self._built:
+            self._built[shape] = OnnxNetwork(self._network, *shape)
+        heights = (height, height_valid) if self._network.architecture.heights else (None, None)
+        return self._built[shape](optical, optical_valid, *heights)
+
+
+def _compared(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]]:
+    yield "classes", ", ".join(a.class_table.names), ", ".join(b.class_table.names)
+    yield "bands", ", ".join(a.band_names), ", ".join(b.band_names)
+    yield "data type", a.dtype, b.dtype
+    yield "GSD", f"{a.gsd:.3g} m", f"{b.gsd:.3g} m"
+    if a.has_height and b.has_height:
+        yield "heights", str(a.height), str(b.height)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_HASHED):
+            digest.update(part)
+    return digest.hexdigest()

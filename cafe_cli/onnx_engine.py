@@ -1,0 +1,149 @@
+"""The forward pass by ONNX Runtime, on CPUs: an extra, ``pip install cafe-cli[onnx]``.
+
+The network is exported when it is built and kept in memory: that takes two seconds, less than the
+work on ten windows, so that there is no file to keep, to trust or to clear away.
+"""
+
+import importlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cafe_cli.errors import ConfigError
+from cafe_cli.folding import TOLERANCE, example
+from cafe_cli.model import CaFE
+
+_Given = tuple[Tensor | None, ...]
+
+_INPUTS = ("optical", "optical_valid", "height", "height_valid")
+_OPSET = 18
+_ERRORS_ONLY = 3
+
+
+def available() -> bool:
+    """Return whether what it takes is installed."""
+    return all(find_spec(name) for name in ("onnx", "onnxruntime"))
+
+
+class OnnxNetwork:
+    """A network for windows of one shape, called like `CaFE.forward`; same inputs, same bytes.
+
+    Parameters
+    ----------
+    network : CaFE
+        In inference mode, on the CPU; not needed afterwards.
+    *shape : int
+        Batch, height and width in pixels.
+
+    Raises
+    ------
+    ConfigError
+        ONNX Runtime is not installed, or cannot run the encoder.
+    """
+
+    def __init__(self, network: CaFE, *shape: int) -> None:
+        runtime: Any = _runtime()
+        inputs = example(network, *shape)
+        graph, wanted = _export(network, inputs)
+        self._session = runtime.InferenceSession(
+            graph, _options(runtime), providers=["CPUExecutionProvider"]
+        )
+        error = float((self._run(inputs) - wanted).abs().max() / wanted.abs().max())
+        if not error <= TOLERANCE:
+            raise ConfigError(
+                f"ONNX Runtime computes {network.architecture.optical_encoder!r} differently (by "
+                f"{error:.2g} of the largest score): use --engine torch"
+            )
+
+    def __call__(
+        self,
+        optical: Tensor,
+        optical_valid: Tensor,
+        height: Tensor | None,
+        height_valid: Tensor | None,
+    ) -> Tensor:
+        """Return the logits (batch, K, height, width) float32.
+
+        Parameters
+        ----------
+        optical, optical_valid, height, height_valid : Tensor or None
+            As in `CaFE.forward`, on the CPU and of the shape that this was built for; pixel values
+            and metres of any data type.
+        """
+        return self._run((optical, optical_valid, height, height_valid))
+
+    def _run(self, inputs: _Given) -> Tensor:
+        given = zip(_INPUTS, inputs, strict=True)
+        feed = {name: _array(tensor) for name, tensor in given if tensor is not None}
+        return torch.from_numpy(self._session.run(None, feed)[0])
+
+
+def _runtime() -> Any:
+    try:
+        importlib.import_module("onnx")  # the exporter's
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ConfigError("--engine onnx needs: pip install cafe-cli[onnx]") from error
+
+
+def _options(runtime: Any) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    # A number of its own would be that of the machine, whatever the process may use of it.
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # Known from the second run on, and by then the first one has its memory: twice as much in all.
+    options.enable_mem_pattern = False
+    # Threads that wait for the next window would take a core from those that read and write.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _export(network: CaFE, inputs: _Given) -> tuple[bytes, Tensor]:
+    """Return the network as an ONNX graph, and what it makes of the inputs."""
+    buffer: Any = io.BytesIO()  # which the exporter is only said not to write to
+    results: list[Tensor] = []
+    names = [name for name, tensor in zip(_INPUTS, inputs, strict=True) if tensor is not None]
+    watch = network.register_forward_hook(lambda _, __, logits: results.append(logits))
+    try:
+        with warnings.catch_warnings(), _no_stdout(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # The other exporter (dynamo=True) takes five times as long, for the same graph.
+            torch.onnx.export(
+                network, inputs, buffer, dynamo=False, input_names=names, opset_version=_OPSET
+            )
+    except (RuntimeError, TypeError, ValueError) as error:
+        encoder = network.architecture.optical_encoder
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"encoder {encoder!r} cannot be exported to ONNX ({reason}): use --engine torch"
+        ) from error
+    finally:
+        watch.remove()
+    return buffer.getvalue(), results[-1]
+
+
+@contextmanager
+def _no_stdout() -> Iterator[None]:
+    """Keep the process's standard output clean: an export that fails prints its graph, from C++."""
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _array(tensor: Tensor) -> Any:
+    dtype = bool if tensor.dtype == torch.bool else np.float32
+    return np.ascontiguousarray(tensor.numpy(), dtype)
