@@ -229,7 +229,10 @@ class Predictor:
                     lambda extent, planes: store.write(placed(extent), planes),
                 )
             store.finish()
-        save_beside(outputs.labels, self._described(source) | {"made_of": _digest(made_of)})
+        save_beside(
+            outputs.labels,
+            self._described(source) | {"engine": engine, "made_of": _digest(made_of)},
+        )
         return meter
 
     def _check_outputs(self, source: Source, outputs: Outputs, overwrite: bool) -> None:

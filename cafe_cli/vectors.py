@@ -33,7 +33,7 @@ _SUFFIXES = (
     ".fgb", ".gml", ".kml", ".kmz", ".gdb", ".parquet", ".geoparquet", ".sqlite", ".tab", ".mif",
     ".dxf", ".gpkg.zip", ".shp.zip", ".gdb.zip",
 )  # fmt: skip
-_READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
+READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
 _EDGE = 1e-3  # pixels
 _LATTICE = 65  # points along a side
 _LONGEST = 10_000_000  # steps of all features together; beyond, coordinates are no coordinates
@@ -58,7 +58,9 @@ class Features:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
+    """A layer of a vector file, as far as it is known without reading features."""
+
     path: str
     name: str
     crs: CRS | None
@@ -104,12 +106,12 @@ def read_features(
     GridError
         A CRS on one side only, no transformation, or no feature that touches the raster.
     """
-    source = _find_layer(path, layer)
+    source = find_layer(path, layer)
     _check_crs(source, grid, name)
     column = _find_column(source, attribute)
-    box = _surroundings(grid, source.crs)
+    box = surroundings(grid, source.crs)
     geometries, values = _read(source, column, box)
-    pixels = _to_pixels(source, geometries, grid, box, name)
+    pixels = to_pixels(source, geometries, grid, box, name)
     # Map sheets share their edges: what only touches the raster's edge from outside is not in it.
     extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
     shapely.prepare(extent)
@@ -132,7 +134,7 @@ def refuse_empty(
     GridError
         With both extents in the CRS of the raster where they share no ground.
     """
-    source = _find_layer(path, layer)
+    source = find_layer(path, layer)
     bounds = _info(path, source.name, force_total_bounds=True)["total_bounds"]
     if bounds is None or not np.isfinite(bounds).all():
         raise GridError(f"{path} has no feature with a geometry; check the file and its layer")
@@ -158,13 +160,20 @@ def warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _find_layer(path: str, layer: str | None) -> _Layer:
+def find_layer(path: str, layer: str | None) -> Layer:
+    """Look at the layer of a vector file that is named, or the only one that may hold features.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged; it has not that layer, or several.
+    """
     local = is_file_name(path)
     if local and not os.path.exists(path):
         raise InputError(f"{path} does not exist")
     try:
         rows = pyogrio.list_layers(path).tolist()
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         reason = _reason(error)
         if ".gpkg" in path and "not recognized" in reason:
             reason += "; if it holds rasters, make them GeoTIFFs with gdal_translate"
@@ -179,13 +188,13 @@ def _find_layer(path: str, layer: str | None) -> _Layer:
         raise InputError(f"{path} has no layer {layer!r}; it has: {listed}")
     info = _info(path, layer or names[0])
     columns = tuple(str(c) for c in info["fields"])
-    return _Layer(path, layer or names[0], _crs(path, info["crs"]), columns)
+    return Layer(path, layer or names[0], _crs(path, info["crs"]), columns)
 
 
 def _info(path: str, layer: str, **options: bool) -> dict[str, Any]:
     try:
         info: dict[str, Any] = pyogrio.read_info(path, layer=layer, **options)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _damaged(path, error) from error
     return info
 
@@ -200,7 +209,7 @@ def _crs(path: str, text: str | None) -> CRS | None:
         raise GridError(f"{path} has a CRS that cannot be read: {text[:80]}") from error
 
 
-def _check_crs(source: _Layer, grid: Grid, name: str) -> None:
+def _check_crs(source: Layer, grid: Grid, name: str) -> None:
     if source.crs is None and grid.crs is not None:
         raise GridError(
             f"{source.path} has no CRS while {name} is in {describe_crs(grid.crs)}; "
@@ -214,7 +223,7 @@ def _check_crs(source: _Layer, grid: Grid, name: str) -> None:
         )
 
 
-def _find_column(source: _Layer, attribute: str | None) -> str | None:
+def _find_column(source: Layer, attribute: str | None) -> str | None:
     listed = ", ".join(source.columns)
     if attribute is None and len(source.columns) > 1:
         raise LabelError(
@@ -241,7 +250,7 @@ def _step(grid: Grid, crs: CRS | None, y: float) -> float:
     return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)
 
 
-def _surroundings(grid: Grid, crs: CRS | None) -> Box | None:
+def surroundings(grid: Grid, crs: CRS | None) -> Box | None:
     """Return a box in another CRS with a raster well inside it, None where it has no shape there.
 
     Points all over the raster count, not its outline only: it may hold a pole.
@@ -256,7 +265,7 @@ def _surroundings(grid: Grid, crs: CRS | None) -> Box | None:
     return left - margin, bottom - margin, right + margin, top + margin
 
 
-def _read(source: _Layer, column: str | None, box: Box | None) -> tuple[Geometries, list[Value]]:
+def _read(source: Layer, column: str | None, box: Box | None) -> tuple[Geometries, list[Value]]:
     """Read the features that touch a box; those without a geometry are left out."""
     try:
         _, _, wkb, data = pyogrio.raw.read(
@@ -267,7 +276,7 @@ def _read(source: _Layer, column: str | None, box: Box | None) -> tuple[Geometri
             bbox=box,
             datetime_as_string=True,
         )
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _damaged(source.path, error) from error
     given = np.flatnonzero([geometry is not None for geometry in wkb])
     geometries = shapely.from_wkb(wkb[given], on_invalid="ignore")
@@ -297,8 +306,8 @@ def _plain(value: object) -> Value:
     return None if value is None else str(value).strip() or None
 
 
-def _to_pixels(
-    source: _Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+def to_pixels(
+    source: Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
 ) -> Geometries:
     """Bring geometries onto a grid; in another CRS, what lies outside the box is cut off."""
     if source.crs is not None and source.crs != grid.crs:
@@ -308,7 +317,7 @@ def _to_pixels(
 
 
 def _transformed(
-    source: _Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+    source: Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
 ) -> Geometries:
     parts, whole = single_parts(geometries)
     if box:
@@ -324,7 +333,7 @@ def _transformed(
     return _joined(shapely.set_coordinates(parts, moved.T), whole, len(geometries))
 
 
-def _far_off(source: _Layer, grid: Grid, name: str) -> GridError:
+def _far_off(source: Layer, grid: Grid, name: str) -> GridError:
     return GridError(
         f"cannot transform {source.path} from {describe_crs(source.crs)} to "
         f"{describe_crs(grid.crs)}, the CRS of {name}; check its CRS and cut away what lies far off"

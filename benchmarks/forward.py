@@ -1,0 +1,169 @@
+"""Time CaFE's forward pass on the CPU, variant beside variant, and weigh the memory of each.
+
+Every variant is a process of its own. They take turns, window by window, so that whatever else the
+machine does falls on all of them alike. One JSON line per variant: median seconds per window (on
+the clock and of the CPU), the ratio to the first variant, and the peak of resident memory while it
+ran, in all and above what the process had before it ran.
+
+    OMP_NUM_THREADS=1 python benchmarks/forward.py --encoder tu-regnetx_004 --size 512
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+VARIANTS = {
+    "eager": "",
+    "channels_last": "last",
+    "folded": "fold",
+    "folded+channels_last": "fold last",
+    "folded+channels_last+allocator": "fold last allocator",
+    "compiled": "fold last compile",
+    "onnx": "fold onnx",
+}
+
+
+def main() -> None:
+    options = arguments()
+    if options.work is not None:
+        work(options, VARIANTS[options.work].split())
+        return
+    names = [name for name in options.variants if possible(name)]
+    workers = {name: start(name) for name in names}
+    ready = {name: answer(worker) for name, worker in workers.items()}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(options.repeats):
+        for name, worker in workers.items():
+            turns[name].append(ask(worker, "run"))
+    first = 0.0
+    for name, worker in workers.items():
+        median = {k: statistics.median(turn[k] for turn in turns[name]) for k in turns[name][0]}
+        windows = options.batch_size
+        first = first or median["cpu"]
+        row = {"variant": name, "encoder": options.encoder, "size": options.size}
+        row |= {"batch_size": windows, "threads": options.threads}
+        row |= {"seconds": round(median["seconds"] / windows, 4)}
+        row |= {"cpu_seconds": round(median["cpu"] / windows, 4)}
+        row |= {"cpu_ratio": round(median["cpu"] / first, 3), "faults": median["faults"]}
+        row |= ready[name] | ask(worker, "end")
+        print(json.dumps(row), flush=True)
+        worker.wait()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--encoder", default="tu-regnetx_004")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--work", choices=VARIANTS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def possible(name: str) -> bool:
+    from cafe_cli import onnx_engine
+
+    if "onnx" in VARIANTS[name]:
+        return onnx_engine.available()
+    return "compile" not in VARIANTS[name] or shutil.which("g++") is not None
+
+
+def start(name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--work", name]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(worker: subprocess.Popen[str], what: str) -> dict[str, float]:
+    print(what, file=worker.stdin, flush=True)
+    return answer(worker)
+
+
+def answer(worker: subprocess.Popen[str]) -> dict[str, float]:
+    line = worker.stdout.readline()
+    if not line:
+        sys.exit(f"a variant failed: {' '.join(worker.args)}")
+    return json.loads(line)
+
+
+# --- In the process of a variant ------------------------------------------------------------------
+
+
+def work(options: argparse.Namespace, parts: list[str]) -> None:
+    """Build a variant and run it whenever it is asked to."""
+    if "allocator" in parts:
+        from cafe_cli.allocator import keep_memory
+
+        if not keep_memory():
+            sys.exit("this is not glibc: leave the variant with the allocator out")
+    import torch
+
+    torch.set_num_threads(options.threads)
+    begun = time.process_time()
+    network, inputs = build(options, parts)
+    with torch.inference_mode():
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+        for _ in range(2):
+            network(*inputs)
+        say(build_seconds=time.process_time() - begun)
+        for line in sys.stdin:
+            if line.strip() == "end":
+                peak = resident("VmHWM")
+                say(peak_mb=peak, above_mb=peak - before)
+                return
+            faults, clock, cpu = page_faults(), time.perf_counter(), time.process_time()
+            network(*inputs)
+            seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
+            say(seconds=seconds, cpu=cpu, faults=page_faults() - faults)
+
+
+def build(options: argparse.Namespace, parts: list[str]):
+    import torch
+
+    from cafe_cli.folding import example, fold
+    from cafe_cli.model import Architecture, CaFE
+
+    torch.manual_seed(0)
+    network = CaFE(Architecture(6, 3, optical_encoder=options.encoder)).deployed()
+    network.set_statistics([100.0] * 3, [50.0] * 3, 10.0, 5.0)
+    shape = (options.batch_size, options.size, options.size)
+    inputs = example(network, *shape)
+    if "fold" in parts:
+        network = fold(network, *example(network, 1, 64, 64))
+    if "last" in parts:
+        network = network.to(memory_format=torch.channels_last)
+    if "compile" in parts:
+        network = torch.compile(network)
+    if "onnx" in parts:
+        from cafe_cli.onnx_engine import OnnxNetwork
+
+        network = OnnxNetwork(network, *shape)
+    return network, inputs
+
+
+def page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def resident(what: str) -> int:
+    """Return VmRSS or VmHWM in MB."""
+    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if what in s)
+    return int(line.split()[1]) // 1024
+
+
+def say(**values: float) -> None:
+    print(json.dumps({name: round(value, 4) for name, value in values.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What `cafe predict` costs beside the network: the whole command against the bare forward pass.
+
+    python benchmarks/overhead.py MODEL ORTHO DSM OUT [--rounds 3] [-- OPTIONS OF cafe predict]
+
+In every round: the command as a user runs it, then, in a process of their own, the same network over
+as many of the same windows as fit into a fifth of the time. One JSON line: seconds of the command,
+seconds that its windows take in the bare pass, their ratio, what of the windows lies beyond the scene
+or overlaps, and how much memory the command takes above that of one pass.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+LIMIT = 60  # seconds of bare forward passes
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    options = words[words.index("--") + 1 :] if "--" in words else []
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("ortho")
+    parser.add_argument("dsm")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bare", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args(words[: words.index("--")] if "--" in words else words)
+    if args.bare:
+        print(json.dumps(bare(args, **args.bare)))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    rounds = [one_round(args, options) for _ in range(args.rounds)]
+    print(json.dumps({k: statistics.median(r[k] for r in rounds) for k in rounds[0]}))
+
+
+def one_round(args: argparse.Namespace, options: list[str]) -> dict[str, float]:
+    target = args.out / "map.tif"
+    command = ["predict", args.model, "--optical", args.ortho, "--elevation", args.dsm]
+    command += ["-o", target, "--overwrite", *options]
+    start = time.perf_counter()
+    said, peak = run([sys.executable, "-m", "cafe_cli", *map(str, command)])
+    seconds = time.perf_counter() - start
+    made = tomllib.loads(Path(f"{target}.toml").read_text())
+    windows = int(re.search(r"(\d+) of \d+ windows run", said)[1])
+    what = {k: made["predict"][k] for k in ("window", "overlap")} | {"engine": made["engine"]}
+    words = [sys.executable, __file__, args.model, args.ortho, args.dsm, args.out]
+    answer, bare_peak = run([*map(str, words), "--bare", json.dumps(what)])
+    passes = json.loads(answer.splitlines()[-1])
+    pixels = passes["pixels"]
+    return {
+        "seconds": round(seconds, 2),
+        "windows": windows,
+        "forward_seconds": round(windows * passes["seconds"], 2),
+        "ratio": round(seconds / (windows * passes["seconds"]), 3),
+        "recomputation": round(windows * what["window"] ** 2 / pixels, 3),
+        "megapixels_per_second": round(pixels / 1e6 / seconds, 3),
+        "peak_mb": peak // 1000,
+        "forward_peak_mb": bare_peak // 1000,
+        "above_mb": (peak - bare_peak) // 1000,
+    }
+
+
+def run(command: list[str]) -> tuple[str, int]:
+    """Return what a process said and its peak memory in kB."""
+    code = "import resource,subprocess,sys\nrc=subprocess.call(sys.argv[1:])\n"
+    code += "print('PEAK',resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\nsys.exit(rc)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stdout)
+    said, _, peak = done.stdout.rpartition("PEAK ")
+    return " ".join(said.split("\n")) if "{" not in said else said, int(peak)
+
+
+def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> dict[str, float]:
+    """Time the network on windows of the scene that are in memory."""
+    import torch
+
+    from cafe_cli.config import HeightSettings, PredictSettings
+    from cafe_cli.ensemble import Ensemble
+    from cafe_cli.forward import in_view, to_batch
+    from cafe_cli.pairing import SceneFiles
+    from cafe_cli.scene import open_scene
+    from cafe_cli.sliding import Slide
+    from cafe_cli.windows import Window
+
+    ensemble = Ensemble.load([args.model])
+    slide = Slide(window, window - overlap)
+    forward = ensemble.ready(PredictSettings(), slide, torch.device("cpu"), engine)
+    files = SceneFiles("scene", (args.ortho,), (args.dsm,))
+    with open_scene(files, HeightSettings(kind="ndsm")) as scene:
+        patch = scene.read(Window(scene.grid.width // 3, scene.grid.height // 3, window, window))
+        pixels = scene.grid.width * scene.grid.height
+    inputs = in_view(to_batch([patch], 1, forward.device), forward.views[0])
+    durations: list[float] = []
+    with torch.inference_mode():
+        while sum(durations) < LIMIT and len(durations) < 43:
+            start = time.perf_counter()
+            forward.networks[0](*inputs)
+            durations.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(durations[3:]), "pixels": pixels}
+
+
+if __name__ == "__main__":
+    main()
