@@ -320,6 +320,88 @@ def test_voids_by_another_value(tmp_path, pointwise):
     assert np.array_equal(read(tmp_path / "map.tif"), Pointwise().direct(image, filled)[0])
 
 
+# --- areas, several models, more outputs ---------------------------------------------------------
+
+
+def test_an_area_is_predicted_as_in_the_whole(tmp_path, model):
+    image, metres, _ = town(200, 180)
+    source, whole, part = (
+        scene(tmp_path, image, metres),
+        tmp_path / "map.tif",
+        tmp_path / "part.tif",
+    )
+    predict(model, source, whole)
+    with rasterio.open(whole) as dataset:
+        left, top = dataset.transform @ (41, 77)
+    box = (left, top - 50 * PIXEL, left + 60 * PIXEL, top)
+    predict(model, replace(source, bbox=box), part)
+    with rasterio.open(part) as dataset:
+        assert dataset.shape == (50, 60)
+        assert (dataset.bounds.left, dataset.bounds.top) == (left, top)
+    assert np.array_equal(read(part), read(whole)[77:127, 41:101])
+
+
+def test_polygons_limit_and_mask(tmp_path, model):
+    image, metres, _ = town(200, 180)
+    source, whole, part = (
+        scene(tmp_path, image, metres),
+        tmp_path / "map.tif",
+        tmp_path / "part.tif",
+    )
+    predict(model, source, whole)
+    with rasterio.open(whole) as dataset:
+        corners = [dataset.transform @ place for place in ((20, 30), (120, 30), (20, 130))]
+    shape = {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}
+    crs = {"type": "name", "properties": {"name": "EPSG:32632"}}
+    feature = {"type": "Feature", "properties": {}, "geometry": shape}
+    drawn = {"type": "FeatureCollection", "crs": crs, "features": [feature]}
+    (tmp_path / "aoi.geojson").write_text(json.dumps(drawn))
+    predict(model, replace(source, aoi=str(tmp_path / "aoi.geojson")), part)
+    got, want = read(part), read(whole)[30:130, 20:120]
+    rows, columns = np.mgrid[:100, :100]
+    inside = rows + columns < 99
+    assert np.array_equal(got[inside], want[inside])
+    assert (got[rows + columns > 99] == 255).all()
+
+
+def test_all_outputs(tmp_path, model):
+    image, metres, _ = town(100, 120)
+    metres[0, :, 90:] = np.nan
+    source = scene(tmp_path, image, metres)
+    more = {k: tmp_path / f"{k}.tif" for k in ("confidence", "probabilities", "quality")}
+    options = {"COMPRESS": "ZSTD"}
+    predict(model, source, tmp_path / "map.tif", **more, options=options)
+    with (
+        rasterio.open(more["probabilities"]) as odds,
+        rasterio.open(tmp_path / "map.tif") as labels,
+    ):
+        assert odds.descriptions == tuple(f"{c.name} in per cent" for c in TABLE)
+        assert odds.nodata == 255
+        assert odds.compression.name == labels.compression.name == "zstd"
+        shares, classes = odds.read(), labels.read(1)
+        assert np.array_equal(shares.max(axis=0), read(more["confidence"]))
+        assert np.abs(shares.astype(int).sum(axis=0) - 100).max() <= 2
+        best = np.take_along_axis(shares, classes[None], axis=0)[0]
+        assert np.array_equal(best, shares.max(axis=0))
+    assert np.array_equal(read(more["quality"]) == 1, np.tile(np.arange(120) >= 90, (100, 1)))
+
+
+def test_two_models_are_averaged(tmp_path, model):
+    other = tiny_model(7)
+    checkpoint.save(tmp_path / "other.safetensors", other, card_of(other))
+    image, metres, _ = town(100, 120)
+    source, odds = scene(tmp_path, image, metres), []
+    for number, models in enumerate(
+        ([model], [tmp_path / "other.safetensors"], [model, tmp_path / "other.safetensors"])
+    ):
+        path = tmp_path / f"odds {number}.tif"
+        predict(models, source, tmp_path / f"{number}.tif", probabilities=path)
+        with rasterio.open(path) as dataset:
+            odds.append(dataset.read().astype(float))
+    assert np.abs((odds[0] + odds[1]) / 2 - odds[2]).max() <= 1
+    assert np.abs(odds[0] - odds[1]).max() > 2
+
+
 # --- another GSD, no heights -------------------------------------------------------------------
 
 
