@@ -47,18 +47,12 @@ PIXEL = 0.5  # metres
 CORNER = 500_000.0, 5_200_000.0
 BLOCK = 512
 VOID = -9999.0
-WINDOW, OVERLAP = 1024, 256
+WINDOW, OVERLAP = 512, 128
 SHARE = 0.02  # of the scene that is islands
 LIMIT = 1500  # MB
 STAGES = {"start": 0.2, "strips": 0.55, "cog": 0.25}  # shares of the kills
 FINE = 0.0005  # seconds between two looks at a run
-CLASSES = ClassTable(
-    (
-        LandClass(0, "ground", "#b8b0a6"),
-        LandClass(1, "building", "#d7301f"),
-        LandClass(2, "tree", "#1a7a3a"),
-    )
-)
+CLASSES = ClassTable(tuple(LandClass(i, f"class {i}", f"#{40 * i:02x}8080") for i in range(6)))
 
 
 def main() -> None:
@@ -127,7 +121,9 @@ class Scene:
 
 def save_model(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    kind = Architecture(classes=3, optical_bands=3, optical_encoder="tu-test_resnet", width=8)
+    kind = Architecture(
+        classes=len(CLASSES), optical_bands=3, optical_encoder="tu-test_resnet", width=8
+    )
     network = CaFE(kind, weights="none")
     network.set_statistics([128.0] * 3, [64.0] * 3, 2.0, 4.0)
     card = ModelCard(

@@ -2,10 +2,11 @@
 
     python benchmarks/overhead.py MODEL ORTHO DSM OUT [--rounds 3] [-- OPTIONS OF cafe predict]
 
-In every round: the command as a user runs it, then, in a process of their own, the same network over
-as many of the same windows as fit into a fifth of the time. One JSON line: seconds of the command,
-seconds that its windows take in the bare pass, their ratio, what of the windows lies beyond the scene
-or overlaps, and how much memory the command takes above that of one pass.
+In every round: the command as a user runs it, then, in a process of its own, the same network forty
+times (a minute at most) over a batch of the scene's windows that is in memory. One JSON line of
+medians: seconds of the command, seconds that its windows take in the bare pass, their ratio, pixels
+of all windows over those of the scene, and how much memory the command takes above a process that
+makes nothing but the passes.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("dsm")
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--bare", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(words[: words.index("--")] if "--" in words else words)
     if args.bare:
@@ -43,7 +45,7 @@ def main() -> None:
 def one_round(args: argparse.Namespace, options: list[str]) -> dict[str, float]:
     target = args.out / "map.tif"
     command = ["predict", args.model, "--optical", args.ortho, "--elevation", args.dsm]
-    command += ["-o", target, "--overwrite", *options]
+    command += ["-o", target, "--overwrite", "--device", args.device, *options]
     start = time.perf_counter()
     said, peak = run([sys.executable, "-m", "cafe_cli", *map(str, command)])
     seconds = time.perf_counter() - start
@@ -51,6 +53,7 @@ def one_round(args: argparse.Namespace, options: list[str]) -> dict[str, float]:
     windows = int(re.search(r"(\d+) of \d+ windows run", said)[1])
     what = {k: made["predict"][k] for k in ("window", "overlap")} | {"engine": made["engine"]}
     words = [sys.executable, __file__, args.model, args.ortho, args.dsm, args.out]
+    words += ["--device", args.device]
     answer, bare_peak = run([*map(str, words), "--bare", json.dumps(what)])
     passes = json.loads(answer.splitlines()[-1])
     pixels = passes["pixels"]
@@ -95,19 +98,23 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
 
     ensemble = Ensemble.load([args.model])
     slide = Slide(window, window - overlap)
-    forward = ensemble.ready(PredictSettings(), slide, torch.device("cpu"), engine)
+    forward = ensemble.ready(PredictSettings(), slide, torch.device(args.device), engine)
+    batch = forward.batch_size
     files = SceneFiles("scene", (args.ortho,), (args.dsm,))
     with open_scene(files, HeightSettings(kind="ndsm")) as scene:
         patch = scene.read(Window(scene.grid.width // 3, scene.grid.height // 3, window, window))
         pixels = scene.grid.width * scene.grid.height
-    inputs = in_view(to_batch([patch], 1, forward.device), forward.views[0])
+    inputs = in_view(to_batch([patch] * batch, batch, forward.device), forward.views[0])
+    mixed = torch.autocast("cuda", torch.bfloat16, enabled=forward.device.type == "cuda")
     durations: list[float] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), mixed:
         while sum(durations) < LIMIT and len(durations) < 43:
             start = time.perf_counter()
             forward.networks[0](*inputs)
+            if forward.device.type == "cuda":
+                torch.cuda.synchronize()
             durations.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(durations[3:]), "pixels": pixels}
+    return {"seconds": statistics.median(durations[3:]) / batch, "pixels": pixels}
 
 
 if __name__ == "__main__":

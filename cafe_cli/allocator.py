@@ -1,7 +1,7 @@
 """Memory that torch frees is kept for its next tensors, where glibc manages it.
 
 glibc gives every large block back to the kernel as soon as it is freed, and the kernel clears each
-page before it hands it out again: on windows of 1024 pixels that is a tenth to a fifth of a forward
+page before it hands it out again: on windows of 1024 pixels that is a seventh to a fifth of a forward
 pass. What a pass needs at its peak then stays with the process between passes.
 """
 

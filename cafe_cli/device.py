@@ -1,6 +1,7 @@
 """Which device computes."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -59,3 +60,8 @@ def fitting(device: torch.device, run_one: Callable[[], object]) -> int:
     each = max(torch.cuda.max_memory_allocated(device) - before, 1)
     free, _ = torch.cuda.mem_get_info(device)
     return max(min(int(_USED * free / each), _MOST), 1)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which a GPU is this thread's own; nothing for a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

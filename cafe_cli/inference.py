@@ -17,6 +17,7 @@ from torch import Tensor
 from cafe_cli.area import Area
 from cafe_cli.blend import RowBlender
 from cafe_cli.classes import NODATA
+from cafe_cli.device import current
 from cafe_cli.feed import Feeder
 from cafe_cli.forward import Forward
 from cafe_cli.meter import Meter
@@ -105,16 +106,18 @@ class Inference:
         band, before = group[0].band, group[0].before
         rows = [*before, *(row for strip in group for row in strip.rows)]
         sweep = _Sweep(self, band, forward, rows[0])
-        with closing(self.feeder.rows(band.columns, rows)) as feed:
+        with current(forward.device), closing(self.feeder.rows(band.columns, rows)) as feed:
             for row in before:
                 sweep.add(row, self._next(feed))
             for strip in group:
-                parts = []
+                parts: list[_Part] = []
                 for row, top, bottom in strip.finished():
                     if stop.is_set():
                         return
                     sweep.add(row, self._next(feed))
                     with self.meter.on("forward"):
+                        if parts:  # a GPU is one row of windows behind, no more
+                            parts[-1].wait()
                         parts.append(sweep.decide(top, bottom))
                     self.meter.add(len(band.columns), 0, (bottom - top) * (band.last - band.first))
                     self.progress(self.meter)
@@ -199,10 +202,14 @@ class _Part:
         ready.record()
         return cls(moved, wanted, ready)
 
-    def arrays(self) -> Planes:
-        """Return the rasters, with nodata where nothing is wanted."""
+    def wait(self) -> None:
+        """Wait until it has arrived from the GPU."""
         if self.ready is not None:
             self.ready.synchronize()
+
+    def arrays(self) -> Planes:
+        """Return the rasters, with nodata where nothing is wanted."""
+        self.wait()
         hidden = np.uint8(NODATA)
         return {n: np.where(self.wanted, p.numpy(), hidden) for n, p in self.planes.items()}
 

@@ -1,7 +1,7 @@
 """The forward pass by ONNX Runtime, on CPUs: an extra, ``pip install cafe-cli[onnx]``.
 
 The network is exported when it is needed and kept in memory. That takes a core 2 to 5 seconds, for
-which some 30 windows pay: no file has to be kept, trusted or cleared away.
+which 15 to 60 windows pay: no file has to be kept, trusted or cleared away.
 """
 
 import importlib
