@@ -2,8 +2,8 @@
 
 Every variant is a process of its own. They take turns, window by window, so that whatever else the
 machine does falls on all of them alike. One JSON line per variant: median seconds per window (on
-the clock and of the CPU), the ratio to the first variant, and the peak of resident memory while it
-ran, in all and above what the process had before it ran.
+the clock and of the CPU), the ratio to the first variant, the seconds of CPU that its start takes,
+and the peak of resident memory, in all and above what the process had before that start.
 
     OMP_NUM_THREADS=1 python benchmarks/forward.py --encoder tu-regnetx_004 --size 512
 """
@@ -108,29 +108,7 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    begun = time.process_time()
-    network, inputs = build(options, parts)
-    with torch.inference_mode():
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-        for _ in range(2):
-            network(*inputs)
-        say(build_seconds=time.process_time() - begun)
-        for line in sys.stdin:
-            if line.strip() == "end":
-                peak = resident("VmHWM")
-                say(peak_mb=peak, above_mb=peak - before)
-                return
-            faults, clock, cpu = page_faults(), time.perf_counter(), time.process_time()
-            network(*inputs)
-            seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
-            say(seconds=seconds, cpu=cpu, faults=page_faults() - faults)
-
-
-def build(options: argparse.Namespace, parts: list[str]):
-    import torch
-
-    from cafe_cli.folding import example, fold
+    from cafe_cli.folding import example
     from cafe_cli.model import Architecture, CaFE
 
     torch.manual_seed(0)
@@ -138,17 +116,36 @@ def build(options: argparse.Namespace, parts: list[str]):
     network.set_statistics([100.0] * 3, [50.0] * 3, 10.0, 5.0)
     shape = (options.batch_size, options.size, options.size)
     inputs = example(network, *shape)
+    before, begun = resident("VmRSS"), time.process_time()
+    with torch.inference_mode():
+        run = adapt(network, shape, parts)
+        for _ in range(2):
+            run(*inputs)
+        say(start_seconds=time.process_time() - begun)
+        for line in sys.stdin:
+            if line.strip() == "end":
+                peak = resident("VmHWM")
+                say(peak_mb=peak, above_mb=peak - before)
+                return
+            faults, clock, cpu = page_faults(), time.perf_counter(), time.process_time()
+            run(*inputs)
+            seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
+            say(seconds=seconds, cpu=cpu, faults=page_faults() - faults)
+
+
+def adapt(network, shape: tuple[int, ...], parts: list[str]):
+    import torch
+
+    from cafe_cli.folding import example, fold
+    from cafe_cli.onnx_engine import OnnxNetwork
+
     if "fold" in parts:
         network = fold(network, *example(network, 1, 64, 64))
     if "last" in parts:
         network = network.to(memory_format=torch.channels_last)
     if "compile" in parts:
         network = torch.compile(network)
-    if "onnx" in parts:
-        from cafe_cli.onnx_engine import OnnxNetwork
-
-        network = OnnxNetwork(network, *shape)
-    return network, inputs
+    return OnnxNetwork(network, *shape) if "onnx" in parts else network
 
 
 def page_faults() -> int:

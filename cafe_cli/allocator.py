@@ -1,8 +1,8 @@
 """Memory that torch frees is kept for its next tensors, where glibc manages it.
 
 glibc gives every large block back to the kernel as soon as it is freed, and the kernel clears each
-page before it hands it out again: on windows of 1024 pixels that is a seventh to a fifth of a forward
-pass. What a pass needs at its peak then stays with the process between passes.
+page before it hands it out again: a seventh to a fifth of a forward pass on windows of 1024 pixels.
+Kept, what a pass needs at its peak stays with the process between passes.
 """
 
 import ctypes

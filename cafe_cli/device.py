@@ -51,7 +51,7 @@ def choose_all(names: str) -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(count)]
 
 
-def fitting(device: torch.device, run_one: Callable[[], object]) -> int:
+def windows_that_fit(device: torch.device, run_one: Callable[[], object]) -> int:
     """Return how many windows a GPU takes at a time: what one takes, in most of what is free."""
     run_one()  # the first time, libraries take memory that they keep
     torch.cuda.reset_peak_memory_stats(device)

@@ -12,13 +12,14 @@ from torch import Tensor
 from cafe_cli import checkpoint, onnx_engine
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import HeightSettings, PredictSettings
-from cafe_cli.device import fitting
+from cafe_cli.device import windows_that_fit
 from cafe_cli.errors import ConfigError
 from cafe_cli.folding import example, fold
 from cafe_cli.forward import Forward, Network, blank, views
 from cafe_cli.model import CaFE
 from cafe_cli.onnx_engine import OnnxNetwork
-from cafe_cli.sliding import STRIDE, Slide, share_of
+from cafe_cli.sliding import STRIDE, Slide, fitting, usual_overlap
+from cafe_cli.windows import Window
 
 Engine: TypeAlias = Literal["torch", "onnx"]
 
@@ -86,12 +87,28 @@ class Ensemble:
         """How many there are in all models."""
         return sum(p.numel() for model in self.models for p in model.parameters())
 
-    def slide(self, settings: PredictSettings) -> Slide:
-        """Return how windows slide: as set, or as the first model was trained."""
-        trained = -(-self.card.window // STRIDE) * STRIDE
-        window = trained if settings.window == "auto" else settings.window
-        overlap = share_of(window, 2) if settings.overlap == "auto" else settings.overlap
-        return Slide(window, window - overlap)
+    def slide(self, settings: PredictSettings, scene: Window) -> Slide:
+        """Return how windows slide over a scene of that extent: as set, or as it suits both.
+
+        Raises
+        ------
+        ConfigError
+            Numbers that do not fit the network's stride.
+        """
+        overlap = None if settings.overlap == "auto" else settings.overlap
+        if settings.window != "auto":
+            shared = usual_overlap(settings.window) if overlap is None else overlap
+            return Slide(settings.window, settings.window - shared)
+        trained = max(card.window for card in self.cards)
+        if self.is_bounded:
+            return fitting(scene, trained, overlap)
+        window = -(-trained // STRIDE) * STRIDE
+        return Slide(window, window - (usual_overlap(window) if overlap is None else overlap))
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether what a pixel becomes depends on a neighbourhood, not on the whole window."""
+        return all(card.architecture.get("attention", 0) for card in self.cards)
 
     def ready(
         self, settings: PredictSettings, slide: Slide, device: torch.device, engine: Engine
@@ -105,7 +122,7 @@ class Ensemble:
             return Forward(networks, device, 1, seen)
         window = blank(len(self.card.band_names), slide.window)
         alone = Forward(networks, device, 1, seen)
-        return Forward(networks, device, fitting(device, lambda: alone([window])), seen)
+        return Forward(networks, device, windows_that_fit(device, lambda: alone([window])), seen)
 
     def made_of(self) -> dict[str, str]:
         """Return the SHA-256 of every model file, by name."""

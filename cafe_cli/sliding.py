@@ -15,6 +15,8 @@ STRIDE = 32
 """Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
 
 _SCORES = 256_000_000  # bytes of scores in memory at a time
+_OVERLAP = 128
+_LARGE = range(768, 1280)  # sides of windows to choose from, where a scene is large enough
 _STRIP = 4_000_000  # pixels that a strip has at least, if there are more window rows
 
 
@@ -38,13 +40,20 @@ class Slide:
             raise ConfigError(
                 f"window {self.window} and overlap {self.overlap} have to be multiples of {STRIDE} "
                 "(the network's stride), the overlap the smaller one, e.g. "
-                f"--window {near} --overlap {share_of(near, 4)}"
+                f"--window {near} --overlap {usual_overlap(near)}"
             )
 
     @property
     def overlap(self) -> int:
         """Pixels that a window shares with the next."""
         return self.window - self.step
+
+    def computed(self, scene: Window) -> int:
+        """Return how many pixels all windows over a scene have."""
+        columns, rows = (
+            len(offsets(length, self.window, self.step)) for length in (scene.width, scene.height)
+        )
+        return columns * rows * self.window**2
 
     def touching(self, length: int, first: int, last: int) -> tuple[int, ...]:
         """Return the offsets of the windows, of those over `length` pixels, that touch a part."""
@@ -101,9 +110,39 @@ class Strip:
             yield row, max(row, self.top), below
 
 
-def share_of(window: int, parts: int) -> int:
-    """Return one part of a window's side, less what exceeds a multiple of the network's stride."""
-    return window // parts // STRIDE * STRIDE
+def usual_overlap(window: int) -> int:
+    """Return the overlap for a window: 128 pixels, and a quarter of a small window."""
+    return _OVERLAP if window >= 4 * _OVERLAP else window // 4 // STRIDE * STRIDE
+
+
+def fitting(scene: Window, trained: int, overlap: int | None = None) -> Slide:
+    """Return the slide that computes the fewest pixels for a scene, with windows that are large.
+
+    Parameters
+    ----------
+    scene : Window
+        Its extent. Nothing else counts, so that a map does not depend on the machine.
+    trained : int
+        Side of the windows that a network was trained on; larger ones are as good if its attention
+        is bounded.
+    overlap : int, optional
+        A multiple of the network's stride; `usual_overlap` if None.
+    """
+    longer, shorter = max(scene.width, scene.height), min(scene.width, scene.height)
+    least = min(_LARGE.start, max(trained, shorter), longer)
+    slides = []
+    for window in range(_whole(least), max(_LARGE.stop, _whole(trained)) + 1, STRIDE):
+        shared = usual_overlap(window) if overlap is None else overlap
+        if shared < window:
+            slides.append(Slide(window, window - shared))
+    if not slides:
+        raise ConfigError(f"overlap {overlap} leaves nothing of windows of {_LARGE.stop} pixels")
+    return min(slides, key=lambda slide: (slide.computed(scene), -slide.window))
+
+
+def _whole(length: int) -> int:
+    """Return the next multiple of the network's stride."""
+    return -(-length // STRIDE) * STRIDE
 
 
 def divide(scene: Window, area: Window, slide: Slide, classes: int) -> list[Strip]:

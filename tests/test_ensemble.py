@@ -8,6 +8,8 @@ from cafe_cli import checkpoint, onnx_engine
 from cafe_cli.config import HeightSettings, PredictSettings
 from cafe_cli.ensemble import Ensemble, choose_engine
 from cafe_cli.errors import ConfigError
+from cafe_cli.sliding import Slide
+from cafe_cli.windows import Window
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
@@ -55,18 +57,29 @@ def test_models_that_do_not(tmp_path, card, says):
     [({"window": 128}, 128, None), ({"window": 128, "overlap": 0}, 128, 0)],
 )
 def test_slides_as_asked(given, window, overlap):
-    ensemble = Ensemble((), (), (SimpleNamespace(window=64),))
-    slide = ensemble.slide(PredictSettings(**given))
+    ensemble = Ensemble((), (), (SimpleNamespace(window=64, architecture={}),))
+    slide = ensemble.slide(PredictSettings(**given), Window(0, 0, 500, 500))
     assert slide.window == window
     assert overlap is None or slide.overlap == overlap
     assert slide.overlap % 32 == 0
 
 
 @pytest.mark.parametrize("trained", [32, 64, 96, 250, 256, 512])
-def test_slides_of_a_model_fit_the_stride(trained):
-    slide = Ensemble((), (), (SimpleNamespace(window=trained),)).slide(PredictSettings())
-    assert slide.window >= trained
+def test_windows_of_a_model_whose_attention_has_no_bounds_are_those_of_its_training(trained):
+    card = SimpleNamespace(window=trained, architecture={"attention": 0})
+    slide = Ensemble((), (), (card,)).slide(PredictSettings(), Window(0, 0, 5000, 5000))
+    assert trained <= slide.window < trained + 32
     assert slide.window % 32 == slide.step % 32 == 0
+
+
+def test_windows_of_a_model_whose_attention_is_bounded_suit_the_scene():
+    ensemble = Ensemble((), (), (SimpleNamespace(window=256, architecture={"attention": 512}),))
+    for scene in (Window(0, 0, 6000, 6000), Window(0, 0, 1994, 4332)):
+        slide = ensemble.slide(PredictSettings(), scene)
+        assert slide.window >= 768
+        assert slide.computed(scene) < 1.31 * scene.width * scene.height
+    given = ensemble.slide(PredictSettings(overlap=256), Window(0, 0, 6000, 6000))
+    assert given.overlap == 256
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -88,7 +101,7 @@ def test_both_engines_agree(tmp_path, heights):
     ensemble = Ensemble.load([saved(tmp_path, "a", tiny_model(heights=heights))])
     settings = PredictSettings(tta="flips", scales=(0.5, 1.0))
     both = [
-        ensemble.ready(settings, ensemble.slide(settings), CPU, engine)([patch()])
+        ensemble.ready(settings, Slide(64, 32), CPU, engine)([patch()])
         for engine in ("torch", "onnx")
     ]
     assert torch.allclose(*both, atol=1e-4)

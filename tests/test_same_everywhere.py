@@ -16,11 +16,11 @@ from cafe_cli.ensemble import Ensemble
 from cafe_cli.feed import Feeder
 from cafe_cli.model import Architecture
 from cafe_cli.pairing import find_scenes
-from cafe_cli.predict import _height_settings
 from cafe_cli.request import Source
 from cafe_cli.scene import open_scene
 from cafe_cli.sliding import Slide
 from cafe_cli.split import SPLITS
+from cafe_cli.subject import height_settings
 from cafe_cli.tile import tile
 
 SIZE = 32
@@ -92,7 +92,7 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     )  # fmt: skip
     (files,) = find_scenes(settings.scenes, settings.root)
     source = Source(files.optical, files.elevation, files.dtm, bands=(3, 1))
-    heights = _height_settings(source, Ensemble((), (), (card,)))
+    heights = height_settings(source, Ensemble((), (), (card,)))
     pairs = zip(
         in_training(tmp_path / "tiles", cut), in_training(tmp_path / "virtual", seen), strict=True
     )

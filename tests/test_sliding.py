@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cafe_cli import sliding
 from cafe_cli.errors import ConfigError
-from cafe_cli.sliding import STRIDE, Slide, divide, runs
+from cafe_cli.sliding import STRIDE, Slide, divide, fitting, runs, usual_overlap
 from cafe_cli.windows import Window, offsets
 
 
@@ -83,3 +83,31 @@ def test_memory_of_a_band_is_bounded():
     widest = max(strip.extent.width for strip in strips)
     assert 4 * 6 * 512 * widest <= sliding._SCORES
     assert len(strips) < 1000
+
+
+SCENES = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)).map(lambda n: Window(0, 0, *n))
+
+
+@given(SCENES, st.integers(32, 1500))
+def test_a_slide_for_a_scene(scene, trained):
+    slide = fitting(scene, trained)
+    assert slide.window <= max(1280, trained + 31)
+    assert slide.overlap == usual_overlap(slide.window)
+    # No other choice from there on computes less.
+    others = [
+        Slide(w, w - usual_overlap(w)) for w in range(slide.window, max(1280, trained) + 32, 32)
+    ]
+    assert slide.computed(scene) == min(other.computed(scene) for other in others)
+    if min(scene.width, scene.height) > 1500:
+        assert slide.window >= 768
+
+
+def test_slides_waste_little_on_large_scenes():
+    for side in (2000, 6000, 12_000, 30_000):
+        scene = Window(0, 0, side, side)
+        assert fitting(scene, 256).computed(scene) < 1.31 * side * side
+
+
+def test_an_overlap_that_leaves_nothing():
+    with pytest.raises(ConfigError, match="overlap 1280 leaves nothing"):
+        fitting(Window(0, 0, 9000, 9000), 256, 1280)
