@@ -167,7 +167,10 @@ class ModelSettings(Section):
     """``[model]``: the network; see `cafe_cli.model` for what the choices mean.
 
     `weights` is ``imagenet`` (or another name that segmentation-models-pytorch knows for the
-    encoder, downloaded from its hub), ``none``, or the path of a local weights file.
+    encoder, downloaded from its hub), ``none``, or the path of a local weights file. `attention` is
+    how far a pixel's attention looks: over a neighbourhood of so many pixels, or over the whole
+    window (0), as in the paper; ``auto`` is twice the crop: in training all there is, and yet large
+    maps do not depend on the window.
     """
 
     optical_encoder: str = "resnet50"
@@ -175,7 +178,7 @@ class ModelSettings(Section):
     weights: str = "imagenet"
     width: Count = 128
     fusion: Literal["sum", "gated"] = "sum"
-    attention: Annotated[int, Field(ge=0, lt=65536, multiple_of=64)] = 0
+    attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=64)] = "auto"
     guidance: Literal["none", "labels", "distill"] = "distill"
     enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
     pyramid: bool = True

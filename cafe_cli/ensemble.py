@@ -1,6 +1,7 @@
 """One model or several that are averaged, made ready for a device."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cafe_cli import checkpoint, onnx_engine
+from cafe_cli.allocator import keep_memory
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import HeightSettings, PredictSettings
 from cafe_cli.device import windows_that_fit
@@ -21,9 +23,11 @@ from cafe_cli.onnx_engine import OnnxNetwork
 from cafe_cli.sliding import STRIDE, Slide, fitting, usual_overlap
 from cafe_cli.windows import Window
 
+log = logging.getLogger("cafe")
+
 Engine: TypeAlias = Literal["torch", "onnx"]
 
-_WORTHWHILE = 20  # windows, from which on building the graph (two seconds) is made up for
+_WORTHWHILE = 32  # windows, from which on building the graph is made up for
 _HASHED = 1 << 20  # bytes at a time
 
 
@@ -115,7 +119,19 @@ class Ensemble:
     ) -> Forward:
         """Make the networks ready to run windows of that size on a device."""
         seen = views(settings.tta, settings.scales)
-        networks = [_network(model, device, engine) for model in self.models]
+        if engine == "torch" and device.type == "cpu":
+            keep_memory()  # ONNX Runtime keeps its own
+        sides = sorted({view.side(slide.window) for view in seen})
+        batch = settings.batch_size if settings.batch_size != "auto" else 1
+        networks: list[Network] = []
+        for model in self.models:
+            try:
+                networks.append(_on(model, device, engine, [(batch, s, s) for s in sides]))
+            except ConfigError as error:
+                if settings.engine != "auto":
+                    raise
+                log.info("%s", error)
+                networks.append(_on(model, device, "torch", []))
         if settings.batch_size != "auto":
             return Forward(networks, device, settings.batch_size, seen)
         if device.type == "cpu":
@@ -145,30 +161,41 @@ def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> 
     return "onnx" if asked == "onnx" else "torch"
 
 
-def _network(model: CaFE, device: torch.device, engine: Engine) -> Network:
-    network = model.deployed()
-    fold(network, *example(network, 1, 64, 64))
+def _on(
+    model: CaFE, device: torch.device, engine: Engine, shapes: Sequence[tuple[int, int, int]]
+) -> Network:
     if engine == "onnx":
-        return _Onnx(network)
-    return network.to(device).to(memory_format=torch.channels_last)
+        return _Onnx(model, shapes)
+    return _folded(model).to(device).to(memory_format=torch.channels_last)
+
+
+def _folded(model: CaFE) -> CaFE:
+    network = model.deployed()
+    return fold(network, *example(network, 1, 64, 64))
 
 
 class _Onnx:
-    """A network in ONNX Runtime, built for each shape of windows that comes along."""
+    """A network in ONNX Runtime, built for each shape of batches.
 
-    def __init__(self, network: CaFE) -> None:
-        self._network = network
-        self._built: dict[torch.Size, OnnxNetwork] = {}
+    It is built before there are threads that read: what the exporter prints, it prints past Python,
+    and is kept from doing so by means that concern the whole process.
+    """
+
+    def __init__(self, model: CaFE, shapes: Sequence[tuple[int, int, int]]) -> None:
+        self._model = model
+        network = _folded(model)
+        self._built = {shape: OnnxNetwork(network, *shape) for shape in shapes}
 
     def __call__(
         self, optical: Tensor, optical_valid: Tensor, height: Tensor, height_valid: Tensor
     ) -> Tensor:
         """Return the logits; see `cafe_cli.model.CaFE.forward`."""
-        shape = optical_valid.shape
-        if shape not in self._built:
-            self._built[shape] = OnnxNetwork(self._network, *shape)
-        heights = (height, height_valid) if self._network.architecture.heights else (None, None)
-        return self._built[shape](optical, optical_valid, *heights)
+        heights = (height, height_valid) if self._model.architecture.heights else (None, None)
+        batch, rows, columns = optical_valid.shape
+        if (batch, rows, columns) not in self._built:  # a batch that was halved
+            network = OnnxNetwork(_folded(self._model), batch, rows, columns)
+            self._built = {(batch, rows, columns): network}
+        return self._built[batch, rows, columns](optical, optical_valid, *heights)
 
 
 def _compared(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]]:

@@ -358,7 +358,9 @@ class CategoryFusion(nn.Module):
         """Return F_i (B, C, h, w) of R_i and D_i of that shape."""
         x = torch.cat(streams, dim=1) if self.gated else reduce(torch.add, streams)
         if regions is None:
-            x = self.near(x) if self.reach else self.everywhere(x)
+            cells = max(x.shape[-2:]) // self.cell
+            # Where every cell sees all the others, both are the same.
+            x = self.near(x) if 0 < self.reach < cells - 1 else self.everywhere(x)
         else:
             weights = regions.weights(self.enhancement)
             factors = self.attention(regions.pool(x)) * weights[:, :, None]
@@ -375,10 +377,12 @@ class CategoryFusion(nn.Module):
         """Weigh the channels of each cell of x by their means over the cells around it."""
         means = box_means(F.avg_pool2d(x, self.cell).float(), self.reach)
         batch, channels, rows, columns = means.shape
-        weights: Tensor = self.attention(means.flatten(2).mT).mT.to(x.dtype)
+        # transpose, not mT: the exporter to ONNX does not know it.
+        weights: Tensor = self.attention(means.flatten(2).transpose(1, 2)).to(x.dtype)
         # Each weight times a block of x, without enlarging the weights to the size of x.
         blocks = x.view(batch, channels, rows, self.cell, columns, self.cell)
-        return (blocks * weights.reshape(batch, channels, rows, 1, columns, 1)).reshape(x.shape)
+        factors = weights.transpose(1, 2).reshape(batch, channels, rows, 1, columns, 1)
+        return (blocks * factors).reshape(x.shape)
 
 
 class ChannelAttention(nn.Module):

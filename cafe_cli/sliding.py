@@ -111,8 +111,10 @@ class Strip:
 
 
 def usual_overlap(window: int) -> int:
-    """Return the overlap for a window: 128 pixels, and a quarter of a small window."""
-    return _OVERLAP if window >= 4 * _OVERLAP else window // 4 // STRIDE * STRIDE
+    """Return the overlap for a window: 128 pixels, or about a quarter of a small window."""
+    if window >= 4 * _OVERLAP:
+        return _OVERLAP
+    return max(window // 4 // STRIDE, 1) * STRIDE if window > STRIDE else 0
 
 
 def fitting(scene: Window, trained: int, overlap: int | None = None) -> Slide:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -475,17 +475,24 @@ def _fabric(device: str, settings: TrainSettings, training: int) -> Fabric:
 
 def _network(tileset: TileSet, config: Config) -> CaFE:
     settings = config.model
+    crop = min(config.train.crop or tileset.size, tileset.size)
     architecture = Architecture(
         classes=len(tileset.classes),
         optical_bands=len(tileset.band_names),
         heights=tileset.has_height,
-        **settings.model_dump(exclude={"weights"}),
+        attention=_attention(settings.attention, crop),
+        **settings.model_dump(exclude={"weights", "attention"}),
     )
     network = CaFE(architecture, weights=settings.weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
     limits = (optical.low, optical.high) if optical.low and optical.high else None
     network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)
     return network
+
+
+def _attention(asked: int | Literal["auto"], crop: int) -> int:
+    """Return the neighbourhood of the attention in pixels; as a rule, all that training sees."""
+    return -(-crop // 32) * 64 if asked == "auto" else asked
 
 
 def _fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path, toml):
         ("[train]\nepoch = 5", "unknown key 'train.epoch', did you mean 'epochs'?"),
         ("[scenes]\noptical = 'a'\nelevations = 'b'", "did you mean 'elevation'?"),
         ('[[classes]]\nid = 0\nname = "a"\ncolour = "#ffffff"', "did you mean 'color'?"),
-        ("[predict]\nzzz = 1", "unknown key 'predict.zzz', known: window, overlap, batch_size"),
+        ("[predict]\nzzz = 1", "unknown key 'predict.zzz', known: window, overlap, blend, tta"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_right_one(toml, text, message):
