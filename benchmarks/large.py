@@ -19,6 +19,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ VOID = -9999.0
 WINDOW, OVERLAP = 512, 128
 SHARE = 0.02  # of the scene that is islands
 LIMIT = 1500  # MB
-STAGES = {"start": 0.2, "strips": 0.55, "cog": 0.25}  # shares of the kills
+STAGES = {"start": 0.2, "strips": 0.45, "cog": 0.25, "end": 0.1}  # shares of the kills
+TRIES = 4  # for a kill that comes too late
 FINE = 0.0005  # seconds between two looks at a run
 CLASSES = ClassTable(tuple(LandClass(i, f"class {i}", f"#{40 * i:02x}8080") for i in range(6)))
 
@@ -214,37 +216,74 @@ class Run:
         return next(reversed(self.times), "start")
 
 
-Until = Callable[[dict[str, float], int, float], bool]
-"""Whether to kill a run: times of its stages, strips listed in the journal, seconds."""
+@dataclass
+class Watched:
+    """What can be seen of a run under way: seconds, stages, strips listed, bytes of its COGs."""
+
+    seconds: float = 0.0
+    times: dict[str, float] = field(default_factory=dict)
+    strips: int = 0
+    cog_bytes: int = 0
+
+
+Until = Callable[[Watched], bool]
+"""Whether to kill the run now."""
 
 
 def predict(target: Path, words: list[str], until: Until | None = None) -> Run:
     """Run the command; kill it when `until` says so."""
-    command = [sys.executable, "-m", "cafe_cli", "predict", *words, "-o", str(target)]
     outputs = [target, target.with_name("sure.tif")]
+    command = [sys.executable, "-m", "cafe_cli", "predict", *words, "-o", str(target)]
     command += ["--confidence", str(outputs[1])]
-    work = target.with_name(f".{target.name}.strips")
-    before, begin = marks(work, outputs), time.perf_counter()
+    begin, watched = time.perf_counter(), Watched()
+    look = watching(target, outputs, watched)
     with (target.parent / "said.txt").open("w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
-        times: dict[str, float] = {}
-        strips = 0
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
-            now = time.perf_counter() - begin
-            for stage, mark in marks(work, outputs).items():
-                if stage not in times and mark not in (None, before[stage]):
-                    times[stage] = now
-            strips = max(strips, listed(work))
-            if until is not None and until(times, strips, now):
+            watched.seconds = time.perf_counter() - begin
+            look()
+            if until is not None and until(watched):
                 process.kill()
                 until = None
-            time.sleep(FINE if "cog" in times else 10 * FINE)
+            time.sleep(FINE if "cog" in watched.times else 10 * FINE)
         _, status, usage = ended
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         text = said.read().strip()
-    seconds = time.perf_counter() - begin
-    return Run(process.returncode, seconds, usage.ru_maxrss / 1024, text, strips, times)
+    seconds, peak = time.perf_counter() - begin, usage.ru_maxrss / 1024
+    return Run(process.returncode, seconds, peak, text, watched.strips, watched.times)
+
+
+def watching(target: Path, outputs: list[Path], watched: Watched) -> Callable[[], None]:
+    """Return a function that looks at the files of a run, which is about to begin."""
+    work, begin = work_of(target), time.time_ns()
+    before = marks(work, outputs)
+
+    def look() -> None:
+        for stage, mark in marks(work, outputs).items():
+            if stage not in watched.times and mark not in (None, before[stage]):
+                watched.times[stage] = watched.seconds
+        watched.strips = max(watched.strips, listed(work))
+        if "cog" in watched.times:
+            watched.cog_bytes = sum(size_since(beside, begin) for beside in partial(outputs))
+
+    return look
+
+
+def partial(outputs: list[Path]) -> Iterator[Path]:
+    """Yield what the COGs are called before they are complete, and their overviews."""
+    for path in outputs:
+        beside = path.with_name(f".{path.stem}.partial{path.suffix}")
+        yield from (beside, beside.with_name(f"{beside.name}.ovr.tmp"))
+
+
+def size_since(path: Path, begin: int) -> int:
+    """Return the bytes of a file, 0 if a run before has left it."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if found.st_mtime_ns >= begin else 0
 
 
 def marks(work: Path, outputs: list[Path]) -> dict[str, tuple[int, int] | None]:
@@ -341,7 +380,7 @@ def box(
         same = np.array_equal(cut, read(options.out / "box" / name))
         found.check(same, f"{name} within a box is not what it is in the whole map")
         found.check(bool((cut != 255).any()), "there is nothing in the box")
-    faster = after_start(run) < after_start(whole) / 5
+    faster = after_start(run) < after_start(whole) / 2
     found.check(faster, f"a box took {after_start(run):.0f} s of {after_start(whole):.0f} s")
     found.facts["box_said"] = (
         f"A box of {where.width} x {where.height} took {run.seconds:.0f} s, its pixels are those "
@@ -362,45 +401,93 @@ def read(path: Path, where: Window | None = None) -> NDArray[np.uint8]:
 
 def killed(options: argparse.Namespace, words: list[str], whole: Run, found: Findings) -> None:
     """Kill and continue; what comes of it has to be what came of the run without kills."""
-    target = fresh(options.out / "killed")
-    kills: Counter[str] = Counter()
-    missed: list[str] = []
-    peak, begin, expected = 0.0, time.perf_counter(), contents(options.out / "whole")
-    for wanted, until in plan(random.Random(options.seed), options.kills, whole):
-        run = predict(target, [*words, "--resume"], until)
-        peak = max(peak, run.peak)
-        print(f"{wanted}: ended in {run.stage} after {run.seconds:.1f} s with {run.code}, "
-              f"{listed(work_of(target))} strips", file=sys.stderr, flush=True)  # fmt: skip
-        if run.code == -9:
-            kills[run.stage] += 1
-        elif run.code == 0:
-            missed.append(wanted)
-        else:
-            found.faults.append(f"cannot go on after {sum(kills.values())} kills: {run.said}")
-            break
-    last = predict(target, [*words, "--resume"])
-    found.check(last.code == 0, f"cannot go on after all kills: {last.said}")
-    left = contents(options.out / "killed")
-    different = sorted(n for n in {**expected, **left} if expected.get(n) != left.get(n))
-    found.check(not different, f"after kills {', '.join(different)} differ")
+    victim = Victim(options.out / "killed", words, contents(options.out / "whole"), found)
+    begin = time.perf_counter()
+    sizes = [(options.out / "whole" / name).stat().st_size for name in ("map.tif", "sure.tif")]
+    for wanted, until in plan(random.Random(options.seed), options.kills, whole, sum(sizes)):
+        victim.kill(wanted, until)
+    victim.finish()
+    kills = victim.kills
     found.facts["killed"] = {
-        "kills": dict(kills), "complete_before_the_kill": missed, "peak_mb": round(peak),
-        "seconds": round(time.perf_counter() - begin, 1), "different": different,
+        "kills": dict(kills), "too_late": victim.late, "peak_mb": round(victim.peak),
+        "seconds": round(time.perf_counter() - begin, 1), "completed": victim.completed,
     }  # fmt: skip
+    found.check(kills.total() >= options.kills, f"only {kills.total()} kills came in time")
     found.facts["killed_said"] = (
-        f"Killed {sum(kills.values())} times ({', '.join(f'{n} in {s}' for s, n in kills.items())})"
-        f" and resumed: {'other files' if different else 'the same bytes'}"
+        f"Killed {kills.total()} times ({', '.join(f'{n} in {s}' for s, n in kills.items())}) and "
+        f"resumed: the same bytes {victim.same} of {victim.completed} times"
     )
+
+
+@dataclass
+class Victim:
+    """A run that is killed over and over. Once it is complete, it goes on from its strips."""
+
+    folder: Path
+    words: list[str]
+    expected: dict[str, str]
+    found: Findings
+    kills: Counter[str] = field(default_factory=Counter)
+    late: int = 0
+    completed: int = 0
+    same: int = 0
+    peak: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.target = fresh(self.folder)
+        self.saved = self.folder.with_name("killed_strips")
+        shutil.rmtree(self.saved, ignore_errors=True)
+
+    def kill(self, wanted: str, until: Until) -> None:
+        """Let it run until a moment; where that comes too late, try again."""
+        if wanted in ("cog", "end") and not self.saved.exists():
+            shutil.copytree(self.folder, self.saved)
+        for _ in range(TRIES):
+            run = self.resume(until)
+            print(f"{wanted}: ended in {run.stage} after {run.seconds:.1f} s with {run.code}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            if run.code == -signal.SIGKILL:
+                self.kills[run.stage] += 1
+                return
+            self.late += run.code == 0
+            self.again()
+
+    def finish(self) -> None:
+        self.resume(None)
+
+    def resume(self, until: Until | None) -> Run:
+        run = predict(self.target, [*self.words, "--resume"], until)
+        self.peak = max(self.peak, run.peak)
+        if run.code == 0:
+            self.compare()
+        elif run.code != -signal.SIGKILL:
+            self.found.faults.append(f"after {self.kills.total()} kills: {run.said}")
+            self.again()
+        return run
+
+    def compare(self) -> None:
+        left = contents(self.folder)
+        names = {**self.expected, **left}
+        different = [name for name in names if self.expected.get(name) != left.get(name)]
+        self.found.check(not different, f"after kills other files: {', '.join(different)}")
+        self.completed += 1
+        self.same += not different
+
+    def again(self) -> None:
+        """Go back to the strips before the COG pass, if there are any."""
+        if self.saved.exists():
+            shutil.rmtree(self.folder)
+            shutil.copytree(self.saved, self.folder)
 
 
 def work_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.strips")
 
 
-def plan(draw: random.Random, kills: int, whole: Run) -> Iterator[tuple[str, Until]]:
+def plan(draw: random.Random, kills: int, whole: Run, size: int) -> Iterator[tuple[str, Until]]:
     """Yield when to kill: those in strips in the order of progress, those at the start anywhere."""
-    start, cog = round(STAGES["start"] * kills), round(STAGES["cog"] * kills)
-    between = kills - start - cog
+    start, cog, ends = (round(STAGES[stage] * kills) for stage in ("start", "cog", "end"))
+    between = kills - start - cog - ends
     each = (whole.times["cog"] - whole.times["strips"]) / whole.strips
     moments = sorted(draw.uniform(0, whole.strips - 1) for _ in range(between))
     early = sorted(draw.randrange(between + 1) for _ in range(start))
@@ -409,30 +496,34 @@ def plan(draw: random.Random, kills: int, whole: Run) -> Iterator[tuple[str, Unt
             yield "start", in_start(draw.uniform(0, whole.times["strips"]))
         if number < between:
             yield "strips", in_strips(int(moments[number]), draw.uniform(0, each))
-    length = 0.8 * (whole.times["end"] - whole.times["cog"])
-    for _ in range(cog):
-        yield "cog", after("cog", draw.uniform(0, length))
-    yield "end", after("end", 0)
+    for share in sorted(draw.uniform(0, 0.9) for _ in range(cog)):
+        yield "cog", in_cogs(share * size)
+    for _ in range(ends):
+        yield "end", after("end", draw.uniform(0, 0.03))
 
 
 def in_start(seconds: float) -> Until:
-    return lambda times, strips, now: now > seconds
+    return lambda run: run.seconds > seconds
 
 
 def in_strips(count: int, seconds: float) -> Until:
     """Kill some time after so many strips are listed by a process that writes strips."""
     reached: list[float] = []
 
-    def until(times: dict[str, float], strips: int, now: float) -> bool:
-        if "strips" in times and strips >= count:
-            reached.append(now)
-        return bool(reached) and now > reached[0] + seconds
+    def until(run: Watched) -> bool:
+        if "strips" in run.times and run.strips >= count:
+            reached.append(run.seconds)
+        return bool(reached) and run.seconds > reached[0] + seconds
 
     return until
 
 
+def in_cogs(size: float) -> Until:
+    return lambda run: "cog" in run.times and run.cog_bytes >= size
+
+
 def after(stage: str, seconds: float) -> Until:
-    return lambda times, strips, now: stage in times and now >= times[stage] + seconds
+    return lambda run: stage in run.times and run.seconds >= run.times[stage] + seconds
 
 
 def height_twice(options: argparse.Namespace, model: Path, found: Findings) -> None:

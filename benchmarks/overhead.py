@@ -51,7 +51,7 @@ def one_round(args: argparse.Namespace, options: list[str]) -> dict[str, float]:
     seconds = time.perf_counter() - start
     made = tomllib.loads(Path(f"{target}.toml").read_text())
     windows = int(re.search(r"(\d+) of \d+ windows run", said)[1])
-    what = {k: made["predict"][k] for k in ("window", "overlap")} | {"engine": made["engine"]}
+    what = {k: made["predict"][k] for k in ("window", "overlap", "engine")}
     words = [sys.executable, __file__, args.model, args.ortho, args.dsm, args.out]
     words += ["--device", args.device]
     answer, bare_peak = run([*map(str, words), "--bare", json.dumps(what)])

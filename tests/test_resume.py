@@ -223,7 +223,7 @@ MOMENTS = {
 def test_killed(folder, whole, moment):
     assert run(folder, *WORDS, moment=moment)[0] == -signal.SIGKILL
     code, lines = run(folder, *WORDS, "--resume")
-    assert (code, lines[-1][:13]) == (0, "wrote map.tif"), lines
+    assert (code, len(lines)) == (0, 1), lines
     assert contents(folder) == whole
 
 
@@ -247,13 +247,13 @@ def test_killed_while_another_map_is_replaced(folder, whole, name):
     assert contents(folder) == whole
 
 
-def test_what_is_killed_is_not_taken_for_the_map_that_it_replaces(folder, whole):
+def test_what_is_killed_is_not_taken_for_the_map_that_it_replaces(folder):
     assert run(folder, *WORDS)[0] == 0
-    others = (*WORDS, "--tta", "flips")
-    code, _ = run(folder, *others, "--overwrite", moment=MOMENTS["before the settings"])
+    code, _ = run(
+        folder, *WORDS, "--tta", "flips", "--overwrite", moment=MOMENTS["before the settings"]
+    )
     assert code == -signal.SIGKILL
-    code, lines = run(folder, *WORDS, "--resume")
-    assert (code, ["exists; pass --overwrite" in line for line in lines]) == (1, [True])
+    refused(folder, *WORDS, "--resume", says='cannot resume map.tif: tta was "flips", now "none"')
 
 
 # --- interrupted -------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_two_at_once(left, whole):
 
 @pytest.mark.parametrize(
     ("call", "path", "most"),
-    [("open", "/.128-0-64x150.labels.partial.tif", 500), ("open", "/confidence.vrt", 5000)],
+    [("open", "/.128-0-64x150.labels.partial.tif", 500), ("open", "/confidence.vrt", 1000)],
 )
 def test_a_full_disk(folder, whole, call, path, most):
     code, lines = run(folder, *WORDS, moment=Moment(call, path, str(most)))
