@@ -1,7 +1,7 @@
-"""Overlapping windows of class scores to finished rows, in memory that does not grow with rows."""
+"""Overlapping windows of class scores to pixels, in memory that does not grow with rows."""
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,62 +38,86 @@ def window_weights(size: int, blend: Blend = "hann", overlap: int | None = None)
     return torch.outer(line, line).float()
 
 
-class RowBlender:
-    """Weighted overlap-add of window scores, kept for one row of windows at a time.
+class Blender:
+    """Weighted overlap-add of window scores, row of windows by row of windows.
+
+    Where a window is added, all of it is in memory; of the others in its row and in the row above,
+    only what the next ones overlap.
 
     Parameters
     ----------
     classes : int
     width : int
-        Pixels in a row.
+        Pixels that a row of windows spans.
     weights : Tensor
         (size, size), see `window_weights`.
+    step : int
+        From one window to the next, and from one row to the next.
     device : torch.device
-        Where the scores are, and stay until the rows are finished.
+        Where the scores are, and stay until they are decided.
     """
 
-    def __init__(self, classes: int, width: int, weights: Tensor, device: torch.device) -> None:
-        self.device = device
+    def __init__(
+        self, classes: int, width: int, weights: Tensor, step: int, device: torch.device
+    ) -> None:
+        size = len(weights)
+        self.device, self._step = device, step
         self._window = weights.to(device)
-        self._scores = torch.zeros(classes, len(weights), width, device=device)
-        self._weights = torch.zeros(len(weights), width, device=device)
+        self._above = _Sums.zeros(classes, size - step, width, device)
+        self._here = _Sums.zeros(classes, size, size, device)
+        self._col = 0
 
-    def add(self, col: int, scores: Tensor) -> None:
-        """Add the scores (K, size, size) of a window; what reaches beyond the row is dropped."""
-        first, last = max(col, 0), min(col + scores.shape[-1], self._weights.shape[-1])
-        inside = slice(first - col, last - col)
-        weights = self._window[:, inside]
-        self._scores[:, :, first:last].addcmul_(scores[:, :, inside], weights)
-        self._weights[:, first:last] += weights
+    def go_to(self, col: int) -> None:
+        """Begin with the window at column `col` of the row: the first one, or the next."""
+        size, reach = len(self._window), len(self._window) - self._step
+        self._col = col
+        new = slice(reach if col else 0, size)
+        for above, here in zip(self._above, self._here, strict=True):
+            for left in range(0, new.start, self._step):  # in pieces, because they may overlap
+                right = min(left + self._step, new.start)
+                moved = here[..., left + self._step : right + self._step]
+                here[..., left:right] = moved
+            here[..., :reach, new] = above[..., col + new.start : col + size]
+            here[..., reach:, new] = 0
 
-    def best(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Decide rows that no later window touches.
+    def add(self, scores: Tensor) -> None:
+        """Add the scores (K, size, size) of the window."""
+        self._here.scores.addcmul_(scores, self._window)
+        self._here.weights.add_(self._window)
+
+    def best(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Decide pixels of the window that no later one touches.
 
         Returns
         -------
-        labels : Tensor of int64, (rows, width)
+        labels : Tensor of int64, (rows, columns)
             Class of the highest score, the lower id of two that are equal.
-        scores : Tensor of float32, (rows, width)
+        scores : Tensor of float32, (rows, columns)
             Its weighted mean, 0 where no window was added.
         """
-        best = self._scores[:, rows].max(dim=0)
-        return best.indices, best.values / self._divisor(rows)
+        best = self._here.scores[:, rows, columns].max(dim=0)
+        return best.indices, best.values / self._divisor(rows, columns)
 
-    def means(self, rows: slice) -> Tensor:
-        """Return the weighted means of all scores, (K, rows, width), 0 where there is no window."""
-        return self._scores[:, rows] / self._divisor(rows)
+    def means(self, rows: slice, columns: slice) -> Tensor:
+        """Return the weighted means of all scores, (K, rows, columns), 0 without a window."""
+        return self._here.scores[:, rows, columns] / self._divisor(rows, columns)
 
-    def advance(self, rows: int) -> None:
-        """Drop the upper rows, if any, and append as many of zeros."""
-        if not rows:
-            return
-        for values in (self._scores, self._weights):
-            height = values.shape[-2]
-            # In place, piece by piece, because the two may overlap.
-            for row in range(0, height - rows, rows):
-                end = min(row + rows, height - rows)
-                values[..., row:end, :] = values[..., row + rows : end + rows, :]
-            values[..., max(height - rows, 0) :, :] = 0
+    def leave(self, columns: slice) -> None:
+        """Keep of columns that no later window of the row touches what the next row overlaps."""
+        place = slice(self._col + columns.start, self._col + columns.stop)
+        for above, here in zip(self._above, self._here, strict=True):
+            above[..., place] = here[..., self._step :, columns]
 
-    def _divisor(self, rows: slice) -> Tensor:
-        return self._weights[rows].clamp_min(torch.finfo(self._weights.dtype).tiny)
+    def _divisor(self, rows: slice, columns: slice) -> Tensor:
+        weights = self._here.weights[rows, columns]
+        return weights.clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+class _Sums(NamedTuple):
+    scores: Tensor
+    weights: Tensor
+
+    @classmethod
+    def zeros(cls, classes: int, height: int, width: int, device: torch.device) -> "_Sums":
+        scores = torch.zeros(classes, height, width, device=device)
+        return cls(scores, torch.zeros(height, width, device=device))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.area import Area
-from cafe_cli.blend import RowBlender
+from cafe_cli.blend import Blender
 from cafe_cli.classes import NODATA
 from cafe_cli.device import current
 from cafe_cli.feed import Feeder
@@ -105,20 +105,16 @@ class Inference:
     ) -> None:
         band, before = group[0].band, group[0].before
         rows = [*before, *(row for strip in group for row in strip.rows)]
-        sweep = _Sweep(self, band, forward, rows[0])
+        sweep = _Sweep(self, band, forward)
         with current(forward.device), closing(self.feeder.rows(band.columns, rows)) as feed:
             for row in before:
-                sweep.add(row, self._next(feed))
+                sweep.row(row, self._next(feed), (row, row))
             for strip in group:
                 parts: list[_Part] = []
                 for row, top, bottom in strip.finished():
                     if stop.is_set():
                         return
-                    sweep.add(row, self._next(feed))
-                    with self.meter.on("forward"):
-                        if parts:  # a GPU is one row of windows behind, no more
-                            parts[-1].wait()
-                        parts.append(sweep.decide(top, bottom))
+                    parts.append(sweep.row(row, self._next(feed), (top, bottom)))
                     self.meter.add(len(band.columns), 0, (bottom - top) * (band.last - band.first))
                     self.progress(self.meter)
                 writer.put(strip.extent, parts)
@@ -131,57 +127,85 @@ class Inference:
 class _Sweep:
     """One way down a band, row of windows by row of windows."""
 
-    def __init__(self, inference: Inference, band: Band, forward: Forward, row: int) -> None:
-        self._for, self._band, self._forward, self._row = inference, band, forward, row
-        width = band.last - band.first
-        self._blender = RowBlender(inference.classes, width, inference.weights, forward.device)
+    def __init__(self, inference: Inference, band: Band, forward: Forward) -> None:
+        self._for, self._band, self._forward = inference, band, forward
+        slide, span = inference.slide, band.columns[-1] - band.columns[0]
+        self._blender = Blender(
+            inference.classes, span + slide.window, inference.weights, slide.step, forward.device
+        )
+        self._last: _Part | None = None
+        self._reach = 0  # below this row of the scene there is nothing of windows that were run
 
-    def add(self, row: int, patch: Patch) -> None:
-        """Run the windows of a row; `patch` begins with the first of them."""
-        self._blender.advance(row - self._row)
-        self._row, self._patch = row, patch
+    def row(self, row: int, patch: Patch, final: tuple[int, int]) -> "_Part":
+        """Run a row of windows and decide the rows of pixels [top, bottom) that are final then.
+
+        `patch` begins with the first of the windows.
+        """
         height, width = patch.optical_valid.shape
         left, size = self._band.columns[0], self._for.slide.window
-        self._wanted = patch.optical_valid & self._for.area.mask(Window(left, row, width, height))
+        wanted = patch.optical_valid & self._for.area.mask(Window(left, row, width, height))
         # A window without a pixel to label is not run.
         places = {c: slice(c - left, c - left + size) for c in self._band.columns}
-        used = [c for c, place in places.items() if self._wanted[:, place].any()]
-        windows = [patch.at((slice(None), places[c])) for c in used]
+        used = {c: patch.at((slice(None), p)) for c, p in places.items() if wanted[:, p].any()}
+        rows = slice(final[0] - row, final[1] - row)
+        planes = self._empty(rows)
         with self._for.meter.on("forward"):
-            for start, scores in self._forward.batches(windows):
-                for column, window in zip(used[start:], scores, strict=False):
-                    self._blender.add(column - self._band.first, window)
+            if used or row < self._reach:
+                self._blend(used, rows, planes)
+            if used:
+                self._reach = row + size
+            if self._last is not None:  # a GPU is one row of windows behind, no more
+                self._last.wait()
+            inside = (rows, slice(self._band.first - left, self._band.last - left))
+            if "quality" in planes:
+                planes["quality"] = torch.from_numpy(~patch.height_valid[inside])[None].byte()
+            self._last = _Part.of(planes, wanted[inside])
         self._for.meter.add(0, len(used), 0)
+        return self._last
 
-    def decide(self, top: int, bottom: int) -> "_Part":
-        """Return what is known of rows of the scene that no later window touches."""
-        left = self._band.columns[0]
-        inside = (
-            slice(top - self._row, bottom - self._row),
-            slice(self._band.first - left, self._band.last - left),
-        )
-        wanted = self._wanted[inside]
-        planes = _planes(self._blender, inside[0], self._for.products)
-        if "quality" in self._for.products:
-            planes["quality"] = torch.from_numpy(~self._patch.height_valid[inside])[None].byte()
-        return _Part.of(planes, wanted)
+    def _empty(self, rows: slice) -> dict[str, Tensor]:
+        """Return uint8 rasters (bands, height, width) for rows of the band."""
+        shape = (rows.stop - rows.start, self._band.last - self._band.first)
+        depth = {"probabilities": self._for.classes}
+        return {
+            name: torch.zeros(
+                depth.get(name, 1), *shape, dtype=torch.uint8, device=self._forward.device
+            )
+            for name in self._for.products
+        }
 
+    def _blend(self, used: Mapping[int, Patch], rows: slice, planes: Mapping[str, Tensor]) -> None:
+        """Add the windows of a row from left to right; what they finish goes to the planes."""
+        columns, size = self._band.columns, self._for.slide.window
+        scores = (s for _, batch in self._forward.batches([*used.values()]) for s in batch)
+        for column, following in zip(columns, (*columns[1:], columns[-1] + size), strict=True):
+            self._blender.go_to(column - columns[0])
+            if column in used:
+                self._blender.add(next(scores))
+            first = max(column, self._band.first)
+            last = min(following, self._band.last)
+            if first < last and rows.start < rows.stop:
+                place = slice(first - self._band.first, last - self._band.first)
+                self._decide(rows, slice(first - column, last - column), place, planes)
+            self._blender.leave(slice(0, following - column))
 
-def _planes(blender: RowBlender, rows: slice, products: frozenset[str]) -> dict[str, Tensor]:
-    """Return uint8 rasters (bands, height, width) of rows: labels, and shares in per cent."""
-    device = blender.device
-    step = rows.stop - rows.start if device.type == "cuda" else _ROWS
-    found: dict[str, list[Tensor]] = {name: [] for name in products - {"quality"}}
-    for first in range(rows.start, rows.stop, step):
-        piece = slice(first, min(first + step, rows.stop))
-        labels, shares = blender.best(piece)
-        if "labels" in found:
-            found["labels"].append(labels[None].byte())
-        if "confidence" in found:
-            found["confidence"].append((shares[None] * 100).round().byte())
-        if "probabilities" in found:
-            found["probabilities"].append((blender.means(piece) * 100).round().byte())
-    return {name: torch.cat(pieces, dim=1) for name, pieces in found.items()}
+    def _decide(
+        self, rows: slice, columns: slice, place: slice, planes: Mapping[str, Tensor]
+    ) -> None:
+        """Decide pixels of the current window; labels, and shares in per cent."""
+        many = rows.stop - rows.start
+        step = many if self._blender.device.type == "cuda" else _ROWS
+        for first in range(0, many, step):
+            here = slice(first, min(first + step, many))
+            piece = slice(rows.start + here.start, rows.start + here.stop)
+            labels, shares = self._blender.best(piece, columns)
+            if "labels" in planes:
+                planes["labels"][0, here, place] = labels
+            if "confidence" in planes:
+                planes["confidence"][0, here, place] = (shares * 100).round_()
+            if "probabilities" in planes:
+                means = self._blender.means(piece, columns)
+                planes["probabilities"][:, here, place] = (means * 100).round_()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from cafe_cli.windows import Window, offsets
 STRIDE = 32
 """Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
 
-_SCORES = 256_000_000  # bytes of scores in memory at a time
+_MEMORY = 256_000_000  # bytes of pixels and scores of a band, about
+_PIXEL = 20  # bytes of a pixel while it is read: values, masks, and what is read ahead
 _OVERLAP = 128
 _LARGE = range(768, 1280)  # sides of windows to choose from, where a scene is large enough
 _STRIP = 4_000_000  # pixels that a strip has at least, if there are more window rows
@@ -167,8 +168,8 @@ def divide(scene: Window, area: Window, slide: Slide, classes: int) -> list[Stri
 
 
 def bands(scene: Window, area: Window, slide: Slide, classes: int) -> Iterator[Band]:
-    """Divide the columns of an area into bands whose scores fit into memory."""
-    fitting = _SCORES // (4 * classes * slide.window)
+    """Divide the columns of an area into bands that fit into memory."""
+    fitting = _MEMORY // (_PIXEL * slide.window + 4 * (classes + 1) * slide.overlap)
     broad = max(fitting // slide.step, 1) * slide.step
     end = area.col + area.width
     # Borders lie on the grid of windows: nobody is to know from the map where a band began.

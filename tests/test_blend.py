@@ -4,26 +4,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cafe_cli.blend import RowBlender, window_weights
+from cafe_cli.blend import Blender, window_weights
 from cafe_cli.windows import offsets
 
 CPU = torch.device("cpu")
 
 
-def blended(scores_at, classes: int, height: int, width: int, size: int, step: int, blend="hann"):
+def blended(scores_at, classes, height, width, size, step, blend="hann"):
     """Run a blender over all windows; `scores_at` gives the scores of one."""
-    blender = RowBlender(classes, width, window_weights(size, blend, size - step), CPU)
-    parts, rows = [], offsets(height, size, step)
+    rows, columns = offsets(height, size, step), offsets(width, size, step)
+    weights = window_weights(size, blend, size - step)
+    blender = Blender(classes, columns[-1] + size, weights, step, CPU)
+    out = torch.full((classes, rows[-1] + size, columns[-1] + size), -1.0)
     for row in rows:
-        for col in offsets(width, size, step):
-            blender.add(col, scores_at(row, col))
-        done = (height if row == rows[-1] else row + step) - row
-        parts.append(blender.means(slice(0, done)).clone())
-        best, score = blender.best(slice(0, done))
-        assert torch.equal(score, parts[-1].max(dim=0).values)
-        assert torch.equal(parts[-1].gather(0, best[None])[0], score)
-        blender.advance(done)
-    return torch.cat(parts, dim=-2).numpy()
+        down = slice(0, size if row == rows[-1] else step)
+        for col in columns:
+            blender.go_to(col)
+            blender.add(scores_at(row, col))
+            across = slice(0, size if col == columns[-1] else step)
+            means = blender.means(down, across)
+            labels, best = blender.best(down, across)
+            assert torch.equal(best, means.max(dim=0).values)
+            assert torch.equal(means.gather(0, labels[None])[0], best)
+            out[:, row : row + down.stop, col : col + across.stop] = means
+            blender.leave(across)
+    return out[:, :height, :width].numpy()
 
 
 def reference(scores_at, classes: int, height: int, width: int, size: int, step: int, blend="hann"):
@@ -101,42 +106,35 @@ def test_scores_that_agree_come_back(geometry, blend):
     assert np.abs(scores - field[:, :height, :width].numpy()).max() < 1e-5
 
 
-def test_windows_may_begin_before_the_row():
-    blender = RowBlender(1, 10, window_weights(8), CPU)
-    for col in (-4, 0, 4, 8):
-        blender.add(col, (torch.arange(8.0) + col).expand(1, 8, 8))
-    assert torch.allclose(
-        blender.means(slice(0, 8))[0], torch.arange(10.0).expand(8, 10), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8])
-def test_advancing_moves_rows_up(rows):
-    blender = RowBlender(2, 8, window_weights(8), CPU)
-    scores = torch.rand(2, 8, 8)
-    blender.add(0, scores)
-    blender.advance(rows)
-    moved = blender.means(slice(0, 8))
-    assert torch.allclose(moved[:, : 8 - rows], scores[:, rows:])
-    assert not moved[:, 8 - rows :].any()
-
-
-def test_unseen_pixels_are_finite():
-    blender = RowBlender(2, 20, window_weights(8), CPU)
-    blender.add(4, torch.ones(2, 8, 8))
-    labels, scores = blender.best(slice(0, 8))
-    assert scores.tolist() == [[1.0 if 4 <= col < 12 else 0.0 for col in range(20)]] * 8
-    assert not labels.any()
+def test_windows_that_are_not_run_leave_nothing():
+    blender = Blender(2, 20, window_weights(8), 4, CPU)
+    for col in (0, 4, 8, 12):
+        blender.go_to(col)
+        if col == 4:
+            blender.add(torch.ones(2, 8, 8))
+        labels, scores = blender.best(slice(0, 4), slice(0, 4))
+        assert scores.tolist() == [[float(col in (4, 8))] * 4] * 4
+        assert not labels.any()
+        blender.leave(slice(0, 4))
+    blender.go_to(0)
+    assert not blender.means(slice(0, 8), slice(0, 4)).any()
+    blender.go_to(4)
+    assert (blender.means(slice(0, 8), slice(0, 8))[:, :4] == 1).all()
+    assert not blender.means(slice(4, 8), slice(0, 8)).any()
 
 
 def test_memory_stays_the_same():
-    blender = RowBlender(2, 20, window_weights(8), CPU)
+    blender = Blender(2, 20, window_weights(8), 4, CPU)
 
     def held():
-        return {k: (v.shape, v.data_ptr()) for k, v in vars(blender).items() if hasattr(v, "shape")}
+        kept = [*blender._above, *blender._here]
+        return [(values.shape, values.data_ptr()) for values in kept]
 
     before = held()
-    for _ in range(50):
-        blender.add(0, torch.ones(2, 8, 8))
-        blender.advance(4)
+    for _ in range(20):
+        for col in (0, 4, 8, 12):
+            blender.go_to(col)
+            blender.add(torch.ones(2, 8, 8))
+            blender.leave(slice(0, 4))
     assert held() == before
+    assert blender._above.scores.shape == (2, 4, 20)

@@ -112,7 +112,7 @@ def test_stitching(tmp_path, pointwise, shape, slide):
 @pytest.mark.parametrize("slide", SLIDES, ids=str)
 @pytest.mark.parametrize("scores", [1, 300_000, 10**9])
 def test_bands_of_columns(tmp_path, pointwise, monkeypatch, slide, scores):
-    monkeypatch.setattr(sliding, "_SCORES", scores)
+    monkeypatch.setattr(sliding, "_MEMORY", scores)
     check_stitching(tmp_path, pointwise, (200, 333), slide)
 
 
@@ -165,7 +165,7 @@ def test_slides_off_the_stride(tmp_path, pointwise, window, overlap):
 @pytest.mark.parametrize("scores", [1, 10**9])
 def test_whole_array_reference(tmp_path, monkeypatch, scores):
     """The windows of a real network, added up in one array that holds everything."""
-    monkeypatch.setattr(sliding, "_SCORES", scores)
+    monkeypatch.setattr(sliding, "_MEMORY", scores)
     network, size, step = tiny_model(), 64, 32
     with torch.no_grad():
         network.head[-1].weight *= 100  # labels that change from pixel to pixel

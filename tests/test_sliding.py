@@ -31,7 +31,7 @@ def plans(draw):
 def test_strips_cover_an_area_and_know_their_windows(plan, strip):
     scene, area, slide, scores = plan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sliding, "_SCORES", scores)
+        patch.setattr(sliding, "_MEMORY", scores)
         patch.setattr(sliding, "_STRIP", strip)
         strips = divide(scene, area, slide, 3)
     times = np.zeros((scene.height, scene.width), int)
@@ -81,7 +81,7 @@ def test_memory_of_a_band_is_bounded():
     scene = Window(0, 0, 1_000_000, 1_000)
     strips = divide(scene, scene, Slide(512, 256), 6)
     widest = max(strip.extent.width for strip in strips)
-    assert 4 * 6 * 512 * widest <= sliding._SCORES
+    assert 20 * 512 * widest <= sliding._MEMORY
     assert len(strips) < 1000
 
 
