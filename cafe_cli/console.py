@@ -87,6 +87,8 @@ def inference_display() -> Iterator[Callable[[Meter], None]]:
 
 def show_meter(meter: Meter, outputs: Iterable[Path]) -> None:
     """Say what was written, how fast, and what took the time."""
+    if not meter.written:
+        return
     names = " and ".join(map(str, outputs))
     if not meter.windows:
         say(f"wrote {names}")

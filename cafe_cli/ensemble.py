@@ -141,8 +141,12 @@ class Ensemble:
         return Forward(networks, device, windows_that_fit(device, lambda: alone([window])), seen)
 
     def made_of(self) -> dict[str, str]:
-        """Return the SHA-256 of every model file, by name."""
-        return {f"model {path.name}": _sha256(path) for path in self.paths}
+        """Return the SHA-256 of every model file, by name, and by number if several share it."""
+        names = [path.name for path in self.paths]
+        # Those of several runs are often called the same.
+        numbers = [f" {n}" if names.count(name) > 1 else "" for n, name in enumerate(names, 1)]
+        each = zip(numbers, self.paths, strict=True)
+        return {f"model{number} {path.name}": _sha256(path) for number, path in each}
 
 
 def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> Engine:

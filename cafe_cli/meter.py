@@ -22,13 +22,15 @@ class Meter:
         Windows that went through the network.
     pixels : int
         Pixels of the scene that are finished in this run.
+    written : int
+        Maps that were written; none where they were complete.
     seconds : dict
         Waited for pixels to be read, spent on the network, waited for strips to be written.
     """
 
     def __init__(self, total: int = 0, name: str = "") -> None:
         self.total, self.name = total, name
-        self.windows = self.run = self.pixels = 0
+        self.windows = self.run = self.pixels = self.written = 0
         self.seconds: dict[Stage, float] = {"read": 0.0, "forward": 0.0, "write": 0.0}
         self._resumed = 0
         self._start = time.perf_counter()
@@ -48,6 +50,7 @@ class Meter:
     def join(self, other: "Meter") -> None:
         """Add what another one has counted; the time is that of this one."""
         self.total += other.total
+        self.written += other.written
         self.add(other.windows, other.run, other.pixels)
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds

@@ -23,7 +23,7 @@ from cafe_cli.meter import Meter
 from cafe_cli.parallel import cores
 from cafe_cli.request import Compute, Outputs, Source
 from cafe_cli.sliding import Slide, Strip, divide
-from cafe_cli.strips import StripStore
+from cafe_cli.strips import StripStore, folder_of, sweep
 from cafe_cli.subject import Subject
 from cafe_cli.windows import Window
 
@@ -109,10 +109,12 @@ class Predictor:
         made_of = self._made_of(work)
         if outputs.resume and _is_complete(outputs, made_of):
             log.info("%s is complete", outputs.labels)
+            sweep(outputs.labels)
             meter.resume(meter.total)
             return meter
         inputs = [*map(str, self.ensemble.paths), *source.names]
-        check_outputs([*outputs.paths.values()], inputs, outputs.overwrite)
+        # What a run that is resumed has named already may be replaced: the strips know.
+        check_outputs([*outputs.paths.values()], inputs, outputs.overwrite or outputs.resume)
         products = outputs.products(self.ensemble.card.class_table)
         tags = {"CAFE_MODEL": self.ensemble.names, "CAFE_VERSION": __version__}
         with StripStore(products, work.target, made_of, outputs, tags) as store:
@@ -126,7 +128,9 @@ class Predictor:
                 inference = self._inference(work, frozenset(outputs.paths), meter, progress)
                 inference.run(left, self.forwards(work), write)
             store.finish()
-        save_beside(outputs.labels, self._described(work) | {"made_of": _digest(made_of)})
+            # Before the strips go: if the process is killed here, a run that resumes writes it.
+            save_beside(outputs.labels, self._described(work) | {"made_of": _digest(made_of)})
+        meter.written += 1
         return meter
 
     def forwards(self, work: Work) -> list[Forward]:
@@ -188,8 +192,11 @@ class Predictor:
 
 def _is_complete(outputs: Outputs, made_of: Mapping[str, object]) -> bool:
     """Whether the outputs are there, made of the same things with the same settings."""
-    known = read_beside(outputs.labels).get("made_of")
-    return known == _digest(made_of) and all(path.exists() for path in outputs.paths.values())
+    if folder_of(outputs.labels).exists():  # a run has been killed before it was through
+        return False
+    if not all(path.exists() for path in outputs.paths.values()):
+        return False
+    return read_beside(outputs.labels).get("made_of") == _digest(made_of)
 
 
 def _digest(made_of: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ journal lists it.
 """
 
 import logging
+import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -88,10 +89,12 @@ class StripStore:
         self._products, self._grid, self._terms, self._tags = products, grid, terms, tags
         self._path = products[0].path
         self._names = {p.name for p in products}
-        self._folder = self._path.absolute().with_name(f".{self._path.name}.strips")
+        self._folder = folder_of(self._path)
         self._journal = Journal(
             self._folder / "journal.jsonl", {**made_of, **_described(products, grid)}
         )
+        # Made before the first output gets its name: those that exist are of these strips then.
+        self._naming = self._folder / "naming"
         self._done: Strips = {}
         self._mutex = threading.Lock()
         self._held = ExitStack()
@@ -107,13 +110,17 @@ class StripStore:
         """Lock the folder, and take over what is left in it."""
         check_creation_options(self._terms.options)
         for product in self._products:
-            check_output(product.path, self._terms.overwrite)
+            check_output(product.path, self._may_replace)
             check_file(product.path)
         busy = f"another process is writing {self._path}; wait for it, or name another output"
         with ExitStack() as stack:
             stack.enter_context(locked(self._folder, busy))
             self._done = self._left_over()
             stack.callback(self._tidy)
+            if not self._done:
+                remove(self._naming)
+            for product in self._products:  # another process may have finished just now
+                check_output(product.path, self._may_replace)
             self._journal.start(self._done)
             stack.callback(self._journal.close)
             self._clear()
@@ -127,6 +134,7 @@ class StripStore:
         trace: TracebackType | None,
     ) -> None:
         """Remove the folder, unless there is something to resume."""
+        self._finished = self._finished and kind is None
         self._held.close()
         if kind and self._done and not self._finished:
             log.warning("%s kept; go on with --resume", self._amount(self._done))
@@ -164,12 +172,20 @@ class StripStore:
         with ExitStack() as stack:
             # The first product gets its name last, when the others can no longer fail.
             for product in self._products:
-                beside = stack.enter_context(replacing(product.path, self._terms.overwrite))
+                beside = stack.enter_context(replacing(product.path, self._may_replace))
                 self._convert(product, beside)
+            with saying(self._naming):
+                self._naming.touch()
+            flush(self._folder)
         for product in self._products:
             write_sidecar(product.path, product.classes)
             flush(product.path.absolute().parent)  # before the strips go
         self._finished = True
+
+    @property
+    def _may_replace(self) -> bool:
+        """Whether outputs may exist: as allowed, or a run that is resumed has named some."""
+        return self._terms.overwrite or (self._terms.resume and self._naming.exists())
 
     def _write(self, product: Product, window: Window, values: NDArray[np.uint8]) -> int:
         """Return the bytes of a strip's file, 0 where all is nodata and there is none."""
@@ -229,7 +245,7 @@ class StripStore:
     def _tidy(self) -> None:
         """Remove the folder if it is of no more use; whoever waits for it meets all or nothing."""
         if self._finished or not self._done:
-            gone = self._folder.with_name(f"{self._folder.name}.old")
+            gone = _gone(self._folder)
             remove(gone)
             self._folder.rename(gone)
             remove(gone)
@@ -245,6 +261,21 @@ class StripStore:
         overviews = product.overviews or ("mode" if product.classes else "average")
         convert(vrt, cog, overviews, self._terms.options, product.path)
         flush(cog)
+
+
+def folder_of(path: Path) -> Path:
+    """Return where the strips of a map lie."""
+    return path.absolute().with_name(f".{path.name}.strips")
+
+
+def sweep(path: Path) -> None:
+    """Remove what is left of the strips of a complete map, if a run was killed doing so."""
+    shutil.rmtree(_gone(folder_of(path)), ignore_errors=True)  # or another process does it now
+
+
+def _gone(folder: Path) -> Path:
+    """Return what a folder of strips is called while it is removed."""
+    return folder.with_name(f"{folder.name}.old")
 
 
 def _described(products: Sequence[Product], grid: Grid) -> dict[str, object]:
