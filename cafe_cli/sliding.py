@@ -14,7 +14,7 @@ from cafe_cli.windows import Window, offsets
 STRIDE = 32
 """Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
 
-_MEMORY = 256_000_000  # bytes of pixels and scores of a band, about
+_MEMORY = 192_000_000  # bytes of pixels and scores of a band, about
 _PIXEL = 20  # bytes of a pixel while it is read: values, masks, and what is read ahead
 _OVERLAP = 128
 _LARGE = range(768, 1280)  # sides of windows to choose from, where a scene is large enough
