@@ -5,11 +5,12 @@
 #   WIDTH, HEIGHT           pixels of the scene, which is DATA mirrored over and over (6000)
 #   RUNS                    rounds (3)
 #   WINDOW, OVERLAP, BATCH  of all tools: pixels, pixels, windows (512, 128, 1)
-#   CAFE_OPTIONS            more options of `cafe predict`; of an option given twice the last counts
+#   CAFE_OPTIONS            more options of `cafe predict`
 #   TOOLS                   those to run beside cafe (monai toolbelt terratorch geoai)
 #   OTHERS                  a Python that has them and all that cafe needs (python)
 #   OTHERS_OPTIONS          more options of inference_others.py: --contiguous
 #   OMP_NUM_THREADS         threads of every tool (as many as there are cores)
+# cafe runs twice: with the windows of the others, and with its own defaults.
 # Leaves OUT/inference.jsonl (a line per run) and a map per tool, and prints the medians. Linux only.
 set -euo pipefail
 if [ $# -ne 3 ]; then
@@ -55,9 +56,10 @@ print(json.dumps(own | total | {"peak_mb": round(usage.ru_maxrss * 1024 / 1e6)})
 END
 }
 
+# NAME OPTIONS...
 run_cafe() {
-  time_it cafe cafe -q predict "$scene/model.safetensors" "${inputs[@]}" "${windows[@]}" \
-    -o "$out/cafe.tif" --overwrite ${cafe_options[@]+"${cafe_options[@]}"}
+  time_it "$1" cafe -q predict "$scene/model.safetensors" "${inputs[@]}" -o "$out/$1.tif" --overwrite \
+    ${cafe_options[@]+"${cafe_options[@]}"} "${@:2}"
 }
 
 other=("$others" -W ignore "$root/benchmarks/inference_others.py" --tool)
@@ -75,10 +77,11 @@ for tool in ${tools[@]+"${tools[@]}"}; do
   fi
 done
 
-rm -f "$out"/{cafe,monai,toolbelt,terratorch,geoai}.tif
+rm -f "$out"/{cafe,cafe-defaults,monai,toolbelt,terratorch,geoai}.tif
 : >"$out/inference.jsonl"
 for ((run = 0; run < runs; run++)); do
-  run_cafe
+  run_cafe cafe "${windows[@]}"
+  run_cafe cafe-defaults # windows that suit the scene
   for tool in ${usable[@]+"${usable[@]}"}; do
     run_other "$tool" || true # that one fails, of memory for instance, is a result too
   done
