@@ -197,7 +197,8 @@ def _only_layer(path: str) -> str | None:
     names = names or list(drawn)
     if len(names) > 1:
         raise InputError(
-            f"{path} has several layers; choose the one that holds the area: {', '.join(names)}"
+            f"{path} has several layers ({', '.join(names)}); copy the one that holds the area to "
+            f"a file of its own: ogr2ogr area.gpkg {path} LAYER"
         )
     return names[0] if names else None
 

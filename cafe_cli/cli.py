@@ -148,8 +148,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON t
 
 def _scales(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
     """Parse 0.75,1,1.25."""
+    if value is None:
+        return None
     try:
-        return value and tuple(float(part) for part in value.split(","))
+        return tuple(float(part) for part in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list like 0.75,1,1.25") from error
 
@@ -359,11 +361,19 @@ def train(
 @click.option("--window", help="Side of the window in pixels.  [default: auto, as trained]")
 @click.option("--overlap", help="Overlap of windows in pixels.  [default: auto]")
 @click.option("--blend", type=click.Choice(["hann", "gaussian", "crop"]), help="[default: hann]")
-@click.option("--tta", type=click.Choice(["none", "flips", "d4"]), help="Test-time augmentation.")
-@click.option("--scales", callback=_scales, metavar="S,S,...", help="Average over scales.")
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flips", "d4"]),
+    help="Average over flips, or all symmetries.",
+)
+@click.option(
+    "--scales", callback=_scales, metavar="S,S,...", help="Average over scales, e.g. 0.75,1,1.25."
+)
 @click.option("--batch-size", help="Windows at a time.  [default: auto]")
 @click.option("--engine", type=click.Choice(["auto", "torch", "onnx"]), help="[default: auto]")
-@click.option("--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option.")
+@click.option(
+    "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."
+)
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, a list of cuda:N, or all."
 )

@@ -6,6 +6,7 @@ the result is saved beside every output, so that a run can be repeated from what
 
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
@@ -395,10 +396,17 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     values[keys[-1]] = value
 
 
+_ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
+
+
 def _explain(error: ValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        path = [str(p) for p in item["loc"]]
+    parts: list[str] = []
+    items = error.errors()
+    # What is wrong within a list leaves it too short as well.
+    items = [i for i in items if i["type"] != "too_short" or len(items) == 1]
+    for item in items:
+        # pydantic names the alternatives of "auto" or a number as if they were keys.
+        path = [str(p) for p in item["loc"] if not _ALTERNATIVE.match(str(p))]
         where = ".".join(path) or "config"
         if item["type"] == "extra_forbidden":
             known = list(_fields_at(path[:-1]))
@@ -410,7 +418,11 @@ def _explain(error: ValidationError) -> str:
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-            parts.append(f"{where}: {message[0].lower()}{message[1:]}{given}")
+            said = f"{where}: {message[0].lower()}{message[1:]}{given}"
+            if parts and parts[-1].startswith(f"{where}: ") and parts[-1].endswith(given):
+                more = message.removeprefix("Input should be ")
+                said = f"{parts.pop().removesuffix(given)}, or {more}{given}"
+            parts.append(said)
     return "; ".join(parts)
 
 

@@ -43,8 +43,13 @@ class _Lines(logging.Handler):
         message = record.getMessage()
         if message not in self._said:
             self._said.add(message)
-            kind = ("Warning: ", "yellow") if record.levelno >= logging.WARNING else ""
-            _line(kind, message)
+            _line(_kind_of(record.levelno), message)
+
+
+def _kind_of(level: int) -> str | tuple[str, str]:
+    if level >= logging.ERROR:
+        return ("Error: ", "bold red")
+    return ("Warning: ", "yellow") if level >= logging.WARNING else ""
 
 
 def show_error(message: str) -> None:

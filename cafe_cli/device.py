@@ -24,11 +24,15 @@ def choose(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from error
+        raise ConfigError(
+            f"unknown device {name!r}: use auto, cpu, cuda, cuda:N, a list of them, or all"
+        ) from error
     if device.type == "cpu":
         return torch.device("cpu")  # there is one, whatever its number
     if device.type != "cuda":
-        raise ConfigError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+        raise ConfigError(
+            f"device {name!r} is not supported: use auto, cpu, cuda, cuda:N, a list of them, or all"
+        )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
         raise ConfigError(f"there is no device {name!r}: {count} GPU(s) found; use --device auto")

@@ -18,7 +18,7 @@ from rasterio.fill import fillnodata
 
 from cafe_cli import raster
 from cafe_cli.config import HeightSettings
-from cafe_cli.errors import ConfigError, GridError, InputError
+from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.files import stamps
 from cafe_cli.grid import Grid
 from cafe_cli.ground import GroundFilter, estimate_ground
@@ -204,6 +204,8 @@ def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
     ------
     InputError
         The message names the number, or that there is no height at all.
+    BandError
+        An image instead of heights: several bands.
     """
     key = (*stamps(m.path for m in members).items(), settings)
     if len(key) > len(members) and key in _checked:
@@ -212,6 +214,11 @@ def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
     for member in members:
         metres = metres_per_unit(member, settings)
         with raster.open_raster(member.path) as dataset:
+            if len(bands := raster.image_bands(dataset, None)) > 1:
+                raise BandError(
+                    f"{member.path} has {len(bands)} bands, heights have one; if it is no image, "
+                    "take the band of the heights: gdal_translate -b N"
+                )
             heights = raster.sample(dataset, settings.nodata)
             if not np.isfinite(heights).any() and len(members) == 1:
                 heights = raster.read_decimated(dataset, _PROBE, settings.nodata).ravel()

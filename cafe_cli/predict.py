@@ -1,6 +1,7 @@
 """``cafe predict``: scenes and models to georeferenced rasters, strip by strip."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,11 @@ def predict_each(
             total.join(meter)
     if failed:
         kind = SomeFailedError if len(failed) < len(orders) else CafeError
-        raise kind(f"{len(failed)} of {len(orders)} orthophotos failed: {', '.join(failed)}")
+        made = f"; {len(orders) - len(failed)} maps are in {outputs.labels}"
+        raise kind(
+            f"{len(failed)} of {len(orders)} orthophotos failed: {', '.join(failed)}"
+            + (made if len(failed) < len(orders) else "")
+        )
     return total
 
 
@@ -117,6 +122,9 @@ def _orders(source: Source, outputs: Outputs) -> Iterator[tuple[Source, Outputs]
     stems = [Path(name).stem for name in source.optical]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ConfigError(f"two orthophotos would both make {twice[0]}.tif; rename one of them")
+    folders = [*map(os.path.realpath, outputs.paths.values())]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise ConfigError(f"{twice[0]} is the folder of two outputs; name one for each")
     for folder in outputs.paths.values():
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; with --per-file, name a folder")
@@ -170,7 +178,7 @@ def _look(report: Report, predictor: Predictor, source: Source, outputs: Outputs
     subject = Subject.of(source, predictor.ensemble)
     scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
     found = diagnose(subject.files, Config(scenes=scenes, height=subject.height))
-    report.facts["scenes"] = {subject.files.id: found.facts}
+    report.facts["scenes"] = {Path(source.optical[0]).name: found.facts}
     report.add(*found.findings)
     if not found.ok:
         return
@@ -194,4 +202,12 @@ def _check_outputs(
     models: Sequence[Path], source: Source, outputs: Outputs, overwrite: bool
 ) -> None:
     inputs = [*map(str, models), *source.names]
+    paths = [*outputs.paths.values()]
+    beside = {os.path.realpath(f"{outputs.labels}.toml")}
+    beside |= {os.path.realpath(f"{path}.aux.xml") for path in paths}
+    for path in paths:
+        if os.path.realpath(path) in beside:
+            raise ConfigError(f"{path} is written beside another output; choose another name")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; name a file, or pass --per-file")
     check_outputs([*outputs.paths.values()], inputs, overwrite)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cafe_cli import __version__
@@ -14,6 +15,7 @@ from cafe_cli.blend import window_weights
 from cafe_cli.config import PredictSettings, read_beside, save_beside
 from cafe_cli.device import choose_all
 from cafe_cli.ensemble import Engine, Ensemble, choose_engine
+from cafe_cli.errors import OutputError
 from cafe_cli.feed import Feeder
 from cafe_cli.files import check_outputs, stamps
 from cafe_cli.forward import Forward, blank
@@ -107,11 +109,17 @@ class Predictor:
         work = self.plan(source)
         meter = Meter(work.windows, name)
         made_of = self._made_of(work)
-        if outputs.resume and _is_complete(outputs, made_of):
+        known = _digest({**made_of, "options": dict(outputs.options)})
+        if outputs.resume and _is_complete(outputs, known):
             log.info("%s is complete", outputs.labels)
             sweep(outputs.labels)
             meter.resume(meter.total)
             return meter
+        if outputs.resume and not outputs.overwrite and _is_another(outputs):
+            raise OutputError(
+                f"{outputs.labels} exists and was made of other inputs or with other settings; "
+                "pass --overwrite to make it again"
+            )
         inputs = [*map(str, self.ensemble.paths), *source.names]
         # What a run that is resumed has named already may be replaced: the strips know.
         check_outputs([*outputs.paths.values()], inputs, outputs.overwrite or outputs.resume)
@@ -129,8 +137,10 @@ class Predictor:
                 inference.run(left, self.forwards(work), write)
             store.finish()
             # Before the strips go: if the process is killed here, a run that resumes writes it.
-            save_beside(outputs.labels, self._described(work) | {"made_of": _digest(made_of)})
+            save_beside(outputs.labels, self._described(work) | {"made_of": known})
         meter.written += 1
+        if not meter.run and len(left) == len(work.strips):
+            log.warning("%s holds no pixel that could be labelled", outputs.labels)
         return meter
 
     def forwards(self, work: Work) -> list[Forward]:
@@ -167,7 +177,7 @@ class Predictor:
     def _made_of(self, work: Work) -> dict[str, object]:
         """Return everything that the result depends on, by names that a person understands."""
         source = work.subject.source
-        files = {f"input {name}": list(stamp) for name, stamp in stamps(source.names).items()}
+        files = {f"input {n}": _shown(*stamp) for n, stamp in stamps(source.names).items()}
         drawn = ("aoi", "bbox", "bbox_crs")  # the area says it
         return {
             "cafe": __version__,
@@ -190,13 +200,24 @@ class Predictor:
         return {"models": models, "source": vars(work.subject.source), "predict": settings}
 
 
-def _is_complete(outputs: Outputs, made_of: Mapping[str, object]) -> bool:
+def _is_complete(outputs: Outputs, made_of: str) -> bool:
     """Whether the outputs are there, made of the same things with the same settings."""
     if folder_of(outputs.labels).exists():  # a run has been killed before it was through
         return False
     if not all(path.exists() for path in outputs.paths.values()):
         return False
-    return read_beside(outputs.labels).get("made_of") == _digest(made_of)
+    return bool(read_beside(outputs.labels).get("made_of") == made_of)
+
+
+def _is_another(outputs: Outputs) -> bool:
+    """Whether there is a map that no interrupted run has left."""
+    return outputs.labels.exists() and not folder_of(outputs.labels).exists()
+
+
+def _shown(size: int, changed: int) -> str:
+    """Say what a file was like: bytes, and the time it was changed in ns."""
+    second, rest = divmod(changed, 10**9)
+    return f"{size} bytes of {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}.{rest:09}"
 
 
 def _digest(made_of: Mapping[str, object]) -> str:

@@ -118,6 +118,8 @@ def _heights_used(source: Source, ensemble: Ensemble) -> tuple[tuple[str, ...], 
 def _area(source: Source, grid: Grid) -> Area:
     """Return what of a scene is wanted."""
     area = Area.whole(grid)
+    if source.bbox is None and source.bbox_crs is not None:
+        raise ConfigError("--bbox-crs is the CRS of --bbox: give --bbox too")
     if source.bbox is not None:
         area = Area.from_bbox(source.bbox, grid, source.bbox_crs)
     if source.aoi is None:

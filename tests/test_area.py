@@ -395,12 +395,12 @@ def test_layers(vector):
     assert same(Area.from_file(path, GRID), rectangle(4, 6, 24, 16))
     vector([in_crs(shapely.box(1, 2, 3, 4))], layer="park", append=True)
     assert same(Area.from_file(path, GRID, "park"), rectangle(1, 2, 3, 4))
-    with pytest.raises(InputError, match=r"several layers; choose the one .* area: town, park"):
+    with pytest.raises(InputError, match=r"several layers \(town, park\); copy"):
         Area.from_file(path, GRID)
     lines = [in_crs(shapely.LineString([(1, 1), (9, 9)]))]
     vector(lines, name="b.gpkg", layer="roads", geometry_type="LineString")
     both = vector(lines, name="b.gpkg", layer="rails", append=True, geometry_type="LineString")
-    with pytest.raises(InputError, match=r"several layers; choose the one .* area: roads, rails"):
+    with pytest.raises(InputError, match=r"several layers \(roads, rails\); copy"):
         Area.from_file(both, GRID)
     with pytest.raises(InputError, match="no layer 'city'; it has: trees, town, park"):
         Area.from_file(path, GRID, "city")

@@ -233,7 +233,7 @@ def test_predict_fails(run, scene, name, optical, more, says):
     ("device", "says"),
     [
         ("cuda:99", "there is no device 'cuda:99': "),
-        ("tpu", "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
+        ("tpu", "unknown device 'tpu': use auto, cpu, cuda, cuda:N, a list"),
         ("meta", "device 'meta' is not supported"),
     ],
 )

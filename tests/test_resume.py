@@ -354,7 +354,7 @@ def test_a_complete_map_is_left_alone(folder):
     with untouched(folder):
         code, lines = run(folder, *WORDS, "--resume")
     assert (code, lines) == (0, ["map.tif is complete"])
-    says = "map.tif exists; pass --overwrite to replace it"
+    says = "map.tif exists and was made of other inputs or with other settings; pass --overwrite"
     refused(folder, *WORDS, "--resume", "--tta", "flips", says=says)
 
 
@@ -404,7 +404,7 @@ def made(folder: Path) -> dict[str, tuple[int, int]]:
 def test_one_of_three_is_broken(folder, several):
     code, lines = run(folder, *several)
     assert code == 3
-    assert lines[-1] == "Error: 1 of 3 orthophotos failed: b_ortho.tif"
+    assert lines[-1] == "Error: 1 of 3 orthophotos failed: b_ortho.tif; 2 maps are in maps"
     assert sum("b_ortho.tif" in line for line in lines) == 2
     assert sorted(made(folder)) == ["a_ortho.tif", "c_ortho.tif"]
     assert not [path for path in (folder / "maps").iterdir() if path.name.startswith(".")]
