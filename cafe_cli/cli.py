@@ -358,9 +358,13 @@ def train(
     "--gsd", type=click.Choice(["own", "model"]), default="own", show_default=True,
     help="Grid of the map: the orthophoto's own, or resampled to the model's GSD.",
 )  # fmt: skip
-@click.option("--window", help="Side of the window in pixels.  [default: auto, as trained]")
-@click.option("--overlap", help="Overlap of windows in pixels.  [default: auto]")
-@click.option("--blend", type=click.Choice(["hann", "gaussian", "crop"]), help="[default: hann]")
+@click.option("--window", help="Side of the window in pixels.  [default: auto, to suit the scene]")
+@click.option("--overlap", help="Overlap of windows in pixels.  [default: auto, 128]")
+@click.option(
+    "--blend",
+    type=click.Choice(["hann", "gaussian", "crop"]),
+    help="Weights of a window.  [default: hann]",
+)
 @click.option(
     "--tta",
     type=click.Choice(["none", "flips", "d4"]),
@@ -370,7 +374,11 @@ def train(
     "--scales", callback=_scales, metavar="S,S,...", help="Average over scales, e.g. 0.75,1,1.25."
 )
 @click.option("--batch-size", help="Windows at a time.  [default: auto]")
-@click.option("--engine", type=click.Choice(["auto", "torch", "onnx"]), help="[default: auto]")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "onnx"]),
+    help="Runs the network.  [default: auto]",
+)
 @click.option(
     "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."
 )

@@ -221,9 +221,10 @@ class TrainSettings(Section):
 class PredictSettings(Section):
     """``[predict]``: how windows slide over a scene, and what is averaged.
 
-    `window` and `overlap` are in pixels, multiples of 32; ``auto`` is the training size and half of
-    it. `blend` weighs a window's pixels: ``hann`` and ``gaussian`` fall from the middle to the rim,
-    ``crop`` cuts off half of the overlap. `tta` (test-time augmentation) averages the four
+    `window` and `overlap` are in pixels, multiples of 32; ``auto`` computes the fewest pixels for
+    the scene with windows of about 1000 that overlap by 128. `blend` weighs a window's pixels:
+    ``hann`` and ``gaussian`` fall from the middle to the rim, ``crop`` cuts off half of the
+    overlap. `tta` (test-time augmentation) averages the four
     ``flips`` or the eight symmetries of a square (``d4``), at every one of the `scales`.
     `batch_size` ``auto`` is 1 on a CPU and what fits on a GPU. `engine` ``auto`` is ONNX Runtime on
     a CPU where it is installed and worth its start, and torch elsewhere.
