@@ -27,7 +27,7 @@ from cafe_cli.config import HeightSettings
 from cafe_cli.model import Architecture, CaFE
 
 table = ClassTable(tuple(LandClass(i, f"class {i}") for i in range(6)))
-network = CaFE(Architecture(6, 3, optical_encoder="resnet50"))
+network = CaFE(Architecture(6, 3, optical_encoder="resnet50", attention=1024))
 network.set_statistics([128.0] * 3, [64.0] * 3, 4.0, 6.0)
 card = ModelCard(
     architecture=vars(network.architecture), classes=table.as_json(), band_names=("red", "green", "blue"), dtype="uint8",
