@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 from cafe_cli.burning import Geometries, single_parts
 from cafe_cli.errors import ConfigError, GridError, InputError
 from cafe_cli.grid import GDAL_ERRORS, Grid, describe_crs
+from cafe_cli.joined import parse_crs
 from cafe_cli.runs import Bounds, Limit, cell_side, filled, survey, wanted
 from cafe_cli.vectors import (
     READ_ERRORS,
@@ -233,12 +234,7 @@ def _check_bounds(box: str, bounds: Bounds) -> None:
 def _box_crs(box: str, text: str | None, grid: Grid, name: str) -> CRS | None:
     if text is None:
         return grid.crs
-    try:
-        crs = CRS.from_user_input(text)
-    except GDAL_ERRORS as error:
-        raise ConfigError(
-            f"{text!r} is no CRS that PROJ knows; write the one of {box} like EPSG:25832"
-        ) from error
+    crs = parse_crs(text)
     if grid.crs is None:
         raise GridError(
             f"{name} has no CRS while {box} is in {describe_crs(crs)}; leave out the CRS and give "

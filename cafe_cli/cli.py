@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cafe_cli import __version__
-from cafe_cli.errors import CafeError, InputError
+from cafe_cli.errors import CafeError, InputError, out_of_memory
 
 if TYPE_CHECKING:
     from cafe_cli.config import Config
@@ -50,13 +50,10 @@ def main() -> None:
         code = _fail(_one_line(error), error.exit_code)
     except CafeError as error:
         code = _fail(str(error), error.exit_code)
-    except MemoryError:
-        code = _fail(_OUT_OF_MEMORY, 1)
     except OSError as error:
         code = _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
-    except RuntimeError as error:
-        # torch says "out of memory" of a GPU and "can't allocate memory" of a CPU.
-        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         code = _fail(_OUT_OF_MEMORY, 1)
     sys.exit(code)

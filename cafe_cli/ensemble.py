@@ -20,7 +20,7 @@ from cafe_cli.folding import example, fold
 from cafe_cli.forward import Forward, Network, blank, views
 from cafe_cli.model import CaFE
 from cafe_cli.onnx_engine import OnnxNetwork
-from cafe_cli.sliding import STRIDE, Slide, fitting, usual_overlap
+from cafe_cli.sliding import Slide, fitting, usual_overlap, whole_strides
 from cafe_cli.windows import Window
 
 log = logging.getLogger("cafe")
@@ -28,7 +28,6 @@ log = logging.getLogger("cafe")
 Engine: TypeAlias = Literal["torch", "onnx"]
 
 _WORTHWHILE = 32  # windows, from which on building the graph is made up for
-_HASHED = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,10 @@ class Ensemble:
             Numbers that do not fit the network's stride.
         """
         overlap = None if settings.overlap == "auto" else settings.overlap
-        if settings.window != "auto":
-            shared = usual_overlap(settings.window) if overlap is None else overlap
-            return Slide(settings.window, settings.window - shared)
         trained = max(card.window for card in self.cards)
-        if self.is_bounded:
+        if settings.window == "auto" and self.is_bounded:
             return fitting(scene, trained, overlap)
-        window = -(-trained // STRIDE) * STRIDE
+        window = whole_strides(trained) if settings.window == "auto" else settings.window
         return Slide(window, window - (usual_overlap(window) if overlap is None else overlap))
 
     @property
@@ -198,7 +194,7 @@ class _Onnx:
         batch, rows, columns = optical_valid.shape
         if (batch, rows, columns) not in self._built:  # a batch that was halved
             network = OnnxNetwork(_folded(self._model), batch, rows, columns)
-            self._built = {(batch, rows, columns): network}
+            self._built[batch, rows, columns] = network
         return self._built[batch, rows, columns](optical, optical_valid, *heights)
 
 
@@ -212,8 +208,5 @@ def _compared(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(_HASHED):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -68,3 +68,10 @@ class StoppedError(CafeError):
     """The user stopped the work; what was done so far is saved."""
 
     exit_code = 130
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out: that of a GPU, or that of the machine."""
+    # torch says "out of memory" of a GPU and "can't allocate memory" of a CPU.
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cafe_cli.dataset import Inputs
+from cafe_cli.errors import out_of_memory
 from cafe_cli.scene import Patch
 from cafe_cli.sliding import STRIDE
 
@@ -140,12 +141,13 @@ class Forward:
 
     def _mean(self, batch: Inputs) -> Tensor:
         total: Tensor | None = None
-        for view, network in itertools.product(self.views, self.networks):
-            logits = network(*in_view(batch, view))
-            odds = view.restore(logits.float().softmax(dim=1))
-            if odds.shape[-1] != batch.optical_valid.shape[-1]:
-                odds = _resized(odds, batch.optical_valid.shape[-1])
-            total = odds if total is None else total.add_(odds)
+        for view in self.views:
+            shown = in_view(batch, view)
+            for network in self.networks:
+                odds = view.restore(network(*shown).float().softmax(dim=1))
+                if odds.shape[-1] != batch.optical_valid.shape[-1]:
+                    odds = _resized(odds, batch.optical_valid.shape[-1])
+                total = odds if total is None else total.add_(odds)
         if total is None:
             raise ValueError("no network to run")
         count = len(self.views) * len(self.networks)
@@ -166,13 +168,6 @@ def blank(bands: int, size: int) -> Patch:
     """Return a window of zeros, all of them valid, to try networks with."""
     shape, valid = (size, size), np.ones((size, size), bool)
     return Patch(np.zeros((bands, *shape), np.uint8), valid, np.zeros(shape, np.float32), valid)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out: that of a GPU, or that of the machine."""
-    # torch says "out of memory" of a GPU and "can't allocate memory" of a CPU.
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def _readable(dtype: np.dtype[np.generic]) -> torch.dtype:

@@ -182,7 +182,7 @@ def _look(report: Report, predictor: Predictor, source: Source, outputs: Outputs
     report.add(*found.findings)
     if not found.ok:
         return
-    work = predictor.plan(source)
+    work = predictor.plan(subject)
     size = work.target
     bytes_each = sum(product.count for product in outputs.products(card.class_table))
     report.facts |= {

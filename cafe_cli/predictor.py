@@ -93,10 +93,9 @@ class Predictor:
         self._jobs = compute.jobs or cores()
         self._ready: tuple[Engine, Slide, list[Forward]] | None = None
 
-    def plan(self, source: Source) -> Work:
+    def plan(self, subject: Subject) -> Work:
         """Look at a scene and divide the work; see `cafe_cli.predict.predict` for the errors."""
         card = self.ensemble.card
-        subject = Subject.of(source, self.ensemble)
         grid, block, area = subject.look(card)
         slide = self.ensemble.slide(self.settings, grid.extent)
         strips = divide(grid.extent, area.extent, slide, len(card.class_table))
@@ -106,7 +105,7 @@ class Predictor:
 
     def run(self, source: Source, outputs: Outputs, progress: Progress, name: str = "") -> Meter:
         """Predict a scene."""
-        work = self.plan(source)
+        work = self.plan(Subject.of(source, self.ensemble))
         meter = Meter(work.windows, name)
         made_of = self._made_of(work)
         known = _digest({**made_of, "options": dict(outputs.options)})

@@ -134,7 +134,7 @@ def fitting(scene: Window, trained: int, overlap: int | None = None) -> Slide:
     longer, shorter = max(scene.width, scene.height), min(scene.width, scene.height)
     least = min(_LARGE.start, max(trained, shorter), longer)
     slides = []
-    for window in range(_whole(least), max(_LARGE.stop, _whole(trained)) + 1, STRIDE):
+    for window in range(whole_strides(least), max(_LARGE.stop, whole_strides(trained)) + 1, STRIDE):
         shared = usual_overlap(window) if overlap is None else overlap
         if shared < window:
             slides.append(Slide(window, window - shared))
@@ -143,7 +143,7 @@ def fitting(scene: Window, trained: int, overlap: int | None = None) -> Slide:
     return min(slides, key=lambda slide: (slide.computed(scene), -slide.window))
 
 
-def _whole(length: int) -> int:
+def whole_strides(length: int) -> int:
     """Return the next multiple of the network's stride."""
     return -(-length // STRIDE) * STRIDE
 

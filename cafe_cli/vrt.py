@@ -30,8 +30,6 @@ class Product:
         Of the bands, or none.
     overviews : str, optional
         Resampling of the overviews; ``mode`` with classes and ``average`` without if None.
-    scale : float, optional
-        What to multiply values with for natural units.
     """
 
     name: str
@@ -40,7 +38,6 @@ class Product:
     classes: ClassTable | None = None
     descriptions: tuple[str, ...] = ()
     overviews: str | None = None
-    scale: float | None = None
 
 
 def block_side(length: int) -> int:
@@ -83,7 +80,6 @@ def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> 
     return (
         f'<VRTRasterBand dataType="Byte" band="{band}">'
         f"<Description>{escape(described)}</Description><NoDataValue>{NODATA}</NoDataValue>"
-        f"{'' if product.scale is None else f'<Scale>{product.scale!r}</Scale>'}"
         f"<ColorInterp>{kind}</ColorInterp>"
         f"{f'<ColorTable>{table}</ColorTable>' if colors else ''}\n{sources}</VRTRasterBand>\n"
     )

@@ -305,7 +305,7 @@ def test_a_crs_for_a_scene_without_one(vector):
 
 
 def test_a_crs_that_is_none():
-    with pytest.raises(ConfigError, match=r"'EPSG:0' is no CRS .* the one of bbox 4 6 24 16 like"):
+    with pytest.raises(ConfigError, match=r"'EPSG:0' is no CRS; write it like EPSG:25832"):
         Area.from_bbox((4, 6, 24, 16), GRID, "EPSG:0")
 
 

@@ -323,14 +323,15 @@ def test_voids_by_another_value(tmp_path, pointwise):
 # --- areas, several models, more outputs ---------------------------------------------------------
 
 
+def predicted_town(folder: Path, model: Path) -> tuple[Source, Path, Path]:
+    """Return a scene, its map, and a name for that of a part."""
+    source = scene(folder, *town(200, 180)[:2])
+    predict(model, source, folder / "map.tif")
+    return source, folder / "map.tif", folder / "part.tif"
+
+
 def test_an_area_is_predicted_as_in_the_whole(tmp_path, model):
-    image, metres, _ = town(200, 180)
-    source, whole, part = (
-        scene(tmp_path, image, metres),
-        tmp_path / "map.tif",
-        tmp_path / "part.tif",
-    )
-    predict(model, source, whole)
+    source, whole, part = predicted_town(tmp_path, model)
     with rasterio.open(whole) as dataset:
         left, top = dataset.transform @ (41, 77)
     box = (left, top - 50 * PIXEL, left + 60 * PIXEL, top)
@@ -342,13 +343,7 @@ def test_an_area_is_predicted_as_in_the_whole(tmp_path, model):
 
 
 def test_polygons_limit_and_mask(tmp_path, model):
-    image, metres, _ = town(200, 180)
-    source, whole, part = (
-        scene(tmp_path, image, metres),
-        tmp_path / "map.tif",
-        tmp_path / "part.tif",
-    )
-    predict(model, source, whole)
+    source, whole, part = predicted_town(tmp_path, model)
     with rasterio.open(whole) as dataset:
         corners = [dataset.transform @ place for place in ((20, 30), (120, 30), (20, 130))]
     shape = {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}

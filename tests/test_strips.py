@@ -177,7 +177,7 @@ def test_several_products(tmp_path, values):
     names = ("one", "two & a half", "<three>", "four")
     products = [
         Product("labels", tmp_path / "map.tif", classes=TABLE),
-        Product("odds", tmp_path / "odds.tif", 4, descriptions=names, scale=0.01),
+        Product("odds", tmp_path / "odds.tif", 4, descriptions=names),
     ]
     odds = noise(4, GRID)
     with store_in(tmp_path, products=products, tags={"A": '<"&>'}) as store:
@@ -192,7 +192,7 @@ def test_several_products(tmp_path, values):
     with rasterio.open(tmp_path / "odds.tif") as dataset:
         assert np.array_equal(dataset.read(), odds)
         assert dataset.descriptions == names
-        assert dataset.scales == (0.01,) * 4
+        assert dataset.scales == (1,) * 4
         assert dataset.nodatavals == (255,) * 4
         assert ColorInterp.alpha not in dataset.colorinterp
         assert dataset.tags()["A"] == '<"&>'
