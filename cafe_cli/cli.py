@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,7 @@ def cli(verbose: int, quiet: int) -> None:
     """Land-cover maps from orthophotos and surface models."""
     from cafe_cli.console import set_up_log
 
-    # Of a training run on several devices, all processes but the first speak only of errors.
-    helper = os.environ.get("LOCAL_RANK", "0") != "0"
-    set_up_log(-1 if helper else verbose - quiet)
+    set_up_log(verbose - quiet)
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -284,12 +283,20 @@ def _exit_with(reports: "Sequence[Report]") -> None:
 @output_options("Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
 @click.option("--epochs", type=int)
-@click.option("--batch-size", type=int, help="Tiles per step, on all devices together.")
+@click.option("--batch-size", help="Tiles per step, on all devices together; auto: what fits.")
+@click.option("--accumulate", type=int, help="Parts of a step, one after the other: less memory.")
 @click.option("--learning-rate", type=float)
 @click.option("--encoder", help="Encoder of both streams (segmentation-models-pytorch names).")
 @click.option("--weights", help="imagenet, none, or a local weights file.")
 @click.option("--guidance", type=click.Choice(["none", "labels", "distill"]))
-@click.option("--devices", type=int, help="Number of GPUs (or CPU processes).")
+@click.option("--freeze-epochs", type=int, help="Epochs before the encoders train, too.")
+@click.option("--patience", type=int, help="End after so many epochs without a better mean IoU.")
+@click.option("--time-limit", help="End after such a time: 90s, 30m, 1h30m.")
+@click.option("--devices", type=int, help="Number of GPUs (or CPU processes) on each node.")
+@click.option(
+    "--num-nodes", type=int, help="Number of nodes; torchrun and srun tell by themselves."
+)
+@click.option("--precision", type=click.Choice(["auto", "32-true", "bf16-mixed"]))
 @click.option("--seed", type=int)
 @device_option
 @dry_option
@@ -302,12 +309,12 @@ def train(
     from cafe_cli.train import BEST, Report, rehearse
     from cafe_cli.train import train as run
 
+    run_keys = (
+        "epochs", "batch_size", "accumulate", "learning_rate", "freeze_epochs", "patience",
+        "time_limit", "devices", "num_nodes", "precision", "seed",
+    )  # fmt: skip
     keys = {
-        "train.epochs": options["epochs"],
-        "train.batch_size": options["batch_size"],
-        "train.learning_rate": options["learning_rate"],
-        "train.devices": options["devices"],
-        "train.seed": options["seed"],
+        **{f"train.{key}": options[key] for key in run_keys},
         "model.optical_encoder": options["encoder"],
         "model.weights": options["weights"],
         "model.guidance": options["guidance"],
@@ -322,14 +329,30 @@ def train(
             rehearse(tileset, output, config, device=device, resume=resume, overwrite=overwrite)
         )
         return
-    with training_display() as (on_step, on_epoch):
+    with _first_speaks(), training_display() as (on_step, on_epoch):
         card = run(
             tileset, output, config, device=device, resume=resume, overwrite=overwrite,
             report=Report(on_step, on_epoch),
         )  # fmt: skip
-    if card.scores:
-        show_scores(card.scores, f"validation tiles, epoch {card.epoch}")
-    say(f"wrote {output / BEST}")
+        if card.scores:
+            show_scores(card.scores, f"validation tiles, epoch {card.epoch}")
+        say(f"wrote {output / BEST}")
+
+
+@contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Let only the first process of a training run speak of what happens to all of them."""
+    from cafe_cli.console import set_up_log
+    from cafe_cli.ranks import is_first
+
+    if is_first():
+        yield
+        return
+    set_up_log(-1)
+    try:
+        yield
+    except CafeError as error:
+        sys.exit(error.exit_code)
 
 
 @cli.command()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cafe_cli import __version__
 from cafe_cli.classes import ClassTable, LandClass
@@ -27,6 +27,20 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
+_TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def _seconds(value: object) -> object:
+    """Turn a time such as 1h30m into seconds; a number is one already."""
+    if not isinstance(value, str):
+        return value
+    if not (parts := _TIME.fullmatch(value)) or not value:
+        raise ValueError(f"{value!r} is not a time: write 90s, 30m, 2h or 1h30m")
+    units = zip(parts.groups(), (86400, 3600, 60, 1), strict=True)
+    return float(sum(int(count or 0) * unit for count, unit in units))
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Unit = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 
 
@@ -193,12 +207,28 @@ class TrainSettings(Section):
     a cosine to zero. `color_jitter` is the relative strength of gain and offset per band,
     `height_jitter` the standard deviation in metres of one offset per tile, `height_dropout` the
     probability that a tile is shown without some or all of its heights, so that the model still
-    works where the surface model has holes. `batch_size` counts the tiles of a step on all
-    `devices` together; `workers` are processes that read tiles.
+    works where the surface model has holes.
+
+    `batch_size` counts the tiles of a step on all devices together; ``auto`` is what fits on a GPU,
+    and 8 on a CPU. `accumulate` cuts a step into so many parts that come one after the other, at a
+    fraction of the memory; batch normalisation sees one part at a time. `checkpointing` computes
+    the encoders' blocks twice instead of keeping what is in them: the same gradients in less
+    memory. `compile` hands the encoders to torch.compile. `clip` is the largest norm of a gradient
+    (0: any).
+
+    The encoders stay as they are for the first `freeze_epochs`. Training ends after `patience`
+    epochs without a better score (0: never), or after `time_limit` (such as ``90m``, ``1h30m``), to
+    be resumed. `devices` on each of `num_nodes` share a step, one process each; unset, there are as
+    many as a launcher has started, or 1.
+
+    `workers` are threads that read tiles. `cache` is where those come from: the tiles decoded once,
+    in the folder of the tile set; ``auto`` takes 50 GB for them, or half of the free disk if that
+    is less, a number so many GB, and ``none`` decodes the tiles themselves in every epoch.
     """
 
     epochs: Count = 60
-    batch_size: Count = 8
+    batch_size: Literal["auto"] | Count = 8
+    accumulate: Count = 1
     crop: Annotated[int, Field(ge=32)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -212,10 +242,24 @@ class TrainSettings(Section):
     height_dropout: Share = 0.1
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
     dice: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0)] = 0
+    time_limit: Duration | None = None
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    devices: Count = 1
+    checkpointing: bool = False
+    compile: bool = False
+    devices: Count | None = None
+    num_nodes: Count | None = None
     workers: Annotated[int, Field(ge=0)] | None = None
+    cache: Literal["auto", "none"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_way_to_save_memory(self) -> Self:
+        if self.compile and self.checkpointing:
+            raise ValueError("compile and checkpointing exclude each other: choose one")
+        return self
 
 
 class PredictSettings(Section):

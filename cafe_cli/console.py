@@ -18,10 +18,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cafe_cli.epoch_table import EpochTable
 from cafe_cli.meter import Meter
 from cafe_cli.report import LEVELS, Report
 
 console = Console(stderr=True)
+
+_LOG_WIDTH = 120  # of a table in a log file
 
 
 def set_up_log(verbosity: int) -> None:
@@ -112,18 +115,27 @@ def _pace(meter: Meter) -> str:
 
 @contextmanager
 def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Callable[..., None]]]:
-    """Show training: a bar over the steps and a line per epoch; yields (on step, on epoch)."""
+    """Show training: a bar over the steps and a table of the epochs; yields (on step, on epoch).
+
+    The first is called with the steps done and in all, and the loss; the second with a row of the
+    history, and whether it is the best so far if that is known.
+    """
     with _bar(TextColumn("loss {task.fields[loss]:.3f}")) as bar:
         task = bar.add_task("train", total=None, loss=float("nan"))
+        table: EpochTable | None = None
+        steps = 0
 
         def on_step(step: int, total: int, loss: float) -> None:
+            nonlocal steps
+            steps = total
             bar.update(task, completed=step, total=total, loss=loss)
 
-        def on_epoch(row: Mapping[str, float]) -> None:
-            ious = {k.removeprefix("iou_"): v for k, v in row.items() if k.startswith("iou_")}
-            scores = f"  mIoU {row['miou']:.3f}" if "miou" in row else ""
-            each = "  ".join(f"{name} {value:.2f}" for name, value in ious.items())
-            say(f"epoch {row['epoch']:3.0f}  loss {row['loss']:.3f}{scores}  {each}")
+        def on_epoch(row: Mapping[str, float], best: bool | None = None) -> None:
+            nonlocal table
+            if table is None:
+                table = EpochTable(console.width if console.is_terminal else _LOG_WIDTH, steps)
+            for line in table.lines(dict(row), best):
+                say(line)
 
         yield on_step, on_epoch
 

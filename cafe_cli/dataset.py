@@ -4,23 +4,29 @@ That makes an interrupted run repeatable: the batches of an epoch are a pure fun
 and the epoch, and every random choice about a tile comes from the seed in its key.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cafe_cli import tiles
+from cafe_cli import augment as augmentation
+from cafe_cli import cache
+from cafe_cli.augment import Change
+from cafe_cli.cache import HEIGHT_VALID, OPTICAL_VALID, Arrays, Cache, Planes
 from cafe_cli.config import TrainSettings
 from cafe_cli.scene import Patch
 from cafe_cli.split import Split
-from cafe_cli.tiles import TileSet
-from cafe_cli.windows import Window
+from cafe_cli.tiles import Reader, TileSet
 
-Labels = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+Source: TypeAlias = Callable[[int], Arrays]
+"""Gives a tile of a dataset by its number. To be used in the thread that opened it."""
+
+_COPIED_AS_THEY_ARE = ("uint8", "int16", "uint16")
 
 
 class Key(NamedTuple):
@@ -65,6 +71,24 @@ def to_tensors(patch: Patch) -> Inputs:
     )
 
 
+def to_sample(planes: Planes[Tensor], change: Change | None) -> Sample:
+    """Turn a batch into what the network sees, changed unless `change` is None.
+
+    The sample shares no memory with `planes` and lies on the same device.
+    """
+    if change is not None:
+        planes = augmentation.apply(planes, change)
+    optical, flags, height, labels = planes
+    copy = change is None  # what was changed is a copy already
+    inputs = Inputs(
+        optical.to(torch.float32, copy=copy),
+        (flags & OPTICAL_VALID) > 0,
+        height[:, None].to(torch.float32, copy=copy),
+        (flags & HEIGHT_VALID) > 0,
+    )
+    return Sample(inputs, labels.to(torch.int64))
+
+
 class TileDataset(Dataset[Sample]):
     """The tiles of one split.
 
@@ -76,28 +100,97 @@ class TileDataset(Dataset[Sample]):
     split : {'train', 'validation', 'test'}
     augment : TrainSettings, optional
         Crop, turn, flip and jitter as these say; whole tiles as they are if None.
+    decoded : Cache, optional
+        Of the same tile set; without it the tiles are decoded each time. The samples are the same.
+
+    Attributes
+    ----------
+    side : int
+        Of a sample, in pixels.
     """
 
     def __init__(
-        self, folder: Path, tileset: TileSet, split: Split, augment: TrainSettings | None = None
+        self,
+        folder: Path,
+        tileset: TileSet,
+        split: Split,
+        augment: TrainSettings | None = None,
+        decoded: Cache | None = None,
     ) -> None:
-        self._reader = tiles.Reader(folder, tileset)
-        self._tileset = tileset
-        self._tiles = tileset.of(split)
+        self._folder, self._tileset, self._tiles = folder, tileset, tileset.of(split)
         self._augment = augment
+        self._decoded = decoded.of(split) if decoded else None
+        self._reader = Reader(folder, tileset)
+        self._std = np.array(tileset.optical_statistics.std, np.float32)
+        self.side = augmentation.crop_side(augment, tileset.size) if augment else tileset.size
 
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self._tiles)
 
     def __getitem__(self, key: Key) -> Sample:
-        """Read one tile."""
-        patch, labels = self._reader.read(self._tiles[key.tile])
+        """Read one sample, without a batch axis, always from the same thread.
+
+        For batches, and several threads, there is `cafe_cli.loader`.
+        """
+        planes = self.blank(1)
+        place = Planes(*(values[0].numpy() for values in planes))
+        change = self.read(self._source(self._reader), key, place)
+        changes = augmentation.stacked([change], torch.device("cpu")) if change else None
+        inputs, labels = to_sample(planes, changes)
+        return Sample(Inputs(*(values[0] for values in inputs)), labels[0])
+
+    def blank(self, count: int, pinned: bool = False) -> Planes[Tensor]:
+        """Allocate room for some samples, in page-locked memory if `pinned`.
+
+        The optical values have the data type of the tiles if they take a byte or two, and float32
+        otherwise.
+        """
+        name = self._tileset.dtype if self._tileset.dtype in _COPIED_AS_THEY_ARE else "float32"
+        flat, bands = (count, self.side, self.side), len(self._tileset.band_names)
+        return Planes(
+            torch.zeros((count, bands, *flat[1:]), dtype=getattr(torch, name), pin_memory=pinned),
+            torch.zeros(flat, dtype=torch.uint8, pin_memory=pinned),
+            torch.zeros(flat, dtype=torch.float32, pin_memory=pinned),
+            torch.zeros(flat, dtype=torch.uint8, pin_memory=pinned),
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Source]:
+        """Make ready to read in one thread, which has to be the one that ends this."""
+        with cache.opened(self._folder, self._tileset) as reader:
+            yield self._source(reader)
+
+    def _source(self, reader: Reader) -> Source:
+        if (planes := self._decoded) is not None:
+            return lambda number: Planes(*(values[number] for values in planes))
+        return lambda number: cache.packed(*reader.read(self._tiles[number]))
+
+    def read(self, source: Source, key: Key, into: Arrays) -> Change | None:
+        """Copy what is cut from a tile; return what has to be done to it, None without `augment`.
+
+        Parameters
+        ----------
+        source : Source
+            What `opened` gave to this thread.
+        key : Key
+        into : Planes of ndarray
+            One sample of `blank`.
+
+        Raises
+        ------
+        InputError
+            A file is missing, damaged, or changed since the virtual tile set was made.
+        """
+        change, (row, column) = None, (0, 0)
         if self._augment is not None:
             random = np.random.default_rng(key.seed)
-            std = np.array(self._tileset.optical_statistics.std, np.float32)
-            patch, labels = augment(patch, labels, self._augment, std, random)
-        return Sample(to_tensors(patch), torch.from_numpy(labels.astype(np.int64)))
+            change = augmentation.draw(self._augment, self._tileset.size, self._std, random)
+            row, column = change.corner.tolist()
+        part = slice(row, row + self.side), slice(column, column + self.side)
+        for place, values in zip(into, source(key.tile), strict=True):
+            place[...] = values[..., *part]
+        return change
 
 
 class Batches(Sampler[list[Key]]):
@@ -134,70 +227,3 @@ def in_order(tiles: int, batch_size: int, rank: int = 0, world: int = 1) -> list
     """Return every tile once, in batches, for this process."""
     keys = [Key(i, 0) for i in range(rank, tiles, world)]
     return [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
-
-
-def augment(
-    patch: Patch,
-    labels: Labels,
-    settings: TrainSettings,
-    std: np.ndarray[tuple[int], np.dtype[np.float32]],
-    random: np.random.Generator,
-) -> tuple[Patch, Labels]:
-    """Crop, turn and flip everything alike; jitter colours and heights, leave some heights out.
-
-    `std` is the standard deviation of each band, the measure of an offset.
-    """
-    patch, labels = _crop(patch, labels, settings.crop, random)
-    turns = int(random.integers(4)) if settings.turns else 0
-    flip = settings.flips and bool(random.integers(2))
-
-    def turned(values: np.ndarray) -> np.ndarray:
-        values = np.rot90(values, turns, axes=(-2, -1))
-        return values[..., ::-1] if flip else values
-
-    strength = settings.color_jitter
-    gain, offset = random.uniform(-strength, strength, (2, len(std), 1, 1)).astype(np.float32)
-    optical = patch.optical.astype(np.float32) * (1 + gain) + offset * std[:, None, None]
-    lift = np.float32(random.normal(0, settings.height_jitter))
-    known = patch.height_valid & ~_void(labels.shape, settings.height_dropout, random)
-    jittered = Patch(
-        turned(optical),
-        turned(patch.optical_valid),
-        turned(np.where(known, patch.height + lift, np.float32(0))),
-        turned(known),
-    )
-    return jittered, np.ascontiguousarray(turned(labels))
-
-
-def _void(
-    shape: tuple[int, int], probability: float, random: np.random.Generator
-) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """Draw where the heights will be taken away: the whole tile or a rectangle, equally often."""
-    mask = np.zeros(shape, bool)
-    # All drawn in any case, so that the other random choices do not depend on this one.
-    chosen, *ends = random.uniform(size=5)
-    if chosen < probability / 2:
-        mask[:] = True
-    elif chosen < probability:
-        (top, bottom), (left, right) = (
-            sorted(round(n * end) for end in pair)
-            for n, pair in zip(shape, (ends[:2], ends[2:]), strict=True)
-        )
-        mask[top:bottom, left:right] = True
-    return mask
-
-
-def _crop(
-    patch: Patch, labels: Labels, size: int | None, random: np.random.Generator
-) -> tuple[Patch, Labels]:
-    height, width = labels.shape
-    if size is None or (size >= height and size >= width):
-        return patch, labels
-    window = Window(
-        int(random.integers(max(width - size, 0) + 1)),
-        int(random.integers(max(height - size, 0) + 1)),
-        min(size, width),
-        min(size, height),
-    )
-    here = window.slices()
-    return patch.at(here), labels[here]

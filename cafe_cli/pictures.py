@@ -1,19 +1,27 @@
 """Pictures for people: training curves, and a scene beside its map."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.patches import Patch as Swatch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from cafe_cli.classes import ClassTable
+from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.files import replacing
+
+_WRONG, _RIGHT, _UNKNOWN = (
+    np.array(rgb, np.uint8) for rgb in ((215, 25, 28), (247, 247, 247), (176, 176, 176))
+)
+_GAP = 4  # pixels between pictures in a row
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], classes: ClassTable, path: Path) -> None:
@@ -109,6 +117,29 @@ def shade(height: NDArray[np.float32]) -> NDArray[np.float64]:
     )
     rgb[~known] = 1.0
     return rgb
+
+
+def error_map(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw what is wrong: (height, width, 3), red where it is, grey without a label, else white."""
+    known = (truth != NODATA)[..., None]
+    wrong = (truth != predicted)[..., None]
+    picture: NDArray[np.uint8] = np.select([known & wrong, known], [_WRONG, _RIGHT], _UNKNOWN)
+    return picture
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put pictures (height, width, 3) of one height into a row, with white between them."""
+    gap = np.full((len(pictures[0]), _GAP, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(parts[1:], axis=1)
+
+
+def encode(picture: NDArray[np.uint8], kind: Literal["png", "jpeg"]) -> bytes:
+    """Return a picture (height, width, 3) as a file: ``png`` for maps, ``jpeg`` for photographs."""
+    file = io.BytesIO()
+    options = {"quality": 80} if kind == "jpeg" else {"optimize": True}
+    imsave(file, picture, format=kind, pil_kwargs=options)
+    return file.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -7,6 +7,7 @@
     index.gpkg                          one polygon per tile
     train|validation|test/
         image|height|label/SCENE_ROW_COL.tif
+    cache/                              made by training, see `cafe_cli.cache`
 
 A virtual tile set has no tiles but windows into the scenes, which have to stay where they are. It
 keeps what cannot be read there: ``ground/SCENE.tif``, the estimated ground, and the labels of tiles
@@ -40,8 +41,11 @@ from cafe_cli.windows import Window
 VOID = -9999.0
 """Nodata value of height tiles."""
 
+CACHE = "cache"
+"""Where `cafe_cli.cache` keeps the tiles decoded."""
+
 _INFO = "tileset.json"
-_OWN = {_INFO, "config.toml", "index.gpkg", "ground", "train", "validation", "test"}
+_OWN = {_INFO, "config.toml", "index.gpkg", "ground", "train", "validation", "test", CACHE}
 
 
 class _Record(BaseModel):

@@ -137,6 +137,9 @@ def test_no_command(run):
         (["train", "t", "-o", "x", "--epochs", "0"], "train.epochs"),
         (["train", "t", "-o", "x", "--epochs", "many"], "'many' is not a valid integer"),
         (["train", "t", "-o", "x", "--resume", "--overwrite"], "choose one"),
+        (["train", "t", "-o", "x", "--time-limit", "soon"], "'soon' is not a time: write 90s, 30m"),
+        (["train", "t", "-o", "x", "--batch-size", "most"], "train.batch_size: input should be"),
+        (["train", "t", "-o", "x", "--precision", "8"], "'8' is not one of 'auto', '32-true'"),
         (["train", "t", "-o", "x", "--set", "train.epocs=3"], "did you mean 'epochs'?"),
         (["train", "t", "-o", "x", "--set", "epochs"], "not of the form section.key=value"),
         (["tile", "-o", "x", "-c", "no.toml"], "cannot read config no.toml: No such file"),
@@ -294,6 +297,8 @@ def test_tile_fails(run, scene, words, code, says):
         (["TILES", "--device", "cuda:99"], 2, "there is no device 'cuda:99'"),
         (["TILES", "--weights", "no.pth"], 1, "weights no.pth cannot be read"),
         (["TILES", "--resume"], 1, "cannot resume: run holds no last.safetensors"),
+        (["TILES", "--accumulate", "9"], 2, "train.accumulate is 9, but a step has 6 tile(s)"),
+        (["TILES", "--num-nodes", "2"], 2, "train.num_nodes is 2: start the command on each node"),
     ],
     ids=str,
 )
@@ -306,6 +311,12 @@ def test_train_fails(run, scene, tileset, words, code, says):
     assert says in result.error
     assert result.code == code
     assert listing(scene) == before
+
+
+def test_only_the_first_process_speaks(run, scene, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    result = run("train", "no tiles", "-o", "run")
+    assert (result.code, result.lines) == (1, [])
 
 
 @pytest.fixture
@@ -521,7 +532,7 @@ def test_whole_path(run, here, scenes):
     words = ["-c", "data/town.toml", "-o", "run", "--device", "cpu", "--batch-size", 3]
     trained = run("train", "tiles", *words, "--epochs", 8)
     assert (trained.code, trained.lines[-1]) == (0, "wrote run/best.safetensors")
-    assert sum(line.startswith("epoch ") for line in trained.lines) == 8
+    assert sum(line.lstrip()[:3] in {f"{n}/8" for n in range(1, 9)} for line in trained.lines) == 8
     again = run("-q", "train", "tiles", "-o", "run", "--device", "cpu", "--resume")
     assert (again.code, again.lines) == (0, [])
     assert run("train", "tiles", "-o", "run").error.startswith("run exists; pass --resume")

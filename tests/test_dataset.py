@@ -1,105 +1,14 @@
 import numpy as np
-import pytest
 import torch
 from helpers_engines import cut, write_town
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
 from cafe_cli import tiles
 from cafe_cli.config import TrainSettings
-from cafe_cli.dataset import Batches, Key, TileDataset, augment, in_order
-from cafe_cli.scene import Patch
+from cafe_cli.dataset import Batches, Key, TileDataset, in_order
 
 pytest_plugins = ["fixtures_engines"]
-
-STD = np.array([10, 20, 30], np.float32)
-STILL = {"color_jitter": 0, "height_jitter": 0, "height_dropout": 0}
-
-
-def painted(height: int, width: int) -> tuple[Patch, np.ndarray]:
-    """Every array tells the number of its pixel, as well as it can."""
-    number = np.arange(height * width).reshape(height, width)
-    optical = np.stack([number // width, number % width, number % 251]).astype(np.uint16)
-    height_valid = number % 5 != 0
-    heights = np.where(height_valid, number + 1, 0).astype(np.float32)
-    return Patch(optical, number % 7 != 0, heights, height_valid), (number % 254).astype(np.uint8)
-
-
-def where(patch: Patch, width: int) -> np.ndarray:
-    """Return the numbers that `painted` gave to the pixels of a patch."""
-    return (patch.optical[0] * width + patch.optical[1]).round().astype(int)
-
-
-def augmented(seed: int, shape=(48, 48), **changes):
-    patch, labels = painted(*shape)
-    settings = TrainSettings(**{**STILL, **changes})
-    return augment(patch, labels, settings, STD, np.random.default_rng(seed))
-
-
-@given(
-    st.integers(0, 2**62),
-    st.sampled_from([None, 32, 40, 64]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([(48, 48), (40, 56), (32, 32)]),
-)
-def test_everything_moves_alike(seed, crop, flips, turns, shape):
-    patch, labels = augmented(seed, shape, crop=crop, flips=flips, turns=turns)
-    number = where(patch, shape[1])
-    assert sorted(number.shape) == sorted(min(crop or n, n) for n in shape)
-    assert np.array_equal(labels, number % 254)
-    assert np.array_equal(patch.optical[2], number % 251)
-    assert np.array_equal(patch.optical_valid, number % 7 != 0)
-    assert np.array_equal(patch.height_valid, number % 5 != 0)
-    assert np.array_equal(patch.height, np.where(number % 5 != 0, number + 1, 0))
-    rows, columns = number // shape[1], number % shape[1]
-    for line in (rows, columns):  # a window, whole, and each of its pixels once
-        assert len(np.unique(line)) == line.max() - line.min() + 1
-    assert len(np.unique(number)) == number.size
-
-
-@pytest.mark.parametrize(
-    ("flips", "turns", "ways"), [(False, False, 1), (True, False, 2), (False, True, 4), (1, 1, 8)]
-)
-def test_all_orientations_occur(flips, turns, ways):
-    seen = {augmented(seed, flips=flips, turns=turns)[1].tobytes() for seed in range(60)}
-    assert len(seen) == ways
-
-
-def test_crops_reach_every_corner():
-    still = {"crop": 40, "flips": False, "turns": False}
-    corners = {int(where(augmented(seed, **still)[0], 48)[0, 0]) for seed in range(500)}
-    assert {0, 8, 8 * 48, 8 * 48 + 8} <= corners
-    assert len(corners) == 81
-
-
-def test_jitter():
-    still = {"flips": False, "turns": False, "height_dropout": 0}
-    still |= {"color_jitter": 0.2, "height_jitter": 0.5}
-    patch, labels = painted(48, 48)
-    changed, same = augmented(3, **still)
-    assert np.array_equal(same, labels)
-    assert np.array_equal(changed.height_valid, patch.height_valid)
-    assert not changed.height[~patch.height_valid].any()
-    lift = (changed.height - patch.height)[patch.height_valid]
-    assert np.ptp(lift) < 1e-3
-    assert 0 < abs(lift[0]) < 3
-    for before, after, std in zip(patch.optical, changed.optical, STD, strict=True):
-        gain, offset = np.polyfit(before.ravel(), after.ravel(), 1)
-        assert np.allclose(after, before * gain + offset, atol=0.01)
-        assert 0 < abs(gain - 1) <= 0.2
-        assert abs(offset) <= 0.2 * std + 0.01
-    gains = [np.ptp(a) / np.ptp(b) for a, b in zip(changed.optical, patch.optical, strict=True)]
-    assert len({round(float(g), 4) for g in gains}) == 3  # each band has its own
-
-
-def test_jitter_leaves_the_source_alone():
-    patch, labels = painted(48, 48)
-    before = [a.copy() for a in (*vars(patch).values(), labels)]
-    augment(patch, labels, TrainSettings(), STD, np.random.default_rng(0))
-    after = [*vars(patch).values(), labels]
-    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def equal(one, other) -> bool:
@@ -123,13 +32,13 @@ def test_sample_depends_on_its_key_only(tileset):
 def test_sample_shapes(tileset):
     data = TileDataset(tileset, tiles.load(tileset), "train", TrainSettings(crop=32))
     assert len(data) == 6
-    (batch,) = DataLoader(data, batch_sampler=[[Key(0, 1), Key(5, 2)]])
-    assert [(tuple(t.shape), t.dtype) for t in (*batch.inputs, batch.labels)] == [
-        ((2, 3, 32, 32), torch.float32),
-        ((2, 32, 32), torch.bool),
-        ((2, 1, 32, 32), torch.float32),
-        ((2, 32, 32), torch.bool),
-        ((2, 32, 32), torch.int64),
+    sample = data[Key(5, 2)]
+    assert [(tuple(t.shape), t.dtype) for t in (*sample.inputs, sample.labels)] == [
+        ((3, 32, 32), torch.float32),
+        ((32, 32), torch.bool),
+        ((1, 32, 32), torch.float32),
+        ((32, 32), torch.bool),
+        ((32, 32), torch.int64),
     ]
 
 
@@ -210,23 +119,3 @@ def test_validation_sees_every_tile_once(count, size, world):
     drawn = [key.tile for batches in parts for batch in batches for key in batch]
     assert sorted(drawn) == list(range(count))
     assert all(0 < len(batch) <= size for batches in parts for batch in batches)
-
-
-def test_height_dropout_voids_a_rectangle_of_some_tiles():
-    still = {**STILL, "flips": False, "turns": False, "height_dropout": 0.5}
-    patch, labels = painted(48, 48)
-    whole = partly = untouched = 0
-    for seed in range(300):
-        changed, same = augmented(seed, **still)
-        lost = patch.height_valid & ~changed.height_valid
-        assert np.array_equal(same, labels)
-        assert not changed.height[lost].any()
-        assert np.array_equal(
-            changed.height[changed.height_valid], patch.height[changed.height_valid]
-        )
-        untouched += not lost.any()
-        whole += not changed.height_valid.any()
-        partly += bool(lost.any() and changed.height_valid.any())
-    assert 40 < whole < 110
-    assert partly > 40
-    assert 130 < untouched < 230

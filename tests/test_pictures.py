@@ -1,3 +1,4 @@
+import io
 import math
 import os
 import warnings
@@ -10,7 +11,15 @@ from matplotlib import image as reader
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import OutputError
-from cafe_cli.pictures import draw_curves, draw_scene, shade, to_rgb
+from cafe_cli.pictures import (
+    draw_curves,
+    draw_scene,
+    encode,
+    error_map,
+    shade,
+    side_by_side,
+    to_rgb,
+)
 
 
 def check(path: Path, width: int, height: int) -> np.ndarray:
@@ -146,3 +155,29 @@ def test_a_picture_is_complete_or_not_there(tmp_path):
     draw_curves(rows(2), TABLE, tmp_path / "curves.png")
     draw_curves(rows(3), TABLE, tmp_path / "curves.png")
     assert os.listdir(tmp_path) == ["curves.png"]
+
+
+def test_errors():
+    truth, predicted = np.array([[0, 1, 255, 255]]), np.array([[0, 2, 1, 255]])
+    right, wrong, *unknown = error_map(truth.astype(np.uint8), predicted.astype(np.uint8))[0]
+    assert right.min() > 240
+    assert wrong[0] > 200
+    assert wrong[1:].max() < 40
+    assert all(len(set(pixel)) == 1 and 150 < pixel[0] < 200 for pixel in unknown)
+
+
+def test_side_by_side():
+    black, grey = np.zeros((5, 7, 3), np.uint8), np.full((5, 3, 3), 100, np.uint8)
+    row = side_by_side([black, grey, black])
+    assert row.shape == (5, 7 + 3 + 7 + 2 * 4, 3)
+    assert row[0, :, 0].tolist() == [0] * 7 + [255] * 4 + [100] * 3 + [255] * 4 + [0] * 7
+    assert np.array_equal(side_by_side([black]), black)
+
+
+@pytest.mark.parametrize(("kind", "off"), [("png", 0), ("jpeg", 12)])
+def test_encoded_pictures_come_back(kind, off):
+    rows, columns = np.mgrid[:32, :48]
+    picture = np.stack([rows * 4, columns * 4, rows * 0 + 90], axis=-1).astype(np.uint8)
+    found = np.asarray(reader.imread(io.BytesIO(encode(picture, kind)), format=kind))
+    found = found[..., :3] * (255 if found.dtype.kind == "f" else 1)
+    assert np.abs(found - picture.astype(float)).max() <= off

@@ -1,25 +1,27 @@
 import csv
-import gc
+import errno
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from helpers_engines import cafe, cut, settings, write_town
-from hypothesis import given
+from helpers_engines import cut, settings, write_town
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cafe_cli import checkpoint, config, tiles
-from cafe_cli import train as engine
+from cafe_cli import checkpoint, config, step, tiles, training_run
+from cafe_cli import history as history_files
 from cafe_cli.config import TrainSettings
 from cafe_cli.errors import (
     ConfigError,
@@ -53,19 +55,17 @@ def whole(tileset, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(engine.history, "draw_curves", lambda *args: None)
+    monkeypatch.setattr(history_files, "draw_curves", lambda *args: None)
+    monkeypatch.setattr(history_files, "_write_board", lambda *args: None)
+    monkeypatch.setattr(training_run.training_report, "write", lambda *args, **options: None)
 
 
-@pytest.fixture
-def no_stragglers():
-    """End the processes that read tiles with the test, not with the whole session."""
-    yield
-    gc.collect()
+PACE = ("seconds", "data_wait", "crops_per_second")
 
 
 def history(output: Path) -> list[dict[str, str]]:
     with (output / "history.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in PACE} for row in csv.DictReader(file)]
 
 
 def same_weights(one: Path, other: Path, name: str = LAST) -> bool:
@@ -106,6 +106,7 @@ def test_run_of_one_step(warmup):
 
 def test_files(whole):
     names = {BEST, LAST, "history.csv", "curves.png", "config.toml", "tensorboard", "scores.json"}
+    names |= {"validation.csv", "report.html"}
     assert {p.name for p in whole.iterdir()} == names
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert any(p.stat().st_size > 100 for p in (whole / "tensorboard").iterdir())
@@ -196,9 +197,9 @@ def test_interrupted_run_resumes_exactly(whole, tileset, tmp_path, no_pictures, 
 
 def test_interrupted_twice(whole, tileset, tmp_path, no_pictures):
     output = tmp_path / "run"
-    for step, resume in ((2, False), (4, True)):
+    for number, resume in ((2, False), (4, True)):
         with pytest.raises(StoppedError):
-            run(tileset, output, report=interrupt_at(step), resume=resume)
+            run(tileset, output, report=interrupt_at(number), resume=resume)
     run(tileset, output, resume=True)
     assert history(output) == history(whole)
     assert same_weights(output, whole)
@@ -275,10 +276,10 @@ def killed_at(monkeypatch, owner, name: str, call: int):
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (engine, "training_loss", 1),  # in the first step
-        (engine.history, "to_csv", 1),  # after the first checkpoint, before its row
-        (engine.history, "to_csv", 2),  # the same in the last epoch
-        (engine.checkpoint, "save", 4),  # after the first epoch
+        (step, "training_loss", 1),  # in the first step
+        (history_files, "to_csv", 1),  # after the first checkpoint, before its row
+        (history_files, "to_csv", 2),  # the same in the last epoch
+        (checkpoint, "save", 4),  # after the first epoch
     ],
 )
 def test_killed_in_a_bad_moment(
@@ -328,6 +329,80 @@ def test_resume_with_other_tiles(whole, scenes, tmp_path):
         run(other, whole, resume=True)
 
 
+def test_resume_of_a_run_that_knew_fewer_settings(whole, tileset, tmp_path, no_pictures):
+    output = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        run(tileset, output, report=interrupt_at(4))
+    tensors, extra, values = checkpoint.load_training(output / LAST)
+    for key in ("train.accumulate", "train.clip", "train.freeze_epochs"):
+        del values["settings"][key]
+    del values["progress"]["stale"]
+    network, _ = checkpoint.load(output / LAST)
+    network.load_state_dict(tensors)
+    checkpoint.save(output / LAST, network, checkpoint.read_card(output / LAST), (extra, values))
+    with pytest.raises(TrainingError, match=r"train\.accumulate was 1, now it is 2; set it back"):
+        run(tileset, output, {"train__accumulate": 2}, resume=True)
+    run(tileset, output, resume=True)
+    assert history(output) == history(whole)
+    assert same_weights(output, whole)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train__patience": 9}, {"train__checkpointing": True}, {"train__devices": 1}],
+    ids=str,
+)  # fmt: skip
+def test_what_may_change(whole, tileset, tmp_path, no_pictures, changes):
+    output = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        run(tileset, output, report=interrupt_at(4))
+    run(tileset, output, changes, resume=True)
+    assert same_weights(output, whole)
+
+
+def test_batch_size_that_was_found_is_kept(tileset, tmp_path, no_pictures, caplog):
+    caplog.set_level("INFO", "cafe")
+    output, auto = tmp_path / "run", {"train__batch_size": "auto", "train__epochs": 3}
+    with pytest.raises(StoppedError):
+        run(tileset, output, auto, report=interrupt_at(1))
+    assert "train.batch_size: 8 tiles" in caplog.text
+    assert config.load(output / "config.toml").train.batch_size == 8
+    assert run(tileset, output, auto, resume=True).config["train"]["batch_size"] == 8
+
+
+BUSY = {
+    "train__epochs": 4, "train__batch_size": 3, "train__accumulate": 2, "train__patience": 1,
+    "train__clip": 0.5, "train__freeze_epochs": 1, "train__learning_rate": 3e-2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def busy(tileset, tmp_path_factory) -> Path:
+    """A run with accumulation, clipping, frozen encoders and early stopping."""
+    output = tmp_path_factory.mktemp("busy") / "run"
+    run(tileset, output, BUSY)
+    return output
+
+
+@settings_of_hypothesis(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_killed_at_any_step(busy, tileset, no_pictures, data):
+    end = int(history(busy)[-1]["step"])
+    last = data.draw(st.integers(1, end), "killed after step")
+
+    def kill(done, total, loss):
+        if done == last:
+            raise KilledError
+
+    with TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        with suppress(KilledError):
+            run(tileset, output, BUSY, report=Report(kill))
+        run(tileset, output, BUSY, resume=True)
+        assert history(output) == history(busy)
+        assert same_weights(output, busy)
+        assert same_weights(output, busy, BEST)
+
+
 def test_resume_without_a_checkpoint(tileset, tmp_path):
     with pytest.raises(InputError, match=r"cannot resume: .* holds no last\.safetensors"):
         run(tileset, tmp_path, resume=True)
@@ -348,7 +423,7 @@ def test_resume_from_a_damaged_state(whole, tileset, tmp_path, part):
         run(tileset, tmp_path, resume=True)
 
 
-def test_workers_change_nothing(whole, tileset, tmp_path, no_pictures, no_stragglers):
+def test_workers_change_nothing(whole, tileset, tmp_path, no_pictures):
     run(tileset, tmp_path / "run", {"train__workers": 1})
     assert history(tmp_path / "run") == history(whole)
     assert same_weights(tmp_path / "run", whole)
@@ -476,12 +551,12 @@ def test_every_validation_pixel_counts_once(tileset, tmp_path, no_pictures):
 
 def test_best_is_the_best(tileset, tmp_path, no_pictures, monkeypatch):
     mious = iter([math.nan, 0.2, 0.5, math.nan, 0.3, 0.5])
-    real = engine.scores
+    real = training_run.scores
 
     def scripted(confusion, classes):
-        return engine.Scores(**{**vars(real(confusion, classes)), "miou": next(mious)})
+        return training_run.Scores(**{**vars(real(confusion, classes)), "miou": next(mious)})
 
-    monkeypatch.setattr(engine, "scores", scripted)
+    monkeypatch.setattr(training_run, "scores", scripted)
     card = run(tileset, tmp_path / "run", {"train__epochs": 6, "train__batch_size": 6})
     assert card.epoch == 3
 
@@ -497,11 +572,41 @@ def test_loss_that_is_nan(tileset, tmp_path, no_pictures, monkeypatch):
         parts = training_loss(*args)
         return {**parts, "total": parts["total"] * (math.nan if len(calls) == 5 else 1)}
 
-    monkeypatch.setattr(engine, "training_loss", broken)
-    with pytest.raises(TrainingError, match=r"nan at step 5; lower train\.learning_rate \(now 0.0"):
+    monkeypatch.setattr(step, "training_loss", broken)
+    message = r"the loss is nan at step 5; no single tile .*lower train\.learning_rate \(now 0\.0"
+    with pytest.raises(TrainingError, match=message):
         run(tileset, tmp_path / "run")
     weights = load_file(tmp_path / "run" / LAST)
     assert all(torch.isfinite(t.float()).all() for t in weights.values())
+
+
+def test_tile_that_makes_the_loss_nan(tileset, tmp_path, no_pictures, monkeypatch):
+    third = tiles.load(tileset).of("train")[2]
+    bad = tiles.read_tile(tileset, third, 64)[1]
+    fingerprint = np.bincount(bad.ravel(), minlength=3).tolist()
+
+    def broken(outputs, labels, *args):
+        parts = training_loss(outputs, labels, *args)
+        found = [torch.bincount(tile.flatten(), minlength=3).tolist() for tile in labels]
+        return {**parts, "total": parts["total"] * (math.nan if fingerprint in found else 1)}
+
+    monkeypatch.setattr(step, "training_loss", broken)
+    where = rf"{third.name} \(scene a, row {third.row}, column {third.col}\)"
+    with pytest.raises(TrainingError, match=rf"nan at step \d; so is that of {where} alone: look"):
+        run(tileset, tmp_path / "run")
+
+
+def test_out_of_memory(tileset, tmp_path, no_pictures, monkeypatch):
+    def full(*args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(step, "training_loss", full)
+    message = r"out of memory in training; lower train\.batch_size \(now 2\), train\.crop"
+    with pytest.raises(TrainingError, match=message) as caught:
+        run(tileset, tmp_path / "run")
+    assert "set train.checkpointing = true, raise train.accumulate (now 1)" in str(caught.value)
+    monkeypatch.undo()
+    run(tileset, tmp_path / "run", {"train__checkpointing": True}, resume=True)
 
 
 def test_existing_output(whole, tileset):
@@ -546,8 +651,30 @@ def test_full_disk(tileset, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("call", [2, 3])  # `best` of the first epoch, and `last`
+def test_full_disk_leaves_the_checkpoint(whole, tileset, tmp_path, no_pictures, monkeypatch, call):
+    output, real, calls = tmp_path / "run", checkpoint._write, []
+
+    def full(tensors, metadata, path, beside):
+        calls.append(path)
+        if len(calls) == call:
+            beside.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(tensors, metadata, path, beside)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    name = (BEST, LAST)[call - 2]
+    with pytest.raises(OutputError, match=f"cannot write .*{name}: No space left on device"):
+        run(tileset, output)
+    monkeypatch.setattr(checkpoint, "_write", real)
+    assert not list(output.glob(".*"))
+    run(tileset, output, resume=True)
+    assert history(output) == history(whole)
+    assert same_weights(output, whole)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damaged_tile(tileset, tmp_path, no_pictures, no_stragglers, workers):
+def test_damaged_tile(tileset, tmp_path, no_pictures, workers):
     other = tmp_path / "tiles"
     shutil.copytree(tileset, other)
     path = sorted((other / "train" / "image").iterdir())[2]
@@ -564,20 +691,3 @@ def test_devices_that_are_not_there(tileset, tmp_path):
     with pytest.raises(ConfigError, match="cannot be shared among 3 devices"):
         run(tileset, tmp_path / "run", {"train__devices": 3})
     assert not (tmp_path / "run").exists()
-
-
-# --- several processes -------------------------------------------------------------------------
-
-
-def test_two_processes(whole, tileset, tmp_path):
-    saved, output = tmp_path / "settings.toml", tmp_path / "run"
-    saved.write_text(config.dump(settings()))
-    words = ["train", tileset, "-c", saved, "-o", output, "--devices", 2, "--device", "cpu"]
-    done = cafe(*words, GLOO_SOCKET_IFNAME="lo")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch   1") == 1  # the second process keeps quiet
-    for mine, single in zip(history(output), history(whole), strict=True):
-        # Not equal: batch normalisation sees the tiles of its own process only.
-        assert float(mine["loss"]) == pytest.approx(float(single["loss"]), rel=0.05)
-    pixels = [checkpoint.read_card(folder / BEST).scores["pixels"] for folder in (output, whole)]
-    assert pixels[0] == pixels[1]

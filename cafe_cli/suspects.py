@@ -1,0 +1,36 @@
+"""Which tile it was: after a loss that is no number."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from cafe_cli.dataset import Inputs, Sample
+from cafe_cli.norms import batch_statistics
+from cafe_cli.step import Losses
+from cafe_cli.tiles import Tile
+
+
+def find(losses: Losses, batch: Sample, precision: AbstractContextManager[object]) -> list[int]:
+    """Return the places in a batch of the tiles whose loss is no number on their own.
+
+    None if all are: then it is the network.
+    """
+    losses.eval()
+    found = []
+    with batch_statistics(losses), precision, torch.no_grad():
+        for place in range(len(batch.labels)):
+            here = slice(place, place + 1)
+            inputs = Inputs(*(values[here] for values in batch.inputs))
+            try:
+                total = losses(Sample(inputs, batch.labels[here]))["total"]
+            except ValueError:  # one tile of 32 pixels has no batch to normalise by
+                return []
+            if not total.isfinite():
+                found.append(place)
+    return found
+
+
+def describe(tiles: Sequence[Tile]) -> list[str]:
+    """Name tiles and where they come from."""
+    return [f"{t.name} (scene {t.scene}, row {t.row}, column {t.col})" for t in tiles]
