@@ -1,29 +1,28 @@
 """Time the bare training step and forward pass of CaFE on random tensors, variant beside variant.
 
-One JSON line per variant: median seconds, and the ratio to the first variant of its kind.
+One JSON line per variant: median seconds, and the ratio to the first variant of its kind. On a GPU
+float32 beside bf16, each with and without torch.compile, and the most memory that is in use; on a
+CPU float32, and compiled with ``--compile`` too.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 import torch
+from torch import Tensor
 
 from cafe_cli.losses import training_loss
 from cafe_cli.model import Architecture, CaFE
+from cafe_cli.step import compile_encoders
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--encoder", default="resnet50")
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=10)
-    options = parser.parse_args()
+    options = parse()
     device = torch.device(options.device)
     shape = (options.batch_size, options.size, options.size)
     valid = torch.ones(shape, dtype=torch.bool, device=device)
@@ -31,34 +30,55 @@ def main() -> None:
     height = torch.rand(shape[0], 1, *shape[1:], device=device) * 10
     labels = torch.randint(6, shape, device=device)
     inputs = (optical, valid, height, valid)
-
-    precisions = [torch.float32, torch.bfloat16] if device.type == "cuda" else [torch.float32]
+    on_gpu = device.type == "cuda"
+    precisions = [torch.float32, torch.bfloat16] if on_gpu else [torch.float32]
+    compiled = [False, True] if on_gpu or options.compile else [False]
     first: dict[str, float] = {}
-    for guidance in ("none", "labels", "distill"):
-        model = CaFE(Architecture(6, 3, optical_encoder=options.encoder, guidance=guidance))
-        model.to(device).to(memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        for precision in precisions:
-            mixed = partial(
-                torch.autocast, device.type, precision, enabled=precision != torch.float32
-            )
-            runs = {"train": partial(step, model, optimizer, inputs, labels, mixed)}
-            if guidance == "none":
-                runs["forward"] = partial(forward, model, inputs, mixed)
-            for what, run in runs.items():
-                model.train(what == "train")
-                seconds = measure(run, options.repeats, device)
-                row = {
-                    "what": what,
-                    "guidance": guidance,
-                    "precision": str(precision).removeprefix("torch."),
-                    "encoder": options.encoder,
-                    "shape": shape,
-                    "seconds": round(seconds, 4),
-                    "ratio": round(seconds / first.setdefault(what, seconds), 3),
-                    "crops_per_second": round(shape[0] / seconds, 2),
-                }
-                print(json.dumps(row), flush=True)
+    for how in product(("none", "labels", "distill"), compiled, precisions):
+        for what, run in runs(options.encoder, inputs, labels, *how):
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            seconds = measure(run, options.repeats, device)
+            row = dict(zip(("guidance", "compiled", "precision"), how, strict=True))
+            row |= {"what": what, "precision": str(how[-1]).removeprefix("torch.")}
+            row |= {"encoder": options.encoder, "shape": shape, "seconds": round(seconds, 4)}
+            row["ratio"] = round(seconds / first.setdefault(what, seconds), 3)
+            row["crops_per_second"] = round(shape[0] / seconds, 2)
+            if on_gpu:
+                row["peak_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+            print(json.dumps(row), flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="on a CPU as well")
+    return parser.parse_args()
+
+
+def runs(
+    encoder: str,
+    inputs: tuple[Tensor, ...],
+    labels: Tensor,
+    guidance: str,
+    compiled: bool,
+    precision: torch.dtype,
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield what is timed of a variant; inference is the same whatever the guidance."""
+    device = labels.device
+    model = CaFE(Architecture(6, 3, optical_encoder=encoder, guidance=guidance))
+    model.to(device).to(memory_format=torch.channels_last)
+    if compiled:
+        compile_encoders(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    mixed = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
+    yield "train", partial(step, model.train(), optimizer, inputs, labels, mixed)
+    if guidance == "none":
+        yield "forward", partial(forward, model.eval(), inputs, mixed)
 
 
 def step(model, optimizer, inputs, labels, mixed) -> None:
