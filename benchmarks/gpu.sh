@@ -1,50 +1,71 @@
 #!/usr/bin/env bash
-# Everything worth measuring on a GPU, in one call: benchmarks/gpu.sh OUT [DATA]
-# Uses the cafe of .venv, or the one on the PATH. Prints a JSON line per measurement and leaves them in OUT/gpu.jsonl.
-# With DATA, which holds ortho.tif, dsm.tif and labels.tif, the whole study follows (many hours): OUT/study/report.md.
-# The variable STUDY replaces its options: --jobs 4 shares the GPU, "--steps 4 --seeds 1 --device cpu" tries it out.
+# Everything worth measuring on a GPU: [PARTS="..."] benchmarks/gpu.sh OUT [DATA]
+# Runs this checkout's cafe with the python of .venv, or with the one on the PATH; downloads nothing. Prints a JSON line
+# per measurement and leaves them in OUT/PART.jsonl. Estimates for an H100 with 16 cores, where they were not timed yet:
+#   step       6 min   the bare training step and forward pass on random tensors
+#   loading    4 min   where crops come from; leaves a tile set of 12,000 x 12,000 px
+#   train      2 min   cafe train on these tiles against the bare step; needs step and loading
+#   predict    6 min   cafe predict against the bare forward pass; SIZE=20000 is the side of the scene
+#   demo       2 min   the whole path on the sample data
+#   study      hours   every table of the study, with DATA only: ortho.tif, dsm.tif, labels.tif; see OUT/study/report.md
+# PARTS="step loading" runs these only. The variable STUDY replaces the study's options: --jobs 4 shares the GPU,
+# "--steps 4 --seeds 1 --device cpu" tries it out. DEVICE=cpu tries out the rest,
+# with ENCODER, SCENE, SIZE, ROUNDS and the options STEP of step.py for little ones.
 set -euo pipefail
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [ "${1#-}" != "$1" ]; then
-  echo "usage: $0 OUT [DATA]" >&2
+  echo "usage: [PARTS=\"...\"] $0 OUT [DATA]" >&2
   exit 2
 fi
 mkdir -p "$1"
 out=$(cd "$1" && pwd) data=${2:+$(cd "$2" && pwd)}
 root=$(cd "$(dirname "$0")/.." && pwd)
-[ -x "$root/.venv/bin/cafe" ] && PATH=$root/.venv/bin:$PATH
+device=${DEVICE:-cuda} size=${SIZE:-20000} scene=${SCENE:-12000}
+[ -x "$root/.venv/bin/python" ] && PATH=$root/.venv/bin:$PATH
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 cd "$root"
-: >"$out/gpu.jsonl"
 
-# The bare training step and the bare forward pass on random tensors: float32 beside bf16, compiled or not, and memory.
-python "$root/benchmarks/step.py" --device cuda | tee -a "$out/gpu.jsonl"
+# float32 beside bf16, compiled or not, and memory.
+step() {
+  # shellcheck disable=SC2086
+  python benchmarks/step.py --device "$device" ${STEP:-} | tee "$out/step.jsonl"
+}
 
-# Where crops come from, per second of CPU; it leaves a tile set of 12,000 x 12,000 px.
-OMP_NUM_THREADS=1 python "$root/benchmarks/loading.py" "$out/loading" --scene 12000 | tee -a "$out/gpu.jsonl"
+# Per second of CPU.
+loading() {
+  OMP_NUM_THREADS=1 python benchmarks/loading.py "$out/loading" --scene "$scene" | tee "$out/loading.jsonl"
+}
 
-# The whole of cafe train on these tiles against the bare step: crops per second, and the share of waiting for data.
-cafe train "$out/loading/12000-512/cut" -o "$out/train" --overwrite --device cuda --encoder resnet50 --weights none --epochs 3
-python - "$out" <<'PYTHON' | tee -a "$out/gpu.jsonl"
+# Crops per second, and the share of waiting for data, of the last of three epochs.
+train() {
+  python -m cafe_cli train "$out/loading/$scene-512/cut" -o "$out/train" --overwrite --device "$device" \
+    --encoder "${ENCODER:-resnet50}" --weights none --epochs 3
+  python - "$out" <<'PYTHON' | tee "$out/train.jsonl"
 import csv
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 out = Path(sys.argv[1])
+guidance = tomllib.loads((out / "train" / "config.toml").read_text())["model"]["guidance"]
 epoch = list(csv.DictReader((out / "train" / "history.csv").open()))[-1]
-speed = float(epoch["crops_per_second"])
-measured = [json.loads(line) for line in (out / "gpu.jsonl").read_text().splitlines()]
-(bare,) = (
-    row["crops_per_second"]
+row = {"what": "cafe train", "crops_per_second": float(epoch["crops_per_second"])}
+measured = [json.loads(line) for line in (out / "step.jsonl").read_text().splitlines()]
+bare = {
+    row["precision"]: row["crops_per_second"]
     for row in measured
-    if (row.get("guidance"), row.get("precision"), row.get("compiled")) == ("distill", "bfloat16", False)
-)
-row = {"what": "cafe train", "crops_per_second": speed, "of_bare_step": round(speed / bare, 3)}
-print(json.dumps({**row, "data_wait": float(epoch["data_wait"])}))
+    if (row["what"], row["guidance"], row["compiled"]) == ("train", guidance, False)
+}
+speed = bare.get("bfloat16", bare["float32"])
+row |= {"of_bare_step": round(row["crops_per_second"] / speed, 3), "data_wait": float(epoch["data_wait"])}
+print(json.dumps(row))
 PYTHON
+}
 
-# The whole of cafe predict against the bare forward pass: 20,000 x 20,000 px of RGB and float32 heights from deflate GeoTIFF.
-python "$root/benchmarks/tile_data.py" "$out/scene" --size 20000
-python - "$out/model.safetensors" <<'PYTHON'
+# RGB and float32 heights from deflate GeoTIFF.
+predict() {
+  python benchmarks/tile_data.py "$out/scene" --size "$size"
+  python - "$out/model.safetensors" "${ENCODER:-resnet50}" <<'PYTHON'
 import sys
 from pathlib import Path
 
@@ -54,7 +75,7 @@ from cafe_cli.config import HeightSettings
 from cafe_cli.model import Architecture, CaFE
 
 table = ClassTable(tuple(LandClass(i, f"class {i}") for i in range(6)))
-network = CaFE(Architecture(6, 3, optical_encoder="resnet50", attention=1024))
+network = CaFE(Architecture(6, 3, optical_encoder=sys.argv[2], attention=1024))
 network.set_statistics([128.0] * 3, [64.0] * 3, 4.0, 6.0)
 card = ModelCard(
     architecture=vars(network.architecture), classes=table.as_json(), band_names=("red", "green", "blue"), dtype="uint8",
@@ -62,15 +83,31 @@ card = ModelCard(
 )
 save(Path(sys.argv[1]), network.eval(), card)
 PYTHON
-python "$root/benchmarks/overhead.py" "$out/model.safetensors" "$out/scene/ortho.tif" "$out/scene/dsm.tif" "$out/predict" \
-  --device cuda | tee -a "$out/gpu.jsonl"
+  python benchmarks/overhead.py "$out/model.safetensors" "$out/scene/ortho.tif" "$out/scene/dsm.tif" "$out/predict" \
+    --device "$device" --rounds "${ROUNDS:-3}" | tee "$out/predict.jsonl"
+}
 
-# The whole path on the sample data.
-start=$SECONDS
-cafe demo -c "$root/configs/sample.toml" -o "$out/demo" --overwrite --device cuda
-echo "{\"what\": \"cafe demo\", \"seconds\": $((SECONDS - start))}" | tee -a "$out/gpu.jsonl"
+demo() {
+  local start=$SECONDS
+  python -m cafe_cli demo -c configs/sample.toml -o "$out/demo" --overwrite --device "$device"
+  echo "{\"what\": \"cafe demo\", \"seconds\": $((SECONDS - start))}" | tee "$out/demo.jsonl"
+}
 
-# The whole study, every table. What is done is kept: called again, it goes on.
-if [ -n "$data" ]; then
-  python -m benchmarks.ablation "$data" "$out/study" --table all --resume ${STUDY:---steps 2000 --device cuda}
-fi
+# What is done is kept: called again, it goes on.
+study() {
+  # shellcheck disable=SC2086
+  python -m benchmarks.ablation "$data" "$out/study" --table all --resume ${STUDY:---steps 2000 --device $device}
+}
+
+parts=${PARTS:-step loading train predict demo ${data:+study}}
+for part in $parts; do
+  case $part in
+    step | loading | train | predict | demo) ;;
+    study) [ -n "$data" ] || { echo "the study needs DATA" >&2; exit 2; } ;;
+    *) echo "no part is named $part: step, loading, train, predict, demo or study" >&2; exit 2 ;;
+  esac
+done
+for part in $parts; do
+  echo "== $part" >&2
+  "$part"
+done

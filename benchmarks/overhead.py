@@ -89,6 +89,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     import torch
 
     from cafe_cli.config import HeightSettings, PredictSettings
+    from cafe_cli.device import computes_in_bf16
     from cafe_cli.ensemble import Ensemble
     from cafe_cli.forward import in_view, to_batch
     from cafe_cli.pairing import SceneFiles
@@ -105,7 +106,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
         patch = scene.read(Window(scene.grid.width // 3, scene.grid.height // 3, window, window))
         pixels = scene.grid.width * scene.grid.height
     inputs = in_view(to_batch([patch] * batch, batch, forward.device), forward.views[0])
-    mixed = torch.autocast("cuda", torch.bfloat16, enabled=forward.device.type == "cuda")
+    mixed = torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bf16(forward.device))
     durations: list[float] = []
     with torch.inference_mode(), mixed:
         while sum(durations) < LIMIT and len(durations) < 43:

@@ -2,10 +2,11 @@
 
 One JSON line per variant: median seconds, and the ratio to the first variant of its kind. On a GPU
 float32 beside bf16, each with and without torch.compile, and the most memory that is in use; on a
-CPU float32, and compiled with ``--compile`` too.
+CPU float32, and compiled with ``--compile`` too. `cafe predict` compiles nothing, nor is it here.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -31,13 +32,13 @@ def main() -> None:
     labels = torch.randint(6, shape, device=device)
     inputs = (optical, valid, height, valid)
     on_gpu = device.type == "cuda"
+    torch.backends.cudnn.benchmark = on_gpu  # as in training
     precisions = [torch.float32, torch.bfloat16] if on_gpu else [torch.float32]
     compiled = [False, True] if on_gpu or options.compile else [False]
     first: dict[str, float] = {}
     for how in product(("none", "labels", "distill"), compiled, precisions):
         for what, run in runs(options.encoder, inputs, labels, *how):
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
+            gc.collect()  # the networks before it
             seconds = measure(run, options.repeats, device)
             row = dict(zip(("guidance", "compiled", "precision"), how, strict=True))
             row |= {"what": what, "precision": str(how[-1]).removeprefix("torch.")}
@@ -77,7 +78,7 @@ def runs(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     mixed = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
     yield "train", partial(step, model.train(), optimizer, inputs, labels, mixed)
-    if guidance == "none":
+    if guidance == "none" and not compiled:
         yield "forward", partial(forward, model.eval(), inputs, mixed)
 
 
@@ -95,9 +96,11 @@ def forward(model, inputs, mixed) -> None:
 
 
 def measure(run: Callable[[], None], repeats: int, device: torch.device) -> float:
-    """Return the median duration after two runs that do not count."""
+    """Return the median duration after two runs that do not count, nor do their peaks."""
     durations = []
     for index in range(repeats + 2):
+        if index == 2 and device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         run()
         if device.type == "cuda":

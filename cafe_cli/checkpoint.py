@@ -181,15 +181,25 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dic
         The file is damaged, or a model without the state of a training run.
     """
     file = _open(path)
+    values = _values(path, file)
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    own = {n: t for n, t in tensors.items() if not n.startswith(_TRAINING)}
+    extra = {n.removeprefix(_TRAINING): t for n, t in tensors.items() if n.startswith(_TRAINING)}
+    return own, extra, values
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """Read the plain values of a checkpoint, without its tensors; errors as `load_training`."""
+    return _values(path, _open(path))
+
+
+def _values(path: Path, file: Any) -> dict[str, Any]:
     metadata = file.metadata() or {}
     _card(path, metadata)
     if "training" not in metadata:
         raise ModelFileError(f"{path} is a model to predict with, not a checkpoint to go on from")
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    own = {n: t for n, t in tensors.items() if not n.startswith(_TRAINING)}
-    extra = {n.removeprefix(_TRAINING): t for n, t in tensors.items() if n.startswith(_TRAINING)}
     try:
-        return own, extra, dict(json.loads(metadata["training"]))
+        return dict(json.loads(metadata["training"]))
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: its state of training is damaged: {error}") from error
 

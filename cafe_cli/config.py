@@ -23,7 +23,8 @@ from cafe_cli.errors import ConfigError
 from cafe_cli.files import write_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -194,7 +195,7 @@ class ModelSettings(Section):
     width: Count = 128
     fusion: Literal["sum", "gated"] = "sum"
     attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=64)] = "auto"
-    guidance: Literal["none", "labels", "distill"] = "distill"
+    guidance: Literal["none", "labels", "distill"] = "none"
     enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
     pyramid: bool = True
 
@@ -213,8 +214,9 @@ class TrainSettings(Section):
     and 8 on a CPU. `accumulate` cuts a step into so many parts that come one after the other, at a
     fraction of the memory; batch normalisation sees one part at a time. `checkpointing` computes
     the encoders' blocks twice instead of keeping what is in them: the same gradients in less
-    memory. `compile` hands the encoders to torch.compile. `clip` is the largest norm of a gradient
-    (0: any).
+    memory. `compile` hands the encoders to torch.compile. `precision` ``auto`` is bf16 on GPUs that
+    compute in it (since Ampere), but for inputs, losses and weights, and float32 elsewhere. `clip`
+    is the largest norm of a gradient (0: any).
 
     The encoders stay as they are for the first `freeze_epochs`. Training ends after `patience`
     epochs without a better score (0: never), or after `time_limit` (such as ``90m``, ``1h30m``), to
@@ -232,17 +234,17 @@ class TrainSettings(Section):
     crop: Annotated[int, Field(ge=32)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
     warmup: Share = 0.05
     flips: bool = True
     turns: bool = True
     color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    height_jitter: Annotated[float, Field(ge=0)] = 0.1
-    height_dropout: Share = 0.1
-    distill_weight: Annotated[float, Field(ge=0)] = 1.0
-    dice: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    height_jitter: NotNegative = 0.1
+    height_dropout: Share = 0.3
+    distill_weight: NotNegative = 1.0
+    dice: NotNegative = 0.0
+    clip: NotNegative = 0.0
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=0)] = 0
     time_limit: Duration | None = None
@@ -252,8 +254,8 @@ class TrainSettings(Section):
     devices: Count | None = None
     num_nodes: Count | None = None
     workers: Annotated[int, Field(ge=0)] | None = None
-    cache: Literal["auto", "none"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    cache: Literal["auto", "none"] | Positive = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
     def _one_way_to_save_memory(self) -> Self:

@@ -62,8 +62,16 @@ def windows_that_fit(device: torch.device, run_one: Callable[[], object]) -> int
     before = torch.cuda.memory_allocated(device)
     run_one()
     each = max(torch.cuda.max_memory_allocated(device) - before, 1)
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(device.index)  # older torch wants a number, or nothing
     return max(min(int(_USED * free / each), _MOST), 1)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Tell whether a device is a GPU with arithmetic of its own for bf16, as those since Ampere.
+
+    Earlier ones imitate it, slower than float32: torch counts them among those that support it.
+    """
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

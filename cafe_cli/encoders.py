@@ -22,6 +22,12 @@ from cafe_cli.errors import ConfigError, ModelFileError
 STRIDES = (4, 8, 16, 32)
 """Input pixels per feature pixel, level by level."""
 
+# torch reads anything as a pickle, and a pickle of anything can go wrong in many ways.
+_DAMAGED = (
+    AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
+
 
 def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
     """Build an encoder of `segmentation_models_pytorch` for a number of bands.
@@ -124,8 +130,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ModelFileError(f"weights {path} cannot be read: {first_line(error)}") from error
+    except OSError as error:
+        raise ModelFileError(f"weights {path} cannot be read: {error.strerror or error}") from error
+    except _DAMAGED as error:
+        raise ModelFileError(
+            f"weights {path} are damaged, or no state dict in a file of torch or safetensors: "
+            f"{first_line(error)}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelFileError(f"weights {path}: the file does not hold a state dict (name: tensor)")
     return state
@@ -156,4 +167,4 @@ def part(key: str) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
-    return str(error.args[0] if error.args else error).partition("\n")[0]
+    return str(error.args[0] if error.args else type(error).__name__).partition("\n")[0]

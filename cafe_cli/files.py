@@ -114,6 +114,13 @@ def _swap(new: Path, path: Path) -> None:
     remove(old)
 
 
+def renew(folder: Path) -> None:
+    """Make a folder, or empty the one that is there, which may be a link, or another disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        remove(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():

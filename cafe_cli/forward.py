@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cafe_cli.dataset import Inputs
+from cafe_cli.device import computes_in_bf16
 from cafe_cli.errors import out_of_memory
 from cafe_cli.scene import Patch
 from cafe_cli.sliding import STRIDE
@@ -122,7 +123,7 @@ class Forward:
     def __call__(self, patches: Sequence[Patch]) -> Tensor:
         """Return probabilities (len(patches), K, size, size) float32; no more than a batch."""
         batch = to_batch(patches, self.batch_size, self.device)
-        mixed = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
+        mixed = torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bf16(self.device))
         with torch.inference_mode(), mixed:
             return self._mean(batch)[: len(patches)]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import ClassTable
 from cafe_cli.epoch_row import Row as Row
 from cafe_cli.epoch_row import columns, group
-from cafe_cli.errors import InputError
+from cafe_cli.errors import InputError, OutputError
 from cafe_cli.files import write_text
 from cafe_cli.metrics import Scores
 from cafe_cli.pictures import draw_curves
@@ -49,13 +49,16 @@ def _write_board(folder: Path, row: Row, pictures: Mapping[str, NDArray[np.uint8
     from torch.utils.tensorboard import SummaryWriter
 
     step = int(row["step"])
-    # What a killed run wrote of this epoch, and of later ones, is not shown twice.
-    with SummaryWriter(str(folder), purge_step=step) as board:
-        for name, value in row.items():
-            if (about := group(name)) and math.isfinite(value):
-                board.add_scalar(f"{about}/{name}", value, step)
-        for name, picture in pictures.items():
-            board.add_image(f"validation/{name}", picture, step, dataformats="HWC")
+    try:
+        # What a killed run wrote of this epoch, and of later ones, is not shown twice.
+        with SummaryWriter(str(folder), purge_step=step) as board:
+            for name, value in row.items():
+                if (about := group(name)) and math.isfinite(value):
+                    board.add_scalar(f"{about}/{name}", value, step)
+            for name, picture in pictures.items():
+                board.add_image(f"validation/{name}", picture, step, dataformats="HWC")
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def to_csv(rows: Sequence[Row]) -> str:

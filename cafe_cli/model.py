@@ -101,7 +101,7 @@ class Architecture:
     width: int = 128
     fusion: Fusion = "sum"
     attention: int = 0
-    guidance: Guidance = "distill"
+    guidance: Guidance = "none"
     enhancement: Enhancement = "1-p"
     pyramid: bool = True
 

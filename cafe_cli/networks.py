@@ -7,8 +7,10 @@ from cafe_cli.model import Architecture, CaFE
 from cafe_cli.tiles import TileSet
 
 
-def build(tileset: TileSet, config: Config) -> CaFE:
+def build(tileset: TileSet, config: Config, weights: str | None = None) -> CaFE:
     """Build the network of a run, with the statistics of its tiles, on the CPU.
+
+    `weights` take the place of those that the config names.
 
     Raises
     ------
@@ -23,7 +25,7 @@ def build(tileset: TileSet, config: Config) -> CaFE:
         attention=_attention(settings.attention, crop_side(tileset, config)),
         **settings.model_dump(exclude={"weights", "attention"}),
     )
-    network = CaFE(architecture, weights=settings.weights)
+    network = CaFE(architecture, weights=weights or settings.weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
     limits = (optical.low, optical.high) if optical.low and optical.high else None
     network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)

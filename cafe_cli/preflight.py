@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+from cafe_cli import tiles
+from cafe_cli.augment import crop_side
 from cafe_cli.config import TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.tiles import TileSet
+
+_STRIDE = 32  # pixels that the coarsest features of an encoder lie apart
 
 
 def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
@@ -15,7 +19,9 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
     OutputError
         In both cases.
     """
-    if not output.exists():
+    if tiles.is_own(tileset, output):
+        raise OutputError(f"{output} is where the tile set {tileset} keeps its own; name another")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
         raise OutputError(
@@ -35,13 +41,16 @@ def check_tiles(folder: Path, tileset: TileSet) -> None:
     Raises
     ------
     InputError
-        It has no training tile, or none of their pixels has a label.
+        It has no training tile, or none of their pixels has a label; or what it is a view of was
+        changed.
     """
     training = len(tileset.of("train"))
     if not training:
         raise InputError(f"{folder} has no training tiles")
     if not any(_training_pixels(tileset).values()):
         raise InputError(f"{folder}: no pixel of its {training} training tiles has a label")
+    for name, scene in tileset.virtual.scenes.items() if tileset.virtual else ():
+        scene.files(name)
 
 
 def check_shares(training: int, settings: TrainSettings, processes: int) -> None:
@@ -57,13 +66,32 @@ def check_shares(training: int, settings: TrainSettings, processes: int) -> None
     if processes > 1 and (settings.batch_size % processes or training < processes):
         raise ConfigError(
             f"{training} training tiles in batches of {settings.batch_size} cannot be shared among "
-            f"{processes} devices: train.batch_size has to be a multiple of train.devices"
+            f"{processes} devices: make train.batch_size a multiple of train.devices, and that no "
+            "more than there are tiles"
         )
     share = min(settings.batch_size, training) // processes
     if share < settings.accumulate:
         raise ConfigError(
             f"train.accumulate is {settings.accumulate}, but a step has {share} tile(s) on a "
             "device: lower it, or raise train.batch_size"
+        )
+
+
+def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: int) -> None:
+    """Refuse to normalise by a single value, which is what the encoders make of 32 pixels.
+
+    Raises
+    ------
+    ConfigError
+        In that case.
+    """
+    size, side = settings.batch_size, crop_side(settings, tileset.size)
+    if size == "auto" or side > _STRIDE or processes > 1:
+        return
+    if min(size, len(tileset.of("train"))) // settings.accumulate == 1:
+        raise ConfigError(
+            f"one tile of {side} px at a time cannot be normalised: raise train.batch_size (now "
+            f"{size}, in {settings.accumulate} part(s)) or train.crop"
         )
 
 

@@ -12,18 +12,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from cafe_cli.config import TrainSettings
-from cafe_cli.device import choose
+from cafe_cli.device import choose, computes_in_bf16
 from cafe_cli.errors import CafeError, ConfigError, TrainingError
 
 log = logging.getLogger("cafe")
@@ -177,11 +178,14 @@ def launch(planned: Plan, settings: TrainSettings) -> Processes:
         # A GPU that was asked for by number is the only one; otherwise the first ones are taken.
         devices=devices if chosen.index is None else [chosen.index],
         num_nodes=nodes,
-        precision=_precision(settings, chosen),
+        plugins=precision_of(settings, chosen),
         # A static graph may have parts that no feature comes from, as some encoders do.
         strategy=DDPStrategy(static_graph=True) if several else "auto",
     )
     fabric.launch()
+    if chosen.type == "cuda":
+        # Crops all have one size, and it pays to try out which convolutions are fastest at it.
+        torch.backends.cudnn.benchmark = True
     if helper:
         _end_with_parent()
     control = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if several else None
@@ -245,11 +249,22 @@ def _check(device: torch.device, devices: int, nodes: int) -> None:
         )
 
 
-def _precision(settings: TrainSettings, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
-    if settings.precision != "auto":
-        return settings.precision
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if bf16 else "32-true"
+class _Mixed(MixedPrecision):
+    """bf16 where autocast takes it, but not for the inputs: pixel values, and metres.
+
+    Fabric would round them to 8 bits before the network takes their means away: 420.3 m to 420.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def precision_of(settings: TrainSettings, device: torch.device) -> Precision:
+    """Return in what a network computes; its `forward_context` is what it has to run in."""
+    mixed = settings.precision == "bf16-mixed"
+    if settings.precision == "auto":
+        mixed = computes_in_bf16(device)
+    return _Mixed("bf16-mixed", device.type) if mixed else Precision()
 
 
 def _end_with_parent() -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cafe_cli import checkpoint
 from cafe_cli.config import Config, TrainSettings
-from cafe_cli.errors import TrainingError
+from cafe_cli.errors import InputError, ModelFileError, TrainingError
 from cafe_cli.history import Row
 from cafe_cli.tiles import TileSet
 
@@ -110,3 +111,42 @@ def check_settings(
                 f"cannot resume {output}: {key} was {then}, now it is {now}; set it back, or start "
                 "anew with --overwrite"
             )
+
+
+def with_batch_size(config: Config, size: int) -> Config:
+    """Return a config with another batch size."""
+    settings = config.train.model_copy(update={"batch_size": size})
+    return config.model_copy(update={"train": settings})
+
+
+def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
+    """Return the config of a run that goes on: with its batch size in the place of ``auto``.
+
+    Parameters
+    ----------
+    path : Path
+        The run's last checkpoint.
+    config : Config
+        Of now.
+    tileset : TileSet
+
+    Raises
+    ------
+    InputError
+        There is no checkpoint to go on from.
+    ModelFileError
+        It is damaged.
+    TrainingError
+        It is of a run with other settings.
+    """
+    if not path.exists():
+        raise InputError(f"cannot resume: {path.parent} holds no {path.name}")
+    values = checkpoint.read_training(path)
+    try:
+        before = values["settings"]
+        if config.train.batch_size == "auto":
+            config = with_batch_size(config, int(before["train.batch_size"]))
+        check_settings(before, config, tileset, path.parent)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
+    return config

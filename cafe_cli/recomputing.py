@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -58,9 +59,11 @@ def _again(block: nn.Module, within: Context) -> Iterator[None]:
     """Run a block as before, but for the running statistics, which are up to date already."""
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm, (_, count) in zip(norms, kept, strict=True):
         # Not without the statistics: the second time has to keep as many tensors as the first.
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        # Nor without a count, which layers that are shared by processes insist on.
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else torch.zeros_like(count)
     try:
         with within:
             yield

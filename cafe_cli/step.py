@@ -3,9 +3,10 @@
 import gc
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cafe_cli import norms, optimizer
@@ -23,6 +24,24 @@ _SEEDS = 1_000_003  # a prime: seeds of one run meet those of another late
 
 class NotFiniteError(TrainingError):
     """The loss, or the norm of its gradient, is no number."""
+
+
+class Begun(NamedTuple):
+    """A step whose gradients a GPU may still be computing.
+
+    Attributes
+    ----------
+    number : int
+        From 0.
+    losses : dict of str to Tensor
+        Of this process's share.
+    norm : Tensor
+        Length of the gradient, 0 if any length goes.
+    """
+
+    number: int
+    losses: dict[str, Tensor]
+    norm: Tensor
 
 
 class Losses(nn.Module):
@@ -104,7 +123,11 @@ class Step:
         return optimizer.learning_rate(step, self._total, self._settings)
 
     def __call__(self, batch: Sample, step: int) -> dict[str, float]:
-        """Take a step.
+        """Take a step: `begin` and `end` it."""
+        return self.end(self.begin(batch, step))
+
+    def begin(self, batch: Sample, step: int) -> Begun:
+        """Compute the gradients of a step, or have a GPU do so: whoever calls need not wait.
 
         Parameters
         ----------
@@ -112,6 +135,16 @@ class Step:
             This process's share of the tiles, on its device.
         step : int
             From 0; dropout and the learning rate are functions of it.
+        """
+        seed = self._settings.seed * _SEEDS + step
+        torch.manual_seed(seed + (self._processes.rank << 40))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.optimizer.zero_grad()
+        return Begun(step, self._backward(batch), self._clip())
+
+    def end(self, begun: Begun) -> dict[str, float]:
+        """Wait for the gradients, and make the optimiser's move.
 
         Returns
         -------
@@ -123,21 +156,17 @@ class Step:
         NotFiniteError
             In all processes; the weights are as they were before.
         """
-        seed = self._settings.seed * _SEEDS + step
-        torch.manual_seed(seed + (self._processes.rank << 40))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        self.optimizer.zero_grad()
-        losses = self._backward(batch)
-        norm = self._clip()
-        if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
+        found = self._processes.sum(torch.stack(list(begun.losses.values()))).tolist()
+        losses = dict(zip(begun.losses, found, strict=True))
+        loss, norm = losses.pop("total"), float(begun.norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if math.isfinite(norm) else "norm of the gradient"
-            value = norm if math.isfinite(losses["loss"]) else losses["loss"]
-            raise NotFiniteError(f"the {what} is {value} at step {step + 1}")
+            value = norm if math.isfinite(loss) else loss
+            raise NotFiniteError(f"the {what} is {value} at step {begun.number + 1}")
         self.optimizer.step()
-        return losses
+        return {"loss": loss, **losses}
 
-    def _backward(self, batch: Sample) -> dict[str, float]:
+    def _backward(self, batch: Sample) -> dict[str, Tensor]:
         parts = split(batch, self._settings.accumulate)
         pixels = torch.stack([(part.labels != NODATA).sum() for part in parts])
         everywhere = self._everywhere(pixels.sum()).clamp(min=1)
@@ -150,9 +179,7 @@ class Step:
             self._fresh = False
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
-        found = self._processes.sum(torch.stack(list(sums.values()))).tolist()
-        values = dict(zip(sums, found, strict=True))
-        return {"loss": values.pop("total"), **values}
+        return sums
 
     def _apart(self, more: bool) -> AbstractContextManager[object]:
         """Let the processes add up gradients when there is no more to come in this step.
@@ -164,13 +191,16 @@ class Step:
 
     def _everywhere(self, pixels: Tensor) -> Tensor:
         """Add up labelled pixels over the processes, on their devices: the host need not wait."""
-        return cast(Tensor, self._fabric.all_reduce(pixels, reduce_op="sum"))
+        if self._processes.world > 1:
+            # Not by way of Fabric, where hosts wait for each other, and for their GPUs, before it.
+            dist.all_reduce(pixels)
+        return pixels
 
-    def _clip(self) -> float:
+    def _clip(self) -> Tensor:
         """Shorten the gradient if it is too long; return how long it was, 0 if any length goes."""
         if not (limit := self._settings.clip):
-            return 0.0
-        return float(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+            return torch.zeros(())
+        return nn.utils.clip_grad_norm_(self.network.parameters(), limit)
 
 
 def split(batch: Sample, parts: int) -> list[Sample]:

@@ -31,6 +31,14 @@ def find(losses: Losses, batch: Sample, precision: AbstractContextManager[object
     return found
 
 
+def spoilt(batch: Sample) -> list[int]:
+    """Return the places in a batch of the tiles with a valid pixel or height that is no number."""
+    inputs = batch.inputs
+    wrong = ~inputs.optical.isfinite().all(dim=1) & inputs.optical_valid
+    wrong |= ~inputs.height[:, 0].isfinite() & inputs.height_valid
+    return [place for place, found in enumerate(wrong.flatten(1).any(dim=1).tolist()) if found]
+
+
 def describe(tiles: Sequence[Tile]) -> list[str]:
     """Name tiles and where they come from."""
     return [f"{t.name} (scene {t.scene}, row {t.row}, column {t.col})" for t in tiles]

@@ -170,6 +170,12 @@ def is_tileset(folder: Path) -> bool:
     return (folder / _INFO).exists()
 
 
+def is_own(folder: Path, path: Path) -> bool:
+    """Whether a path belongs to what a tile set keeps in its folder, or would."""
+    own, there = folder.resolve(), path.resolve()
+    return own in there.parents and there.relative_to(own).parts[0] in _OWN
+
+
 def check_replaceable(folder: Path) -> None:
     """Refuse an output that is there and is no tile set, or holds more than one.
 

@@ -7,10 +7,12 @@ that was not, and leaves the same history.
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch._dynamo.exc import TorchDynamoException
 
 from cafe_cli import checkpoint, networks, preflight, processes, ranks, tiles, trial
 from cafe_cli import report as findings
@@ -18,15 +20,17 @@ from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import Config
 from cafe_cli.dataset import Batches
 from cafe_cli.device import choose
-from cafe_cli.errors import InputError, StoppedError, TrainingError, out_of_memory
+from cafe_cli.encoders import first_line
+from cafe_cli.errors import StoppedError, TrainingError, out_of_memory
 from cafe_cli.history import Row
 from cafe_cli.processes import Processes
+from cafe_cli.progress import resumed, with_batch_size
 from cafe_cli.run_folder import BEST as BEST
 from cafe_cli.split import SPLITS
 from cafe_cli.stopping import ASKED, watching
 from cafe_cli.tiles import TileSet
 from cafe_cli.training_run import LAST as LAST
-from cafe_cli.training_run import TrainingRun, stored_batch_size
+from cafe_cli.training_run import TrainingRun
 
 log = logging.getLogger("cafe")
 
@@ -94,24 +98,27 @@ def train(
     tileset = tiles.load(tileset_folder)
     preflight.check_tiles(tileset_folder, tileset)
     preflight.check_patience(tileset, config.train)
-    preflight.check_shares(len(tileset.of("train")), config.train, planned.world)
     if resume:
-        if not (output / LAST).exists():
-            raise InputError(f"cannot resume: {output} holds no {LAST}")
-    elif ranks.is_first():  # the first process creates it, maybe already
+        config = resumed(output / LAST, config, tileset)
+    preflight.check_shares(len(tileset.of("train")), config.train, planned.world)
+    if not resume and ranks.is_first():  # it creates the folder, maybe already
         preflight.check_output(output, tileset_folder, overwrite)
     team = processes.launch(planned, config.train)
     with team.guarded():
         with team.agreed():
-            config = _with_batch_size(config, tileset, team, output if resume else None)
-            run = TrainingRun(tileset_folder, tileset, output, config, team)
+            config = _with_batch_size(config, tileset, team)
+            preflight.check_normalisation(tileset, config.train, team.world)
+            # What is resumed brings its weights.
+            weights = "none" if resume else config.model.weights
+            run = TrainingRun(tileset_folder, tileset, output, config, team, weights)
             for message in preflight.warnings(tileset_folder, tileset, config.train):
                 log.warning(message)
             run.restore() if resume else run.begin()
         with watching(config.train.time_limit, started) as stop:
             ended = _loop(run, report if report and team.first else Report(), stop)
         with team.agreed():
-            if team.first and run.progress.history and run.stepped:
+            # Of a run that was over already, too: it may have been killed just before.
+            if team.first and run.progress.history:
                 run.write_report(ended)
     return checkpoint.read_card(output / BEST)
 
@@ -119,20 +126,36 @@ def train(
 def _loop(run: TrainingRun, report: Report, stop: Callable[[], int]) -> str:
     """Train until there is a reason not to, and return it in words; "" if all is done."""
     while (ended := run.progress.why_ended(run.config.train)) is None:
-        try:
+        with _explained(run.config, stop):
             reason = run.train_epoch(report.step, stop)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise TrainingError(_too_large(run.config)) from error
         if reason == ASKED or (reason and not run.epoch_is_over):
             return _break_off(run, reason)
-        report.epoch(run.finish_epoch())
+        with _explained(run.config, stop):
+            row = run.finish_epoch()
+        report.epoch(row)
         if (reason := run.processes.largest(stop())) and not run.is_over:
             return _break_off(run, reason)
     if ended:
         log.info(ended)
     return ended
+
+
+@contextmanager
+def _explained(config: Config, stop: Callable[[], int]) -> Iterator[None]:
+    """Say what to do about what goes wrong within torch."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise TrainingError(_too_large(config)) from error
+        if not (config.train.compile and isinstance(error, TorchDynamoException)):
+            raise
+        if stop() == ASKED:  # the Ctrl-C of a terminal ends the compiler, too
+            raise KeyboardInterrupt from error
+        raise TrainingError(
+            f"torch.compile failed ({first_line(error)}): go on with --resume --set "
+            "train.compile=false"
+        ) from error
 
 
 def _break_off(run: TrainingRun, reason: int) -> str:
@@ -168,13 +191,17 @@ def rehearse(
         tileset = tiles.load(tileset_folder)
         preflight.check_tiles(tileset_folder, tileset)
         preflight.check_patience(tileset, config.train)
+        if resume:
+            config = resumed(output / LAST, config, tileset)
         training = len(tileset.of("train"))
         world = processes.plan(device, config.train).world
         preflight.check_shares(training, config.train, world)
         target, network = choose(device), networks.build(tileset, config)
         size = config.train.batch_size
         if size == "auto":
-            size = trial.batch_size(tileset, config, target, nullcontext, world)
+            within = processes.precision_of(config.train, target).forward_context
+            size = trial.batch_size(tileset, config, target, within, world)
+        preflight.check_normalisation(tileset, with_batch_size(config, size).train, world)
         steps = len(Batches(training, size, 0)) * config.train.epochs
         each = trial.seconds_per_tile(network.to(target), tileset, config)
         parameters = sum(p.numel() for p in network.parameters())
@@ -197,21 +224,15 @@ def rehearse(
     return report
 
 
-def _with_batch_size(
-    config: Config, tileset: TileSet, team: Processes, resumed: Path | None
-) -> Config:
-    """Put a number in the place of ``auto``: that of the run resumed, or what fits."""
+def _with_batch_size(config: Config, tileset: TileSet, team: Processes) -> Config:
+    """Put a number in the place of ``auto``: what fits."""
     if config.train.batch_size != "auto":
         return config
-    if resumed is not None:
-        size = stored_batch_size(resumed)
-    else:
-        fabric = team.fabric
-        found = trial.batch_size(tileset, config, fabric.device, fabric.autocast, team.world)
-        size = -team.largest(-found)  # what fits everywhere
-        log.info("train.batch_size: %d tiles", size)
-    settings = config.train.model_copy(update={"batch_size": size})
-    return config.model_copy(update={"train": settings})
+    fabric = team.fabric
+    found = trial.batch_size(tileset, config, fabric.device, fabric.autocast, team.world)
+    size = -team.largest(-found)  # what fits everywhere
+    log.info("train.batch_size: %d tiles", size)
+    return with_batch_size(config, size)
 
 
 def _too_large(config: Config) -> str:

@@ -4,8 +4,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,15 +27,15 @@ from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import Config
 from cafe_cli.dataset import Batches, TileDataset, in_order
 from cafe_cli.errors import CafeError, ModelFileError, OutputError, TrainingError
-from cafe_cli.files import remove, write_text
+from cafe_cli.files import renew, write_text
 from cafe_cli.history import Row
 from cafe_cli.loader import Batch, Loader
 from cafe_cli.metrics import Confusion, Scores, scores
 from cafe_cli.model import CaFE
 from cafe_cli.processes import Processes
-from cafe_cli.progress import Progress, check_settings, fixed_settings
+from cafe_cli.progress import Progress, fixed_settings
 from cafe_cli.run_folder import BEST, SCORES
-from cafe_cli.step import Losses, NotFiniteError, Step
+from cafe_cli.step import Begun, Losses, NotFiniteError, Step
 from cafe_cli.stopping import GO_ON
 from cafe_cli.tile_scores import Tally
 from cafe_cli.tiles import TileSet
@@ -60,26 +60,35 @@ class TrainingRun:
         With a number for `batch_size`.
     processes : Processes
         That share the run; each of them has its own of these.
+    weights : str
+        Of the encoders to begin with, see `ModelSettings`.
     """
 
     def __init__(
-        self, folder: Path, tileset: TileSet, output: Path, config: Config, processes: Processes
+        self,
+        folder: Path,
+        tileset: TileSet,
+        output: Path,
+        config: Config,
+        processes: Processes,
+        weights: str,
     ) -> None:
         self.folder, self.tileset, self.output, self.config = folder, tileset, output, config
         self.processes, self.progress = processes, Progress()
-        self.stepped = False  # since it was begun or restored
         self._classes = tileset.class_table
         self._tiles, self._validation_tiles = tileset.of("train"), tileset.of("validation")
         settings = config.train
         size = batch_size(config)
         ranks = (processes.rank, processes.world)
         self._batches = Batches(len(self._tiles), size, settings.seed, *ranks)
-        self._order = in_order(len(self._validation_tiles), size, *ranks)
+        # As many at a time as training has, on a device whose memory the batch size was chosen for.
+        share = max(size // (processes.world * settings.accumulate), 1)
+        self._order = in_order(len(self._validation_tiles), share, *ranks)
         self._watched = examples.watched(len(self._validation_tiles), processes.world)
         self._tiles_a_step = min(size, len(self._tiles))
         self.total = len(self._batches) * settings.epochs
         torch.manual_seed(settings.seed)
-        self.network = networks.build(tileset, config)
+        self.network = networks.build(tileset, config, weights)
         decoded = cache.prepare(folder, tileset, settings.cache)
         device = processes.fabric.device
         training = TileDataset(folder, tileset, "train", settings, decoded)
@@ -107,15 +116,16 @@ class TrainingRun:
         """Start a new run in an empty folder; killed in its first epoch, it can be resumed too."""
         if not self.processes.first:
             return
-        remove(self.output)
         try:
-            self.output.mkdir(parents=True)
+            renew(self.output)
             write_text(self.output / "config.toml", settings_file.dump(self.config))
             self.save_last()
         except OSError as error:
             raise OutputError(f"cannot create {self.output}: {error.strerror}") from error
         except OutputError:
-            remove(self.output)
+            with suppress(OSError):  # a link, or what is mounted there, stays
+                renew(self.output)
+                self.output.rmdir()
             raise
 
     def restore(self) -> None:
@@ -123,7 +133,6 @@ class TrainingRun:
         path = self.output / LAST
         tensors, extra, values = checkpoint.load_training(path)
         try:
-            check_settings(values["settings"], self.config, self.tileset, self.output)
             self.network.load_state_dict(tensors)
             optimizer.restore(self.step.optimizer, extra)
             self.progress = Progress(**values["progress"])
@@ -142,10 +151,12 @@ class TrainingRun:
         self.step.begin_epoch(progress.epoch)
         self._loader.waited, self._started, self._first = 0.0, time.monotonic(), progress.batch
         with closing(self._loader.batches(self._batches)) as drawn:
-            while (batch := self._draw(drawn)) is not None:
-                losses = self._take(batch)
+            following = self._draw(drawn)
+            while (batch := following) is not None:
+                begun = self.step.begin(batch.sample, self.done)
+                following = self._draw(drawn)  # while a GPU is busy with this one
+                losses = self._end(begun, batch)
                 progress.add(losses)
-                self.stepped = True
                 on_step(self.done, self.total, losses["loss"])
                 if reason := self.processes.largest(stop()):
                     return reason
@@ -155,19 +166,24 @@ class TrainingRun:
         with self.processes.agreed():
             return next(batches, None)
 
-    def _take(self, batch: Batch) -> dict[str, float]:
+    def _end(self, begun: Begun, batch: Batch) -> dict[str, float]:
         try:
-            return self.step(batch.sample, self.done)
+            return self.step.end(begun)
         except NotFiniteError as error:
             said = TrainingError(f"{error}; {self._accuse(batch)}")
             raise self.processes.ending(said) from error
 
     def _accuse(self, batch: Batch) -> str:
         """Say which tiles made the loss no number, or what else to do."""
+        spoilt = self._describe(batch, suspects.spoilt(batch.sample))
+        if spoilt:
+            return (
+                f"not all valid pixels and heights of {', '.join(spoilt)} are numbers: give them a "
+                "nodata value, and cut the tile set again"
+            )
         losses = Losses(self.network, self.config.train)
         places = suspects.find(losses, batch.sample, self.processes.fabric.autocast())
-        own = [self._tiles[batch.keys[place].tile] for place in places]
-        named = self.processes.gather(suspects.describe(own))
+        named = self._describe(batch, places)
         if 0 < len(named) < self._tiles_a_step:
             return (
                 f"so is that of {', '.join(named)} alone: look at its pixels and heights, and cut "
@@ -178,6 +194,11 @@ class TrainingRun:
             f"{self.config.train.learning_rate}), set train.clip = 1, or use train.precision = "
             "'32-true'"
         )
+
+    def _describe(self, batch: Batch, places: Sequence[int]) -> list[str]:
+        """Name tiles of the batches of all processes."""
+        own = [self._tiles[batch.keys[place].tile] for place in places]
+        return self.processes.gather(suspects.describe(own))
 
     def finish_epoch(self) -> Row:
         """Validate, write the history and save `last`, and `best` if it is."""
@@ -284,18 +305,3 @@ def batch_size(config: Config) -> int:
     if size == "auto":
         raise TypeError("batch_size is still to be found")
     return size
-
-
-def stored_batch_size(output: Path) -> int:
-    """Return that of the run in a folder.
-
-    Raises
-    ------
-    ModelFileError
-        The checkpoint there does not say.
-    """
-    _, _, values = checkpoint.load_training(output / LAST)
-    try:
-        return int(values["settings"]["train.batch_size"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise ModelFileError(f"cannot resume: {output / LAST} is damaged: {error}") from error

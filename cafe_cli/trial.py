@@ -14,6 +14,7 @@ from cafe_cli.config import Config
 from cafe_cli.dataset import Inputs, Sample
 from cafe_cli.errors import out_of_memory
 from cafe_cli.model import CaFE
+from cafe_cli.processes import precision_of
 from cafe_cli.step import Losses
 from cafe_cli.tiles import TileSet
 
@@ -39,11 +40,14 @@ def seconds_per_tile(network: CaFE, tileset: TileSet, config: Config) -> float:
     """Time two tiles through a network, which gathers gradients, and back."""
     device = network.optical_mean.device
     batch = blank(tileset, config, 2, device)
-    losses = Losses(network, config.train)
+    losses = Losses(network.to(memory_format=torch.channels_last), config.train)
+    precision = precision_of(config.train, device)
     elapsed = math.inf
     for _ in range(2):  # the first time is no measure
         start = time.perf_counter()
-        losses(batch)["total"].backward()
+        with precision.forward_context():
+            total = losses(batch)["total"]
+        total.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
         elapsed = min(elapsed, time.perf_counter() - start)
@@ -76,13 +80,14 @@ def batch_size(
     if device.type == "cpu":
         return parts * max(_ON_CPU // parts, 1)
     most = max(len(tileset.of("train")) // _STEPS, 2) // parts
-    torch.cuda.set_per_process_memory_fraction(_USED, device)
+    # By number: unlike others, this one does not take a GPU without one for the current one.
+    torch.cuda.set_per_process_memory_fraction(_USED, device.index)
     try:
         return parts * power_of_two(
             lambda size: _fits(tileset, config, device, precision, size), most
         )
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, device.index)
 
 
 def power_of_two(fits: Callable[[int], bool], most: int) -> int:

@@ -216,3 +216,17 @@ def test_the_sample_config_finds_its_two_labelled_scenes():
     config = load(CONFIGS / "sample.toml")
     assert [files.id for files in find_scenes(config.scenes, config.root)] == ["a", "b"]
     assert len(config.class_table) == 6
+
+
+@pytest.mark.parametrize(
+    "key", ["learning_rate", "weight_decay", "height_jitter", "distill_weight", "dice", "clip"]
+)
+def test_nothing_is_infinite(key):
+    with pytest.raises(ConfigError, match=f"train.{key}: input should be a finite number"):
+        load(overrides={f"train.{key}": math.inf})
+
+
+def test_seeds_that_torch_takes():
+    assert load(overrides={"train.seed": 2**32 - 1}).train.seed == 2**32 - 1
+    with pytest.raises(ConfigError, match=r"train.seed: input should be less than 4294967296"):
+        load(overrides={"train.seed": 2**32})

@@ -5,7 +5,7 @@ import pytest
 
 from cafe_cli import files
 from cafe_cli.errors import OutputError
-from cafe_cli.files import check_output, remove, replacing, write_text
+from cafe_cli.files import check_output, remove, renew, replacing, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -163,3 +163,13 @@ def test_removing_what_is_not_there_is_fine(tmp_path):
     fill(tmp_path / "set", "x")
     files.remove(tmp_path / "set")
     assert names(tmp_path) == []
+
+
+def test_an_emptied_folder_stays_a_link(tmp_path):
+    fill(tmp_path / "there", "old")
+    (tmp_path / "there/more").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for name in ("link", "new/folder"):
+        renew(tmp_path / name)
+        assert names(tmp_path / name) == []
+    assert (tmp_path / "link").is_symlink()

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 
@@ -8,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from cafe_cli import history
-from cafe_cli.errors import InputError
+from cafe_cli.errors import InputError, OutputError
 
 PICTURE = np.full((8, 40, 3), 128, np.uint8)
 
@@ -103,3 +104,13 @@ def test_the_csv_is_written_last(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk"):
         history.write(tmp_path, [row(1)], TABLE)
     assert history.FILE not in os.listdir(tmp_path)
+
+
+def test_a_full_disk_is_told_by_the_folder(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    with pytest.raises(OutputError, match=r"cannot write .*tensorboard: No space left on device"):
+        history.write(tmp_path, [{"epoch": 1, "step": 3, "loss": 0.5}], TABLE)
+    assert not (tmp_path / "history.csv").exists()

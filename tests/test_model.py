@@ -26,7 +26,9 @@ from cafe_cli.model import (
 )
 
 K = 3
-SMALL = Architecture(classes=K, optical_bands=4, optical_encoder="mobilenet_v2", width=8)
+SMALL = Architecture(
+    classes=K, optical_bands=4, optical_encoder="mobilenet_v2", width=8, guidance="distill"
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -554,9 +556,19 @@ def test_a_file_of_another_encoder(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 20)
     (tmp_path / "torn.pth").write_bytes(b"x" * 20)
+    (tmp_path / "text.pth").write_text("junk\n")
+    (tmp_path / "empty.pth").touch()
     torch.save({"epoch": 3}, tmp_path / "other.pth")
-    for name in ("absent.safetensors", "absent.pth", "torn.safetensors", "torn.pth", "other.pth"):
-        with pytest.raises(ModelFileError, match=name) as caught:
+    for name, says in [
+        ("absent.safetensors", "cannot be read: No such file"),
+        ("absent.pth", "cannot be read: No such file"),
+        ("torn.safetensors", "are damaged, or no state dict"),
+        ("torn.pth", "are damaged, or no state dict"),
+        ("text.pth", "are damaged, or no state dict"),
+        ("empty.pth", "are damaged, or no state dict .*: EOFError"),
+        ("other.pth", "does not hold a state dict"),
+    ]:
+        with pytest.raises(ModelFileError, match=f"{name}:? .*{says}") as caught:
             CaFE(SMALL, weights=str(tmp_path / name))
         assert "\n" not in str(caught.value)
 

@@ -1,9 +1,10 @@
 import pytest
-from helpers_engines import settings
+from helpers_engines import settings, write_town
 
 from cafe_cli import preflight, tiles
 from cafe_cli.config import TrainSettings
-from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.tile import tile
 
 pytest_plugins = ["fixtures_engines"]
 
@@ -54,7 +55,7 @@ def test_patience_without_validation(info):
     ("changes", "processes", "message"),
     [
         ({"batch_size": 2}, 3, "6 training tiles in batches of 2 cannot be shared among 3 devices"),
-        ({"batch_size": 8}, 8, "6 training tiles in batches of 8 cannot be shared among 8 devices"),
+        ({"batch_size": 8}, 8, "in batches of 8 .* among 8 devices: .* no more than there are til"),
         ({"accumulate": 9}, 1, r"train.accumulate is 9, but a step has 6 tile\(s\) on a device"),
         ({"accumulate": 4, "batch_size": 6}, 2, r"accumulate is 4, but a step has 3 tile\(s\)"),
     ],
@@ -67,3 +68,34 @@ def test_steps_that_cannot_be_shared(changes, processes, message):
 def test_steps_that_can_be_shared():
     preflight.check_shares(6, TrainSettings(batch_size=6, accumulate=3), 2)
     preflight.check_shares(6, TrainSettings(batch_size="auto"), 4)
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 6, "accumulate": 4}])
+def test_one_small_tile_at_a_time(info, changes):
+    small = TrainSettings(crop=32, **changes)
+    with pytest.raises(ConfigError, match="one tile of 32 px at a time cannot be normalised: rais"):
+        preflight.check_normalisation(info, small, 1)
+    preflight.check_normalisation(info, small, 2)
+    preflight.check_normalisation(info, small.model_copy(update={"crop": 33}), 1)
+
+
+def test_what_a_tile_set_keeps_is_no_place_for_a_run(tileset):
+    for name in ("cache", "cache/run", "test"):
+        with pytest.raises(OutputError, match=f"{name} is where the tile set .* keeps its own"):
+            preflight.check_output(tileset / name, tileset, True)
+    preflight.check_output(tileset / "runs", tileset, False)
+
+
+def test_an_empty_folder_is_as_good_as_none(tileset, tmp_path):
+    preflight.check_output(tmp_path, tileset, False)
+
+
+def test_views_of_what_was_changed(tmp_path):
+    write_town(tmp_path, "a", 64, 64)
+    folder = tmp_path / "tiles"
+    config = settings(split__validation_scenes=[], split__validation=0)
+    tile(config.model_copy(update={"root": str(tmp_path)}), folder, virtual=True)
+    preflight.check_tiles(folder, tiles.load(folder))
+    (tmp_path / "a_labels.tif").touch()
+    with pytest.raises(InputError, match=r"a_labels\.tif was changed or moved after the virtual"):
+        preflight.check_tiles(folder, tiles.load(folder))

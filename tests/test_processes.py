@@ -84,6 +84,22 @@ def test_more_processes_than_gpus(environment, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("asked", "device", "capability", "found"),
+    [
+        ("auto", "cpu", None, "32-true"),
+        ("auto", "cuda", (7, 5), "32-true"),  # imitates bf16, slowly
+        ("auto", "cuda", (8, 0), "bf16-mixed"),
+        ("32-true", "cuda", (9, 0), "32-true"),
+        ("bf16-mixed", "cpu", None, "bf16-mixed"),
+    ],
+)
+def test_precision(monkeypatch, asked, device, capability, found):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = processes.precision_of(TrainSettings(precision=asked), torch.device(device))
+    assert chosen.precision == found
+
+
+@pytest.mark.parametrize(
     ("name", "rank", "first"),
     [
         ("RANK", "0", True),
@@ -240,6 +256,6 @@ def test_error_of_one_process_ends_all(tileset, tmp_path):
     words = [*words_of(other, tmp_path), "--devices", 2, "--set", "train.cache=none"]
     done = cafe("-q", *words, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: ")
-    assert path.name in line
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert path.name in done.stderr

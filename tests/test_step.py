@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from helpers_engines import settings, tiny_model
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from cafe_cli import processes, recomputing, step
@@ -10,6 +11,7 @@ from cafe_cli.config import TrainSettings
 from cafe_cli.dataset import Inputs, Sample
 from cafe_cli.encoders import build_encoder
 from cafe_cli.errors import ConfigError
+from cafe_cli.model import CaFE
 from cafe_cli.norms import batch_statistics
 from cafe_cli.step import Losses, NotFiniteError, Step, encoders, split
 from cafe_cli.suspects import find
@@ -107,6 +109,28 @@ def test_dropout_is_a_function_of_the_step():
     assert draws[0] == draws[2] != draws[1]
 
 
+# --- precision ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "within"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)]
+)
+def test_inputs_keep_their_precision(monkeypatch, precision, within):
+    """Raw values: 8 bits of 420.3 m are 420 m."""
+    seen, network = [], tiny_model()
+    real = CaFE.encode
+
+    def noting(self, optical, valid, height, known):
+        seen.extend([optical.dtype, height.dtype])
+        return real(self, optical, valid, height, known)
+
+    monkeypatch.setattr(CaFE, "encode", noting)
+    network.decoder.lateral[0].register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    a_step(network, precision=precision)(batch(2), 0)
+    assert set(seen[:2]) == {torch.float32}
+    assert set(seen[2:]) == {within}
+
+
 # --- frozen encoders ---------------------------------------------------------------------------
 
 
@@ -137,6 +161,16 @@ def test_checkpointing_changes_nothing():
     losses = [[one(batch(2, seed=k), k) for k in range(3)] for one in made]
     assert losses[0] == losses[1]
     assert torch.equal(weights(made[0]), weights(made[1]))
+    first, second = (buffers(one.network) for one in made)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_checkpointing_of_layers_that_processes_share():
+    """As on several GPUs; alone, they normalise as ordinary ones do."""
+    networks = [tiny_model(), tiny_model()]
+    convert_sync_batchnorm(networks[1])
+    made = [a_step(network, checkpointing=True) for network in networks]
+    assert made[0](batch(2), 0) == made[1](batch(2), 0)
     first, second = (buffers(one.network) for one in made)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

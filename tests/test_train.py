@@ -2,6 +2,7 @@ import csv
 import errno
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch._dynamo.exc import TorchDynamoException
 
-from cafe_cli import checkpoint, config, step, tiles, training_run
+from cafe_cli import checkpoint, config, networks, step, tiles, training_run
 from cafe_cli import history as history_files
 from cafe_cli.config import TrainSettings
 from cafe_cli.errors import (
@@ -34,7 +36,8 @@ from cafe_cli.errors import (
 from cafe_cli.losses import training_loss
 from cafe_cli.model import CaFE
 from cafe_cli.optimizer import learning_rate
-from cafe_cli.train import BEST, LAST, Report, train
+from cafe_cli.train import BEST, LAST, Report, rehearse, train
+from cafe_cli.training_run import TrainingRun
 
 pytest_plugins = ["fixtures_engines"]
 
@@ -304,6 +307,36 @@ def test_resume_of_a_finished_run(whole, tileset, tmp_path, no_pictures):
     assert history(output) == history(whole)
 
 
+def test_killed_before_the_report(tileset, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    with killed_at(monkeypatch, training_run.training_report, "page", 1):
+        run(tileset, output, ONE)
+    assert not (output / "report.html").exists()
+    run(tileset, output, ONE, resume=True)
+    assert (output / "report.html").exists()
+
+
+def test_resume_needs_no_weights_from_elsewhere(whole, tileset, tmp_path, no_pictures):
+    output = tmp_path / "run"
+    shutil.copytree(whole, output)
+    run(tileset, output, {"model__weights": "gone.pth"}, resume=True)
+    assert same_weights(output, whole)
+
+
+def test_a_rehearsed_resume(whole, tileset, tmp_path):
+    (missing,) = rehearse(tileset, tmp_path, settings(), resume=True).findings
+    assert "holds no last.safetensors" in missing.message
+    (other,) = rehearse(tileset, whole, settings(train__seed=9), resume=True).findings
+    assert "train.seed was 0, now it is 9" in other.message
+    assert rehearse(tileset, whole, settings(), resume=True).ok
+
+
+def test_other_settings_are_refused_before_any_work(whole, tileset, monkeypatch):
+    monkeypatch.setattr(networks, "build", None)
+    with pytest.raises(TrainingError, match=r"train\.seed was 0, now it is 9"):
+        run(tileset, whole, {"train__seed": 9}, resume=True)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -561,6 +594,28 @@ def test_best_is_the_best(tileset, tmp_path, no_pictures, monkeypatch):
     assert card.epoch == 3
 
 
+def test_the_next_batch_is_drawn_while_a_step_is_computed(
+    tileset, tmp_path, no_pictures, monkeypatch
+):
+    told = []
+    for owner, name in ((TrainingRun, "_draw"), (step.Step, "begin"), (step.Step, "end")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, _n=name, _r=real: (told.append(_n), _r(*args))[1]
+        )
+    run(tileset, tmp_path / "run", ONE)
+    assert told == ["_draw", *["begin", "_draw", "end"] * STEPS]
+
+
+def test_validation_takes_as_many_tiles_at_a_time_as_training(
+    tileset, tmp_path, no_pictures, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(training_run, "in_order", lambda *args: asked.append(args) or [])
+    run(tileset, tmp_path / "run", {**ONE, "train__batch_size": 6, "train__accumulate": 2})
+    assert [sizes[1] for sizes in asked] == [3]
+
+
 # --- failures ----------------------------------------------------------------------------------
 
 
@@ -596,6 +651,19 @@ def test_tile_that_makes_the_loss_nan(tileset, tmp_path, no_pictures, monkeypatc
         run(tileset, tmp_path / "run")
 
 
+def test_heights_that_are_no_numbers(tileset, tmp_path, no_pictures):
+    spoilt = tmp_path / "tiles"
+    shutil.copytree(tileset, spoilt)
+    name = tiles.load(spoilt).of("train")[2].name
+    with rasterio.open(spoilt / f"train/height/{name}.tif", "r+") as dataset:
+        dataset.write(np.full((1, 1, 1), np.nan, np.float32), window=((0, 1), (0, 1)))
+    # One tile at a time: the loss alone does not tell a spoilt tile from a spoilt network.
+    changes = {"train__batch_size": 1, "train__height_dropout": 0}
+    message = rf"the loss is nan .* heights of {name} \(.*\) are numbers: give them a nodata value"
+    with pytest.raises(TrainingError, match=message):
+        run(spoilt, tmp_path / "run", changes)
+
+
 def test_out_of_memory(tileset, tmp_path, no_pictures, monkeypatch):
     def full(*args):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -607,6 +675,21 @@ def test_out_of_memory(tileset, tmp_path, no_pictures, monkeypatch):
     assert "set train.checkpointing = true, raise train.accumulate (now 1)" in str(caught.value)
     monkeypatch.undo()
     run(tileset, tmp_path / "run", {"train__checkpointing": True}, resume=True)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_compiler_that_fails(tileset, tmp_path, no_pictures, monkeypatch, asked):
+    def fail(*args):
+        if asked:
+            signal.raise_signal(signal.SIGINT)
+        raise TorchDynamoException("the compiler was killed\nand a second line")
+
+    monkeypatch.setattr(step, "compile_encoders", lambda network: None)
+    monkeypatch.setattr(step, "training_loss", fail)
+    said = "torch.compile failed (the compiler was killed): go on with --resume"
+    kind, message = (KeyboardInterrupt, None) if asked else (TrainingError, re.escape(said))
+    with pytest.raises(kind, match=message):
+        run(tileset, tmp_path / "run", {"train__compile": True})
 
 
 def test_existing_output(whole, tileset):

@@ -32,9 +32,12 @@ def test_batch_size_of_a_cpu(tileset, accumulate, world, size):
 def test_batch_size_of_a_gpu(tileset, monkeypatch, room, size):
     """No more than leaves an epoch eight steps: of six tiles, two."""
     fractions = []
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.append(share)
-    )
+
+    def limit(share, device):
+        assert device is None  # what torch takes for the current GPU; not a device without a number
+        fractions.append(share)
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     monkeypatch.setattr(trial, "_fits", lambda *args: args[-1] <= room)
     gpu = torch.device("cuda")
     assert trial.batch_size(tiles.load(tileset), settings(), gpu, nullcontext) == size

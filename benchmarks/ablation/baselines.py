@@ -7,6 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from cafe_cli.device import computes_in_bf16
 from cafe_cli.model import CaFE, Outputs, pad, standardise
 from cafe_cli.moments import Statistics
 
@@ -77,5 +78,4 @@ Network: TypeAlias = CaFE | StackedUnet
 
 def mixed(device: torch.device) -> AbstractContextManager[Any]:
     """Compute in bf16 on GPUs that can, as ``cafe train`` does."""
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device))

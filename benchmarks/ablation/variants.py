@@ -74,18 +74,19 @@ VARIANTS: dict[str, Variant] = {
     "labels_noisy": Variant("by labels, half of the masks missing", _LABELS, {"noise": 0.5}),
     "labels_half": Variant("by labels, every other batch", _LABELS, {"guided": 0.5}),
     "distill_noisy": Variant("teaches, half of the masks missing", _distilled(1.0), {"noise": 0.5}),
+    "distill_noisier": Variant("teaches, 4 of 5 masks missing", _distilled(1.0), {"noise": 0.8}),
     "distill_predicted": Variant(
         "teaches, half of the masks predicted", _distilled(1.0), {"predicted": 0.5}
     ),
     # enhancement and fusion
-    "cel_none": Variant("CEL off", {"model.enhancement": "none"}),
-    "cel_1-p": Variant("CEL 1 - p", {"model.enhancement": "1-p"}),
-    "cel_exp": Variant("CEL exp(-p)", {"model.enhancement": "exp"}),
-    "cel_inverse": Variant("CEL 1 / p, clipped", {"model.enhancement": "inverse"}),
-    "sum": Variant("fusion: sum", {"model.fusion": "sum"}),
-    "gated": Variant("fusion: gated", {"model.fusion": "gated"}),
-    "pyramid": Variant("pyramid loss", {"model.pyramid": True}),
-    "no_pyramid": Variant("no pyramid loss", {"model.pyramid": False}),
+    "cel_none": Variant("CEL off", {**_DISTILL, "model.enhancement": "none"}),
+    "cel_1-p": Variant("CEL 1 - p", {**_DISTILL, "model.enhancement": "1-p"}),
+    "cel_exp": Variant("CEL exp(-p)", {**_DISTILL, "model.enhancement": "exp"}),
+    "cel_inverse": Variant("CEL 1 / p, clipped", {**_DISTILL, "model.enhancement": "inverse"}),
+    "sum": Variant("fusion: sum", {**_DISTILL, "model.fusion": "sum"}),
+    "gated": Variant("fusion: gated", {**_DISTILL, "model.fusion": "gated"}),
+    "pyramid": Variant("pyramid loss", {**_DISTILL, "model.pyramid": True}),
+    "no_pyramid": Variant("no pyramid loss", {**_DISTILL, "model.pyramid": False}),
     # recipes
     "dice_0": Variant("Dice 0", {"train.dice": 0.0}),
     "dice_0.5": Variant("Dice 0.5", {"train.dice": 0.5}),
@@ -97,6 +98,7 @@ VARIANTS: dict[str, Variant] = {
     "dropout_0": Variant("height dropout 0", {"train.height_dropout": 0.0}),
     "dropout_0.1": Variant("height dropout 0.1", {"train.height_dropout": 0.1}),
     "dropout_0.3": Variant("height dropout 0.3", {"train.height_dropout": 0.3}),
+    "dropout_0.5": Variant("height dropout 0.5", {"train.height_dropout": 0.5}),
     "width_32": Variant("decoder width 32", {"model.width": 32}),
     "width_128": Variant("decoder width 128", {"model.width": 128}),
     "light_heights": Variant(
@@ -116,7 +118,7 @@ def _entries(*names: str) -> tuple[Entry, ...]:
     return tuple(Entry(*name.split("@")) for name in names)
 
 
-_DROPOUTS = ("dropout_0", "dropout_0.1", "dropout_0.3")
+_DROPOUTS = ("dropout_0", "dropout_0.1", "dropout_0.3", "dropout_0.5")
 
 TABLES: dict[str, Table] = {
     "inputs": Table(
@@ -127,14 +129,14 @@ TABLES: dict[str, Table] = {
         Entry("none"),
         _entries(
             "none", "labels", "distill", "distill_0.3", "distill_0", "labels_noisy", "labels_half",
-            "distill_noisy", "distill_predicted",
+            "distill_noisy", "distill_noisier", "distill_predicted",
         ),
     ),
     "enhancement": Table(
         "Enhancement, fusion, pyramid loss",
-        Entry("base"),
+        Entry("distill"),  # CEL is part of the guided path
         _entries(
-            "base", "cel_none", "cel_1-p", "cel_exp", "cel_inverse", "sum", "gated", "pyramid",
+            "distill", "cel_none", "cel_1-p", "cel_exp", "cel_inverse", "sum", "gated", "pyramid",
             "no_pyramid",
         ),
     ),
