@@ -256,6 +256,7 @@ def test_error_of_one_process_ends_all(tileset, tmp_path):
     words = [*words_of(other, tmp_path), "--devices", 2, "--set", "train.cache=none"]
     done = cafe("-q", *words, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("Error: ")
-    assert path.name in done.stderr
+    # gloo, or torch, may have something to say about a process that is gone.
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
+    assert path.name in error
+    assert "Traceback" not in done.stderr
