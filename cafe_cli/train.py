@@ -37,10 +37,10 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class Report:
-    """Whom to tell about progress."""
+    """Whom to tell about progress: of steps (done, total, loss), of epochs (row, best so far)."""
 
     step: Callable[[int, int, float], None] = lambda step, total, loss: None
-    epoch: Callable[[Row], None] = lambda row: None
+    epoch: Callable[[Row, bool], None] = lambda row, best: None
 
 
 def train(
@@ -131,8 +131,8 @@ def _loop(run: TrainingRun, report: Report, stop: Callable[[], int]) -> str:
         if reason == ASKED or (reason and not run.epoch_is_over):
             return _break_off(run, reason)
         with _explained(run.config, stop):
-            row = run.finish_epoch()
-        report.epoch(row)
+            row, best = run.finish_epoch()
+        report.epoch(row, best)
         if (reason := run.processes.largest(stop())) and not run.is_over:
             return _break_off(run, reason)
     if ended:

@@ -200,8 +200,8 @@ class TrainingRun:
         own = [self._tiles[batch.keys[place].tile] for place in places]
         return self.processes.gather(suspects.describe(own))
 
-    def finish_epoch(self) -> Row:
-        """Validate, write the history and save `last`, and `best` if it is."""
+    def finish_epoch(self) -> tuple[Row, bool]:
+        """Validate, write the history and save `last`, and `best` if it is; return both."""
         spent = max(time.monotonic() - self._started, 1e-9)
         steps = self.progress.batch - self._first
         result, tally = self.validate()
@@ -217,7 +217,7 @@ class TrainingRun:
                     self.save_best(result, tally)
                 self.save_last(result)
                 self._write_history(tally)
-        return row
+        return row, better
 
     def _row(self, result: Scores | None) -> Row:
         batches = len(self._batches)

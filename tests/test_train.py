@@ -590,8 +590,12 @@ def test_best_is_the_best(tileset, tmp_path, no_pictures, monkeypatch):
         return training_run.Scores(**{**vars(real(confusion, classes)), "miou": next(mious)})
 
     monkeypatch.setattr(training_run, "scores", scripted)
-    card = run(tileset, tmp_path / "run", {"train__epochs": 6, "train__batch_size": 6})
+    told = []
+    report = Report(epoch=lambda row, best: told.append((row["epoch"], best)))
+    changes = {"train__epochs": 6, "train__batch_size": 6}
+    card = run(tileset, tmp_path / "run", changes, report=report)
     assert card.epoch == 3
+    assert [epoch for epoch, best in told if best] == [1, 2, 3]
 
 
 def test_the_next_batch_is_drawn_while_a_step_is_computed(
