@@ -241,7 +241,7 @@ class TrainSettings(Section):
     turns: bool = True
     color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
     height_jitter: NotNegative = 0.1
-    height_dropout: Share = 0.3
+    height_dropout: Share = 0.1
     distill_weight: NotNegative = 1.0
     dice: NotNegative = 0.0
     clip: NotNegative = 0.0
