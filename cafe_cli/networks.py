@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from cafe_cli.augment import crop_side
 from cafe_cli.config import Config
 from cafe_cli.model import Architecture, CaFE
 from cafe_cli.tiles import TileSet
@@ -22,7 +23,7 @@ def build(tileset: TileSet, config: Config, weights: str | None = None) -> CaFE:
         classes=len(tileset.classes),
         optical_bands=len(tileset.band_names),
         heights=tileset.has_height,
-        attention=_attention(settings.attention, crop_side(tileset, config)),
+        attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
         **settings.model_dump(exclude={"weights", "attention"}),
     )
     network = CaFE(architecture, weights=weights or settings.weights)
@@ -30,11 +31,6 @@ def build(tileset: TileSet, config: Config, weights: str | None = None) -> CaFE:
     limits = (optical.low, optical.high) if optical.low and optical.high else None
     network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)
     return network
-
-
-def crop_side(tileset: TileSet, config: Config) -> int:
-    """Return the side in pixels of what the network is shown in training."""
-    return min(config.train.crop or tileset.size, tileset.size)
 
 
 def _attention(asked: int | Literal["auto"], crop: int) -> int:

@@ -23,6 +23,7 @@ from cafe_cli import (
     training_report,
 )
 from cafe_cli import config as settings_file
+from cafe_cli.augment import crop_side
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import Config
 from cafe_cli.dataset import Batches, TileDataset, in_order
@@ -277,7 +278,7 @@ class TrainingRun:
             dtype=tileset.dtype,
             gsd=tileset.gsd,
             height=tileset.height,
-            window=networks.crop_side(tileset, self.config),
+            window=crop_side(self.config.train, tileset.size),
             epoch=self.progress.epoch,
             scores=result.as_json() if result else None,
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),

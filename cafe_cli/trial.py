@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from cafe_cli import networks, optimizer
+from cafe_cli.augment import crop_side
 from cafe_cli.config import Config
 from cafe_cli.dataset import Inputs, Sample
 from cafe_cli.errors import out_of_memory
@@ -27,7 +28,7 @@ _USED = 0.9  # of a GPU's memory: what is free is in pieces
 
 def blank(tileset: TileSet, config: Config, tiles: int, device: torch.device) -> Sample:
     """Return tiles of the size that the network is shown, all zeros, all valid and labelled."""
-    side = networks.crop_side(tileset, config)
+    side = crop_side(config.train, tileset.size)
     shape = (tiles, side, side)
     valid = torch.ones(shape, dtype=torch.bool, device=device)
     optical = torch.zeros(tiles, len(tileset.band_names), side, side, device=device)

@@ -79,7 +79,10 @@ def row(identity="a", fold=0, seed=0, miou=0.5, **other):
 def test_all_variants_can_be_built(study):
     for variant in variants.VARIANTS.values():
         recipe.Recipe.of(variant.recipe)
-        study.config(variant)
+        made = study.config(variant).model_dump()
+        for key, value in variant.config.items():
+            section, name = key.split(".")
+            assert made[section][name] == value
 
 
 def test_tables_name_variants_and_passes_that_there_are():
