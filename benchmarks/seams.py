@@ -30,7 +30,7 @@ from torch import Tensor
 from cafe_cli import checkpoint, tiles
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.dataset import to_tensors
+from cafe_cli.inputs import to_tensors
 from cafe_cli.metrics import Confusion, Scores, scores
 from cafe_cli.model import CaFE, ChannelAttention
 from cafe_cli.pairing import SceneFiles

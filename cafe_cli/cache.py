@@ -19,9 +19,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -34,15 +32,12 @@ from numpy.typing import NDArray
 
 from cafe_cli import __version__, tiles
 from cafe_cli.errors import OutputError
-from cafe_cli.files import remove, replacing, stamps
-from cafe_cli.journal import flush
+from cafe_cli.files import flush, remove, replacing, stamps
+from cafe_cli.locks import waiting_lock
 from cafe_cli.parallel import cores, in_order
 from cafe_cli.scene import Patch
 from cafe_cli.split import Split
 from cafe_cli.tiles import Tile, TileSet
-
-if sys.platform != "win32":
-    import fcntl
 
 log = logging.getLogger("cafe")
 
@@ -199,7 +194,8 @@ class _Store:
 
     def make(self, limit: Limit, progress: Progress) -> Cache | None:
         """Decode the tiles, unless another process has just done so."""
-        with _locked(self._folder / _LOCK):
+        busy = f"another process decodes the tiles of {self._folder}; waiting for it"
+        with waiting_lock(self._folder / _LOCK, busy):
             if (found := self.open()) is not None:
                 return found
             # What is stale or was left half-written goes first: its place counts as free.
@@ -292,26 +288,3 @@ def _size(count: float) -> str:
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     header = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     write_array_header_1_0(file, header)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out, where the platform can; wait for one that is in.
-
-    The file stays: to remove it while others wait for it would let two of them in.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if sys.platform != "win32":
-            _wait_for(descriptor, path)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _wait_for(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("another process decodes the tiles of %s; waiting for it", path.parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

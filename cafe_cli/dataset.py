@@ -19,7 +19,7 @@ from cafe_cli import cache
 from cafe_cli.augment import Change
 from cafe_cli.cache import HEIGHT_VALID, OPTICAL_VALID, Arrays, Cache, Planes
 from cafe_cli.config import TrainSettings
-from cafe_cli.scene import Patch
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.split import Split
 from cafe_cli.tiles import Reader, TileSet
 
@@ -34,41 +34,6 @@ class Key(NamedTuple):
 
     tile: int
     seed: int
-
-
-class Inputs(NamedTuple):
-    """What the network sees of a batch of patches (or of one, without the batch axis).
-
-    Attributes
-    ----------
-    optical : Tensor of float32, (batch, bands, height, width)
-        Raw pixel values.
-    optical_valid, height_valid : Tensor of bool, (batch, height, width)
-    height : Tensor of float32, (batch, 1, height, width)
-        Metres.
-    """
-
-    optical: Tensor
-    optical_valid: Tensor
-    height: Tensor
-    height_valid: Tensor
-
-
-class Sample(NamedTuple):
-    """Inputs and labels (batch, height, width), int64, 255 where there is none."""
-
-    inputs: Inputs
-    labels: Tensor
-
-
-def to_tensors(patch: Patch) -> Inputs:
-    """Turn one patch into tensors without a batch axis."""
-    return Inputs(
-        torch.from_numpy(np.ascontiguousarray(patch.optical, np.float32)),
-        torch.from_numpy(np.ascontiguousarray(patch.optical_valid)),
-        torch.from_numpy(np.ascontiguousarray(patch.height[None])),
-        torch.from_numpy(np.ascontiguousarray(patch.height_valid)),
-    )
 
 
 def to_sample(planes: Planes[Tensor], change: Change | None) -> Sample:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cafe_cli.classes import ClassTable
-from cafe_cli.dataset import to_tensors
+from cafe_cli.inputs import to_tensors
 from cafe_cli.model import CaFE
 from cafe_cli.pictures import error_map, shade, side_by_side, to_rgb
 from cafe_cli.scene import Patch

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cafe_cli.dataset import Inputs
 from cafe_cli.device import computes_in_bf16
 from cafe_cli.errors import out_of_memory
+from cafe_cli.inputs import Inputs
 from cafe_cli.scene import Patch
 from cafe_cli.sliding import STRIDE
 

@@ -3,18 +3,13 @@
 import errno
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from cafe_cli.errors import OutputError
-from cafe_cli.files import replacing
+from cafe_cli.files import flush, replacing, saying
 from cafe_cli.windows import Window
-
-if sys.platform != "win32":
-    import fcntl
 
 Strips: TypeAlias = dict[Window, dict[str, int]]
 """Sizes in bytes by product name, of the files of every strip."""
@@ -100,73 +95,6 @@ class Journal:
             f"{self._path} is damaged, or of another version of cafe: the strips beside it cannot "
             "be used; pass --overwrite without --resume to start again"
         )
-
-
-@contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Make a folder and keep other processes from it, where the platform can.
-
-    Raises
-    ------
-    OutputError
-        `busy`, when another one has it; or the folder cannot be made.
-    """
-    with saying(folder):
-        descriptor = _lock(folder / "lock", busy)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _lock(path: Path, busy: str) -> int | None:
-    """Return an open file that is locked and has kept its name; None where there are no locks."""
-    while True:
-        path.parent.mkdir(exist_ok=True)
-        if sys.platform == "win32":
-            return None
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:  # the other process has just removed the folder
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise OutputError(busy) from error
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
-
-
-@contextmanager
-def saying(path: Path) -> Iterator[None]:
-    """Turn what the system says into an error that names what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk.
-
-    Raises
-    ------
-    OutputError
-        They cannot be written: disk full.
-    """
-    if path.is_dir() and sys.platform == "win32":
-        return
-    with saying(path):
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from cafe_cli.augment import Change, stacked
 from cafe_cli.cache import Arrays, Planes
-from cafe_cli.dataset import Key, Sample, Source, TileDataset, to_sample
+from cafe_cli.dataset import Key, Source, TileDataset, to_sample
+from cafe_cli.inputs import Sample
 from cafe_cli.parallel import cores
 
 _AHEAD = 2  # batches that are read while the network has another

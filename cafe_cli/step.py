@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cafe_cli import norms, optimizer
 from cafe_cli.classes import NODATA
 from cafe_cli.config import TrainSettings
-from cafe_cli.dataset import Inputs, Sample
 from cafe_cli.errors import ConfigError, TrainingError
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.losses import training_loss
 from cafe_cli.model import CaFE
 from cafe_cli.processes import Processes

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import OutputError
-from cafe_cli.files import check_output, remove, replacing
+from cafe_cli.files import check_output, flush, remove, replacing, saying
 from cafe_cli.geotiff import (
     check_creation_options,
     check_file,
@@ -27,7 +27,8 @@ from cafe_cli.geotiff import (
     write_tile,
 )
 from cafe_cli.grid import Grid
-from cafe_cli.journal import Journal, Strips, flush, locked, saying
+from cafe_cli.journal import Journal, Strips
+from cafe_cli.locks import locked
 from cafe_cli.vrt import Product, block_side, vrt_of
 from cafe_cli.windows import Window
 
@@ -114,7 +115,7 @@ class StripStore:
             check_file(product.path)
         busy = f"another process is writing {self._path}; wait for it, or name another output"
         with ExitStack() as stack:
-            stack.enter_context(locked(self._folder, busy))
+            stack.enter_context(locked(self._folder / "lock", busy))
             self._done = self._left_over()
             stack.callback(self._tidy)
             if not self._done:

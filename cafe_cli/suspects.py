@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from cafe_cli.dataset import Inputs, Sample
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.norms import batch_statistics
 from cafe_cli.step import Losses
 from cafe_cli.tiles import Tile

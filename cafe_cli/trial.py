@@ -12,8 +12,8 @@ import torch
 from cafe_cli import networks, optimizer
 from cafe_cli.augment import crop_side
 from cafe_cli.config import Config
-from cafe_cli.dataset import Inputs, Sample
 from cafe_cli.errors import out_of_memory
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.model import CaFE
 from cafe_cli.processes import precision_of
 from cafe_cli.step import Losses

@@ -278,7 +278,7 @@ def test_folder_that_is_not_writable(own, monkeypatch, caplog, code):
     def fail(*_):
         raise OSError(code, os.strerror(code), str(own / ".cache.lock"))
 
-    monkeypatch.setattr("cafe_cli.cache._wait_for", fail)
+    monkeypatch.setattr("cafe_cli.locks._is_free", fail)
     assert prepare(own, tiles.load(own)) is None
     (record,) = caplog.records
     assert os.strerror(code) in record.getMessage()

@@ -3,9 +3,9 @@ import pytest
 from helpers_engines import TABLE, cut, tiny_model, town
 
 from cafe_cli import examples, tiles
-from cafe_cli.dataset import to_tensors
 from cafe_cli.errors import InputError
 from cafe_cli.examples import Example
+from cafe_cli.inputs import to_tensors
 from cafe_cli.scene import Patch
 
 pytest_plugins = ["fixtures_engines"]

@@ -12,8 +12,9 @@ from test_dataset import equal
 
 from cafe_cli import cache, tiles
 from cafe_cli.config import TrainSettings
-from cafe_cli.dataset import Batches, Inputs, Key, Sample, TileDataset, in_order
+from cafe_cli.dataset import Batches, Key, TileDataset, in_order
 from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.loader import Loader
 
 pytest_plugins = ["fixtures_engines"]

@@ -11,9 +11,10 @@ from rasters import write as write_to
 from cafe_cli import tiles
 from cafe_cli.checkpoint import ModelCard
 from cafe_cli.config import parse
-from cafe_cli.dataset import Key, TileDataset, to_tensors
+from cafe_cli.dataset import Key, TileDataset
 from cafe_cli.ensemble import Ensemble
 from cafe_cli.feed import Feeder
+from cafe_cli.inputs import to_tensors
 from cafe_cli.model import Architecture
 from cafe_cli.pairing import find_scenes
 from cafe_cli.request import Source

@@ -8,9 +8,9 @@ from torch import nn
 
 from cafe_cli import processes, recomputing, step
 from cafe_cli.config import TrainSettings
-from cafe_cli.dataset import Inputs, Sample
 from cafe_cli.encoders import build_encoder
 from cafe_cli.errors import ConfigError
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.model import CaFE
 from cafe_cli.norms import batch_statistics
 from cafe_cli.step import Losses, NotFiniteError, Step, encoders, split

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 from rasters import TABLE, grid, noise, read
 
-from cafe_cli import geotiff, journal, strips
+from cafe_cli import geotiff, locks, strips
 from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.strips import StripStore
 from cafe_cli.vrt import Product
@@ -388,7 +388,7 @@ def test_two_at_once(tmp_path, values, terms):
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
 def test_a_lock_of_a_folder_that_went(tmp_path, monkeypatch):
     """Between opening the lock and locking it, the other process removes the folder."""
-    flock, times = journal.fcntl.flock, []
+    flock, times = locks.fcntl.flock, []
 
     def late(descriptor, how):
         times.append(descriptor)
@@ -397,7 +397,7 @@ def test_a_lock_of_a_folder_that_went(tmp_path, monkeypatch):
             work(tmp_path).rmdir()
         flock(descriptor, how)
 
-    monkeypatch.setattr(journal.fcntl, "flock", late)
+    monkeypatch.setattr(locks.fcntl, "flock", late)
     with store_in(tmp_path):
         assert (work(tmp_path) / "lock").exists()
     assert len(times) == 2

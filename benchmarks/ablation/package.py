@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.ablation import baselines, variants
 from cafe_cli import cache, networks
 from cafe_cli.config import Config, TrainSettings
-from cafe_cli.dataset import Batches, Inputs, Key, Sample, TileDataset
+from cafe_cli.dataset import Batches, Key, TileDataset
 from cafe_cli.errors import ConfigError
+from cafe_cli.inputs import Inputs, Sample
 from cafe_cli.loader import Loader
 from cafe_cli.split import Split
 from cafe_cli.tiles import TileSet
