@@ -71,10 +71,10 @@ def arguments() -> argparse.Namespace:
 
 
 def possible(name: str) -> bool:
-    from cafe_cli import onnx_engine
+    from cafe_cli.inference.engines import onnx
 
     if "onnx" in VARIANTS[name]:
-        return onnx_engine.available()
+        return onnx.available()
     return "compile" not in VARIANTS[name] or shutil.which("g++") is not None
 
 
@@ -101,15 +101,15 @@ def answer(worker: subprocess.Popen[str]) -> dict[str, float]:
 def work(options: argparse.Namespace, parts: list[str]) -> None:
     """Build a variant and run it whenever it is asked to."""
     if "allocator" in parts:
-        from cafe_cli.allocator import keep_memory
+        from cafe_cli.inference.engines.torch import keep_memory
 
         if not keep_memory():
             sys.exit("this is not glibc: leave the variant with the allocator out")
     import torch
 
     torch.set_num_threads(options.threads)
-    from cafe_cli.folding import example
-    from cafe_cli.model import Architecture, CaFE
+    from cafe_cli.inference.engines.torch import example
+    from cafe_cli.model.cafe import Architecture, CaFE
 
     torch.manual_seed(0)
     network = CaFE(Architecture(6, 3, optical_encoder=options.encoder)).deployed()
@@ -136,8 +136,8 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
 def adapt(network, shape: tuple[int, ...], parts: list[str]):
     import torch
 
-    from cafe_cli.folding import example, fold
-    from cafe_cli.onnx_engine import OnnxNetwork
+    from cafe_cli.inference.engines.onnx import OnnxNetwork
+    from cafe_cli.inference.engines.torch import example, fold
 
     if "fold" in parts:
         network = fold(network, *example(network, 1, 64, 64))

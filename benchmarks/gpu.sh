@@ -69,10 +69,10 @@ predict() {
 import sys
 from pathlib import Path
 
-from cafe_cli.checkpoint import ModelCard, save
+from cafe_cli.model.model_file import ModelCard, save
 from cafe_cli.classes import ClassTable, LandClass
-from cafe_cli.config import HeightSettings
-from cafe_cli.model import Architecture, CaFE
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.model.cafe import Architecture, CaFE
 
 table = ClassTable(tuple(LandClass(i, f"class {i}") for i in range(6)))
 network = CaFE(Architecture(6, 3, optical_encoder=sys.argv[2], attention=1024))

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-from cafe_cli.ground import GroundFilter, estimate_ground
+from cafe_cli.scenes.ground_filter import GroundFilter, estimate_ground
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cafe_cli.config import load
-from cafe_cli.pairing import find_scenes
-from cafe_cli.pictures import draw_scene
-from cafe_cli.scene import open_scene
+from cafe_cli.config.load import load_config
+from cafe_cli.plotting import draw_scene
+from cafe_cli.scenes.discovery import find_scenes
+from cafe_cli.scenes.scene import open_scene
 
 
 def main(data: str, picture: str | None = None) -> None:
-    config = load(
+    config = load_config(
         Path(__file__).parents[1] / "configs/autzen.toml",
         {"root": str(Path(data).absolute()), "height.ground": "estimate"},
     )

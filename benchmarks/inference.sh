@@ -93,9 +93,9 @@ from pathlib import Path
 from statistics import median
 import rasterio
 from rasterio.windows import Window
-from cafe_cli.checkpoint import read_card
-from cafe_cli.grid import Grid
-from cafe_cli.metrics import Confusion, scores
+from cafe_cli.model.model_file import read_card
+from cafe_cli.raster.grid import Grid
+from cafe_cli.evaluation.metrics import Confusion, scores
 out, scene = map(Path, sys.argv[1:])
 classes = read_card(scene / "model.safetensors").class_table
 runs = {}

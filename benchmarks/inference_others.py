@@ -38,7 +38,7 @@ from rasterio.transform import from_origin  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from cafe_cli import checkpoint  # noqa: E402
+from cafe_cli.model import model_file  # noqa: E402
 
 Array = NDArray[np.float32]
 T = TypeVar("T")
@@ -199,7 +199,7 @@ def parse() -> argparse.Namespace:
 
 def measure(tool: Tool, options: argparse.Namespace) -> dict[str, object]:
     """Map one scene; seconds count from the first line of this file."""
-    model, card = checkpoint.load(options.model)
+    model, card = model_file.load(options.model)
     network: nn.Module = model.deployed()
     if not options.contiguous:
         network = network.to(memory_format=torch.channels_last)

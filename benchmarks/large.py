@@ -36,13 +36,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cafe_cli import checkpoint
-from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import ClassTable, LandClass
-from cafe_cli.config import HeightSettings
-from cafe_cli.model import Architecture, CaFE
-from cafe_cli.sliding import Slide, bands
-from cafe_cli.windows import Window as Extent
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.inference.tiling import Slide, bands
+from cafe_cli.model import model_file
+from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.window import Window as Extent
 
 PIXEL = 0.5  # metres
 CORNER = 500_000.0, 5_200_000.0
@@ -133,7 +133,7 @@ def save_model(path: Path, seed: int) -> Path:
         dtype="uint8", gsd=PIXEL, height=HeightSettings(kind="ndsm", fill=0), window=WINDOW,
         epoch=1, scores=None, config={},
     )  # fmt: skip
-    checkpoint.save(path, network.eval(), card)
+    model_file.save(path, network.eval(), card)
     return path
 
 

@@ -25,11 +25,14 @@ import rasterio
 import torch
 from tile_data import make
 
-from cafe_cli import cache, tiles
-from cafe_cli.config import Config, TrainSettings, parse
-from cafe_cli.dataset import Batches, Key, TileDataset
-from cafe_cli.loader import Loader
-from cafe_cli.tile import tile
+from cafe_cli.config.load import parse_config
+from cafe_cli.config.schema import Config, TrainSettings
+from cafe_cli.tilesets import cache
+from cafe_cli.tilesets.make import tile
+from cafe_cli.tilesets.tileset import load_tileset
+from cafe_cli.training.data.dataset import TileDataset
+from cafe_cli.training.data.loader import Loader
+from cafe_cli.training.data.sampler import Batches, Key
 
 Run = Callable[[int, int], int]  # round, crops wanted -> crops read
 
@@ -75,7 +78,7 @@ def arguments() -> argparse.Namespace:
 def variants(options: argparse.Namespace, augment: TrainSettings) -> dict[str, Run]:
     """Return what is compared; the first is what the others are ratios to."""
     folders = tilesets(options)
-    infos = {name: tiles.load(folder) for name, folder in folders.items()}
+    infos = {name: load_tileset(folder) for name, folder in folders.items()}
     kept = cache.prepare(folders["cut"], infos["cut"])
     if kept is None:
         raise SystemExit("no cache: see the warning above")
@@ -117,7 +120,7 @@ def settings(scene: Path, size: int) -> Config:
         "tile": {"size": size, "overlap": 128},
         "split": {"validation": 0},
     }
-    return parse(values, "benchmark")
+    return parse_config(values, "benchmark")
 
 
 def uncompressed(source: Path, target: Path) -> None:
@@ -156,7 +159,7 @@ def copied(dataset: TileDataset, number: int, count: int) -> int:
 
 def handed_over(dataset: TileDataset, number: int, count: int) -> int:
     """Take batches as a GPU gets them: what is left to the host."""
-    with mock.patch("cafe_cli.loader.to_sample", lambda planes, change: planes):
+    with mock.patch("cafe_cli.training.data.dataset.to_sample", lambda planes, change: planes):
         return loaded(dataset, number, count)
 
 

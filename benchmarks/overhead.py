@@ -88,14 +88,14 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     """Time the network on windows of the scene that are in memory."""
     import torch
 
-    from cafe_cli.config import HeightSettings, PredictSettings
-    from cafe_cli.device import computes_in_bf16
-    from cafe_cli.ensemble import Ensemble
-    from cafe_cli.forward import in_view, to_batch
-    from cafe_cli.pairing import SceneFiles
-    from cafe_cli.scene import open_scene
-    from cafe_cli.sliding import Slide
-    from cafe_cli.windows import Window
+    from cafe_cli.config.schema import HeightSettings, PredictSettings
+    from cafe_cli.inference.ensemble import Ensemble
+    from cafe_cli.inference.forward import in_view, to_batch
+    from cafe_cli.inference.tiling import Slide
+    from cafe_cli.model.device import computes_in_bf16
+    from cafe_cli.raster.window import Window
+    from cafe_cli.scenes.discovery import SceneFiles
+    from cafe_cli.scenes.scene import open_scene
 
     ensemble = Ensemble.load([args.model])
     slide = Slide(window, window - overlap)

@@ -17,13 +17,13 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cafe_cli import checkpoint
-from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import NODATA
-from cafe_cli.config import HeightSettings, LabelSettings
-from cafe_cli.grid import Grid
-from cafe_cli.pairing import SceneFiles
-from cafe_cli.scene import open_scene
+from cafe_cli.config.schema import HeightSettings, LabelSettings
+from cafe_cli.model import model_file
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.grid import Grid
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.scene import open_scene
 
 BLOCK = 1024  # pixels along each side of what is written at a time
 VOID = -9999
@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=6000, help="pixels")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    model, card = checkpoint.load(options.model)
+    model, card = model_file.load(options.model)
     source = read(options.data, card)
     write(source, options.output, options.width, options.height)
     as_it_is = HeightSettings(kind="ndsm", unit="metre", fill=0)
     card = card.model_copy(update={"height": as_it_is})
-    checkpoint.save(options.output / "model.safetensors", model, card)
+    model_file.save(options.output / "model.safetensors", model, card)
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe_cli import checkpoint, tiles
-from cafe_cli.checkpoint import ModelCard
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.inputs import to_tensors
-from cafe_cli.metrics import Confusion, Scores, scores
-from cafe_cli.model import CaFE, ChannelAttention
-from cafe_cli.pairing import SceneFiles
-from cafe_cli.scene import Patch, open_scene
-from cafe_cli.windows import Window
+from cafe_cli.evaluation.metrics import Confusion, Scores, scores
+from cafe_cli.model import model_file
+from cafe_cli.model.cafe import CaFE, ChannelAttention
+from cafe_cli.model.inputs import to_tensors
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.window import Window
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.scene import Patch, open_scene
+from cafe_cli.tilesets.tileset import Reader, load_tileset
 
 STRIDE = 32
 KINDS = ("flat", "margin", "hann", "gaussian")
@@ -46,7 +47,7 @@ Labels = NDArray[np.uint8]
 def main() -> None:
     options = parse()
     torch.set_grad_enabled(False)
-    model, card = checkpoint.load(options.model)
+    model, card = model_file.load(options.model)
     network = with_attention(model, options.attention)
     patch = read_scene(options, card)
     truth = validation_labels(options.tiles, patch.optical_valid.shape)
@@ -135,8 +136,8 @@ def read_scene(options: argparse.Namespace, card: ModelCard) -> Patch:
 
 def validation_labels(folder: Path, shape: tuple[int, ...]) -> Labels:
     """Put the labels of the validation tiles back where they were cut."""
-    tileset = tiles.load(folder)
-    reader = tiles.Reader(folder, tileset)
+    tileset = load_tileset(folder)
+    reader = Reader(folder, tileset)
     labels = np.full(shape, NODATA, np.uint8)
     for tile in tileset.of("validation"):
         here = labels[tile.row : tile.row + tileset.size, tile.col : tile.col + tileset.size]
@@ -168,7 +169,7 @@ def scene_attention(network: CaFE, scene: Ground, size: int) -> Iterator[None]:
 
     hooks = [part.register_forward_pre_hook(keep) for part in parts]
     for window in windows(scene.extent, size, size, 0):
-        network(*(tensor[None] for tensor in to_tensors(scene.read(window))))
+        network(*(tensor[None] for tensor in to_tensors(*scene.read(window))))
     for hook in hooks:
         hook.remove()
     means = {part: torch.stack(kept).mean(dim=0) for part, kept in seen.items()}
@@ -205,7 +206,7 @@ class Runner:
 
     def probabilities(self, window: Window) -> Tensor:
         if window not in self.kept:
-            inputs = [t[None].to(self.device) for t in to_tensors(self.scene.read(window))]
+            inputs = [t[None].to(self.device) for t in to_tensors(*self.scene.read(window))]
             self.kept[window] = self.network(*inputs).softmax(dim=1)[0].cpu()
         return self.kept[window]
 

@@ -17,9 +17,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from cafe_cli.losses import training_loss
-from cafe_cli.model import Architecture, CaFE
-from cafe_cli.step import compile_encoders
+from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.training.losses import training_loss
+from cafe_cli.training.step import compile_encoders
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """``python -m cafe_cli`` is ``cafe``."""
 
-from cafe_cli.cli import main
+from cafe_cli.cli.main import main
 
 main()

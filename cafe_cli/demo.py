@@ -6,21 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from cafe_cli import config as settings_file
-from cafe_cli import geotiff, raster
+from cafe_cli.config.load import dump_config, load_config
+from cafe_cli.config.schema import Config, LabelSettings
 from cafe_cli.errors import InputError, OutputError
-from cafe_cli.evaluate import evaluate
-from cafe_cli.files import check_output, remove, write_text
-from cafe_cli.grid import Grid
-from cafe_cli.metrics import Scores
-from cafe_cli.mosaic import Confidences, mosaic
-from cafe_cli.pairing import SceneFiles
-from cafe_cli.pictures import draw_scene
-from cafe_cli.predict import predict
-from cafe_cli.request import Compute, Outputs, Source
-from cafe_cli.scene import open_scene
-from cafe_cli.tile import tile
-from cafe_cli.train import BEST, Report, train
+from cafe_cli.evaluation.evaluate import evaluate
+from cafe_cli.evaluation.metrics import Scores
+from cafe_cli.inference.job import Compute, Outputs, Source
+from cafe_cli.inference.predict import predict
+from cafe_cli.mosaic.mosaic import Confidences, mosaic
+from cafe_cli.plotting import draw_scene
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.reader import open_raster, read_window
+from cafe_cli.raster.writer import read_classes
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.scene import open_scene
+from cafe_cli.system.atomic_write import check_output, remove, write_text
+from cafe_cli.tilesets.make import tile
+from cafe_cli.training.report.run import BEST
+from cafe_cli.training.train import Report, train
 
 
 def demo(
@@ -41,7 +44,7 @@ def demo(
     output : Path
         Folder for everything: ``demo.png`` and ``scores.json`` in it are the result.
     device : str
-        See `cafe_cli.train.train`.
+        See `cafe_cli.training.train.train`.
     overwrite : bool
         Replace a folder that exists.
     report : Report, optional
@@ -54,7 +57,7 @@ def demo(
     Scores
         Of the mosaic against the true labels of the third scene.
     """
-    config = settings_file.load(config_path)
+    config = load_config(config_path)
     data = Path(config.root)
     pieces = sorted(data.glob("town_*_ortho.tif"))
     if not pieces:
@@ -66,7 +69,7 @@ def demo(
         )
     remove(output)
     output.mkdir()
-    write_text(output / "config.toml", settings_file.dump(config))
+    write_text(output / "config.toml", dump_config(config))
     tiles, run, town = output / "tiles", output / "run", output / "town.tif"
 
     say(f"cafe tile -c {config_path} -o {tiles}")
@@ -97,14 +100,14 @@ def demo(
 
 def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:
     """Draw image, height, truth and prediction of the town, whose map has the images' pixels."""
-    with raster.open_raster(str(town)) as labels:
-        grid, classes = Grid.of(labels), geotiff.read_classes(labels)
-        predicted = raster.read(labels, grid.extent, [1])[0]
+    with open_raster(str(town)) as labels:
+        grid, classes = Grid.of(labels), read_classes(labels)
+        predicted = read_window(labels, grid.extent, [1])[0]
     if classes is None:
         raise InputError(f"{town} has no class table")
     files = SceneFiles("town", tuple(optical), (elevation,), (), (str(truth),))
-    with open_scene(files, settings_file.Config().height) as scene:
+    with open_scene(files, Config().height) as scene:
         patch = scene.read(grid.extent)
-        known = scene.read_labels(grid.extent, classes, settings_file.LabelSettings()).ids
+        known = scene.read_labels(grid.extent, classes, LabelSettings()).ids
     height = np.where(patch.height_valid, patch.height, np.float32(np.nan))
     draw_scene(patch.optical, height, {"truth": known, "prediction": predicted}, classes, picture)

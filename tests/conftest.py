@@ -6,8 +6,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import rasters
 from hypothesis import HealthCheck, settings
+
+from tests.support import rasters
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("cafe", deadline=None, suppress_health_check=[HealthCheck.too_slow])

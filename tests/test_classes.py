@@ -3,10 +3,10 @@ import json
 
 import numpy as np
 import pytest
-from rasters import TABLE
 
 from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.errors import ConfigError
+from tests.support.rasters import TABLE
 
 
 def test_a_class_fills_in_color_and_values():

@@ -9,9 +9,9 @@ from pathlib import Path
 from benchmarks import ablation
 from benchmarks.ablation import folds, records, report, schedule
 from benchmarks.ablation.variants import TABLES, VARIANTS, variants_of
-from cafe_cli.config import parse_assignment
+from cafe_cli.config.load import parse_assignment
 from cafe_cli.errors import CafeError, OutputError
-from cafe_cli.parallel import cores
+from cafe_cli.system.threads import cores
 
 CONFIG = Path(__file__).parents[2] / "configs" / "autzen.toml"
 

@@ -7,9 +7,9 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from cafe_cli.device import computes_in_bf16
-from cafe_cli.model import CaFE, Outputs, pad, standardise
-from cafe_cli.moments import Statistics
+from cafe_cli.model.cafe import CaFE, Outputs, pad, standardise
+from cafe_cli.model.device import computes_in_bf16
+from cafe_cli.raster.statistics import Statistics
 
 
 class StackedUnet(nn.Module):

@@ -14,16 +14,16 @@ from rasterio.enums import Resampling
 
 from benchmarks.ablation.package import decode
 from benchmarks.ablation.records import Study
-from cafe_cli import config as settings_file
-from cafe_cli import tiles
-from cafe_cli.config import Config
+from cafe_cli.config.load import dump_config, load_config
+from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, InputError, OutputError
-from cafe_cli.files import replacing, write_text
-from cafe_cli.grid import Grid
-from cafe_cli.pairing import SceneFiles, find_scenes
-from cafe_cli.scene import open_scene
-from cafe_cli.tile import tile
-from cafe_cli.windows import Window
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.window import Window
+from cafe_cli.scenes.discovery import SceneFiles, find_scenes
+from cafe_cli.scenes.scene import open_scene
+from cafe_cli.system.atomic_write import replacing, write_text
+from cafe_cli.tilesets.make import tile
+from cafe_cli.tilesets.tileset import load_tileset
 
 log = logging.getLogger("ablation")
 
@@ -57,13 +57,13 @@ def begin(
     """
     study = Study(folder, folds, coarsen)
     common = {**settings, "root": str(data.absolute())}
-    made = settings_file.load(config, common)
+    made = load_config(config, common)
     _scene(made)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     if coarsen > 1:
-        made = settings_file.load(config, {**common, **_coarser(made, study)})
+        made = load_config(config, {**common, **_coarser(made, study)})
     _write_once(folder / "study.json", json.dumps({"folds": folds, "coarsen": coarsen}))
-    _write_once(study.config_path, settings_file.dump(made))
+    _write_once(study.config_path, dump_config(made))
     return study
 
 
@@ -113,7 +113,7 @@ def _scene(config: Config) -> SceneFiles:
 
 def cut(study: Study) -> None:
     """Cut the tile sets that are not there yet."""
-    config = settings_file.load(study.config_path)
+    config = load_config(study.config_path)
     files = _scene(config)
     with open_scene(files, config.height, config.bands, crs=config.crs) as scene:
         grid = scene.grid
@@ -124,7 +124,7 @@ def cut(study: Study) -> None:
         if not ground.exists():
             _write_strip(ground, grid, fold, study.folds)
         _cut(study, study.tiles(fold), {"split.file": str(ground.absolute())})
-        decode(study.tiles(fold), tiles.load(study.tiles(fold)))
+        decode(study.tiles(fold), load_tileset(study.tiles(fold)))
         if sparse.exists():
             # For its validation tiles only; many training tiles have no label in it.
             own = {"scenes.labels": str(sparse.absolute()), "tile.min_labelled": 0.0}
@@ -136,7 +136,7 @@ def cut(study: Study) -> None:
 def _cut(study: Study, target: Path, overrides: Mapping[str, Any]) -> None:
     if target.exists():
         return
-    config = settings_file.load(study.config_path, overrides)
+    config = load_config(study.config_path, overrides)
     made = tile(config, target)
     if not made.of("validation"):
         raise InputError(f"no labels to score in {target.name}: take fewer --folds")

@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.ablation import baselines, variants
-from cafe_cli import cache, networks
-from cafe_cli.config import Config, TrainSettings
-from cafe_cli.dataset import Batches, Key, TileDataset
+from cafe_cli.config.schema import Config, TrainSettings
 from cafe_cli.errors import ConfigError
-from cafe_cli.inputs import Inputs, Sample
-from cafe_cli.loader import Loader
-from cafe_cli.split import Split
-from cafe_cli.tiles import TileSet
+from cafe_cli.model.inputs import Inputs, Sample
+from cafe_cli.splits.assign import Split
+from cafe_cli.tilesets import cache
+from cafe_cli.tilesets.tileset import TileSet
+from cafe_cli.training.build import build_network
+from cafe_cli.training.data.dataset import TileDataset
+from cafe_cli.training.data.loader import Loader
+from cafe_cli.training.data.sampler import Batches, Key
 
 __all__ = ["Inputs", "Key", "Sample", "Tiles", "batch_size", "build", "decode", "epochs"]
 
@@ -30,7 +32,7 @@ def build(kind: variants.Network, tileset: TileSet, config: Config) -> baselines
         height = tileset.height_statistics if kind == "unet" else None
         encoder, classes = config.model.optical_encoder, len(tileset.classes)
         return baselines.StackedUnet(encoder, classes, tileset.optical_statistics, height)
-    return networks.build(tileset.model_copy(update={"has_height": kind == "cafe"}), config)
+    return build_network(tileset.model_copy(update={"has_height": kind == "cafe"}), config)
 
 
 def decode(folder: Path, tileset: TileSet) -> None:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from benchmarks.ablation.baselines import Network
 from benchmarks.ablation.package import Inputs, Key, Sample
 from cafe_cli.classes import NODATA
-from cafe_cli.encoders import STRIDES
 from cafe_cli.errors import ConfigError
-from cafe_cli.losses import labelled_pixels, pyramid_loss
-from cafe_cli.model import CaFE, Outputs, labels_at
+from cafe_cli.model.cafe import CaFE, Outputs, labels_at
+from cafe_cli.model.encoders import STRIDES
+from cafe_cli.training.losses import labelled_pixels, pyramid_loss
 
 Random: TypeAlias = np.random.Generator
 BatchHook: TypeAlias = Callable[[float, Sample, Random], Sample]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from benchmarks.ablation.variants import VARIANTS, Variant
-from cafe_cli import config as settings_file
-from cafe_cli.config import Config
+from cafe_cli.config.load import load_config
+from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError, OutputError
 
 log = logging.getLogger("ablation")
@@ -71,7 +71,7 @@ class Study:
     def config(self, variant: Variant, seed: int = 0) -> Config:
         """Return the config of a variant's runs."""
         overrides = {**variant.config, "train.seed": seed}
-        return settings_file.load(self.config_path, overrides)
+        return load_config(self.config_path, overrides)
 
     def identity(self, variant: Variant) -> str:
         """Return a checksum of all that makes a variant's runs what they are, but fold and seed.

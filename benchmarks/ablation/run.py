@@ -25,12 +25,14 @@ from benchmarks.ablation.recipe import Averaged, Recipe, balance
 from benchmarks.ablation.records import Row, Study
 from benchmarks.ablation.scoring import score
 from benchmarks.ablation.variants import VARIANTS, passes_of
-from cafe_cli import __version__, optimizer, tiles
-from cafe_cli.config import Config
-from cafe_cli.device import choose
+from cafe_cli import __version__
+from cafe_cli.config.schema import Config
 from cafe_cli.errors import CafeError, TrainingError
-from cafe_cli.losses import training_loss
-from cafe_cli.model import CaFE
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.device import choose
+from cafe_cli.tilesets.tileset import load_tileset
+from cafe_cli.training.build import build_optimizer, learning_rate
+from cafe_cli.training.losses import training_loss
 
 TOLD = 25  # steps
 
@@ -49,7 +51,7 @@ def run(study: Study, name: str, fold: int, seed: int, steps: int, device: torch
     config = study.config(variant, seed)
     recipe = Recipe.of(variant.recipe)
     folder = study.tiles(fold)
-    tileset = tiles.load(folder)
+    tileset = load_tileset(folder)
     training = Tiles(folder, tileset, "train", config.train)
     torch.manual_seed(seed)
     network = build(variant.network, tileset, config)
@@ -86,7 +88,7 @@ class Loop:
     ) -> None:
         self.network, self.recipe, self.steps, self.device = network, recipe, steps, device
         self.settings = config.train
-        self.optimizer = optimizer.build(network, config.train)
+        self.optimizer = build_optimizer(network, config.train)
         self.averaged = Averaged(network, recipe.averaged) if recipe.averaged else None
         self.losses: list[float] = []
         """Means over `TOLD` steps each."""
@@ -117,7 +119,7 @@ class Loop:
         for change in self.recipe.batch:
             batch = change(batch, random)
         for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate(step, self.steps, self.settings)
+            group["lr"] = learning_rate(step, self.steps, self.settings)
         with mixed(self.device):
             outputs = self.recipe.outputs(self.network, batch, random)
         weights = self.settings.distill_weight, self.settings.dice

@@ -12,11 +12,10 @@ from torch import Tensor
 from benchmarks.ablation.baselines import Network, mixed
 from benchmarks.ablation.package import Inputs, Key, Sample, Tiles
 from benchmarks.ablation.records import Study
-from cafe_cli import tiles
 from cafe_cli.classes import NODATA
-from cafe_cli.metrics import Confusion, scores
-from cafe_cli.model import CaFE
-from cafe_cli.tiles import TileSet
+from cafe_cli.evaluation.metrics import Confusion, scores
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.tilesets.tileset import Reader, TileSet, load_tileset
 
 Prediction: TypeAlias = Callable[[Any, Sample, int], Tensor]
 """Class scores (B, K, H, W) of a batch; the number is that of its first tile."""
@@ -129,6 +128,6 @@ def _sparse_labels(study: Study, fold: int) -> dict[str, NDArray[np.uint8]]:
     folder = study.tiles(fold, "_sparse")
     if not folder.exists():
         return {}
-    tileset = tiles.load(folder)
-    reader = tiles.Reader(folder, tileset)
+    tileset = load_tileset(folder)
+    reader = Reader(folder, tileset)
     return {tile.name: reader.read(tile)[1] for tile in tileset.of("validation")}

@@ -1,0 +1,182 @@
+"""Training as lines of text: a header and a row per epoch, as wide as there is room."""
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cafe_cli.training.history import Row, losses
+
+_GAP = "  "
+_NAME = (12, 8, 6)  # the widths that the names of classes are cut to, until all of them fit
+_LISTED = 16  # the width of a name among the worst
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    width: int
+    text: Callable[[Row], str]
+    left: bool = False  # adjusted to the left
+
+    @property
+    def room(self) -> int:
+        return self.width + len(_GAP)
+
+
+class EpochTable:
+    """Lays out the epochs of a run, all of them like the first.
+
+    Parameters
+    ----------
+    width : int
+        Characters of a line. What is worth most comes first: the loss, mean IoU, the pace; then
+        the IoU of each class, or the worst ones where not all fit; then the parts of the loss.
+    total : int
+        Steps of the whole run; 0 if that is not known.
+    """
+
+    def __init__(self, width: int, total: int = 0) -> None:
+        self._width, self._total = width, total
+        self._columns: list[_Column] = []
+        self._step = self._steps = 0
+        self._seconds = 0.0
+        self._best = -math.inf
+
+    def lines(self, row: Row, best: bool | None = None) -> list[str]:
+        """Return the line of an epoch, below the header if it is the first.
+
+        Parameters
+        ----------
+        row : dict
+            A row of the history.
+        best : bool, optional
+            Whether it is the best so far; as far as this table knows if None.
+        """
+        score = row.get("miou", -math.inf)
+        better = score > self._best if best is None else best
+        self._best = max(self._best, score) if score == score else self._best
+        self._count(row)
+        lines = []
+        if not self._columns:
+            self._columns = self._choose(row)
+            lines = [_GAP.join(_fit(c.title, c) for c in self._columns).rstrip()]
+        cells = (_fit(column.text(row), column) for column in self._columns)
+        return [*lines, _GAP.join([*cells, "best" if better else ""]).rstrip()]
+
+    def _count(self, row: Row) -> None:
+        """Take down how long the steps took. The first epoch seen may have begun before a stop."""
+        step = int(row["step"])
+        each = round(step / row["epoch"])
+        self._steps += step - self._step if self._step else each
+        self._seconds += row.get("seconds", 0)
+        self._step = step
+
+    def _choose(self, row: Row) -> list[_Column]:
+        head = [_Column("epoch", self._epoch_width(row), self._epoch)]
+        loss, *parts = [_number(name) for name in losses([row])]
+        score = [_Column("mIoU", 5, lambda r: f"{r['miou']:.3f}")] if "miou" in row else []
+        pace = [
+            column
+            for name, column in {
+                "data_wait": _Column("wait", 4, lambda r: _percent(r["data_wait"])),
+                "seconds": _Column("time", 5, lambda r: short(r["seconds"])),
+            }.items()
+            if name in row
+        ]
+        if self._total and self._seconds:
+            pace.append(_Column("left", 5, self._left))
+        spare = self._width - len(_GAP + "best")
+        spare -= sum(c.room for c in [*head, loss, *score, *pace])
+        classes = _class_columns(row, spare)
+        spare -= sum(c.room for c in classes)
+        if sum(c.room for c in parts) > spare:
+            parts = []
+        return [*head, loss, *parts, *score, *classes, *pace]
+
+    def _epoch_width(self, row: Row) -> int:
+        return max(5, len(self._epoch(row)), 2 * len(str(self._epochs(row))) + 1)
+
+    def _epochs(self, row: Row) -> int:
+        return round(self._total / (row["step"] / row["epoch"]))
+
+    def _epoch(self, row: Row) -> str:
+        return f"{row['epoch']:.0f}" + (f"/{self._epochs(row)}" if self._total else "")
+
+    def _left(self, row: Row) -> str:
+        return short((self._total - row["step"]) * self._seconds / self._steps)
+
+
+def _class_columns(row: Row, spare: int) -> list[_Column]:
+    """Return a column per class, or one with the worst of them, or none."""
+    names = [name.removeprefix("iou_") for name in row if name.startswith("iou_")]
+    for longest in _NAME:
+        columns = [_class_column(name, longest) for name in names]
+        titles = {_fit(column.title, column) for column in columns}
+        if sum(column.room for column in columns) <= spare and len(titles) == len(names):
+            return columns
+    width = min(spare - len(_GAP), 60)
+    if width < 20:
+        return []
+    return [_Column("worst classes", width, lambda r: _worst(r, names, width), left=True)]
+
+
+def _class_column(name: str, longest: int) -> _Column:
+    title = " ".join(name.split())
+    width = max(4, min(cells(title), longest))
+    return _Column(title, width, lambda row: f"{row[f'iou_{name}']:.2f}")
+
+
+def _worst(row: Row, names: Sequence[str], width: int) -> str:
+    known = [name for name in names if not math.isnan(row[f"iou_{name}"])]
+    text = ""
+    for name in sorted(known, key=lambda n: row[f"iou_{n}"]):
+        more = f"{text}, " if text else ""
+        more += f"{_cut(' '.join(name.split()), _LISTED)} {row[f'iou_{name}']:.2f}"
+        if text and cells(more) > width:
+            break
+        text = more
+    return text
+
+
+def _number(name: str) -> _Column:
+    title = name.replace("_", " ")
+    return _Column(title, max(len(title), 6), lambda row: f"{row[name]:.4f}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%" if share < 0.0995 else f"{100 * share:.0f}%"
+
+
+def short(seconds: float) -> str:
+    """Write a time in at most five characters: ``9.6s``, ``96s``, ``12m05``, ``3h05``, ``140h``."""
+    if seconds < 99.5:
+        return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}m{rest:02d}"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}h{minutes:02d}" if hours < 100 else f"{hours}h"
+
+
+def cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    if cells(text) <= width:
+        return text
+    while cells(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def _fit(text: str, column: _Column) -> str:
+    """Bring a text to the width of a column."""
+    text = _cut(text, column.width)
+    space = " " * (column.width - cells(text))
+    return text + space if column.left else space + text

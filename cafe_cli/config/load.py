@@ -1,0 +1,87 @@
+"""Config files: TOML and dotted keys to settings, and back."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from cafe_cli.config.messages import explain
+from cafe_cli.config.schema import Config
+from cafe_cli.errors import ConfigError
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and lay `overrides` (dotted key -> value) over it.
+
+    Raises
+    ------
+    ConfigError
+        File missing, not TOML, unknown keys (with the nearest right name) or unfit values.
+    """
+    values = {} if path is None else _read_toml(path)
+    _set_root(values, path.parent if path else Path())
+    for key, value in (overrides or {}).items():
+        _set(values, key.split("."), value)
+    _set_root(values, Path())
+    _set_table(values)
+    return parse_config(values, source=str(path) if path else "options")
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> Config:
+    """Validate plain values; `source` names them in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split ``section.key=value``; the value is TOML, or else taken as a plain string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not of the form section.key=value, e.g. train.epochs=20")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def dump_config(config: Config) -> str:
+    """Write the config as TOML; what is unset is left out."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _set_root(values: dict[str, Any], folder: Path) -> None:
+    """Make `root` absolute, so that a saved config means the same wherever it lies."""
+    root = values.get("root", ".")
+    if isinstance(root, str):
+        values["root"] = os.path.abspath(folder / root)
+
+
+def _set_table(values: dict[str, Any]) -> None:
+    """Make ``labels.table`` absolute too: it is read wherever a virtual tile set is."""
+    labels = values.get("labels")
+    if isinstance(labels, dict) and isinstance(labels.get("table"), str):
+        table = os.path.join(str(values["root"]), labels["table"])
+        values["labels"] = {**labels, "table": table}
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(keys)}: {key!r} is not a section")
+    values[keys[-1]] = value

@@ -1,0 +1,338 @@
+"""Settings: what a config file may say, its defaults, and the errors for what it may not.
+
+A config is TOML. Command line options are laid over it as dotted keys (``train.epochs = 5``), and
+the result is saved beside every output, so that a run can be repeated from what it left behind.
+"""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
+_TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def _seconds(value: object) -> object:
+    """Turn a time such as 1h30m into seconds; a number is one already."""
+    if not isinstance(value, str):
+        return value
+    if not (parts := _TIME.fullmatch(value)) or not value:
+        raise ValueError(f"{value!r} is not a time: write 90s, 30m, 2h or 1h30m")
+    units = zip(parts.groups(), (86400, 3600, 60, 1), strict=True)
+    return float(sum(int(count or 0) * unit for count, unit in units))
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Unit = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and an unknown key is an error."""
+
+    # JSON has no NaN, and as nodata it means something: written as a string, it is read back.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class SceneSettings(Section):
+    """``[scenes]``: which rasters belong together.
+
+    ``{name}`` in `optical` matches any part of a file name, and each match is a scene; the other
+    patterns repeat it, with ``{name:02}`` zero-padded to two digits. All matches joined by ``_``
+    are the scene's id. ``*`` and ``?`` match several files that are joined into one raster, and so
+    are the names of a list. `crs` is that of rasters that do not say theirs.
+    """
+
+    optical: Files
+    elevation: Files | None = None
+    dtm: Files | None = None
+    labels: Files | None = None
+    bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    crs: str | None = None
+    only: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+
+class HeightSettings(Section):
+    """``[height]``: what the numbers of the height raster are.
+
+    `kind` is ``dsm`` (absolute heights) or ``ndsm`` (heights above ground already); from a DSM the
+    `ground` is taken off: that of the terrain model (``dtm``), an ``estimate``, or ``none``;
+    ``auto`` is the terrain model where there is one, the estimate otherwise. `unit` ``auto`` is the
+    raster's own unit or that of its vertical CRS, metres where neither says. `nodata` replaces the
+    raster's own. Voids are filled up to `fill` metres from the next height. `cell`, `max_window`
+    and `slope` belong to the ground filter: metres, metres, rise over run.
+    """
+
+    kind: Literal["dsm", "ndsm"] = "dsm"
+    ground: Literal["auto", "dtm", "estimate", "none"] = "auto"
+    unit: Unit = "auto"
+    nodata: float | None = None
+    fill: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    cell: Positive = 2.0
+    max_window: Positive = 100.0
+    slope: Positive = 0.25
+
+
+class LabelSettings(Section):
+    """``[labels]``: how labels code the classes.
+
+    Rasters: `encoding` ``ids`` is one band of class values; ``colors`` is RGB, every pixel takes
+    the nearest colour among those of the classes and `ignore_colors`. Vectors: `attribute` of
+    `layer` holds the class value; where features overlap, the class named first in `priority`
+    wins, then the later feature; with `all_touched` every pixel that a feature touches is labelled,
+    not only those whose centre it covers; `unlabelled` ground is ``ignore`` or the class named.
+
+    `ignore` lists values that are no class. `table` is a CSV file with the columns ``value`` and
+    ``class`` (name or id; empty: ignore) that says what values mean, instead of the ``values`` of
+    the classes. Classes named in `absent` may occur in no tile.
+    """
+
+    encoding: Literal["ids", "colors"] = "ids"
+    ignore: tuple[int | str, ...] = (255,)
+    ignore_colors: tuple[Color, ...] = ()
+    table: str | None = None
+    attribute: str | None = None
+    layer: str | None = None
+    priority: tuple[str, ...] = ()
+    all_touched: bool = False
+    unlabelled: str = "ignore"
+    absent: tuple[str, ...] = ()
+
+
+class SplitSettings(Section):
+    """``[split]``: which ground trains, validates and tests.
+
+    Scenes named in `validation_scenes` or `test_scenes` go there whole. `file` says where the rest
+    goes: a CSV table of scenes (column ``scene``) or a vector file of polygons, whose `column`
+    holds ``train``, ``validation`` or ``test``. Where neither names ground for validation or for
+    testing, that share of the other scenes' labels is set aside: in square blocks of `block` pixels
+    (two tiles if unset), or in whole scenes with `unit` ``scene``, chosen so that every class
+    occurs everywhere if it can. With `folds`, the ground that does not test is dealt into as many
+    parts instead, of which number `fold` (from 0) validates. Training tiles keep `buffer` pixels
+    away from the other splits' ground.
+    """
+
+    validation: Share = 0.2
+    test: Share = 0.0
+    validation_scenes: tuple[str, ...] = ()
+    test_scenes: tuple[str, ...] = ()
+    file: str | None = None
+    column: str = "split"
+    unit: Literal["block", "scene"] = "block"
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
+    block: Count | None = None
+    buffer: Annotated[int, Field(ge=0)] = 32
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if both := sorted(set(self.validation_scenes) & set(self.test_scenes)):
+            raise ValueError(f"validation_scenes and test_scenes both name {', '.join(both)}")
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation} and test {self.test} leave nothing for training"
+            )
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: they are counted from 0")
+        if self.folds is not None and self.validation_scenes:
+            raise ValueError("folds and validation_scenes both say what validates: choose one")
+        return self
+
+
+class TileSettings(Section):
+    """``[tile]``: the tiles; sizes in pixels of the optical raster, shares of a tile's area."""
+
+    size: Annotated[int, Field(ge=32)] = 512
+    overlap: Annotated[int, Field(ge=0)] = 128
+    min_valid: Share = 0.5
+    min_labelled: Share = 0.05
+
+    @model_validator(mode="after")
+    def _overlap_below_size(self) -> Self:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap {self.overlap} is not below the tile size {self.size}")
+        return self
+
+    @property
+    def step(self) -> int:
+        """Distance from one tile to the next."""
+        return self.size - self.overlap
+
+
+class ModelSettings(Section):
+    """``[model]``: the network; see `cafe_cli.model.cafe` for what the choices mean.
+
+    `weights` is ``imagenet`` (or another name that segmentation-models-pytorch knows for the
+    encoder, downloaded from its hub), ``none``, or the path of a local weights file. `attention` is
+    how far a pixel's attention looks: over a neighbourhood of so many pixels, or over the whole
+    window (0), as in the paper; ``auto`` is twice the crop: in training all there is, and yet large
+    maps do not depend on the window.
+    """
+
+    optical_encoder: str = "resnet50"
+    height_encoder: str | None = None
+    weights: str = "imagenet"
+    width: Count = 128
+    fusion: Literal["sum", "gated"] = "sum"
+    attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=64)] = "auto"
+    guidance: Literal["none", "labels", "distill"] = "none"
+    enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
+    pyramid: bool = True
+
+
+class TrainSettings(Section):
+    """``[train]``: the optimisation.
+
+    `crop` is the side of the random window cut from each tile, the whole tile if unset.
+    `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
+    a cosine to zero. `color_jitter` is the relative strength of gain and offset per band,
+    `height_jitter` the standard deviation in metres of one offset per tile, `height_dropout` the
+    probability that a tile is shown without some or all of its heights, so that the model still
+    works where the surface model has holes.
+
+    `batch_size` counts the tiles of a step on all devices together; ``auto`` is what fits on a GPU,
+    and 8 on a CPU. `accumulate` cuts a step into so many parts that come one after the other, at a
+    fraction of the memory; batch normalisation sees one part at a time. `checkpointing` computes
+    the encoders' blocks twice instead of keeping what is in them: the same gradients in less
+    memory. `compile` hands the encoders to torch.compile. `precision` ``auto`` is bf16 on GPUs that
+    compute in it (since Ampere), but for inputs, losses and weights, and float32 elsewhere. `clip`
+    is the largest norm of a gradient (0: any).
+
+    The encoders stay as they are for the first `freeze_epochs`. Training ends after `patience`
+    epochs without a better score (0: never), or after `time_limit` (such as ``90m``, ``1h30m``), to
+    be resumed. `devices` on each of `num_nodes` share a step, one process each; unset, there are as
+    many as a launcher has started, or 1.
+
+    `workers` are threads that read tiles. `cache` is where those come from: the tiles decoded once,
+    in the folder of the tile set; ``auto`` takes 50 GB for them, or half of the free disk if that
+    is less, a number so many GB, and ``none`` decodes the tiles themselves in every epoch.
+    """
+
+    epochs: Count = 60
+    batch_size: Literal["auto"] | Count = 8
+    accumulate: Count = 1
+    crop: Annotated[int, Field(ge=32)] | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
+    momentum: Share = 0.9
+    warmup: Share = 0.05
+    flips: bool = True
+    turns: bool = True
+    color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    height_jitter: NotNegative = 0.1
+    height_dropout: Share = 0.1
+    distill_weight: NotNegative = 1.0
+    dice: NotNegative = 0.0
+    clip: NotNegative = 0.0
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0)] = 0
+    time_limit: Duration | None = None
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    checkpointing: bool = False
+    compile: bool = False
+    devices: Count | None = None
+    num_nodes: Count | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
+    cache: Literal["auto", "none"] | Positive = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _one_way_to_save_memory(self) -> Self:
+        if self.compile and self.checkpointing:
+            raise ValueError("compile and checkpointing exclude each other: choose one")
+        return self
+
+
+class PredictSettings(Section):
+    """``[predict]``: how windows slide over a scene, and what is averaged.
+
+    `window` and `overlap` are in pixels, multiples of 32; ``auto`` computes the fewest pixels for
+    the scene with windows of about 1000 that overlap by 128. `blend` weighs a window's pixels:
+    ``hann`` and ``gaussian`` fall from the middle to the rim, ``crop`` cuts off half of the
+    overlap. `tta` (test-time augmentation) averages the four
+    ``flips`` or the eight symmetries of a square (``d4``), at every one of the `scales`.
+    `batch_size` ``auto`` is 1 on a CPU and what fits on a GPU. `engine` ``auto`` is ONNX Runtime on
+    a CPU where it is installed and worth its start, and torch elsewhere.
+    """
+
+    window: Literal["auto"] | Annotated[int, Field(ge=32, le=65536)] = "auto"
+    overlap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    blend: Literal["hann", "gaussian", "crop"] = "hann"
+    tta: Literal["none", "flips", "d4"] = "none"
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1)] = (
+        1.0,
+    )
+    batch_size: Literal["auto"] | Count = "auto"
+    engine: Literal["auto", "torch", "onnx"] = "auto"
+
+
+class ClassSettings(Section):
+    """One ``[[classes]]`` row: see `cafe_cli.classes.LandClass`."""
+
+    id: int
+    name: str
+    color: str = ""
+    values: tuple[int | str, ...] = ()
+    scored: bool = True
+
+
+class Config(Section):
+    """All settings.
+
+    Attributes
+    ----------
+    root : str
+        Folder that the patterns of ``[scenes]`` are relative to: that of the config file.
+    """
+
+    root: str = "."
+    scenes: SceneSettings | None = None
+    classes: tuple[ClassSettings, ...] = ()
+    height: HeightSettings = HeightSettings()
+    labels: LabelSettings = LabelSettings()
+    split: SplitSettings = SplitSettings()
+    tile: TileSettings = TileSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+
+    @model_validator(mode="after")
+    def _colors_tell_classes_apart(self) -> Self:
+        if self.labels.encoding == "colors":
+            colors = [
+                c.lower() for c in (*(c.color for c in self.classes), *self.labels.ignore_colors)
+            ]
+            if "" in colors or len(set(colors)) < len(colors):
+                raise ValueError(
+                    "labels.encoding is 'colors': every class needs its own color, different from "
+                    "labels.ignore_colors"
+                )
+        return self
+
+    @property
+    def bands(self) -> tuple[int, ...] | None:
+        """Bands of the optical rasters, None for all but alpha."""
+        return self.scenes.bands if self.scenes else None
+
+    @property
+    def crs(self) -> str | None:
+        """CRS of rasters that do not say theirs."""
+        return self.scenes.crs if self.scenes else None
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The class table; ConfigError where the config has none."""
+        if not self.classes:
+            raise ConfigError("no classes: the config needs one [[classes]] row per class")
+        return ClassTable(tuple(LandClass(**c.model_dump()) for c in self.classes))

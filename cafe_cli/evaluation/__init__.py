@@ -1,0 +1,1 @@
+"""Maps against reference labels. The door of ``cafe evaluate``."""

@@ -1,0 +1,1 @@
+"""Scenes to maps, window by window. The door of ``cafe predict``."""

@@ -1,0 +1,152 @@
+"""A scene to predict: opened as the models were trained, and what of it is wanted."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.errors import BandError, ConfigError
+from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.inference.job import Source
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.grid import Grid
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.heights import Ground
+from cafe_cli.scenes.scene import Scene, estimate_scene_ground, open_scene
+from cafe_cli.vector.area_of_interest import Area
+
+log = logging.getLogger("cafe")
+
+_GSD_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What it takes to open a scene, as often as there are threads.
+
+    Attributes
+    ----------
+    source : Source
+    files : SceneFiles
+        Those of them that the models have a use for.
+    height : HeightSettings
+    gsd : float or None
+        To resample the scene to.
+    ground : Ground or None
+        Estimated when the first heights are read if None.
+    """
+
+    source: Source
+    files: SceneFiles
+    height: HeightSettings
+    gsd: float | None
+    ground: Ground | None = None
+
+    @classmethod
+    def of(cls, source: Source, ensemble: Ensemble) -> "Subject":
+        """Choose what the models have a use for; warn where they get less than they know.
+
+        Raises
+        ------
+        ConfigError
+            A terrain model without a surface model.
+        """
+        files = SceneFiles("scene", source.optical, *_heights_used(source, ensemble))
+        gsd = ensemble.card.gsd if source.gsd == "model" else None
+        return cls(source, files, height_settings(source, ensemble), gsd)
+
+    @contextmanager
+    def open(self) -> Iterator[Scene]:
+        """Open the scene; see `cafe_cli.scenes.scene.open_scene`."""
+        with open_scene(
+            self.files, self.height, self.source.bands,
+            ground=self.ground, gsd=self.gsd, crs=self.source.crs,
+        ) as scene:  # fmt: skip
+            yield scene
+
+    def look(self, card: ModelCard) -> tuple[Grid, tuple[int, int], Area]:
+        """Return the grid of the scene, its blocks and what of it is wanted.
+
+        Raises
+        ------
+        BandError
+            Another number of bands than the model was trained on.
+        InputError, GridError, ConfigError
+            See `cafe_cli.scenes.scene.open_scene` and `cafe_cli.vector.area_of_interest.Area`.
+        """
+        with self.open() as scene:
+            _check_scene(scene, card)
+            return scene.grid, scene.optical_block, _area(self.source, scene.grid)
+
+    def with_ground(self) -> "Subject":
+        """Estimate the ground once for all threads, if it is to be estimated."""
+        ground = estimate_scene_ground(self.files, self.height, self.source.crs)
+        return replace(self, ground=ground)
+
+
+def height_settings(source: Source, ensemble: Ensemble) -> HeightSettings:
+    """Return how heights are brought to what the model was trained on."""
+    height = ensemble.height
+    given = {"unit": source.height_unit, "nodata": source.height_nodata}
+    changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
+    if height.ground in ("dtm", "estimate"):
+        changes["ground"] = "auto"
+    return height.model_copy(update=changes)
+
+
+def _heights_used(source: Source, ensemble: Ensemble) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the surface and terrain models that the models have a use for."""
+    if source.dtm and not source.elevation:
+        raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
+    if not ensemble.has_height:
+        if source.elevation:
+            unused = ", ".join(source.elevation)
+            log.warning("the model was trained without heights: %s will not be read", unused)
+        return (), ()
+    if not source.elevation:
+        log.warning("the model was trained with heights and gets none: expect a poorer map")
+        return (), ()
+    if ensemble.height.ground == "dtm" and not source.dtm:
+        log.warning(
+            "the model was trained with heights above a terrain model and gets none (--dtm): the "
+            "ground is estimated"
+        )
+    return source.elevation, source.dtm
+
+
+def _area(source: Source, grid: Grid) -> Area:
+    """Return what of a scene is wanted."""
+    area = Area.whole(grid)
+    if source.bbox is None and source.bbox_crs is not None:
+        raise ConfigError("--bbox-crs is the CRS of --bbox: give --bbox too")
+    if source.bbox is not None:
+        area = Area.from_bbox(source.bbox, grid, source.bbox_crs)
+    if source.aoi is None:
+        return area
+    inside = Area.from_file(source.aoi, grid)
+    return inside if source.bbox is None else inside.intersection(area)
+
+
+def _check_scene(scene: Scene, card: ModelCard) -> None:
+    wanted, given = card.band_names, scene.bands
+    if len(given) != len(wanted):
+        raise BandError(
+            f"{scene.files.name} has {len(given)} bands, the model was trained on "
+            f"{len(wanted)} ({', '.join(wanted)}); choose them with --bands"
+        )
+    if scene.dtype != card.dtype:
+        log.warning(
+            "%s is %s, the model was trained on %s: pixel values may mean something else",
+            scene.files.name,
+            scene.dtype,
+            card.dtype,
+        )
+    ratio = scene.grid.gsd / card.gsd
+    if abs(ratio - 1) > _GSD_TOLERANCE:
+        log.warning(
+            "the GSD of %s is %.3g m, the model was trained at %.3g m; --gsd model resamples",
+            scene.files.name,
+            scene.grid.gsd,
+            card.gsd,
+        )

@@ -1,0 +1,562 @@
+"""Our reading of CaFE, category-wise fusion and enhancement learning; not a reproduction.
+
+Zheng, He, Wang, Li, Luo: IEEE TGRS 60, 2022, doi 10.1109/TGRS.2022.3225843. The architecture
+follows the abstract, the architecture figure and the code release; the paper's equations were not
+at hand, so what happens inside CFF and CEL is our reading of them. Training both paths at once
+(``guidance="distill"``) is our own addition.
+
+::
+
+    optical --> encoder --> R1..R4 --+
+                                     +--> CategoryFusion per level --> decoder --> B1..B4 --> heads
+    height  --> encoder --> D1..D4 --+
+
+Every level fuses in one of two ways, with the same weights:
+
+plain path     one channel attention (CA) from the mean over the whole window, or over a pixel's
+               neighbourhood (our own, too); all there is in inference, no labels are involved
+guided path    training only: CFF, one attention for each category of the label map, and CEL, which
+               raises the categories that are rare in the image
+
+Levels are counted as in the paper: R1 is the finest (stride 4), B1 the coarsest (stride 32).
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cafe_cli.classes import NODATA
+from cafe_cli.errors import ConfigError
+from cafe_cli.model.encoders import STRIDES, build_encoder, feature_channels, is_file
+
+Fusion = Literal["sum", "gated"]
+Guidance = Literal["none", "labels", "distill"]
+Enhancement = Literal["none", "1-p", "exp", "inverse"]
+
+CLAMP = 10.0
+"""Standardised inputs are cut at this many standard deviations: a spike in a surface model (a bird,
+a matching error) must not drown its surroundings."""
+
+SHARE_BOUNDS = (0.05, 0.95)
+"""CEL takes a category for no rarer and no more common than this, so that no category weighs more
+than about 20 times another. Unbounded, ``1 - p`` is as wild as ``1 / p`` (with two categories it is
+the same after scaling), and a single stray pixel would outshine the image."""
+
+_CELL = STRIDES[-1]  # pixels; windows begin on multiples of it, so its cells are the scene's
+
+_NO_LIMIT = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All it takes to build the network again: plain values, fit for JSON.
+
+    Parameters
+    ----------
+    classes : int
+        Number of classes K, 1 to 255.
+    optical_bands : int
+        Bands of the optical image.
+    heights : bool
+        Whether there is a height raster; without one the height encoder does not exist.
+    optical_encoder, height_encoder : str
+        Names of `segmentation_models_pytorch`, ``tu-`` for those of `timm`; the height encoder is
+        of the optical one's kind unless given.
+    width : int
+        Channels of the decoder.
+    fusion : {"sum", "gated"}
+        One attention over the sum of both streams, or one gate for each stream.
+    attention : int
+        What the plain path's attention is the mean of: 0, as in the paper, the whole window, so
+        that a label depends on the window around it; otherwise the square cells of 32 pixels that
+        begin at most half as many pixels away, a multiple of 64, from that of the pixel. Windows on
+        multiples of 32 pixels then agree with each other, apart from their rims. The weights are
+        the same ones.
+    guidance : {"none", "labels", "distill"}
+        Training only: the plain path, the guided path, or both, the guided one teaching.
+    enhancement : {"none", "1-p", "exp", "inverse"}
+        Training only: CEL's weight of a category, see `enhancement_weights`.
+    pyramid : bool
+        Training only: heads on B1..B3 as well (pyramid loss supervision).
+
+    Raises
+    ------
+    ConfigError
+        A value out of its range.
+    """
+
+    classes: int
+    optical_bands: int
+    heights: bool = True
+    optical_encoder: str = "resnet18"
+    height_encoder: str | None = None
+    width: int = 128
+    fusion: Fusion = "sum"
+    attention: int = 0
+    guidance: Guidance = "none"
+    enhancement: Enhancement = "1-p"
+    pyramid: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values, which may come from a file."""
+        for field, highest in (("classes", NODATA), ("optical_bands", 65535), ("width", 65535)):
+            if not 1 <= (value := getattr(self, field)) <= highest:
+                raise ConfigError(f"{field} is {value}: it has to be 1 to {highest}")
+        kinds = {"fusion": Fusion, "guidance": Guidance, "enhancement": Enhancement}
+        for field, kind in kinds.items():
+            if (value := getattr(self, field)) not in (choices := get_args(kind)):
+                raise ConfigError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
+        reach = self.attention
+        if not isinstance(reach, int) or reach not in range(0, 65536, 2 * _CELL):
+            raise ConfigError(
+                f"attention is {reach!r}: it has to be 0, for the whole window, or a multiple of "
+                f"{2 * _CELL} pixels below 65536"
+            )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Logits of a training step, one tensor (B, K, h, w) float32 per head, the finest one last.
+
+    The finest has the size of the labels. The others have strides 32, 16 and 8 on the labels padded
+    to a multiple of 32, and are there only with `Architecture.pyramid`.
+    """
+
+    student: list[Tensor] | None = None
+    """Of the plain path, which is the one of inference."""
+    teacher: list[Tensor] | None = None
+    """Of the path that was guided by the labels."""
+
+
+class CaFE(nn.Module):
+    """Segment an optical image together with a height raster.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What to build.
+    weights : str
+        Where the encoders start: "none", a name that the encoder library knows and downloads
+        ("imagenet"), or a file (.safetensors, .pth, .pt) with the state dict of the optical encoder
+        for 3 bands. Weights are adapted to the number of bands; the height encoder takes those of a
+        file if it is of the same kind as the optical one.
+
+    Raises
+    ------
+    ConfigError
+        An encoder that is not known or does not fit.
+    ModelFileError
+        Weights that cannot be downloaded or read, or are of another encoder.
+    """
+
+    optical_mean: Tensor
+    optical_std: Tensor
+    optical_low: Tensor
+    optical_high: Tensor
+    height_mean: Tensor
+    height_std: Tensor
+
+    def __init__(self, architecture: Architecture, weights: str = "none") -> None:
+        super().__init__()
+        a = self.architecture = architecture
+        self.register_buffer("optical_mean", torch.zeros(a.optical_bands))
+        self.register_buffer("optical_std", torch.ones(a.optical_bands))
+        self.register_buffer("optical_low", torch.full((a.optical_bands,), -_NO_LIMIT))
+        self.register_buffer("optical_high", torch.full((a.optical_bands,), _NO_LIMIT))
+        self.register_buffer("height_mean", torch.zeros(1))
+        self.register_buffer("height_std", torch.ones(1))
+
+        self.optical_encoder = build_encoder(a.optical_encoder, a.optical_bands, weights)
+        channels = feature_channels(self.optical_encoder, a.optical_encoder, a.optical_bands)
+        if a.heights:
+            name = a.height_encoder or a.optical_encoder
+            foreign = is_file(weights) and name != a.optical_encoder
+            # Two channels: the height, and whether there is one.
+            self.height_encoder = build_encoder(name, 2, "none" if foreign else weights)
+            height_channels = feature_channels(self.height_encoder, name, 2)
+            self.align = nn.ModuleList(
+                nn.Identity() if n == m else nn.Conv2d(n, m, 1)
+                for n, m in zip(height_channels, channels, strict=True)
+            )
+        levels = zip(channels, STRIDES, strict=True)
+        self.fusions = nn.ModuleList(CategoryFusion(n, a, stride) for n, stride in levels)
+        self.decoder = Decoder(channels, a.width)
+        coarse = range(3 if a.pyramid else 0)
+        self.pyramid_heads = nn.ModuleList(head(a.width, a.classes) for _ in coarse)
+        self.head = head(a.width, a.classes)
+
+    def forward(
+        self,
+        optical: Tensor,
+        optical_valid: Tensor,
+        height: Tensor | None,
+        height_valid: Tensor | None,
+    ) -> Tensor:
+        """Predict: the plain path, and the finest head only.
+
+        Parameters
+        ----------
+        optical : Tensor
+            (B, bands, H, W) float32, pixel values as in the file.
+        optical_valid : Tensor
+            (B, H, W) bool.
+        height : Tensor
+            (B, 1, H, W) float32, metres; None in a network without heights.
+        height_valid : Tensor
+            (B, H, W) bool; None in a network without heights.
+
+        Returns
+        -------
+        Tensor
+            Logits, (B, K, H, W) float32.
+        """
+        levels = self.encode(optical, optical_valid, height, height_valid)
+        fused = [fuse(streams) for fuse, streams in zip(self.fusions, levels, strict=True)]
+        return full_size(self.head(self.decoder(fused)[-1]), optical.shape[-2:])
+
+    def training_outputs(
+        self,
+        optical: Tensor,
+        optical_valid: Tensor,
+        height: Tensor | None,
+        height_valid: Tensor | None,
+        labels: Tensor,
+    ) -> Outputs:
+        """Run the paths that `Architecture.guidance` names, over features computed once.
+
+        Parameters
+        ----------
+        optical, optical_valid, height, height_valid : Tensor
+            As in `forward`.
+        labels : Tensor
+            (B, H, W) int64, 255 where there is none. They steer the guided path, nothing else.
+
+        Returns
+        -------
+        Outputs
+            Of the student, the teacher or both.
+        """
+        guidance = self.architecture.guidance
+        levels = self.encode(optical, optical_valid, height, height_valid)
+        if guidance == "labels":
+            return Outputs(teacher=self.supervised(levels, labels, guided=True))
+        student = self.supervised(levels, labels, guided=False)
+        if guidance == "none":
+            return Outputs(student)
+        # The running statistics have to be those of the path that is used in inference.
+        with frozen_statistics(self.head, self.pyramid_heads):
+            return Outputs(student, self.supervised(levels, labels, guided=True))
+
+    def supervised(self, levels: list[list[Tensor]], labels: Tensor, guided: bool) -> list[Tensor]:
+        """Return the logits of all heads, over the plain or over the guided path."""
+        fused = []
+        for fuse, streams in zip(self.fusions, levels, strict=True):
+            regions = None
+            if guided:
+                at_level = labels_at(labels, streams[0].shape[-2:])
+                regions = Regions.of(at_level, self.architecture.classes)
+            fused.append(fuse(streams, regions))
+        *coarse, finest = self.decoder(fused)
+        # Without the pyramid there are no such heads, and nothing to pair.
+        pairs = zip(self.pyramid_heads, coarse, strict=False)
+        logits = [predict(b).float() for predict, b in pairs]
+        return [*logits, full_size(self.head(finest), labels.shape[-2:])]
+
+    def encode(
+        self,
+        optical: Tensor,
+        optical_valid: Tensor,
+        height: Tensor | None,
+        height_valid: Tensor | None,
+    ) -> list[list[Tensor]]:
+        """Return [R_i, D_i], or [R_i] without heights, for the levels i = 1..4."""
+        limits = (self.optical_low[:, None, None], self.optical_high[:, None, None])
+        clipped = optical.clamp(*limits)
+        image = standardise(clipped, optical_valid, self.optical_mean, self.optical_std)
+        levels = [[r] for r in self.optical_encoder(pad(image))[-4:]]
+        if self.architecture.heights:
+            if height is None or height_valid is None:
+                raise ConfigError("the model needs heights: give a surface model with the image")
+            metres = standardise(height, height_valid, self.height_mean, self.height_std)
+            relief = torch.cat([metres, height_valid[:, None].to(metres.dtype)], dim=1)
+            features = self.height_encoder(pad(relief))[-4:]
+            for streams, align, d in zip(levels, self.align, features, strict=True):
+                streams.append(align(d))
+        return levels
+
+    def set_statistics(
+        self,
+        optical_mean: Sequence[float],
+        optical_std: Sequence[float],
+        height_mean: float = 0.0,
+        height_std: float = 1.0,
+        optical_limits: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
+        """Set what the inputs are standardised with; it is stored with the weights.
+
+        Parameters
+        ----------
+        optical_mean, optical_std : sequence of float
+            One for each band, in pixel values. A standard deviation of 0 (a constant band) is
+            taken for 1.
+        height_mean, height_std : float
+            In metres.
+        optical_limits : (low, high), optional
+            For each band, the pixel values that it is clipped to before it is standardised.
+
+        Raises
+        ------
+        ConfigError
+            Numbers that are not finite, or not one for each band.
+        """
+        given = {"optical_mean": optical_mean, "optical_std": optical_std}
+        given |= {"height_mean": [height_mean], "height_std": [height_std]}
+        if optical_limits is not None:
+            given |= {"optical_low": optical_limits[0], "optical_high": optical_limits[1]}
+        for name, values in given.items():
+            buffer: Tensor = getattr(self, name)
+            if len(values) != len(buffer) or not all(map(math.isfinite, values)):
+                raise ConfigError(f"{name} is {list(values)}: give {len(buffer)} finite number(s)")
+            buffer.copy_(torch.tensor(values))
+        for std in (self.optical_std, self.height_std):
+            std[std <= 0] = 1.0
+
+    def deployed(self) -> "CaFE":
+        """Return a copy for inference: the same `forward`, without what only training needs."""
+        network = copy.deepcopy(self).eval()
+        network.pyramid_heads = nn.ModuleList()
+        network.architecture = replace(self.architecture, guidance="none", pyramid=False)
+        return network
+
+
+class CategoryFusion(nn.Module):
+    """Fuse the streams of one level: CA on the plain path, CFF and CEL on the guided one.
+
+    Both paths are the same attention. What differs is where its descriptors are pooled: over the
+    whole window or a neighbourhood, or over the regions of the label map. So guidance adds no
+    parameters.
+    """
+
+    def __init__(self, channels: int, architecture: Architecture, stride: int = _CELL) -> None:
+        super().__init__()
+        self.cell = _CELL // stride
+        self.reach = architecture.attention // 2 // _CELL
+        self.gated = architecture.fusion == "gated"
+        self.enhancement = architecture.enhancement
+        gates = 2 if self.gated and architecture.heights else 1
+        self.attention = ChannelAttention(gates * channels)
+
+    def forward(self, streams: list[Tensor], regions: "Regions | None" = None) -> Tensor:
+        """Return F_i (B, C, h, w) of R_i and D_i of that shape."""
+        x = torch.cat(streams, dim=1) if self.gated else reduce(torch.add, streams)
+        if regions is None:
+            cells = max(x.shape[-2:]) // self.cell
+            # Where every cell sees all the others, both are the same.
+            x = self.near(x) if 0 < self.reach < cells - 1 else self.everywhere(x)
+        else:
+            weights = regions.weights(self.enhancement)
+            factors = self.attention(regions.pool(x)) * weights[:, :, None]
+            x = x * regions.spread(factors).to(x.dtype)
+        return reduce(torch.add, x.chunk(len(streams), dim=1)) if self.gated else x
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """Weigh the channels of x (B, C, h, w) by their means."""
+        window = x.mean(dim=(2, 3), dtype=torch.float32)
+        weights: Tensor = self.attention(window[:, None])[:, 0, :, None, None]
+        return x * weights.to(x.dtype)
+
+    def near(self, x: Tensor) -> Tensor:
+        """Weigh the channels of each cell of x by their means over the cells around it."""
+        means = box_means(F.avg_pool2d(x, self.cell).float(), self.reach)
+        batch, channels, rows, columns = means.shape
+        # transpose, not mT: the exporter to ONNX does not know it.
+        weights: Tensor = self.attention(means.flatten(2).transpose(1, 2)).to(x.dtype)
+        # Each weight times a block of x, without enlarging the weights to the size of x.
+        blocks = x.view(batch, channels, rows, self.cell, columns, self.cell)
+        factors = weights.transpose(1, 2).reshape(batch, channels, rows, 1, columns, 1)
+        return (blocks * factors).reshape(x.shape)
+
+
+class ChannelAttention(nn.Module):
+    """ECA: weigh each channel by its neighbours' descriptors (Wang et al., CVPR 2020)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        kernel = eca_kernel(channels)
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, descriptors: Tensor) -> Tensor:
+        """Return the weights in 0..1 of descriptors (B, regions, C), in that shape."""
+        weights: Tensor = self.conv(descriptors.flatten(0, 1)[:, None])
+        return weights.sigmoid().view(descriptors.shape)
+
+
+def box_means(x: Tensor, reach: int) -> Tensor:
+    """Return the means of x (B, C, h, w) up to `reach` pixels away, of those that there are."""
+    # One axis after the other takes 2 n additions for a pixel instead of n * n.
+    side = 2 * reach + 1
+    x = F.avg_pool2d(x, (side, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, side), 1, (0, reach), count_include_pad=False)
+
+
+def eca_kernel(channels: int) -> int:
+    """Return ECA's kernel size: log2(C) / 2 + 1/2 cut to an integer, or the next odd one."""
+    size = int(abs(math.log2(channels) / 2 + 0.5))
+    return size if size % 2 else size + 1
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The label map of one level, split by category; pixels without a label are one region more."""
+
+    member: Tensor
+    """(B, K + 1, h, w) float32, 1 where the pixel belongs to the region."""
+    area: Tensor
+    """(B, K + 1) float32, pixels."""
+
+    @classmethod
+    def of(cls, labels: Tensor, classes: int) -> Self:
+        """Split labels (B, h, w) into the regions of the K classes and of what has none."""
+        ids = torch.arange(classes + 1, device=labels.device)
+        member = (labels.clamp(max=classes)[:, None] == ids[:, None, None]).float()
+        return cls(member, member.sum(dim=(2, 3)))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the mean of x (B, C, h, w) in each region, (B, K + 1, C); 0 in an empty one."""
+        # In float32 whatever the precision of the step: a region may have 100,000 pixels.
+        with torch.autocast(x.device.type, enabled=False):
+            total = torch.einsum("bkhw,bchw->bkc", self.member, x.float())
+        return total / self.area.clamp(min=1)[:, :, None]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give each pixel the values (B, K + 1, C) of its region: (B, C, h, w)."""
+        return torch.einsum("bkhw,bkc->bchw", self.member, values.float())
+
+    def weights(self, kind: Enhancement) -> Tensor:
+        """Return CEL's weight of each region, (B, K + 1); that of the unlabelled one is 1."""
+        labelled = self.area[:, :-1]
+        shares = labelled / labelled.sum(dim=1, keepdim=True).clamp(min=1)
+        return F.pad(enhancement_weights(shares, kind), (0, 1), value=1.0)
+
+
+def enhancement_weights(shares: Tensor, kind: Enhancement) -> Tensor:
+    """Weigh categories by their shares of an image: the rarer, the heavier.
+
+    Parameters
+    ----------
+    shares : Tensor
+        (..., K) p_c, shares of the labelled pixels; they sum to 1, or are all 0 without labels.
+    kind : {"none", "1-p", "exp", "inverse"}
+        1, 1 - p, exp(-p) or 1 / p, with p cut to `SHARE_BOUNDS`.
+
+    Returns
+    -------
+    Tensor
+        (..., K), scaled so that the mean weight of the labelled pixels, sum of p_c w_c, is 1:
+        BatchNorm keeps its statistics, and an image of a single category is left as it is.
+    """
+    p = shares.clamp(*SHARE_BOUNDS)
+    match kind:
+        case "none":
+            weights = torch.ones_like(p)
+        case "1-p":
+            weights = 1 - p
+        case "exp":
+            weights = torch.exp(-p)
+        case "inverse":
+            weights = 1 / p
+    mean = (shares * weights).sum(dim=-1, keepdim=True)
+    return weights / mean.clamp(min=1e-6)  # 0 only where nothing is labelled, and nothing weighed
+
+
+class Decoder(nn.Module):
+    """A feature pyramid: from F4 down to F1, project, upsample and add."""
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(n, width, 1) for n in reversed(channels))
+
+    def forward(self, fused: list[Tensor]) -> list[Tensor]:
+        """Return B1..B4 (B, width, h, w), the coarsest first, of F1..F4, the finest first."""
+        maps: list[Tensor] = []
+        for project, feature in zip(self.lateral, reversed(fused), strict=True):
+            b = project(feature)
+            maps.append(b + upsample(maps[-1], 2) if maps else b)
+        return maps
+
+
+def head(width: int, classes: int) -> nn.Sequential:
+    """Build a prediction head: (B, width, h, w) to logits (B, K, h, w)."""
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, classes, 1),
+    )
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """Enlarge bilinearly, with pixels as areas (corners not aligned)."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def full_size(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring logits from stride 4 to the input's size (H, W), without its padding, in float32."""
+    return upsample(logits.float(), STRIDES[0])[..., : size[0], : size[1]]
+
+
+def standardise(x: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bring x (B, n, H, W) to mean 0 and standard deviation 1; what is not valid becomes 0."""
+    z = (x - mean[:, None, None]) / std[:, None, None]
+    # where, not a product: what is not valid may be NaN.
+    return torch.where(valid[:, None], z.clamp(-CLAMP, CLAMP), 0.0)
+
+
+def pad(x: Tensor, value: float = 0) -> Tensor:
+    """Extend (..., H, W) on the right and at the bottom to multiples of the coarsest stride."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]), value=value)
+
+
+def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Sample labels at the pixel centres of a head or feature map.
+
+    Parameters
+    ----------
+    labels : Tensor
+        (B, H, W) int64; padded with 255 as the network pads its input.
+    size : sequence of int
+        (h, w) of the map: (H, W) itself, or the padded size divided by a power of two.
+
+    Returns
+    -------
+    Tensor
+        (B, h, w) int64.
+    """
+    if labels.shape[-2:] == tuple(size):
+        return labels
+    padded = pad(labels, NODATA)
+    stride = padded.shape[-1] // size[-1]
+    return padded[..., stride // 2 :: stride, stride // 2 :: stride]
+
+
+@contextmanager
+def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch as ever, but leave its running statistics alone."""
+    parts = [part for module in modules for part in module.modules()]
+    norms = [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,280 @@
+"""Model files: weights and what is needed to use them. Loading one cannot run code.
+
+A model is a safetensors file. Its tensors are the network's state dict; a checkpoint that training
+can go on from holds more of them under names that begin with ``training/``. Its metadata has two
+JSON texts: ``cafe`` (`ModelCard`) and, in a checkpoint, ``training``.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from cafe_cli import __version__
+from cafe_cli.classes import ClassTable
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.errors import ConfigError, ModelFileError, OutputError
+from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.system.atomic_write import remove, replacing
+
+_TRAINING = "training/"
+# Encoder names become constructor arguments in other libraries: no hub addresses, no paths.
+_ENCODER = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+_MAX_WIDTH = 4096
+
+
+class ModelCard(BaseModel):
+    """What travels with the weights.
+
+    Attributes
+    ----------
+    architecture : dict
+        Arguments of `cafe_cli.model.cafe.Architecture`.
+    classes : list of dict
+        The class table.
+    band_names : tuple of str
+        Optical bands in the order the network expects.
+    dtype : str
+        Data type of the optical rasters it was trained on.
+    gsd : float
+        Metres per pixel.
+    height : HeightSettings
+        How heights were brought to metres (above ground).
+    window : int
+        Side of the windows it was trained on, in pixels.
+    scores : dict or None
+        On the validation tiles.
+    config : dict
+        The settings of the training run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["cafe model 2"] = "cafe model 2"
+    cafe_version: str = __version__
+    torch_version: str = torch.__version__
+    architecture: dict[str, Any]
+    classes: list[dict[str, object]]
+    band_names: tuple[str, ...]
+    dtype: str
+    gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    height: HeightSettings
+    window: Annotated[int, Field(ge=1, le=65536)]
+    epoch: int
+    scores: dict[str, Any] | None
+    config: dict[str, Any]
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The classes."""
+        return ClassTable.from_json(self.classes)
+
+    @property
+    def has_height(self) -> bool:
+        """Whether the network has a height stream."""
+        return bool(self.architecture.get("heights", True))
+
+
+def save(
+    path: Path,
+    model: CaFE,
+    card: ModelCard,
+    training: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a model file; with `training` (tensors, plain values) one to go on from."""
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    metadata = {"cafe": card.model_dump_json()}
+    if training is not None:
+        tensors |= {
+            _TRAINING + name: t.detach().cpu().contiguous() for name, t in training[0].items()
+        }
+        metadata["training"] = json.dumps(training[1])
+    with replacing(path) as beside:
+        _write(tensors, metadata, path, beside)
+
+
+def _write(
+    tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path, beside: Path
+) -> None:
+    """Write the file `beside`; `path` is what it is called in errors.
+
+    safetensors writes to a temporary file of its own in the same folder, for its owner's eyes
+    only, and leaves it there if it is killed: so it gets a folder that the next one clears away.
+    """
+    folder = beside.with_suffix("")
+    try:
+        folder.mkdir(exist_ok=True)
+        rights = folder.stat().st_mode & 0o666
+        save_file(dict(tensors), folder / beside.name, metadata)
+        (folder / beside.name).chmod(rights)
+        (folder / beside.name).replace(beside)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        reason = os.strerror(int(number[1]) if number else errno.EIO)
+        raise OutputError(f"cannot write {path}: {reason}") from error
+    finally:
+        remove(folder)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read what travels with the weights, without the weights.
+
+    Raises
+    ------
+    ModelFileError
+        Not a model file, a damaged one, or one of another version.
+    """
+    return _card(path, _open(path).metadata() or {})
+
+
+def load(path: Path) -> tuple[CaFE, ModelCard]:
+    """Rebuild the network of a model file, in inference mode, on the CPU.
+
+    Raises
+    ------
+    ModelFileError
+        Not a model file, a damaged one, or weights that do not fit the network it describes.
+    """
+    file = _open(path)
+    card = _card(path, file.metadata() or {})
+    shapes = {
+        name: tuple(file.get_slice(name).get_shape())
+        for name in file.keys()  # noqa: SIM118
+        if not name.startswith(_TRAINING)
+    }
+    # First without memory: a file cannot ask for more than the weights it brings.
+    with torch.device("meta"), _RatesInMemory():
+        expected = {n: tuple(t.shape) for n, t in _build(path, card).state_dict().items()}
+    if expected != shapes:
+        missing, other = sorted(expected.keys() - shapes), sorted(shapes.keys() - expected)
+        wrong = sorted(n for n in expected.keys() & shapes if expected[n] != shapes[n])
+        raise ModelFileError(
+            f"{path}: weights do not fit the network: {len(missing)} missing, "
+            f"{len(other)} unknown, {len(wrong)} of another shape, "
+            f"e.g. {reprlib.repr([*missing, *other, *wrong][0])}"
+        )
+    model = _build(path, card)
+    model.load_state_dict({name: file.get_tensor(name) for name in shapes})
+    return model.eval(), card
+
+
+def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint to go on from: network state, training tensors, plain values.
+
+    Raises
+    ------
+    ModelFileError
+        The file is damaged, or a model without the state of a training run.
+    """
+    file = _open(path)
+    values = _values(path, file)
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    own = {n: t for n, t in tensors.items() if not n.startswith(_TRAINING)}
+    extra = {n.removeprefix(_TRAINING): t for n, t in tensors.items() if n.startswith(_TRAINING)}
+    return own, extra, values
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """Read the plain values of a checkpoint, without its tensors; errors as `load_training`."""
+    return _values(path, _open(path))
+
+
+def _values(path: Path, file: Any) -> dict[str, Any]:
+    metadata = file.metadata() or {}
+    _card(path, metadata)
+    if "training" not in metadata:
+        raise ModelFileError(f"{path} is a model to predict with, not a checkpoint to go on from")
+    try:
+        return dict(json.loads(metadata["training"]))
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its state of training is damaged: {error}") from error
+
+
+class _RatesInMemory(TorchFunctionMode):
+    """Keep drop path rates real where all else is meta: encoders read them off a tensor."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.linspace:
+            kwargs = {**(kwargs or {}), "device": "cpu"}
+        return func(*args, **(kwargs or {}))
+
+
+def _open(path: Path) -> Any:
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; name the model in it, e.g. best.safetensors")
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path} is not a cafe model, or it is damaged: {reason}") from error
+
+
+def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
+    if "cafe" not in metadata:
+        raise ModelFileError(f"{path} holds weights, but not those of a cafe model")
+    try:
+        card = ModelCard.model_validate_json(metadata["cafe"])
+        classes = len(card.class_table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "metadata"
+        raise ModelFileError(
+            f"{path}: its description cannot be used: {where}: {first['msg']}; it is damaged, or "
+            f"of another version of cafe (this is {__version__})"
+        ) from error
+    except (ConfigError, KeyError, ValueError) as error:
+        raise ModelFileError(f"{path}: its class table cannot be used: {error}") from error
+    counts = (card.architecture.get("classes"), card.architecture.get("optical_bands"))
+    if counts != (classes, len(card.band_names)):
+        raise ModelFileError(
+            f"{path}: a network of {reprlib.repr(counts[0])} classes and "
+            f"{reprlib.repr(counts[1])} bands is described with {classes} classes and "
+            f"{len(card.band_names)} bands"
+        )
+    return card
+
+
+def _build(path: Path, card: ModelCard) -> CaFE:
+    known = {f.name for f in dataclasses.fields(Architecture)}
+    if unknown := sorted(set(card.architecture) - known):
+        raise ModelFileError(f"{path}: unknown architecture setting {reprlib.repr(unknown[0])}")
+    for key in ("optical_encoder", "height_encoder"):
+        name = card.architecture.get(key)
+        if name is None and key == "height_encoder":
+            continue
+        if not isinstance(name, str) or not _ENCODER.fullmatch(name):
+            raise ModelFileError(
+                f"{path}: {key} {reprlib.repr(name)} is not the name of an encoder"
+            )
+    for key in ("classes", "optical_bands", "width"):
+        number = card.architecture.get(key)
+        if not isinstance(number, int) or not 0 < number <= _MAX_WIDTH:
+            raise ModelFileError(
+                f"{path}: {key} is {reprlib.repr(number)}: it has to be 1 to {_MAX_WIDTH}"
+            )
+    try:
+        return CaFE(Architecture(**card.architecture), weights="none")
+    except (ConfigError, ValueError, TypeError) as error:
+        raise ModelFileError(f"{path}: cannot build its network: {error}") from error

@@ -1,0 +1,1 @@
+"""Label rasters joined into one. The door of ``cafe mosaic``."""

@@ -1,0 +1,140 @@
+"""Where rasters lie on a common grid, and reading them there, however many they are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.errors import ConfigError, GridError
+from cafe_cli.raster.grid import Grid, describe_crs
+from cafe_cli.raster.reader import (
+    Reader,
+    open_raster,
+)
+from cafe_cli.raster.warp import around, box_on, outline, read_shown, shown
+from cafe_cli.raster.window import Window
+from cafe_cli.system.open_files import Pool
+
+Bounds: TypeAlias = tuple[float, float, float, float]
+
+_MAX_PIXELS = 10**12
+
+
+@dataclass(frozen=True)
+class Target:
+    """The grid of a mosaic; what is None follows from the inputs.
+
+    Parameters
+    ----------
+    like : str, optional
+        Raster whose CRS and pixel grid are taken; those of the first input if None.
+    resolution : float, optional
+        Side of a pixel in units of the CRS.
+    bounds : tuple of float, optional
+        (left, bottom, right, top) in the CRS, grown to whole pixels; all inputs if None.
+    """
+
+    like: str | None = None
+    resolution: float | None = None
+    bounds: Bounds | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not an area."""
+        if self.resolution is not None and not 0 < self.resolution < math.inf:
+            raise ConfigError(f"resolution {self.resolution} is not above 0")
+        if self.bounds is not None:
+            left, bottom, right, top = self.bounds
+            if not (left < right and bottom < top):
+                raise ConfigError(
+                    f"bounds {left} {bottom} {right} {top} are not left bottom right top"
+                )
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input as it was delivered."""
+
+    path: str
+    confidence: str | None
+    grid: Grid
+    classes: ClassTable | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An input as it lies on the grid of the mosaic, which it may reach beyond.
+
+    `box` holds all of its pixels; with `exact` it is the raster, pixel by pixel.
+    """
+
+    source: Source
+    box: Window
+    exact: bool
+
+
+def target_grid(sources: Sequence[Source], target: Target) -> Grid:
+    """Return the grid of the mosaic: whole pixels of one grid, around all inputs or `bounds`."""
+    base = _base_grid(sources[0].grid, target)
+    everything = around([outline(source.path, source.grid, base) for source in sources])
+    if target.bounds is None:
+        extent = everything
+    else:
+        left, bottom, right, top = target.bounds
+        corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
+        extent = around([[~base.transform @ corner for corner in corners]])
+        if extent.intersection(everything) is None:
+            raise GridError(
+                f"bounds {left} {bottom} {right} {top} hold nothing: the inputs lie within "
+                f"{' '.join(f'{b:.10g}' for b in base.at(everything).bounds)} "
+                f"in {describe_crs(base.crs)}"
+            )
+    if extent.width * extent.height > _MAX_PIXELS:
+        raise GridError(
+            f"the mosaic would have {extent.width} x {extent.height} pixels; check where the "
+            "inputs lie, or pass bounds or a coarser resolution"
+        )
+    return base.at(extent)
+
+
+def _base_grid(first: Grid, target: Target) -> Grid:
+    """Return the grid whose pixels the mosaic takes; its extent does not matter."""
+    base = first
+    if target.like is not None:
+        with open_raster(target.like) as dataset:
+            base = Grid.of(dataset)
+    if target.resolution is None:
+        return base
+    a, b, _, d, e, _ = base.transform[:6]
+    scale = Affine.scale(target.resolution / math.hypot(a, d), target.resolution / math.hypot(b, e))
+    return Grid(base.crs, base.transform @ scale, base.width, base.height)
+
+
+def place(sources: Sequence[Source], grid: Grid) -> list[Piece]:
+    """Say where each input lies on the grid of the mosaic."""
+    return [Piece(source, *box_on(source.path, source.grid, grid)) for source in sources]
+
+
+class OpenRasters:
+    """The inputs of a mosaic, open between windows."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._pool = Pool[Reader]()
+
+    def read(self, path: str, piece: Piece, window: Window) -> NDArray[np.uint8]:
+        """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
+        nearest = Resampling.nearest
+        reader = self._pool.get(path, lambda: shown(path, self._grid, piece.exact, nearest))
+        values, valid = read_shown(reader, piece.box, window)
+        labels: NDArray[np.uint8] = np.where(valid, values[0], np.uint8(NODATA))
+        return labels
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._pool.close()

@@ -1,0 +1,175 @@
+"""Where the pixels of a raster lie, and whether two rasters share ground."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from affine import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.warp import transform_geom
+from shapely.geometry import Polygon, mapping, shape
+
+from cafe_cli.errors import GridError
+from cafe_cli.raster.window import Window
+
+GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError)
+"""What rasterio raises where GDAL fails; the last one reaches us unwrapped here and there."""
+
+_METRES_PER_DEGREE = 111_320.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels of a raster lie.
+
+    Parameters
+    ----------
+    crs : CRS or None
+        None where the raster does not say.
+    transform : Affine
+        Pixel (column, row) to CRS coordinates.
+    width, height : int
+        Pixels.
+    """
+
+    crs: CRS | None
+    transform: Affine
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, dataset: DatasetReader) -> "Grid":
+        """Return the grid of an open raster."""
+        return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
+
+    @classmethod
+    def covering(
+        cls, crs: CRS | None, bounds: tuple[float, float, float, float], cell: float, margin: int
+    ) -> "Grid":
+        """Return a north-up grid of square cells over bounds, `margin` cells larger all round."""
+        left, bottom, right, top = bounds
+        width, height = (math.ceil(d / cell) + 2 * margin for d in (right - left, top - bottom))
+        origin = Affine.translation(left - margin * cell, top + margin * cell)
+        return cls(crs, origin @ Affine.scale(cell, -cell), width, height)
+
+    @property
+    def extent(self) -> Window:
+        """The whole raster as a window."""
+        return Window(0, 0, self.width, self.height)
+
+    @cached_property
+    def footprint(self) -> Polygon:
+        """Outline in CRS coordinates, right for rotated grids too."""
+        corners = [(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)]
+        return Polygon([self.transform @ corner for corner in corners])
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) in CRS coordinates."""
+        left, bottom, right, top = self.footprint.bounds
+        return left, bottom, right, top
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the raster has a place, in the world or a plane: not just pixels."""
+        return self.crs is not None or not self.transform.is_identity
+
+    @property
+    def unit_metres(self) -> float:
+        """Metres per unit of the CRS; degrees are taken at the centre. 1 without a CRS."""
+        return unit_metres(self.crs, self.footprint.centroid.y)
+
+    @property
+    def gsd(self) -> float:
+        """Ground sampling distance in metres: the square root of a pixel's area."""
+        return math.sqrt(abs(self.transform.determinant)) * self.unit_metres
+
+    def at(self, window: Window) -> "Grid":
+        """Return the grid of a window."""
+        shifted = self.transform @ Affine.translation(window.col, window.row)
+        return Grid(self.crs, shifted, window.width, window.height)
+
+    def rescaled(self, factor: float) -> "Grid":
+        """Return the grid with pixels `factor` times as large that covers the same ground."""
+        size = (max(1, math.ceil(n / factor - 1e-6)) for n in (self.width, self.height))
+        return Grid(self.crs, self.transform @ Affine.scale(factor), *size)
+
+    def same_pixels(self, other: "Grid") -> bool:
+        """Whether both grids have the same pixels, to a thousandth of one."""
+        if (self.crs, self.width, self.height) != (other.crs, other.width, other.height):
+            return False
+        ours = ~self.transform @ other.transform
+        corners = [(0, 0), (self.width, 0), (0, self.height)]
+        return all(math.dist(ours @ corner, corner) < 1e-3 for corner in corners)
+
+    def footprint_in(self, crs: CRS | None) -> Polygon:
+        """Return the outline in another CRS, its edges followed closely enough for curvature."""
+        if self.crs == crs or self.crs is None or crs is None:
+            return self.footprint
+        step = self.footprint.length / 80
+        return shape(transform_geom(self.crs, crs, mapping(self.footprint.segmentize(step))))
+
+
+def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
+    """Return the share of `target` that a raster covers.
+
+    Raises
+    ------
+    GridError
+        None of it: the message holds both extents in the CRS of the reference.
+    """
+    if (grid.crs is None) != (target.crs is None):
+        lacking, other, crs = (name, reference, target.crs) if grid.crs is None else (
+            reference, name, grid.crs)  # fmt: skip
+        raise GridError(
+            f"{lacking} has no CRS while {other} is in {describe_crs(crs)}; "
+            f"assign the right one, e.g. gdal_edit.py -a_srs EPSG:CODE {lacking}"
+        )
+    try:
+        covering, covered = grid.footprint_in(target.crs), target.footprint_in(grid.crs)
+    except GDAL_ERRORS as error:
+        raise GridError(
+            f"cannot transform {name} from {describe_crs(grid.crs)} to {describe_crs(target.crs)}, "
+            f"the CRS of {reference}"
+        ) from error
+    # In both: the outline of a continent has no place in a map projection made for a county.
+    share = max(_share(covering, target.footprint), _share(grid.footprint, covered))
+    if share <= 0:
+        raise GridError(
+            f"{name} does not overlap {reference}: in {describe_crs(target.crs)} the first covers "
+            f"{_extent(covering.bounds)}, the second {_extent(target.bounds)}; "
+            "check the files and their CRS"
+        )
+    return share
+
+
+def unit_metres(crs: CRS | None, y: float) -> float:
+    """Return the metres per unit of a CRS at a northing or latitude: the root of an area's."""
+    if crs is None:
+        return 1.0
+    if crs.is_geographic:
+        return _METRES_PER_DEGREE * math.sqrt(max(math.cos(math.radians(y)), 1e-6))
+    return float(crs.units_factor[1])  # local, unprojected systems have one too
+
+
+def describe_crs(crs: CRS | None) -> str:
+    """Name a CRS shortly."""
+    if crs is None:
+        return "pixel coordinates (no CRS)"
+    code = crs.to_authority()
+    return ":".join(code) if code else str(crs.to_wkt()).split('"')[1]
+
+
+def _share(cover: Polygon, whole: Polygon) -> float:
+    """Return the share of a polygon that another covers; none of what cannot be drawn."""
+    if not (cover.is_valid and whole.is_valid):
+        return 0.0
+    return float(cover.intersection(whole).area / whole.area)
+
+
+def _extent(bounds: tuple[float, float, float, float]) -> str:
+    left, bottom, right, top = bounds
+    return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"

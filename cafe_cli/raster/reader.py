@@ -1,0 +1,240 @@
+"""The door to raster files: opening, reading, bringing onto another grid. `geotiff` writes them."""
+
+import logging
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.env import hasenv
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from cafe_cli.errors import BandError, InputError
+from cafe_cli.raster.window import Window, spread
+from cafe_cli.system.atomic_write import is_file_name, is_remote
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Reader: TypeAlias = DatasetReader | WarpedVRT
+
+log = logging.getLogger("cafe")
+
+_OF_A_SERVER = "if address and rights are right, try again, or download the file first"
+_thread = threading.local()
+
+# GDAL's own default is 5 % of the machine's memory, which no bound of ours would know of. In MB;
+# as an argument of rasterio.Env the same number would mean bytes.
+os.environ.setdefault("GDAL_CACHEMAX", "32")
+# Pixel coordinates are a legitimate grid here (scenes delivered as plain patches).
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+@contextmanager
+def open_raster(path: str) -> Iterator[DatasetReader]:
+    """Open a raster for reading: a file, a URL or any name GDAL understands.
+
+    Raises
+    ------
+    InputError
+        It does not exist, or GDAL cannot open it.
+    """
+    local = is_file_name(path)
+    if local and not os.path.exists(path):
+        raise InputError(f"{path} does not exist")
+    _keep_environment()
+    try:
+        dataset = rasterio.open(path)
+    except RasterioError as error:
+        remedy = "" if local else f"; {_OF_A_SERVER}"
+        raise InputError(
+            f"cannot open {path} as a raster: {gdal_message(error)}{remedy}"
+        ) from error
+    with dataset:
+        try:
+            yield dataset
+        except CPLE_BaseError as error:  # rasterio wraps most of them, but not all
+            raise InputError(f"cannot read {path}: {gdal_message(error)}") from error
+
+
+def _keep_environment() -> None:
+    """Give this thread an environment for good, so that rasters may be closed in any order.
+
+    Otherwise the first raster makes one and takes it along when it is closed.
+    """
+    if not hasenv():
+        _thread.environment = rasterio.Env.from_defaults()
+        _thread.environment.__enter__()
+
+
+def image_bands(dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the bands to read, from 1: those asked for, or all but an alpha band.
+
+    Raises
+    ------
+    BandError
+        A band that the raster does not have.
+    """
+    if bands is None:
+        kinds = enumerate(dataset.colorinterp, start=1)
+        return tuple(i for i, kind in kinds if kind != ColorInterp.alpha)
+    if beyond := [b for b in bands if not 1 <= b <= dataset.count]:
+        raise BandError(f"{dataset.name} has {dataset.count} bands, there is no band {beyond[0]}")
+    return tuple(bands)
+
+
+def shows_an_image(dataset: DatasetReader, band: int) -> bool:
+    """Whether a band that is marked as alpha holds an image, e.g. infrared: few full or empty."""
+    shape = (min(dataset.height, 256), min(dataset.width, 256))
+    try:
+        values = dataset.read(band, out_shape=shape)
+    except RasterioError as error:
+        raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
+    return float(np.isin(values, (0, values.max())).mean()) < 0.5
+
+
+def read_window(dataset: Reader, window: Window, bands: Sequence[int], fill: float = 0) -> Array:
+    """Read a window that may reach beyond the raster: (bands, height, width), `fill` outside.
+
+    Raises
+    ------
+    InputError
+        The file is truncated or damaged there.
+    """
+    inside = window.intersection(Window(0, 0, dataset.width, dataset.height))
+    dtype = np.result_type(*(dataset.dtypes[b - 1] for b in bands))
+    if inside == window:
+        return _read(dataset, window, bands)
+    values = np.full((len(bands), window.height, window.width), fill, dtype)
+    if inside:
+        values[:, *inside.slices(window)] = _read(dataset, inside, bands)
+    return values
+
+
+def may_lack_data(dataset: DatasetReader) -> bool:
+    """Whether some pixels may be no data: by an alpha band, a mask or nodata."""
+    flags = dataset.mask_flag_enums
+    return any(kinds != [MaskFlags.all_valid] for kinds in flags)
+
+
+def read_valid(
+    dataset: DatasetReader, window: Window, bands: Sequence[int], nodata: float | None = None
+) -> Mask:
+    """Return where a raster has data: (height, width), False outside it.
+
+    Alpha bands, masks and nodata count, or `nodata` instead of all of them; a pixel is valid where
+    any of `bands` is.
+
+    Raises
+    ------
+    InputError
+        The file is truncated or damaged there.
+    """
+    valid = np.zeros((window.height, window.width), bool)
+    if inside := window.intersection(Window(0, 0, dataset.width, dataset.height)):
+        if nodata is None:
+            valid[inside.slices(window)] = _declared_valid(dataset, inside, bands)
+        else:
+            data = ~_equals(_read(dataset, inside, bands), nodata)
+            valid[inside.slices(window)] = data.any(axis=0)
+    return valid
+
+
+def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]) -> Mask:
+    known = np.ones((window.height, window.width), bool)
+    # A band that is asked for by number is no mask, whatever GDAL calls it (infrared, mostly).
+    asked = any(dataset.colorinterp[b - 1] == ColorInterp.alpha for b in bands)
+    if not asked and not all(
+        dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands
+    ):
+        try:
+            masks = dataset.read_masks(list(bands), window=_rasterio_window(window))
+        except RasterioError as error:
+            raise _damaged(dataset, window, error) from error
+        known = masks.any(axis=0)
+    # GDAL's masks know of alpha only as the second of two or the fourth of four integer bands.
+    kinds = enumerate(dataset.colorinterp, start=1)
+    if alpha := [b for b, kind in kinds if kind == ColorInterp.alpha and b not in bands]:
+        known &= (_read(dataset, window, alpha) > 0).all(axis=0)
+    return known
+
+
+def _equals(values: Array, nodata: float) -> Mask:
+    """Compare in the raster's own precision: -3.4028235e+38 is no float64, but a float32."""
+    if math.isnan(nodata):
+        return np.isnan(values)
+    if values.dtype.kind == "f":
+        nodata = values.dtype.type(nodata)
+    equal: Mask = values == nodata
+    return equal
+
+
+def read_decimated(
+    dataset: DatasetReader, size: int, nodata: float | None = None
+) -> NDArray[np.float64]:
+    """Look at band 1 through at most `size` pixels along each side; NaN where there is no data.
+
+    `nodata` replaces the raster's own.
+    """
+    shape = (min(dataset.height, size), min(dataset.width, size))
+    try:
+        values = dataset.read(1, out_shape=shape, masked=nodata is None)
+    except RasterioError as error:
+        raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
+    if nodata is not None:
+        values = np.ma.masked_where(_equals(values, nodata), values)
+    filled: NDArray[np.float64] = values.astype(np.float64).filled(np.nan)
+    return filled
+
+
+def sample_band(dataset: DatasetReader, nodata: float | None = None) -> NDArray[np.float64]:
+    """Return the data of band 1 in 16 windows spread over the raster: (n,), n may be 0.
+
+    However large the raster is, no more than a million pixels are read. `nodata` replaces the
+    raster's own.
+    """
+    found = []
+    for window in spread(dataset.width, dataset.height, 256, 4):
+        values = _read(dataset, window, [1])[0]
+        found.append(values[read_valid(dataset, window, [1], nodata)].astype(np.float64))
+    return np.concatenate(found)
+
+
+def _read(dataset: Reader, window: Window, bands: Sequence[int]) -> Array:
+    place = _rasterio_window(window)
+    try:
+        if len({dataset.dtypes[b - 1] for b in bands}) > 1:  # rasterio reads one type at a time
+            return np.stack([dataset.read(b, window=place) for b in bands])
+        values: Array = dataset.read(list(bands), window=place)
+    except RasterioError as error:
+        raise _damaged(dataset, window, error) from error
+    return values
+
+
+def _rasterio_window(window: Window) -> rasterio.windows.Window:
+    return rasterio.windows.Window(window.col, window.row, window.width, window.height)
+
+
+def _damaged(dataset: Reader, window: Window, error: Exception) -> InputError:
+    name = dataset.src_dataset.name if isinstance(dataset, WarpedVRT) else dataset.name
+    return InputError(
+        f"cannot read {name} at column {window.col}, row {window.row}: {gdal_message(error)}; "
+        f"{_OF_A_SERVER if is_remote(name) else 'the file is truncated or damaged'}"
+    )
+
+
+def gdal_message(error: BaseException) -> str:
+    """Return the message of the GDAL error at the bottom of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())

@@ -1,0 +1,291 @@
+"""Writing GeoTIFFs: tiles, and Cloud Optimized GeoTIFFs that say what their values mean."""
+
+import errno
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import rasterio
+import rasterio.shutil
+from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
+
+from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.raster.grid import GDAL_ERRORS, Grid
+from cafe_cli.raster.reader import Array, Mask, gdal_message
+from cafe_cli.system.atomic_write import check_output, remove, replacing, write_text
+
+_FULL = 1_000_000  # bytes; with less than that left on a disk, that is why writing failed
+_RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
+_LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
+_BLOCKS = "128|256|512|1024|2048|4096"
+
+CREATION_OPTIONS = {
+    "BIGTIFF": "YES|NO|IF_NEEDED|IF_SAFER",
+    "BLOCKSIZE": _BLOCKS,
+    "COMPRESS": _LOSSLESS,
+    "GEOTIFF_VERSION": "AUTO|1.0|1.1",
+    "LEVEL": "1 to 22",
+    "NUM_THREADS": "ALL_CPUS|1 to 999",
+    "OVERVIEWS": "AUTO|NONE",
+    "OVERVIEW_COMPRESS": f"AUTO|{_LOSSLESS}",
+    "OVERVIEW_RESAMPLING": _RESAMPLING,
+    "PREDICTOR": "YES|NO|STANDARD",
+    "SPARSE_OK": "YES|NO|TRUE|FALSE",
+    "STATISTICS": "AUTO|YES|NO|TRUE|FALSE",
+}
+"""Options of GDAL's COG driver that change how a map is stored but none of its values, and what
+they can be. GDAL itself says no more than a warning to others, and does not survive some."""
+
+
+def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
+    """Write a small raster (bands, height, width) in one go.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written: folder, rights, disk full.
+    """
+    predictor = 3 if values.dtype.kind == "f" else 2
+    # Of all heights of strips this was the fastest; with one strip per band GDAL would compress
+    # on closing the file, when rasterio lets no other thread work.
+    layout = {"interleave": "band", "blockysize": min(grid.height, 64)}
+    profile = {"predictor": predictor, **layout, **_compression(), **profile}
+    mask: Mask | None = profile.pop("mask", None)
+    colormap = profile.pop("colormap", None)
+    # Through memory: GDAL does not say when a disk is full before the file is closed, nor then.
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
+        options = _profile(grid, len(values), values.dtype.name, **profile)
+        with memory.open(**options) as dataset:
+            if colormap:
+                dataset.write_colormap(1, colormap)  # first: it changes the kind of the file
+            dataset.write(values)
+            if mask is not None:
+                dataset.write_mask(mask)
+        try:
+            path.write_bytes(memory.getbuffer())
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+@functools.cache
+def _compression() -> dict[str, Any]:
+    """Return how tiles are compressed: zstd where this GDAL has it.
+
+    At its lowest level it takes a fifth of the time of deflate at level 6 for the same size.
+    """
+    try:
+        with MemoryFile() as memory:
+            memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", compress="zstd")
+    except GDAL_ERRORS:
+        return {"compress": "deflate", "zlevel": 6}
+    return {"compress": "zstd", "zstd_level": 1}
+
+
+def _profile(grid: Grid, count: int, dtype: str, **profile: Any) -> dict[str, Any]:
+    size = {"width": grid.width, "height": grid.height, "count": count}
+    place = {"crs": grid.crs, "transform": grid.transform, "dtype": dtype}
+    # Unless told otherwise, GDAL takes the fourth of four uint8 bands for alpha.
+    defaults = {"driver": "GTiff", "compress": "deflate", "bigtiff": "if_safer", "alpha": "no"}
+    return {**defaults, **size, **place, **profile}
+
+
+@contextmanager
+def create_cog(
+    path: Path,
+    grid: Grid,
+    overwrite: bool,
+    classes: ClassTable | None,
+    overviews: str | None = None,
+    **tags: str,
+) -> Iterator[DatasetWriter]:
+    """Write a uint8 raster by windows that ends up as a Cloud Optimized GeoTIFF.
+
+    Nodata is 255. With `classes` it is a label raster: colour table, class names in the tags and,
+    as GDAL keeps category names, in ``PATH.aux.xml``; overviews by mode. Without, overviews by
+    average, unless `overviews` names another resampling. The file appears under its name only
+    when complete.
+
+    Raises
+    ------
+    OutputError
+        The output exists, or cannot be written.
+    """
+    check_output(path, overwrite)
+    check_file(path)
+    # Blocks that are never written take no space and read as nodata.
+    blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
+    profile = _profile(grid, 1, "uint8", nodata=NODATA, **blocks)
+    with replacing(path, overwrite) as cog:
+        plain = cog.with_name(f".{path.name}.strips.tif")
+        try:
+            with rasterio.open(plain, "w", **profile) as dataset:
+                if classes:
+                    dataset.write_colormap(1, classes.colormap)
+                dataset.update_tags(**tags, **class_tags(classes))
+                yield dataset
+            _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
+        except GDAL_ERRORS as error:
+            raise _failure(path, error) from error
+        finally:
+            remove(plain)
+    write_sidecar(path, classes)
+
+
+@contextmanager
+def create_map(
+    labels: Path,
+    confidence: Path | None,
+    grid: Grid,
+    overwrite: bool,
+    classes: ClassTable | None,
+    **tags: str,
+) -> Iterator[tuple[DatasetWriter, DatasetWriter | None]]:
+    """Write a label raster and, unless None, its confidence in per cent; see `create_cog`.
+
+    Both appear together, once both are complete.
+    """
+    with ExitStack() as stack:
+        # Entered first, so that it gets its name last, when the labels can no longer fail.
+        beside = confidence and stack.enter_context(replacing(confidence, overwrite))
+        first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
+        writer = stack.enter_context(first)
+        second = create_cog(beside, grid, overwrite, None, **tags) if beside else None
+        yield writer, stack.enter_context(second) if second else None
+    if confidence:
+        write_sidecar(confidence, None)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a folder for an output."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file")
+
+
+def class_tags(classes: ClassTable | None) -> dict[str, str]:
+    """Return a class table, if there is one, as tags of a raster for `read_classes`."""
+    return {"CLASSES": json.dumps(classes.as_json())} if classes else {}
+
+
+def read_classes(dataset: DatasetReader) -> ClassTable | None:
+    """Return the class table that `create_cog` stored in a label raster, if it has one."""
+    stored = dataset.tags().get("CLASSES")
+    try:
+        return ClassTable.from_json(json.loads(stored)) if stored else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{dataset.name}: the CLASSES tag is damaged: {error}") from error
+
+
+def convert_to_cog(
+    source: Path, cog: Path, overviews: str, options: Mapping[str, str], path: Path
+) -> None:
+    """Write a raster that GDAL can open, e.g. a VRT, as Cloud Optimized GeoTIFF.
+
+    Parameters
+    ----------
+    source, cog : Path
+    overviews : str
+        Resampling of the overviews.
+    options : mapping
+        Creation options that take the place of ours; see `check_creation_options`.
+    path : Path
+        What to call the file in errors.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    try:
+        _to_cog(source, cog, overviews, **options)
+    except GDAL_ERRORS as error:
+        raise _failure(path, error) from error
+
+
+def check_creation_options(options: Mapping[str, str]) -> None:
+    """Refuse creation options that are not in `CREATION_OPTIONS`, and those this GDAL fails with.
+
+    Raises
+    ------
+    ConfigError
+        It names the option.
+    """
+    for name, value in options.items():
+        if (known := CREATION_OPTIONS.get(name.upper())) is None:
+            raise ConfigError(f"--co {name}={value}: choose from {', '.join(CREATION_OPTIONS)}")
+        if not _is_one_of(value, known):
+            raise ConfigError(f"--co {name}={value}: it can be {known.replace('|', ', ')}")
+    given = {name.upper(): value for name, value in options.items()}
+    if given and (failure := _trial(given)):
+        said = " ".join(f"--co {name}={value}" for name, value in options.items())
+        raise ConfigError(f"{said}: this GDAL cannot write that: {failure}")
+
+
+def _is_one_of(value: str, known: str) -> bool:
+    """Whether a value is among ``A|B|1 to 9``."""
+    *words, last = known.split("|")
+    if span := re.fullmatch(r"(\d+) to (\d+)", last):
+        low, high = map(int, span.groups())
+        return value.upper() in words or (value.isdecimal() and low <= int(value) <= high)
+    return value.upper() in (*words, last)
+
+
+def _trial(options: Mapping[str, str]) -> str | None:
+    """Write a pixel with creation options (upper case) and return why that fails, if it does."""
+    pixel = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    compress = options.get("COMPRESS", "DEFLATE").upper()
+    try:
+        with MemoryFile() as memory, MemoryFile() as copy:
+            with memory.open(**pixel):
+                pass
+            rasterio.shutil.copy(memory.name, copy.name, driver="COG", **options)
+            with copy.open() as written:
+                used = written.compression.value.upper() if written.compression else "NONE"
+    except GDAL_ERRORS as error:
+        return gdal_message(error)
+    return None if used == compress or "COMPRESS" not in options else f"it takes {used} instead"
+
+
+def _failure(path: Path, error: BaseException) -> OutputError:
+    full = shutil.disk_usage(path.absolute().parent).free < _FULL
+    why = os.strerror(errno.ENOSPC) if full else gdal_message(error)
+    return OutputError(f"cannot write {path}: {why}")
+
+
+def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
+    given = {name.lower(): value for name, value in options.items()}
+    defaults = {
+        "compress": "deflate", "overview_resampling": overviews, "blocksize": 512,
+        "num_threads": "ALL_CPUS", "bigtiff": "if_safer",
+    }  # fmt: skip
+    try:
+        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+            rasterio.shutil.copy(source, target, driver="COG", **{**defaults, **given})
+        with rasterio.open(target) as written:  # a full disk can pass unnoticed until here
+            written.read(1, window=((written.height - 1, written.height), (0, written.width)))
+    finally:
+        remove(target.with_name(f"{target.name}.ovr.tmp"))
+
+
+def write_sidecar(path: Path, classes: ClassTable | None) -> None:
+    """Put category names where GDAL looks for them; take away those of a file that was replaced."""
+    sidecar = path.with_name(f"{path.name}.aux.xml")
+    if classes is None:
+        remove(sidecar)
+    else:
+        write_text(sidecar, _category_names(classes))
+
+
+def _category_names(classes: ClassTable) -> str:
+    rows = "".join(f"<Category>{escape(name)}</Category>" for name in classes.names)
+    return (
+        '<PAMDataset><PAMRasterBand band="1">'
+        f"<CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n"
+    )

@@ -1,0 +1,240 @@
+"""From the values or colours of a label raster to class ids."""
+
+import csv
+import functools
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.classes import NODATA, ClassTable, LandClass
+from cafe_cli.config.schema import LabelSettings
+from cafe_cli.errors import ConfigError, InputError, LabelError
+from cafe_cli.vector.features import Value
+
+Meanings: TypeAlias = dict[int | str, int]
+"""Class id by label value, 255 where it is ignored; texts that are whole numbers are int."""
+
+IGNORE = "ignore"
+NONE = "(none)"
+"""What a feature without a value is listed as, and can be named as."""
+
+
+@dataclass
+class Decoded:
+    """Class ids of one window.
+
+    Attributes
+    ----------
+    ids : ndarray of uint8, (height, width)
+        255 where there is no label.
+    odd : Counter
+        Pixels per value (or ``#rrggbb``) that no class and no ignored value names exactly. Values
+        have become 255; colours have become the nearest one.
+    """
+
+    ids: NDArray[np.uint8]
+    odd: "Counter[int | str]" = field(default_factory=Counter)
+
+
+def list_odd(odd: "Counter[int | str]", most: int = 8) -> str:
+    """List values for a message, the most frequent first: ``7 (30 px), 9 (1 px) and 2 more``."""
+    listed = ", ".join(f"{value} ({n:,} px)" for value, n in odd.most_common(most))
+    return listed + (f" and {len(odd) - most} more" if len(odd) > most else "")
+
+
+def decode(
+    raw: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    classes: ClassTable,
+    settings: LabelSettings,
+) -> Decoded:
+    """Turn a label window (bands, height, width) into class ids.
+
+    Raises
+    ------
+    LabelError
+        Colour labels that are not three bands of uint8, or class values in more than one.
+    """
+    if settings.encoding == "colors":
+        if len(raw) < 3:
+            raise LabelError(
+                f"labels.encoding is 'colors', but the label raster has {len(raw)} band(s); "
+                "set it to 'ids'"
+            )
+        if raw.dtype != np.uint8:
+            raise LabelError(f"colour labels have to be uint8, these are {raw.dtype}")
+        return _nearest_color(raw[:3], valid, classes, settings)
+    if len(raw) > 1:
+        raise LabelError(
+            f"labels.encoding is 'ids', but the label raster has {len(raw)} bands; "
+            "set it to 'colors'"
+        )
+    return _lookup(raw[0], valid, classes, settings)
+
+
+def label_key(value: Value) -> int | str:
+    """Return a label value as `Meanings` have it: "5" and 5 are one, and so is 5.0."""
+    text = NONE if value is None else str(value).strip() or NONE
+    return int(text.split(".")[0]) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0)?", text) else text
+
+
+def meanings(classes: ClassTable, settings: LabelSettings) -> Meanings:
+    """Return what label values mean: by the table, or by the values and names of the classes.
+
+    Raises
+    ------
+    ConfigError
+        Values of two classes that are the same, as 5 and "5".
+    InputError
+        See `read_table`.
+    """
+    if settings.table is not None:
+        known = read_table(settings.table, classes)
+    else:
+        known = {**{c.name: c.id for c in classes}, **_values(classes)}
+    return known | dict.fromkeys(map(label_key, settings.ignore), NODATA)
+
+
+def read_table(path: str, classes: ClassTable) -> Meanings:
+    """Read a CSV file with the columns ``value`` and ``class``: what label values mean.
+
+    A class is a name or an id; empty or ``ignore`` is none (255). Other columns are left alone;
+    semicolons and tabs separate as well as commas.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no text.
+    LabelError
+        It lacks a column or rows, names an unknown class, or a value twice.
+    """
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise InputError(f"cannot read labels.table {path}: {error.strerror}") from error
+    return dict(_parse_table(path, changed, classes))
+
+
+def _listed(classes: ClassTable) -> str:
+    return f"the classes are {', '.join(classes.names)}"
+
+
+def _values(classes: ClassTable) -> Meanings:
+    known: Meanings = {}
+    for land in classes:
+        for value in land.values:
+            other = known.setdefault(label_key(value), land.id)
+            if other != land.id:
+                raise ConfigError(
+                    f"label value {value!r} belongs to two classes, {classes[other].name} and "
+                    f"{land.name}: numbers and texts of numbers are the same"
+                )
+    return known
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_table(path: str, changed: int, classes: ClassTable) -> Meanings:
+    """Parse a table; `changed` makes it read again when the file is another."""
+    rows = _rows(path)
+    header = [name.strip().lower() for name in rows[0][1]] if rows else []
+    if not {"value", "class"} <= set(header):
+        raise LabelError(
+            f"labels.table {path} needs the columns value and class in its first line, which has: "
+            f"{', '.join(header) or 'nothing'}"
+        )
+    known: Meanings = {}
+    seen: dict[int | str, int] = {}
+    for line, cells in rows[1:]:
+        row = dict(zip(header, cells, strict=False))
+        value = label_key(row.get("value"))
+        if value in seen:
+            raise LabelError(
+                f"labels.table {path} has the value {value} twice, "
+                f"in lines {seen[value]} and {line}"
+            )
+        seen[value] = line
+        known[value] = _class_id(row.get("class", ""), classes, f"{path}, line {line}")
+    if not known:
+        raise LabelError(f"labels.table {path} has no rows below its header")
+    return known
+
+
+def _rows(path: str) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV file that hold anything, with the number of their line."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+            return [(reader.line_num, row) for row in reader if "".join(row).strip()]
+    except OSError as error:
+        raise InputError(f"cannot read labels.table {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"labels.table {path} is no CSV text in UTF-8: {error}") from error
+
+
+def _class_id(text: str, classes: ClassTable, where: str) -> int:
+    name = text.strip()
+    if name in classes.names:
+        return classes.names.index(name)
+    if name in ("", IGNORE):
+        return NODATA
+    if label_key(name) in range(len(classes)):
+        return int(label_key(name))
+    raise LabelError(f"labels.table {where}: {name!r} is no class; {_listed(classes)}")
+
+
+def _lookup(
+    raw: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    classes: ClassTable,
+    settings: LabelSettings,
+) -> Decoded:
+    meaning = meanings(classes, settings)
+    if raw.dtype.kind == "f":
+        valid = valid & np.isfinite(raw)  # declared or not
+    everywhere = bool(valid.all())
+    known = raw if everywhere else np.where(valid, raw, raw.dtype.type(0))
+    if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:  # no need to sort what can be counted
+        lowest = int(np.iinfo(raw.dtype.name).min)
+        values = np.arange(lowest, lowest + 256**raw.dtype.itemsize)
+        where = known if lowest == 0 else known.astype(np.int64) - lowest
+    else:
+        values, where = np.unique(known, return_inverse=True)
+        where = where.reshape(raw.shape)
+    counts = np.bincount(where.ravel() if everywhere else where[valid], minlength=len(values))
+    table = np.array([meaning.get(v, NODATA) for v in values.tolist()], np.uint8)
+    ids = table[where] if everywhere else np.where(valid, table[where], np.uint8(NODATA))
+    found = zip(values[counts > 0].tolist(), counts[counts > 0].tolist(), strict=True)
+    return Decoded(ids, Counter({v: n for v, n in found if v not in meaning}))
+
+
+def _nearest_color(
+    raw: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    classes: ClassTable,
+    settings: LabelSettings,
+) -> Decoded:
+    red, green, blue = raw.astype(np.uint32)
+    packed = red << 16 | green << 8 | blue
+    ignored = [LandClass(0, "", color).rgb for color in settings.ignore_colors]
+    palette = np.array([*classes.palette.tolist(), *ignored], np.int64)
+    meaning = np.append(np.arange(len(classes)), [NODATA] * len(ignored)).astype(np.uint8)
+    ids = np.full(valid.shape, NODATA, np.uint8)
+    rest = valid.copy()
+    for color, id_ in zip(palette @ [1 << 16, 1 << 8, 1], meaning, strict=True):
+        exact = packed == color
+        ids[exact & valid] = id_
+        rest &= ~exact
+    # Lossy label images have thousands of colours but far fewer than pixels: measure each once.
+    colors, where, counts = np.unique(packed[rest], return_inverse=True, return_counts=True)
+    parts = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=-1).astype(np.int64)
+    distance = ((parts[:, None] - palette) ** 2).sum(axis=-1)
+    ids[rest] = meaning[distance.argmin(axis=1)][where]
+    odd = {f"#{c:06x}": int(n) for c, n in zip(colors, counts, strict=True)}
+    return Decoded(ids, Counter(odd))

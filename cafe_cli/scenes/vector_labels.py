@@ -1,0 +1,119 @@
+"""Labels drawn as features of vector files: class ids of windows."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.config.schema import LabelSettings
+from cafe_cli.errors import ConfigError
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.window import Window
+from cafe_cli.scenes.label_coding import IGNORE, Decoded, _listed, label_key, meanings
+from cafe_cli.vector.features import Features, read_features, refuse_empty, warn_once
+from cafe_cli.vector.geometry import pieces
+from cafe_cli.vector.rasterize import covering
+
+
+class VectorLabels:
+    """The features of vector files on the grid of a scene; threads may share it.
+
+    Attributes
+    ----------
+    counts : Counter
+        Features per value of their attribute, ``(none)`` where they have none.
+    """
+
+    def __init__(self, features: Sequence[Features], extent: Window) -> None:
+        keys = [label_key(value) for file in features for value in file.values]
+        self.counts: Counter[int | str] = Counter(keys)
+        self._extent = extent
+        self._values = list(self.counts)
+        codes = {value: code for code, value in enumerate(self._values)}
+        every = [np.array([], object), *(file.geometries for file in features)]
+        self._pieces, source = pieces(np.concatenate(every))
+        self._codes = np.array([codes[key] for key in keys], np.intp)[source]
+        self._tree = shapely.STRtree(self._pieces)
+
+    @classmethod
+    def of(
+        cls, paths: Sequence[str], grid: Grid, settings: LabelSettings, name: str = "the raster"
+    ) -> "VectorLabels":
+        """Read the features of files, in their order; `name` is the raster in errors.
+
+        Raises
+        ------
+        InputError
+            See `cafe_cli.vector.features.read_features`. Where no file has a feature in the raster,
+            though at its place, that is an error unless ``unlabelled`` ground has a class.
+        """
+        attribute, layer = settings.attribute, settings.layer
+        files = [
+            read_features(path, grid, attribute, layer, name=name, required=False) for path in paths
+        ]
+        empty = [file.path for file in files if not len(file.geometries)]
+        if len(empty) == len(files):
+            for path in paths:
+                refuse_empty(path, grid, layer, name, gaps=settings.unlabelled != IGNORE)
+        elif empty:
+            warn_once(f"no feature of {', '.join(empty)} lies inside {name}")
+        return cls(files, grid.extent)
+
+    def read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
+        """Return the class ids of a window, 255 outside the scene.
+
+        Raises
+        ------
+        ConfigError
+            ``labels.unlabelled`` or ``labels.priority`` names no class.
+        InputError
+            See `meanings`.
+        """
+        ids = np.full((window.height, window.width), NODATA, np.uint8)
+        inside = window.intersection(self._extent)
+        if inside is None:
+            return Decoded(ids)
+        decoded = self._read(inside, classes, settings)
+        ids[inside.slices(window)] = decoded.ids
+        return Decoded(ids, decoded.odd)
+
+    def _read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
+        edges = window.col, window.row, window.col + window.width, window.row + window.height
+        hits = np.sort(self._tree.query(shapely.box(*edges)))
+        used, codes = np.unique(self._codes[hits], return_inverse=True)
+        values = [self._values[code] for code in used.tolist()]
+        meaning = meanings(classes, settings)
+        ids = np.array([meaning.get(value, NODATA) for value in values], np.uint8)
+        order = np.argsort(_ranks(classes, settings)[ids[codes]], kind="stable")
+        top = covering(self._pieces[hits[order]], window, settings.all_touched)
+        # -1, where there is no feature, is the last of each of these.
+        shown = np.append(codes[order], len(values))[top]
+        counts = np.bincount(shown.ravel(), minlength=len(values) + 1).tolist()
+        odd = {v: n for v, n in zip(values, counts, strict=False) if n and v not in meaning}
+        return Decoded(np.append(ids, _unlabelled(classes, settings))[shown], Counter(odd))
+
+
+def _ranks(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:
+    """Return by id, 0 to 255, how high a class lies: 0 unless it has priority."""
+    ranks = np.zeros(NODATA + 1, np.intp)
+    for rank, name in enumerate(reversed(settings.priority), start=1):
+        if name not in classes.names:
+            raise ConfigError(
+                f"labels.priority names {name!r}, which is no class; {_listed(classes)}"
+            )
+        ranks[classes.names.index(name)] = rank
+    return ranks
+
+
+def _unlabelled(classes: ClassTable, settings: LabelSettings) -> np.uint8:
+    if settings.unlabelled == IGNORE:
+        return np.uint8(NODATA)
+    if settings.unlabelled not in classes.names:
+        raise ConfigError(
+            f"labels.unlabelled is {settings.unlabelled!r}, which is neither {IGNORE!r} nor a "
+            f"class; {_listed(classes)}"
+        )
+    return np.uint8(classes.names.index(settings.unlabelled))

@@ -1,0 +1,1 @@
+"""Which ground trains, which validates and which tests."""

@@ -1,0 +1,157 @@
+"""Splits that a file says: a table of scenes, and what its values and those of polygons mean."""
+
+import csv
+import difflib
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.splits.assign import SPLITS, Split
+
+_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_SCENE = "scene"  # the column that names them
+_LISTED = 8  # names in a message before it says "and more"
+
+
+def is_table(path: str) -> bool:
+    """Whether a name is that of a table; what else a split file may be holds polygons."""
+    return path.lower().endswith((".csv", ".tsv", ".txt"))
+
+
+def split_of(value: object) -> Split | None:
+    """Return the split that a value names, in any case and some short forms; None if none."""
+    return _NAMES.get(str(value).strip().lower())
+
+
+def name_counts(values: Iterable[object]) -> str:
+    """List values for a message, the most frequent first: ``'b' (3), 'a' (1) and 2 more``."""
+    counts = Counter(values)
+    listed = ", ".join(f"{value!r} ({n:,})" for value, n in counts.most_common(_LISTED))
+    return listed + _more(len(counts))
+
+
+def parse_splits(values: Iterable[object], source: str) -> list[Split | None]:
+    """Return the split that each value names: None for empty ones (None, NaN, blanks).
+
+    Raises
+    ------
+    InputError
+        Others that name no split; `source` says in the message where they stand.
+    """
+    values = list(values)
+    splits = [split_of(value) for value in values]
+    odd = [v for v, s in zip(values, splits, strict=True) if s is None and not _is_empty(v)]
+    if odd:
+        raise InputError(
+            f"{source} has values that are no split: {name_counts(odd)}; "
+            f"write {', '.join(SPLITS)} or nothing"
+        )
+    return splits
+
+
+def read_table(
+    path: Path, column: str, scenes: Sequence[str], others: bool = False
+) -> dict[str, Split]:
+    """Read which split scenes go to.
+
+    Parameters
+    ----------
+    path : Path
+        Text in UTF-8 with commas, semicolons or tabs, and a header.
+    column : str
+        The column with the splits; those of the scenes is ``scene``.
+    scenes : sequence of str
+        Those that there are.
+    others : bool
+        Whether the table may name scenes besides these.
+
+    Returns
+    -------
+    dict
+        The split by scene, without the scenes whose split is empty or that have no line.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, has no column ``scene``, values that are no split, or names scenes
+        twice or that do not exist.
+    ConfigError
+        It has no column `column`.
+    """
+    header, lines = _read_lines(path)
+    if _SCENE not in header:
+        raise InputError(f"{path} has no column {_SCENE!r}: {_columns(_SCENE, header)}")
+    if column not in header:
+        raise ConfigError(f"split.column: {path} has no {column!r}: {_columns(column, header)}")
+    if not lines:
+        raise InputError(f"{path} names no scene below its header")
+    names = [line[header.index(_SCENE)] for line in lines]
+    _check_names(path, names, names if others else scenes)
+    values = [line[header.index(column)] for line in lines]
+    splits = parse_splits(values, f"column {column!r} of {path}")
+    rows = zip(names, splits, strict=True)
+    return {name: split for name, split in rows if split and name in scenes}
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value != value or not str(value).strip()
+
+
+def _more(count: int) -> str:
+    return f" and {count - _LISTED} more" if count > _LISTED else ""
+
+
+def _read_lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines below it, all as long as the header."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        lines = [(reader.line_num, [value.strip() for value in line]) for line in reader]
+    except OSError as error:
+        raise InputError(f"cannot read split.file {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV table in UTF-8: {error}") from error
+    if "\0" in text:
+        raise InputError(f"{path} is no CSV table in UTF-8: it holds binary data")
+    lines = [(number, line) for number, line in lines if any(line)]
+    if not lines:
+        raise InputError(f"{path} is empty; it has to hold a table of scenes")
+    header = lines[0][1]
+    for number, line in lines[1:]:
+        if any(line[len(header) :]):
+            raise InputError(
+                f"{path}, line {number}: {len(line)} values below {len(header)} column names; "
+                f"quote values that hold {delimiter!r}"
+            )
+    return header, [(line + [""] * len(header))[: len(header)] for _, line in lines[1:]]
+
+
+def _columns(wanted: str, header: list[str]) -> str:
+    """Say which columns there are, and which may be meant."""
+    by_lower = {name.lower(): name for name in header}
+    near = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
+    hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    return f"the columns are {', '.join(header)}{hint}"
+
+
+def _check_names(path: Path, names: list[str], scenes: Sequence[str]) -> None:
+    """Refuse scenes that are named twice, or that do not exist."""
+    times = Counter(names)
+    if twice := [name for name in names if times[name] > 1]:
+        raise InputError(f"{path} names scenes more than once: {name_counts(twice)}")
+    known = set(scenes)
+    if unknown := [name for name in names if name not in known]:
+        listed = ", ".join(map(repr, unknown[:_LISTED])) + _more(len(unknown))
+        found = ", ".join(scenes[:_LISTED]) + _more(len(scenes))
+        raise InputError(f"{path} names scenes that do not exist: {listed}; found: {found}")

@@ -1,0 +1,1 @@
+"""What the operating system does for us: files, locks, threads. No word of the domain."""

@@ -1,0 +1,1 @@
+"""Tile sets: planned, cut, indexed, read back, cached. The door of ``cafe tile``."""

@@ -1,0 +1,156 @@
+"""Scenes cut into tiles: strip by strip, so that no pixel is read twice for tiles side by side."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.config.schema import Config
+from cafe_cli.raster.statistics import Moments, Pixels
+from cafe_cli.raster.window import Window
+from cafe_cli.scenes.scene import Patch, Scene
+from cafe_cli.splits.planner import Planned, Polygons
+from cafe_cli.tilesets.tileset import Tile, pixel_counts, write_label, write_tile
+from cafe_cli.vector.rasterize import burn
+
+Labels = NDArray[np.uint8]
+
+_TILED, _STRIPED = 2048, 16_384  # pixels
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What became of a planned tile.
+
+    Attributes
+    ----------
+    tile : Tile
+    kept : bool
+        Whether it has enough valid and labelled pixels.
+    counts : ndarray of int64, (K + 1,)
+        Pixels per class and, last, unlabelled.
+    optical, heights
+        Summaries for `cafe_cli.raster.statistics` of a training tile that is kept.
+    """
+
+    tile: Tile
+    kept: bool
+    counts: NDArray[np.int64]
+    optical: NDArray[Any] | None = None
+    heights: Moments | None = None
+
+
+def strips(planned: Sequence[Planned], block: int) -> Iterator[list[Planned]]:
+    """Group tiles of one split, row and neighbourhood, in the order that they are planned in.
+
+    `block` is the width of the blocks that the rasters are stored in: wide strips take memory, but
+    of a raster that is stored row by row narrow ones would read every row many times.
+    """
+    widest = _TILED if block <= _TILED else _STRIPED
+    for _, row in groupby(planned, key=lambda t: (t.split, t.row)):
+        strip: list[Planned] = []
+        for tile in row:
+            if strip and not _near(strip, tile, widest):
+                yield strip
+                strip = []
+            strip.append(tile)
+        yield strip
+
+
+def _near(strip: list[Planned], tile: Planned, widest: int) -> bool:
+    last, right = strip[-1].window, tile.window.col + tile.window.width
+    beside = last.col <= tile.col <= last.col + last.width
+    return beside and right - strip[0].col <= widest
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts the strips of one scene.
+
+    Parameters
+    ----------
+    config : Config
+    classes : ClassTable
+    polygons : Polygons, optional
+        Of the scene, where ``split.file`` has some.
+    pixels : Pixels
+        What summarises the optical bands.
+    folder : Path, optional
+        Tile set to write to; nothing is written if None.
+    virtual : bool
+        Write nothing but the labels of tiles that the split cuts through.
+    """
+
+    config: Config
+    classes: ClassTable
+    polygons: Polygons | None
+    pixels: Pixels
+    folder: Path | None
+    virtual: bool = False
+
+    def cut(self, scene: Scene, strip: Sequence[Planned]) -> list[Cut]:
+        """Read a strip once and cut its tiles."""
+        first, last = strip[0].window, strip[-1].window
+        whole = Window(first.col, first.row, last.col + last.width - first.col, first.height)
+        patch = scene.read(whole)
+        labels = scene.read_labels(whole, self.classes, self.config.labels).ids
+        if not patch.optical_valid.all():
+            labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
+        return [
+            self._tile(scene, planned, patch.at(planned.window.slices(whole)), part)
+            for planned in strip
+            for part in [labels[planned.window.slices(whole)]]
+        ]
+
+    def _tile(self, scene: Scene, planned: Planned, patch: Patch, delivered: Labels) -> Cut:
+        labels = self._own_labels(planned, delivered)
+        tile = _describe(planned, float(patch.optical_valid.mean()), labels)
+        counts = pixel_counts(labels, self.classes)
+        if not _worth_keeping(tile, self.config):
+            return Cut(tile, False, counts)
+        if self.folder is not None:
+            grid = scene.grid.at(planned.window)
+            if not self.virtual:
+                write_tile(self.folder, tile, grid, patch, labels, self.classes)
+            elif not np.array_equal(labels, delivered):
+                write_label(self.folder, tile, grid, labels, self.classes)
+        if tile.split != "train":
+            return Cut(tile, True, counts)
+        optical = self.pixels.summary(patch.optical, patch.optical_valid)
+        return Cut(tile, True, counts, optical, Moments.of(patch.height[None], patch.height_valid))
+
+    def _own_labels(self, planned: Planned, labels: Labels) -> Labels:
+        """Take away the labels that another tile scores, or that another split owns."""
+        if planned.scored == planned.window and self.polygons is None:
+            return labels
+        own = np.zeros(labels.shape, bool)
+        own[planned.scored.slices(planned.window)] = True
+        if self.polygons is not None:
+            drawn = self.polygons.of(planned.split)
+            if len(drawn) or planned.split != "train":
+                own &= burn(drawn, [1] * len(drawn), planned.window, fill=0) > 0
+        return np.where(own, labels, np.uint8(NODATA))
+
+
+def _describe(planned: Planned, valid: float, labels: Labels) -> Tile:
+    return Tile(
+        name=f"{planned.scene}_{planned.row:06d}_{planned.col:06d}",
+        split=planned.split,
+        scene=planned.scene,
+        row=planned.row,
+        col=planned.col,
+        valid=valid,
+        labelled=float((labels != NODATA).mean()),
+    )
+
+
+def _worth_keeping(tile: Tile, config: Config) -> bool:
+    """Training tiles need their shares; every other labelled tile counts for the scores."""
+    if tile.split != "train":
+        return tile.labelled > 0
+    return tile.valid >= config.tile.min_valid and tile.labelled >= config.tile.min_labelled

@@ -1,0 +1,146 @@
+"""Where the tiles of a tile set lie: the index, and the ground that splits share."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import pyogrio.errors
+import pyogrio.raw
+import shapely
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from cafe_cli.errors import OutputError
+from cafe_cli.raster.grid import Grid, unit_metres
+from cafe_cli.raster.window import Window
+from cafe_cli.splits.assign import Split
+from cafe_cli.tilesets.tileset import TileSet
+
+log = logging.getLogger("cafe")
+
+Grids: TypeAlias = Mapping[str, Grid]
+"""The grid of each scene, by its id."""
+
+
+class Placed(Protocol):
+    """A tile, cut or only planned."""
+
+    @property
+    def scene(self) -> str:
+        """Id of its scene."""
+
+    @property
+    def split(self) -> Split:
+        """What it is for."""
+
+    @property
+    def row(self) -> int:
+        """First row in the scene."""
+
+    @property
+    def col(self) -> int:
+        """First column in the scene."""
+
+
+def _footprints(
+    tiles: Sequence[Placed], grids: Grids, size: int, clip: bool
+) -> tuple[NDArray[np.object_], CRS | None]:
+    """Return the outlines of tiles in one CRS: that of the scenes, longitude/latitude if mixed.
+
+    With `clip`, without what lies beyond the scene.
+    """
+    crss = [grid.crs for grid in grids.values()]
+    same = all(c == crss[0] for c in crss)
+    crs = crss[0] if same else CRS.from_epsg(4326)
+    windows = [Window(t.col, t.row, size, size) for t in tiles]
+    if clip:
+        cut = (w.intersection(grids[t.scene].extent) for t, w in zip(tiles, windows, strict=True))
+        windows = [w for w in cut if w]  # every tile holds some of its scene
+    outlines = [grids[t.scene].at(w).footprint_in(crs) for t, w in zip(tiles, windows, strict=True)]
+    return np.array(outlines, object), crs
+
+
+def meeting(tiles: Sequence[Placed], grids: Grids, size: int) -> list[tuple[int, int]]:
+    """Return the pairs of tiles of two splits that show the same ground, across scenes too.
+
+    Indices into `tiles`. Scenes of plain pixels all begin at (0, 0), which does not mean that they
+    overlap.
+    """
+    if len({t.split for t in tiles}) < 2:
+        return []
+    outlines, crs = _footprints(tiles, grids, size, clip=True)
+    return [pair for pair, _ in _shared(tiles, grids, outlines, crs)]
+
+
+def shared_ground(tiles: Sequence[Placed], grids: Grids, size: int) -> float:
+    """Measure the ground, in m2, that tiles of two splits show, across scenes too."""
+    if len({t.split for t in tiles}) < 2:
+        return 0.0
+    outlines, crs = _footprints(tiles, grids, size, clip=True)
+    overlaps = [overlap for _, overlap in _shared(tiles, grids, outlines, crs)]
+    shared = float(shapely.union_all(overlaps).area * _square(outlines, crs))
+    if shared:
+        log.warning(
+            "tiles of two splits show the same %.0f m2 of ground: scenes overlap; scores will "
+            "flatter",
+            shared,
+        )
+    return shared
+
+
+def _shared(
+    tiles: Sequence[Placed], grids: Grids, outlines: NDArray[np.object_], crs: CRS | None
+) -> list[tuple[tuple[int, int], shapely.Geometry]]:
+    """Return the pairs of tiles of two splits that share ground, and that ground."""
+    one, other = shapely.STRtree(outlines).query(outlines, "intersects")
+    one, other = one[one < other], other[one < other]
+    splits, scenes = (np.array([getattr(t, name) for t in tiles]) for name in ("split", "scene"))
+    placed = np.array([grids[t.scene].is_placed for t in tiles])
+    related = (splits[one] != splits[other]) & (
+        (scenes[one] == scenes[other]) | (placed[one] & placed[other])
+    )
+    one, other = one[related], other[related]
+    overlaps = shapely.intersection(outlines[one], outlines[other])
+    rounding = next(iter(grids.values())).gsd ** 2 / 100  # along a common edge
+    real = shapely.area(overlaps) * _square(outlines, crs) > rounding
+    pairs = zip(one[real].tolist(), other[real].tolist(), strict=True)
+    return list(zip(pairs, overlaps[real], strict=True))
+
+
+def _square(outlines: NDArray[np.object_], crs: CRS | None) -> float:
+    """Return the square metres of a unit square of the CRS."""
+    return unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
+
+
+def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:
+    """Write one polygon per tile as ``index.gpkg``.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    outlines, crs = _footprints(tileset.tiles, grids, tileset.size, clip=False)
+    columns = {
+        name: np.array([getattr(t, name) for t in tileset.tiles])
+        for name in ("name", "split", "scene", "row", "col", "valid", "labelled")
+    }
+    path = folder / "index.gpkg"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")
+            pyogrio.raw.write(
+                str(path),
+                shapely.to_wkb(outlines),
+                [v.astype(object) if v.dtype.kind == "U" else v for v in columns.values()],
+                list(columns),
+                driver="GPKG",
+                layer="tiles",
+                geometry_type="Polygon",
+                crs=crs.to_wkt() if crs else None,
+            )
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise OutputError(f"cannot write {path}: {error}") from error

@@ -1,0 +1,198 @@
+"""``cafe tile``: scenes to a tile set, split by ground."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.classes import ClassTable
+from cafe_cli.config.load import dump_config
+from cafe_cli.config.schema import Config
+from cafe_cli.errors import InputError, LabelError
+from cafe_cli.raster.grid import describe_crs
+from cafe_cli.raster.statistics import Moments, Pixels
+from cafe_cli.scenes.heights import ground_source
+from cafe_cli.scenes.scene import estimate_scene_ground
+from cafe_cli.splits.assign import SPLITS, Split
+from cafe_cli.system.atomic_write import replacing, write_text
+from cafe_cli.system.threads import cores, in_order
+from cafe_cli.tilesets.cutting import Cut, Cutter, strips
+from cafe_cli.tilesets.index import shared_ground, write_index
+from cafe_cli.tilesets.plan import Plan, Source, block_side, plan
+from cafe_cli.tilesets.tileset import (
+    Tile,
+    TileSet,
+    Virtual,
+    VirtualScene,
+    check_replaceable,
+    save_tileset,
+    write_ground,
+)
+
+log = logging.getLogger("cafe")
+
+
+def tile(
+    config: Config,
+    output: Path,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    virtual: bool = False,
+    jobs: int | None = None,
+) -> TileSet:
+    """Cut the scenes of a config into a tile set.
+
+    Parameters
+    ----------
+    config : Config
+        ``[scenes]`` and ``[[classes]]`` have to be there.
+    output : Path
+        Folder of the tile set; it appears when it is complete.
+    overwrite : bool
+        Replace a tile set that exists.
+    progress : callable
+        Called with the tiles done and in total.
+    virtual : bool
+        Copy no pixels: the tiles are windows into the scenes, read when they are needed.
+    jobs : int, optional
+        Threads; as many as there are cores if None. The tile set is the same with any number.
+
+    Raises
+    ------
+    ConfigError, InputError
+        See `cafe_cli.tilesets.plan.plan`; no tile left; a class that occurs in no tile.
+    OutputError
+        The output exists, holds something else than a tile set, or cannot be written.
+    """
+    check_replaceable(output)
+    jobs = jobs or cores()
+    with replacing(output, overwrite) as folder:
+        planned = plan(config, jobs)
+        folder.mkdir()
+        tileset = _cut(planned, config, folder, virtual, jobs, progress)
+        save_tileset(folder, tileset)
+        write_text(folder / "config.toml", dump_config(config))
+        write_index(folder, tileset, planned.grids)
+    return tileset
+
+
+def _cut(
+    planned: Plan,
+    config: Config,
+    folder: Path,
+    virtual: bool,
+    jobs: int,
+    progress: Callable[[int, int], None],
+) -> TileSet:
+    classes = config.class_table
+    optical, heights = Pixels(len(planned.bands), planned.dtype), Moments()
+    counts = {kind: np.zeros(len(classes) + 1, np.int64) for kind in SPLITS}
+    kept: list[Tile] = []
+    done = 0
+    for cuts in _cuts(planned, config, folder, virtual, jobs, optical):
+        for cut in filter(lambda c: c.kept, cuts):
+            kept.append(cut.tile)
+            counts[cut.tile.split] += cut.counts
+            if cut.optical is not None and cut.heights is not None:
+                optical.add(cut.optical)
+                heights.add(cut.heights)
+        done += len(cuts)
+        progress(done, len(planned.tiles))
+    _check_kept(kept, len(planned.tiles), config)
+    _check_classes(counts, classes, config)
+    return TileSet(
+        **_about(planned, config, classes),
+        pixels={
+            kind: dict(zip([*classes.names, "unlabelled"], counts[kind].tolist(), strict=True))
+            for kind in SPLITS
+        },
+        optical_statistics=optical.statistics(),
+        height_statistics=heights.statistics(1),
+        shared_ground=shared_ground(kept, planned.grids, config.tile.size),
+        virtual=_virtual(planned, config) if virtual else None,
+        tiles=tuple(kept),
+    )
+
+
+def _cuts(
+    planned: Plan, config: Config, folder: Path, virtual: bool, jobs: int, optical: Pixels
+) -> Iterator[list[Cut]]:
+    for source in planned.sources:
+        name = source.files.id
+        if not (ours := planned.of(name)):
+            continue
+        ground = estimate_scene_ground(source.files, config.height, config.crs)
+        if virtual and ground is not None:
+            write_ground(folder, name, ground)
+        polygons = planned.polygons.get(name)
+        cutter = Cutter(config, config.class_table, polygons, optical, folder, virtual)
+        parts = list(strips(ours, planned.blocks[name]))
+        opened = lambda source=source, ground=ground: source.open(ground)  # noqa: E731
+        yield from in_order(opened, cutter.cut, parts, min(jobs, len(parts)))
+
+
+def _virtual(planned: Plan, config: Config) -> Virtual:
+    table = [config.labels.table] if config.labels.table else []
+    scenes = {s.files.id: VirtualScene.of(s.files, *table) for s in planned.sources}
+    return Virtual(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
+
+
+def _about(planned: Plan, config: Config, classes: ClassTable) -> dict[str, Any]:
+    """Return what is known of the tile set before a tile is cut."""
+    first = planned.grids[planned.sources[0].files.id]
+    return {
+        "size": config.tile.size,
+        "overlap": config.tile.overlap,
+        "band_names": planned.bands,
+        "dtype": planned.dtype,
+        "gsd": first.gsd,
+        "crs": describe_crs(first.crs),
+        "has_height": any(s.files.elevation for s in planned.sources),
+        "height": config.height.model_copy(update={"ground": _ground(planned.sources, config)}),
+        "classes": classes.as_json(),
+    }
+
+
+def _ground(sources: Sequence[Source], config: Config) -> str:
+    """Return where the ground below the heights came from."""
+    if config.height.kind == "ndsm":
+        return config.height.ground
+    return ground_source(config.height, any(s.files.dtm for s in sources))
+
+
+def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
+    if not any(t.split == "train" for t in kept):
+        raise InputError(
+            f"none of {total} tiles of {config.tile.size} px is left for training; lower "
+            "tile.size, tile.min_labelled, tile.min_valid, split.buffer or split.validation, or "
+            "name fewer scenes in [split]"
+        )
+    if not any(t.split == "validation" for t in kept):
+        log.warning(
+            "no tile for validation: nothing is set aside, or it has no label; if the scenes "
+            "are too small for blocks of %d px, lower split.block or tile.size, or name "
+            "split.validation_scenes",
+            block_side(config),
+        )
+
+
+def _check_classes(
+    counts: Mapping[Split, NDArray[np.int64]], classes: ClassTable, config: Config
+) -> None:
+    """Refuse classes that occur in no tile; warn of those that no training tile shows."""
+    if unknown := [name for name in config.labels.absent if name not in classes.names]:
+        raise LabelError(f"labels.absent names {unknown[0]!r}, which is no class")
+    everywhere = np.sum(list(counts.values()), axis=0)[:-1].tolist()
+    absent = [name for name, found in zip(classes.names, everywhere, strict=True) if not found]
+    if missing := [name for name in absent if name not in config.labels.absent]:
+        raise LabelError(
+            f"no tile shows {', '.join(map(repr, missing))}: check the label values of that class, "
+            "take it out of the classes, or name it in labels.absent"
+        )
+    rows = zip(classes.names, everywhere, counts["train"].tolist(), strict=False)
+    if lacking := [name for name, found, trained in rows if found and not trained]:
+        log.warning("no training tile shows %s: it will not be learnt", ", ".join(lacking))

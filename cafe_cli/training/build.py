@@ -1,0 +1,95 @@
+"""The network that a tile set and a config ask for, its optimiser and its learning rate."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cafe_cli.config.schema import Config, TrainSettings
+from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.tilesets.tileset import TileSet
+from cafe_cli.training.data.augment import crop_side
+
+
+def build_network(tileset: TileSet, config: Config, weights: str | None = None) -> CaFE:
+    """Build the network of a run, with the statistics of its tiles, on the CPU.
+
+    `weights` take the place of those that the config names.
+
+    Raises
+    ------
+    ConfigError, ModelFileError
+        See `CaFE`.
+    """
+    settings = config.model
+    architecture = Architecture(
+        classes=len(tileset.classes),
+        optical_bands=len(tileset.band_names),
+        heights=tileset.has_height,
+        attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
+        **settings.model_dump(exclude={"weights", "attention"}),
+    )
+    network = CaFE(architecture, weights=weights or settings.weights)
+    optical, height = tileset.optical_statistics, tileset.height_statistics
+    limits = (optical.low, optical.high) if optical.low and optical.high else None
+    network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)
+    return network
+
+
+def _attention(asked: int | Literal["auto"], crop: int) -> int:
+    """Return the neighbourhood of the attention in pixels; as a rule, all that training sees."""
+    return -(-crop // 32) * 64 if asked == "auto" else asked
+
+
+def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
+    """Return the rate of a step: a linear rise over the warm-up, then a cosine to zero."""
+    warmup = math.ceil(settings.warmup * total)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Build AdamW or SGD for a network."""
+    # Biases and normalisation scales are not decayed: shrinking them regularises nothing.
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the state of every parameter, by the parameter's number and the state's name."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Put back what `tensors` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in stored.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, values in state.items():
+        # In the memory format of the weights: in another one the sums are rounded otherwise.
+        like = torch.empty_like(parameters[number], device="cpu")
+        state[number] = {
+            name: like.clone().copy_(value) if value.shape == like.shape else value
+            for name, value in values.items()
+        }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

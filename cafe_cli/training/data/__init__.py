@@ -1,0 +1,1 @@
+"""Tiles to batches on the device."""

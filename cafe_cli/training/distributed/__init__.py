@@ -1,0 +1,1 @@
+"""One training run shared among processes."""

@@ -1,0 +1,139 @@
+"""What training minimises: pyramid loss supervision of each path, and the pull to the teacher.
+
+All losses are float32, ignore pixels without a label (255) and are averages over the labelled
+pixels of the batch, so that a window with few of them has no more say than its pixels. A batch
+without a single label costs 0, with gradients of 0.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cafe_cli.classes import NODATA
+from cafe_cli.model.cafe import Outputs, labels_at
+
+
+def training_loss(
+    outputs: Outputs,
+    labels: Tensor,
+    distill_weight: float = 1.0,
+    dice: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Sum up what a training step is to minimise.
+
+    Parameters
+    ----------
+    outputs : Outputs
+        Of `CaFE.training_outputs`.
+    labels : Tensor
+        (B, H, W) int64, 255 where there is none.
+    distill_weight, dice : float
+        Weights of `distillation_loss` (with both paths) and of `dice_loss` (of each path).
+    class_weights : Tensor, optional
+        (K,) float32, see `pyramid_loss`.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Scalars: the parts by name as they enter the sum, and the sum, "total".
+    """
+    student, teacher = outputs.student, outputs.teacher
+    parts: dict[str, Tensor] = {}
+    for name, path in (("student", student), ("teacher", teacher)):
+        if path is None:
+            continue
+        parts[name] = pyramid_loss(path, labels, class_weights)
+        if dice:
+            parts[f"{name}_dice"] = dice * dice_loss(path[-1], labels)
+    if student is not None and teacher is not None:
+        distillation = distillation_loss(student[-1], teacher[-1], labels)
+        parts["distillation"] = distill_weight * distillation
+    return {**parts, "total": torch.stack(list(parts.values())).sum()}
+
+
+def pyramid_loss(
+    outputs: list[Tensor], labels: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Supervise each head at its own scale (PLS): the mean of their cross-entropies.
+
+    Parameters
+    ----------
+    outputs : list of Tensor
+        Logits (B, K, h, w), each at the scale of its head, see `Outputs`.
+    labels : Tensor
+        (B, H, W) int64, 255 where there is none; sampled at the pixel centres of each scale.
+    class_weights : Tensor, optional
+        (K,) float32, factors on the loss of a pixel. The sum is divided by the number of pixels,
+        so give weights that average 1 over the training pixels.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    terms = []
+    for logits in outputs:
+        target = labels_at(labels, logits.shape[-2:])
+        total = F.cross_entropy(
+            logits.float(), target, class_weights, ignore_index=NODATA, reduction="sum"
+        )
+        terms.append(total / labelled_pixels(target))
+    return torch.stack(terms).mean()
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Pull the student's class probabilities to the teacher's, which gets no gradient from it.
+
+    Parameters
+    ----------
+    student, teacher : Tensor
+        Logits (B, K, H, W).
+    labels : Tensor
+        (B, H, W) int64; only labelled pixels count: elsewhere nothing guided the teacher.
+
+    Returns
+    -------
+    Tensor
+        Scalar, the mean KL divergence of the student from the teacher, sum of t log(t / s), in
+        nats (Hinton et al. 2015, at temperature 1).
+    """
+    divergence = F.kl_div(
+        student.float().log_softmax(dim=1),
+        teacher.detach().float().log_softmax(dim=1),
+        reduction="none",
+        log_target=True,
+    )
+    labelled = labels != NODATA
+    return (divergence.sum(dim=1) * labelled).sum() / labelled_pixels(labels)
+
+
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 - soft Dice, averaged over the classes that the labels of the batch contain.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (B, K, H, W).
+    labels : Tensor
+        (B, H, W) int64, 255 where there is none.
+
+    Returns
+    -------
+    Tensor
+        Scalar, 0 to 1 (Milletari et al. 2016, with plain instead of squared sums).
+    """
+    ids = torch.arange(logits.shape[1], device=labels.device)
+    target = (labels[:, None] == ids[:, None, None]).float()
+    probability = logits.float().softmax(dim=1) * (labels != NODATA)[:, None]
+    overlap = (probability * target).sum(dim=(0, 2, 3))
+    area = target.sum(dim=(0, 2, 3))
+    total = probability.sum(dim=(0, 2, 3)) + area
+    present = (area > 0).float()
+    loss = 1 - 2 * overlap / total.clamp(min=1e-6)
+    return (loss * present).sum() / present.sum().clamp(min=1)
+
+
+def labelled_pixels(labels: Tensor) -> Tensor:
+    """Count the pixels that have a label; 1 where there are none, for use as a divisor."""
+    return (labels != NODATA).sum().clamp(min=1)

@@ -1,0 +1,138 @@
+"""What can be known to go wrong before a run begins."""
+
+from pathlib import Path
+
+from cafe_cli.config.schema import TrainSettings
+from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.tilesets.tileset import TileSet, is_own
+from cafe_cli.training.data.augment import crop_side
+
+_STRIDE = 32  # pixels that the coarsest features of an encoder lie apart
+
+
+def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
+    """Refuse to write over what exists, and to delete what is not a run.
+
+    Raises
+    ------
+    OutputError
+        In both cases.
+    """
+    if is_own(tileset, output):
+        raise OutputError(f"{output} is where the tile set {tileset} keeps its own; name another")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise OutputError(
+            f"{output} exists; pass --resume to go on with it or --overwrite to replace it"
+        )
+    if tileset.resolve().is_relative_to(output.resolve()):
+        raise OutputError(f"{output} holds the tile set {tileset}; name another folder")
+    if not (output / "config.toml").exists():
+        raise OutputError(
+            f"{output} is not the folder of a run; remove it yourself or name another"
+        )
+
+
+def check_tiles(folder: Path, tileset: TileSet) -> None:
+    """Refuse a tile set that nothing can be learnt from.
+
+    Raises
+    ------
+    InputError
+        It has no training tile, or none of their pixels has a label; or what it is a view of was
+        changed.
+    """
+    training = len(tileset.of("train"))
+    if not training:
+        raise InputError(f"{folder} has no training tiles")
+    if not any(_training_pixels(tileset).values()):
+        raise InputError(f"{folder}: no pixel of its {training} training tiles has a label")
+    for name, scene in tileset.virtual.scenes.items() if tileset.virtual else ():
+        scene.files(name)
+
+
+def check_shares(training: int, settings: TrainSettings, processes: int) -> None:
+    """Refuse a step that cannot be shared among processes, or cut into parts.
+
+    Raises
+    ------
+    ConfigError
+        In both cases.
+    """
+    if settings.batch_size == "auto":
+        return
+    if processes > 1 and (settings.batch_size % processes or training < processes):
+        raise ConfigError(
+            f"{training} training tiles in batches of {settings.batch_size} cannot be shared among "
+            f"{processes} devices: make train.batch_size a multiple of train.devices, and that no "
+            "more than there are tiles"
+        )
+    share = min(settings.batch_size, training) // processes
+    if share < settings.accumulate:
+        raise ConfigError(
+            f"train.accumulate is {settings.accumulate}, but a step has {share} tile(s) on a "
+            "device: lower it, or raise train.batch_size"
+        )
+
+
+def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: int) -> None:
+    """Refuse to normalise by a single value, which is what the encoders make of 32 pixels.
+
+    Raises
+    ------
+    ConfigError
+        In that case.
+    """
+    size, side = settings.batch_size, crop_side(settings, tileset.size)
+    if size == "auto" or side > _STRIDE or processes > 1:
+        return
+    if min(size, len(tileset.of("train"))) // settings.accumulate == 1:
+        raise ConfigError(
+            f"one tile of {side} px at a time cannot be normalised: raise train.batch_size (now "
+            f"{size}, in {settings.accumulate} part(s)) or train.crop"
+        )
+
+
+def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
+    """Refuse to wait for better scores where there will be none.
+
+    Raises
+    ------
+    ConfigError
+        In that case.
+    """
+    if settings.patience and not tileset.of("validation"):
+        raise ConfigError(
+            f"train.patience is {settings.patience}, but no tiles validate: leave it out, or run "
+            "cafe tile with ground for validation"
+        )
+
+
+def warnings(folder: Path, tileset: TileSet, settings: TrainSettings) -> list[str]:
+    """Return what will not stop a run, but may disappoint."""
+    found = []
+    training, validation = len(tileset.of("train")), len(tileset.of("validation"))
+    if not validation:
+        found.append(f"{folder} has no validation tiles: the last epoch counts as the best")
+    if settings.batch_size != "auto" and settings.batch_size > training:
+        found.append(
+            f"train.batch_size is {settings.batch_size}, but there are {training} training tiles: "
+            "every step takes all of them"
+        )
+    for name, pixels in _training_pixels(tileset).items():
+        if not pixels and (others := _elsewhere(tileset, name)):
+            found.append(
+                f"class {name} has no pixel in the training tiles ({others:,} elsewhere) and "
+                "cannot be learnt: split the ground otherwise, or take it out of the classes"
+            )
+    return found
+
+
+def _training_pixels(tileset: TileSet) -> dict[str, int]:
+    counts = tileset.pixels["train"]
+    return {name: counts.get(name, 0) for name in tileset.class_table.names}
+
+
+def _elsewhere(tileset: TileSet, name: str) -> int:
+    return sum(counts.get(name, 0) for counts in tileset.pixels.values())

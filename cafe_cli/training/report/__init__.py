@@ -1,0 +1,1 @@
+"""``report.html``: a training run on one page."""

@@ -1,0 +1,124 @@
+"""Tiles as pictures: what the network saw, what it should have said and what it did say."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyogrio.errors
+import pyogrio.raw
+import shapely
+import torch
+from numpy.typing import NDArray
+
+from cafe_cli.classes import ClassTable
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.inputs import to_tensors
+from cafe_cli.plotting import error_map, shade, side_by_side, to_rgb
+from cafe_cli.scenes.scene import Patch
+from cafe_cli.tilesets.tileset import Reader, Tile, TileSet
+
+_WATCHED = 4  # tiles
+_TIMES = 12  # a run
+_SIDE = 256  # pixels of a picture, at most
+_WHITE = np.uint8(255)
+
+
+def watched(tiles: int, processes: int = 1) -> tuple[int, ...]:
+    """Return the numbers of a few tiles spread over all, of those that the first process has."""
+    own = range(0, tiles, processes)
+    count = min(_WATCHED, len(own))
+    return tuple(own[(2 * i + 1) * len(own) // (2 * count)] for i in range(count))
+
+
+def due(epoch: int, epochs: int) -> bool:
+    """Whether pictures are wanted after an epoch (the first is 1): about twelve times a run."""
+    return epoch in (1, epochs) or epoch % math.ceil(epochs / _TIMES) == 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tile and what became of it.
+
+    Attributes
+    ----------
+    patch : Patch
+    truth, predicted : ndarray of uint8, (height, width)
+        Class ids; 255 in `truth` where there is none.
+    """
+
+    patch: Patch
+    truth: NDArray[np.uint8]
+    predicted: NDArray[np.uint8]
+
+    def panels(self, classes: ClassTable) -> dict[str, NDArray[np.uint8]]:
+        """Return pictures (rows, columns, 3) by title, all of one size; no height without any."""
+        rows, columns = (_kept(n) for n in self.truth.shape)
+        here = np.ix_(rows, columns)
+        known, height = self.patch.height_valid[here], self.patch.height[here]
+        image = to_rgb(self.patch.optical[:, rows[:, None], columns])
+        pictures = {"image": np.where(self.patch.optical_valid[here][..., None], image, _WHITE)}
+        if known.any():
+            shaded = shade(np.where(known, height, np.float32(np.nan)))
+            pictures["height"] = (shaded[..., :3] * 255).astype(np.uint8)
+        return pictures | {
+            "truth": classes.paint(self.truth[here]),
+            "prediction": classes.paint(self.predicted[here]),
+            "errors": error_map(self.truth[here], self.predicted[here]),
+        }
+
+
+def _kept(count: int) -> NDArray[np.intp]:
+    """Return the rows of a picture that are left of so many."""
+    kept = min(count, _SIDE)
+    return np.arange(kept) * count // kept
+
+
+def strips(
+    folder: Path, tileset: TileSet, predictions: Mapping[int, NDArray[np.uint8]]
+) -> dict[str, NDArray[np.uint8]]:
+    """Draw validation tiles as strips (rows, columns, 3), by the name of the tile.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the tile set.
+    tileset : TileSet
+    predictions : dict of ndarray of uint8, (height, width)
+        Class ids by number of the tile among the validation tiles.
+    """
+    reader, tiles = Reader(folder, tileset), tileset.of("validation")
+    found = {}
+    for number, predicted in sorted(predictions.items()):
+        example = Example(*reader.read(tiles[number]), predicted)
+        panels = example.panels(tileset.class_table)
+        found[tiles[number].name] = side_by_side(list(panels.values()))
+    return found
+
+
+def predicted(
+    folder: Path, tileset: TileSet, tiles: Sequence[Tile], network: CaFE
+) -> Iterator[Example]:
+    """Read tiles and predict them one after the other, on the device that the network is on."""
+    reader = Reader(folder, tileset)
+    device = network.eval().optical_mean.device
+    with torch.inference_mode():
+        for tile in tiles:
+            patch, truth = reader.read(tile)
+            inputs = (part[None].to(device) for part in to_tensors(*patch))
+            ids = network(*inputs).argmax(dim=1)[0]
+            yield Example(patch, truth, ids.cpu().numpy().astype(np.uint8))
+
+
+def centres(folder: Path) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Return the CRS of a tile set's index, and the middle of each tile in it by name.
+
+    Empty without an index: it is for people, and nothing else in cafe reads it.
+    """
+    try:
+        info, _, outlines, columns = pyogrio.raw.read(folder / "index.gpkg", columns=["name"])
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+        return "", {}
+    middle = shapely.get_coordinates(shapely.centroid(shapely.from_wkb(outlines)))
+    return info["crs"] or "", dict(zip(columns[0], map(tuple, middle.tolist()), strict=True))

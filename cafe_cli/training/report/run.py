@@ -1,0 +1,102 @@
+"""The folder of a training run, read back."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cafe_cli.classes import ClassTable
+from cafe_cli.config.load import load_config
+from cafe_cli.config.schema import Config
+from cafe_cli.errors import InputError
+from cafe_cli.model import model_file
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.tilesets.tileset import TileSet, load_tileset
+from cafe_cli.training.history import HISTORY_FILE, Row, read_history
+from cafe_cli.training.report import tile_scores
+from cafe_cli.training.report.tile_scores import TileScore
+
+BEST, SCORES = "best.safetensors", "scores.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that has ended, one way or another.
+
+    Attributes
+    ----------
+    folder, tiles : Path
+        Of the run and of its tile set.
+    tileset : TileSet
+    config : Config
+    rows : list of dict
+        The history, one row per epoch; at least one.
+    scores : dict or None
+        Of the best epoch, as in ``scores.json``; None without validation tiles.
+    tile_scores : list of TileScore
+        Of the best epoch; empty without validation tiles.
+    network : CaFE
+        The best one, on the CPU.
+    card : ModelCard
+    """
+
+    folder: Path
+    tiles: Path
+    tileset: TileSet
+    config: Config
+    rows: list[Row]
+    scores: dict[str, Any] | None
+    tile_scores: list[TileScore]
+    network: CaFE
+    card: ModelCard
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        """The classes."""
+        return self.tileset.class_table
+
+
+def read_run(folder: Path, tileset: Path) -> Run:
+    """Read what a run has left.
+
+    Parameters
+    ----------
+    folder, tileset : Path
+        Of the run and of its tile set.
+
+    Raises
+    ------
+    ConfigError, InputError, ModelFileError
+        Something that every run leaves is missing, or damaged.
+    """
+    network, card = model_file.load(folder / BEST)
+    each = folder / tile_scores.VALIDATION_FILE
+    return Run(
+        folder=folder,
+        tiles=tileset,
+        tileset=load_tileset(tileset),
+        config=load_config(folder / "config.toml"),
+        rows=_rows(folder / HISTORY_FILE),
+        scores=_scores(folder / SCORES),
+        tile_scores=tile_scores.read_tile_scores(each) if each.exists() else [],
+        network=network,
+        card=card,
+    )
+
+
+def _rows(path: Path) -> list[Row]:
+    rows = read_history(path)
+    if not rows:
+        raise InputError(f"{path} has no epoch; train at least one")
+    return rows
+
+
+def _scores(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not hold scores: {error}; cafe train writes it") from error

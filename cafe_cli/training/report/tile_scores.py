@@ -1,0 +1,112 @@
+"""How each validation tile came out: which of them a look is worth."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.classes import ClassTable
+from cafe_cli.errors import InputError
+from cafe_cli.system.atomic_write import write_text
+from cafe_cli.tilesets.tileset import Tile
+
+VALIDATION_FILE = "validation.csv"
+"""Name of the table in the folder of a run; it belongs to the best epoch, as `scores.json` does."""
+
+_COLUMNS = ("name", "scene", "row", "col", "labelled", "wrong", "reference", "predicted", "pixels")
+
+
+@dataclass(frozen=True)
+class TileScore:
+    """What is known of a validation tile.
+
+    Attributes
+    ----------
+    name, scene : str
+    row, col : int
+        Its first pixel in the scene.
+    labelled, wrong : int
+        Pixels.
+    reference, predicted : str
+        The two classes of the commonest mistake; empty without mistakes.
+    pixels : int
+        Of that mistake.
+    """
+
+    name: str
+    scene: str
+    row: int
+    col: int
+    labelled: int
+    wrong: int
+    reference: str
+    predicted: str
+    pixels: int
+
+
+def write_tile_scores(
+    path: Path, rows: NDArray[np.int64], tiles: Sequence[Tile], classes: ClassTable
+) -> None:
+    """Write a table of tiles, the most wrong pixels first; `rows` as in `Tally.rows`."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_COLUMNS)
+    for index in np.argsort(-rows[:, 1], kind="stable"):
+        tile, (labelled, wrong, reference, predicted, pixels) = tiles[index], rows[index].tolist()
+        pair = (classes[reference].name, classes[predicted].name) if pixels else ("", "")
+        place = (tile.name, tile.scene, tile.row, tile.col)
+        table.writerow((*place, labelled, wrong, *pair, pixels))
+    write_text(path, text.getvalue())
+
+
+def read_tile_scores(path: Path) -> list[TileScore]:
+    """Read the table that `write` wrote.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is not such a table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            if tuple(table.fieldnames or ()) != _COLUMNS:
+                raise ValueError(f"its columns are {table.fieldnames or 'missing'}")
+            return [_score(row) for row in table]
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a table of validation tiles: {error}; cafe train writes one"
+        ) from error
+
+
+def _score(row: dict[str, str]) -> TileScore:
+    text = {name: row[name] for name in ("name", "scene", "reference", "predicted")}
+    numbers = {name: int(row[name]) for name in ("row", "col", "labelled", "wrong", "pixels")}
+    return TileScore(**text, **numbers)  # type: ignore[arg-type]
+
+
+def worst(scores: Sequence[TileScore], count: int, size: int) -> list[TileScore]:
+    """Return the tiles with the most wrong pixels; of tiles that overlap, only the worst.
+
+    Parameters
+    ----------
+    count : int
+        At most so many.
+    size : int
+        Side of a tile in pixels.
+    """
+    chosen: list[TileScore] = []
+    for score in sorted(scores, key=lambda s: s.wrong, reverse=True):
+        if len(chosen) == count or not score.wrong:
+            break
+        if not any(_overlap(score, other, size) for other in chosen):
+            chosen.append(score)
+    return chosen
+
+
+def _overlap(a: TileScore, b: TileScore, size: int) -> bool:
+    return a.scene == b.scene and abs(a.row - b.row) < size and abs(a.col - b.col) < size

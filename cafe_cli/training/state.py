@@ -1,0 +1,152 @@
+"""Where a training run is, as plain values, and what it may not change."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cafe_cli.config.schema import Config, TrainSettings
+from cafe_cli.errors import InputError, ModelFileError, TrainingError
+from cafe_cli.model import model_file
+from cafe_cli.tilesets.tileset import TileSet
+from cafe_cli.training.history import Row
+
+_FREE = {
+    "model": {"weights"},
+    "train": {
+        "cache", "checkpointing", "compile", "devices", "num_nodes", "patience", "time_limit",
+        "workers",
+    },
+}  # fmt: skip
+"""What may change between a run and its continuation: it changes no number, or only the last
+digits, or when the run ends."""
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Those that are done: epochs, and steps of the epoch under way.
+    sums : dict of str to float
+        Losses of the epoch under way, summed over its steps.
+    history : list of dict
+        One row per epoch.
+    best : float
+        The best score so far, -1 if there is none.
+    stale : int
+        Epochs since then.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    best: float = -1.0
+    stale: int = 0
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Count a step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.batch += 1
+
+    def close_epoch(self, row: Row, score: float) -> bool:
+        """Count an epoch and return whether it is the best; `score` is NaN if there is none."""
+        self.history.append(row)
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        # Without a score the last epoch is the best, unless an earlier one had a score.
+        better = self.best < 0 if math.isnan(score) else score > self.best
+        if not math.isnan(score):
+            self.best = max(score, self.best)
+        self.stale = 0 if better else self.stale + 1
+        return better
+
+    def why_ended(self, settings: TrainSettings) -> str | None:
+        """Return why there are no more epochs to come, in words for people; None if there are."""
+        if self.epoch >= settings.epochs:
+            return ""
+        if settings.patience and self.stale >= settings.patience:
+            best = self.epoch - self.stale
+            return (
+                f"stopped early: no better mIoU than {self.best:.4f}, of epoch {best}, for "
+                f"{self.stale} epochs"
+            )
+        return None
+
+
+def fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
+    """Return what may not change between a run and its continuation."""
+    sections = {"model": config.model, "train": config.train}
+    fixed = {
+        f"{section}.{key}": value
+        for section, settings in sections.items()
+        for key, value in settings.model_dump(mode="json", exclude=_FREE[section]).items()
+    }
+    digest = hashlib.sha256(tileset.model_dump_json().encode()).hexdigest()[:8]
+    return fixed | {"the tile set (checksum of tileset.json)": digest}
+
+
+def check_settings(
+    before: Mapping[str, Any], config: Config, tileset: TileSet, output: Path
+) -> None:
+    """Refuse to go on with other settings.
+
+    A setting that `before` does not know is newer than the run, whose version of cafe did what is
+    the default now.
+
+    Raises
+    ------
+    TrainingError
+        It names the first setting that differs.
+    """
+    unset = fixed_settings(Config(), tileset)
+    for key, now in fixed_settings(config, tileset).items():
+        if (then := before.get(key, unset[key])) != now:
+            raise TrainingError(
+                f"cannot resume {output}: {key} was {then}, now it is {now}; set it back, or start "
+                "anew with --overwrite"
+            )
+
+
+def with_batch_size(config: Config, size: int) -> Config:
+    """Return a config with another batch size."""
+    settings = config.train.model_copy(update={"batch_size": size})
+    return config.model_copy(update={"train": settings})
+
+
+def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
+    """Return the config of a run that goes on: with its batch size in the place of ``auto``.
+
+    Parameters
+    ----------
+    path : Path
+        The run's last checkpoint.
+    config : Config
+        Of now.
+    tileset : TileSet
+
+    Raises
+    ------
+    InputError
+        There is no checkpoint to go on from.
+    ModelFileError
+        It is damaged.
+    TrainingError
+        It is of a run with other settings.
+    """
+    if not path.exists():
+        raise InputError(f"cannot resume: {path.parent} holds no {path.name}")
+    values = model_file.read_training(path)
+    try:
+        before = values["settings"]
+        if config.train.batch_size == "auto":
+            config = with_batch_size(config, int(before["train.batch_size"]))
+        check_settings(before, config, tileset, path.parent)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
+    return config

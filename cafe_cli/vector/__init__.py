@@ -1,0 +1,1 @@
+"""Vector files, and what their features cover on the pixels of a raster."""

@@ -1,0 +1,401 @@
+"""Features of vector files on the pixels of a raster."""
+
+import difflib
+import functools
+import logging
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyogrio
+import pyogrio.raw
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from cafe_cli.errors import GridError, InputError, LabelError
+from cafe_cli.raster.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
+from cafe_cli.system.atomic_write import is_file_name
+from cafe_cli.vector.geometry import Geometries, mended, single_parts, snapped
+
+log = logging.getLogger("cafe")
+
+Value: TypeAlias = int | float | str | None
+Box: TypeAlias = tuple[float, float, float, float]
+
+_SUFFIXES = (
+    ".gpkg", ".shp", ".shz", ".geojson", ".json", ".geojsonl", ".geojsons", ".ndjson", ".topojson",
+    ".fgb", ".gml", ".kml", ".kmz", ".gdb", ".parquet", ".geoparquet", ".sqlite", ".tab", ".mif",
+    ".dxf", ".gpkg.zip", ".shp.zip", ".gdb.zip",
+)  # fmt: skip
+READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
+_EDGE = 1e-3  # pixels
+_LATTICE = 65  # points along a side
+_LONGEST = 10_000_000  # steps of all features together; beyond, coordinates are no coordinates
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a file that touch a raster, in the order of the file.
+
+    Attributes
+    ----------
+    path : str
+    geometries : ndarray of shapely geometries, (N,)
+        In pixel coordinates of the raster: (column, row), (0, 0) at the corner of its first pixel.
+    values : list, N
+        The attribute: None where it is null or blank; whole numbers are int.
+    """
+
+    path: str
+    geometries: Geometries
+    values: list[Value]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a vector file, as far as it is known without reading features."""
+
+    path: str
+    name: str
+    crs: CRS | None
+    columns: tuple[str, ...]
+
+
+def is_vector(path: str) -> bool:
+    """Whether a name is that of a vector file; a GeoPackage counts as one."""
+    plain = path.split("?")[0].rstrip("/").lower()
+    return plain.endswith(_SUFFIXES)
+
+
+def read_features(
+    path: str,
+    grid: Grid,
+    attribute: str | None = None,
+    layer: str | None = None,
+    *,
+    name: str = "the raster",
+    required: bool = True,
+) -> Features:
+    """Read the features of a vector file that touch a raster.
+
+    Parameters
+    ----------
+    path : str
+        A file, a URL or any name that GDAL opens as vectors, in any CRS.
+    grid : Grid
+        That of the raster.
+    attribute, layer : str, optional
+        Which ones; None where there is only one. Without attributes every value is None.
+    name : str
+        The raster in errors.
+    required : bool
+        Whether it is an error that no feature touches the raster.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or holds no vectors, or not the layer.
+    LabelError
+        It does not hold the attribute, or several and none is named.
+    GridError
+        A CRS on one side only, no transformation, or no feature that touches the raster.
+    """
+    source = find_layer(path, layer)
+    _check_crs(source, grid, name)
+    column = _find_column(source, attribute)
+    box = surroundings(grid, source.crs)
+    geometries, values = _read(source, column, box)
+    pixels = to_pixels(source, geometries, grid, box, name)
+    # Map sheets share their edges: what only touches the raster's edge from outside is not in it.
+    extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
+    shapely.prepare(extent)
+    inside = np.flatnonzero(shapely.intersects(extent, pixels))
+    if required and not len(inside):
+        refuse_empty(path, grid, layer, name)
+    return Features(path, pixels[inside], [values[i] for i in inside])
+
+
+def refuse_empty(
+    path: str, grid: Grid, layer: str | None, name: str, *, gaps: bool = False
+) -> None:
+    """Raise the error for a file of which no feature touches a raster.
+
+    With `gaps` only where its features are elsewhere altogether, as with a wrong CRS: a map may
+    have nothing to show on the ground of one scene.
+
+    Raises
+    ------
+    GridError
+        With both extents in the CRS of the raster where they share no ground.
+    """
+    source = find_layer(path, layer)
+    bounds = _info(path, source.name, force_total_bounds=True)["total_bounds"]
+    if bounds is None or not np.isfinite(bounds).all():
+        raise GridError(f"{path} has no feature with a geometry; check the file and its layer")
+    left, bottom, right, top = bounds
+    if source.crs and source.crs.is_geographic and np.abs(bounds).max() > 360:
+        raise GridError(
+            f"{path} is in {describe_crs(source.crs)}, but coordinates such as {left:.10g}, "
+            f"{bottom:.10g} are no degrees (GeoJSON is in EPSG:4326 unless it says otherwise); "
+            f"assign the right one, e.g. ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path}"
+        )
+    place = Affine(right - left, 0, left, 0, bottom - top, top)
+    check_overlap(path, Grid(source.crs, place, 1, 1), name, grid)
+    if not gaps:
+        raise GridError(
+            f"no feature of {path} lies inside {name}, although their extents overlap; check that "
+            "it is the file for this ground"
+        )
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn of something about a file that is opened several times."""
+    log.warning(message)
+
+
+def find_layer(path: str, layer: str | None) -> Layer:
+    """Look at the layer of a vector file that is named, or the only one that may hold features.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged; it has not that layer, or several.
+    """
+    local = is_file_name(path)
+    if local and not os.path.exists(path):
+        raise InputError(f"{path} does not exist")
+    try:
+        rows = pyogrio.list_layers(path).tolist()
+    except READ_ERRORS as error:
+        reason = _reason(error)
+        if ".gpkg" in path and "not recognized" in reason:
+            reason += "; if it holds rasters, make them GeoTIFFs with gdal_translate"
+        raise InputError(f"cannot open {path} as vectors: {reason}") from error
+    names = [str(name) for name, geometry in rows if geometry is not None]
+    listed = ", ".join(names)
+    if not names:
+        raise InputError(f"{path} has no layer with geometries")
+    if layer is None and len(names) > 1:
+        raise InputError(f"{path} has several layers, set labels.layer to one of: {listed}")
+    if layer is not None and layer not in names:
+        raise InputError(f"{path} has no layer {layer!r}; it has: {listed}")
+    info = _info(path, layer or names[0])
+    columns = tuple(str(c) for c in info["fields"])
+    return Layer(path, layer or names[0], _crs(path, info["crs"]), columns)
+
+
+def _info(path: str, layer: str, **options: bool) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = pyogrio.read_info(path, layer=layer, **options)
+    except READ_ERRORS as error:
+        raise _damaged(path, error) from error
+    return info
+
+
+def _crs(path: str, text: str | None) -> CRS | None:
+    """Return the CRS that pyogrio reports; a GeoPackage may say that it is undefined."""
+    if not text or '"Undefined ' in text[:40]:
+        return None
+    try:
+        return CRS.from_user_input(text)
+    except GDAL_ERRORS as error:
+        raise GridError(f"{path} has a CRS that cannot be read: {text[:80]}") from error
+
+
+def _check_crs(source: Layer, grid: Grid, name: str) -> None:
+    if source.crs is None and grid.crs is not None:
+        raise GridError(
+            f"{source.path} has no CRS while {name} is in {describe_crs(grid.crs)}; "
+            f"assign the right one, e.g. ogr2ogr -a_srs EPSG:CODE OUT.gpkg {source.path}"
+        )
+    if source.crs is not None and grid.crs is None:
+        raise GridError(
+            f"{name} has no CRS while {source.path} is in {describe_crs(source.crs)}; assign the "
+            "right one with scenes.crs or gdal_edit.py -a_srs EPSG:CODE FILE; features in the "
+            f"raster's own coordinates lose theirs with ogr2ogr -a_srs NONE OUT.shp {source.path}"
+        )
+
+
+def _find_column(source: Layer, attribute: str | None) -> str | None:
+    listed = ", ".join(source.columns)
+    if attribute is None and len(source.columns) > 1:
+        raise LabelError(
+            f"{source.path} has several attributes, set labels.attribute to the one that holds the "
+            f"class: {listed}"
+        )
+    if attribute is None:
+        return next(iter(source.columns), None)
+    if attribute not in source.columns:
+        near = difflib.get_close_matches(attribute, source.columns, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? It has: " if near else "it has: "
+        raise LabelError(
+            f"{source.path} has no attribute {attribute!r}; {hint}{listed or 'no attributes'}"
+        )
+    return attribute
+
+
+def _step(grid: Grid, crs: CRS | None, y: float) -> float:
+    """Return how far straight lines may run before they are bent, in units of a CRS.
+
+    Lines bend about as strongly as the earth: over 1000 m times the root of the pixel size in
+    metres they leave their chord by a fiftieth of a pixel.
+    """
+    return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)
+
+
+def surroundings(grid: Grid, crs: CRS | None) -> Box | None:
+    """Return a box in another CRS with a raster well inside it, None where it has no shape there.
+
+    Points all over the raster count, not its outline only: it may hold a pole.
+    """
+    ticks = np.linspace(0, 1, _LATTICE)
+    lattice = np.array(np.meshgrid(ticks * grid.width, ticks * grid.height)).reshape(2, -1)
+    points = _moved(_placed(grid.transform, lattice), grid.crs, crs)
+    if points is None:
+        return None
+    (left, bottom), (right, top) = points.min(axis=1).tolist(), points.max(axis=1).tolist()
+    margin = max(right - left, top - bottom) / _LATTICE + _step(grid, crs, (bottom + top) / 2)
+    return left - margin, bottom - margin, right + margin, top + margin
+
+
+def _read(source: Layer, column: str | None, box: Box | None) -> tuple[Geometries, list[Value]]:
+    """Read the features that touch a box; those without a geometry are left out."""
+    try:
+        _, _, wkb, data = pyogrio.raw.read(
+            source.path,
+            layer=source.name,
+            columns=[column] if column else [],
+            force_2d=True,
+            bbox=box,
+            datetime_as_string=True,
+        )
+    except READ_ERRORS as error:
+        raise _damaged(source.path, error) from error
+    given = np.flatnonzero([geometry is not None for geometry in wkb])
+    geometries = shapely.from_wkb(wkb[given], on_invalid="ignore")
+    kept = _sound(geometries)
+    broken = ~(kept | shapely.is_empty(geometries))
+    if broken.any():
+        warn_once(f"{source.path}: {broken.sum()} features with broken geometries are left out")
+    values = data[0].tolist() if column else [None] * len(wkb)
+    return geometries[kept], [_plain(values[i]) for i in given[kept]]
+
+
+def _sound(geometries: Geometries) -> NDArray[np.bool_]:
+    """Return which geometries are there, with something in them, and finite."""
+    sound: NDArray[np.bool_] = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    xy, index = shapely.get_coordinates(geometries, return_index=True)
+    sound[index[~np.isfinite(xy).all(axis=1)]] = False
+    return sound
+
+
+def _plain(value: object) -> Value:
+    """Return a number or a text for what a column of any type holds, None for nothing."""
+    if isinstance(value, float):
+        whole = int(value) if value.is_integer() else value
+        return None if math.isnan(value) else whole
+    if isinstance(value, int):
+        return int(value)  # True is 1
+    return None if value is None else str(value).strip() or None
+
+
+def to_pixels(
+    source: Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+) -> Geometries:
+    """Bring geometries onto a grid; in another CRS, what lies outside the box is cut off."""
+    if source.crs is not None and source.crs != grid.crs:
+        geometries = _transformed(source, geometries, grid, box, name)
+    pixels = _placed(~grid.transform, shapely.get_coordinates(geometries).T)
+    return snapped(shapely.set_coordinates(geometries, pixels.T))
+
+
+def _transformed(
+    source: Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+) -> Geometries:
+    parts, whole = single_parts(geometries)
+    if box:
+        parts, whole = _clipped(parts, whole, box)
+    ys = (box[1], box[3]) if box else shapely.total_bounds(geometries)[[1, 3]]
+    step = _step(grid, source.crs, float(np.mean(ys)))
+    if shapely.length(parts).sum() > _LONGEST * step:
+        raise _far_off(source, grid, name)
+    parts = _segmented(parts, step)
+    moved = _moved(shapely.get_coordinates(parts).T, source.crs, grid.crs)
+    if moved is None:
+        raise _far_off(source, grid, name)
+    return _joined(shapely.set_coordinates(parts, moved.T), whole, len(geometries))
+
+
+def _far_off(source: Layer, grid: Grid, name: str) -> GridError:
+    return GridError(
+        f"cannot transform {source.path} from {describe_crs(source.crs)} to "
+        f"{describe_crs(grid.crs)}, the CRS of {name}; check its CRS and cut away what lies far off"
+    )
+
+
+def _clipped(
+    parts: Geometries, source: NDArray[np.int64], box: Box
+) -> tuple[Geometries, NDArray[np.int64]]:
+    """Cut off what lies outside a box: a continent has no place in the projection of a county."""
+    low, high = np.hsplit(shapely.bounds(parts), 2)
+    beyond = ((low < box[:2]) | (high > box[2:])).any(axis=1)
+    found, index = single_parts(shapely.intersection(mended(parts[beyond]), shapely.box(*box)))
+    alike = shapely.get_dimensions(found) == shapely.get_dimensions(parts[beyond])[index]
+    parts = np.concatenate([parts[~beyond], found[alike]])
+    source = np.concatenate([source[~beyond], source[beyond][index[alike]]])
+    order = np.argsort(source, kind="stable")
+    return parts[order], source[order]
+
+
+def _segmented(parts: Geometries, step: float) -> Geometries:
+    """Divide long edges. Shapely alone would mend what overlaps itself: bow ties lose a wing."""
+    parts, areas = parts.copy(), shapely.get_dimensions(parts) == 2
+    rings, index = shapely.get_rings(parts[areas], return_index=True)
+    parts[areas] = shapely.polygons(shapely.segmentize(rings, step), indices=index)
+    parts[~areas] = shapely.segmentize(parts[~areas], step)
+    return parts
+
+
+def _joined(parts: Geometries, source: NDArray[np.int64], count: int) -> Geometries:
+    """Put parts together again, each with those of the same source; some may have lost all."""
+    whole = np.full(count, shapely.GeometryCollection(), object)
+    used, index, many = np.unique(source, return_inverse=True, return_counts=True)
+    whole[used] = shapely.geometrycollections(parts, indices=index)
+    alone = many == 1
+    whole[used[alone]] = parts[alone[index]]
+    return whole
+
+
+def _moved(
+    points: NDArray[np.float64], crs: CRS | None, target: CRS | None
+) -> NDArray[np.float64] | None:
+    """Transform points (2, N) between CRSs; None where one of them has no place in the other."""
+    if crs == target:
+        return points
+    try:
+        moved = np.array(transform(crs, target, *points))
+    except GDAL_ERRORS:
+        return None
+    # GDAL complains of the first twenty only; the others become infinite without a word.
+    return moved if np.isfinite(moved).all() else None
+
+
+def _placed(place: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Transform points (2, N)."""
+    x, y = points
+    return np.stack([place.a * x + place.b * y + place.c, place.d * x + place.e * y + place.f])
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    return InputError(f"cannot read {path}: {_reason(error)}; the file is truncated or damaged")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).split("; It might help")[0].rstrip(".;")

@@ -1,0 +1,108 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cafe_cli.config.schema import HeightSettings, PredictSettings
+from cafe_cli.errors import ConfigError
+from cafe_cli.inference.engines import onnx
+from cafe_cli.inference.ensemble import Ensemble, choose_engine
+from cafe_cli.inference.tiling import Slide
+from cafe_cli.model import model_file
+from cafe_cli.raster.window import Window
+from tests.support.engines import TABLE, card_of, tiny_model
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+
+
+def saved(folder, name, network=None, **card):
+    network = network or tiny_model()
+    path = folder / f"{name}.safetensors"
+    model_file.save(path, network, card_of(network, **card))
+    return path
+
+
+def test_models_that_belong_together(tmp_path):
+    paths = [
+        saved(tmp_path, "a"),
+        saved(tmp_path, "b", tiny_model(1)),
+        saved(tmp_path, "c", tiny_model(heights=False)),
+    ]
+    ensemble = Ensemble.load(paths)
+    assert ensemble.has_height
+    assert ensemble.names == "a.safetensors, b.safetensors, c.safetensors"
+    hashes = list(ensemble.made_of().values())
+    assert len(set(hashes)) == 3
+    assert Ensemble.load(paths[:1]).made_of() == dict([next(iter(ensemble.made_of().items()))])
+    assert not Ensemble.load(paths[2:]).has_height
+
+
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        ({"classes": [c | {"name": f"my {c['name']}"} for c in TABLE.as_json()]}, "classes my"),
+        ({"gsd": 0.2}, r"GSD 0\.2 m and 0\.5 m"),
+        ({"dtype": "uint16"}, "data type uint16 and uint8"),
+        ({"band_names": ("nir", "red", "green")}, "bands nir, red, green and red, green, blue"),
+        ({"height": HeightSettings(kind="dsm")}, "heights kind='dsm'"),
+    ],
+)
+def test_models_that_do_not(tmp_path, card, says):
+    paths = [saved(tmp_path, "a"), saved(tmp_path, "b", **card)]
+    with pytest.raises(ConfigError, match=rf"b\.safetensors cannot be averaged with .*: {says}"):
+        Ensemble.load(paths)
+
+
+@pytest.mark.parametrize(
+    ("given", "window", "overlap"),
+    [({"window": 128}, 128, None), ({"window": 128, "overlap": 0}, 128, 0)],
+)
+def test_slides_as_asked(given, window, overlap):
+    ensemble = Ensemble((), (), (SimpleNamespace(window=64, architecture={}),))
+    slide = ensemble.slide(PredictSettings(**given), Window(0, 0, 500, 500))
+    assert slide.window == window
+    assert overlap is None or slide.overlap == overlap
+    assert slide.overlap % 32 == 0
+
+
+@pytest.mark.parametrize("trained", [32, 64, 96, 250, 256, 512])
+def test_windows_of_a_model_whose_attention_has_no_bounds_are_those_of_its_training(trained):
+    card = SimpleNamespace(window=trained, architecture={"attention": 0})
+    slide = Ensemble((), (), (card,)).slide(PredictSettings(), Window(0, 0, 5000, 5000))
+    assert trained <= slide.window < trained + 32
+    assert slide.window % 32 == slide.step % 32 == 0
+
+
+def test_windows_of_a_model_whose_attention_is_bounded_suit_the_scene():
+    ensemble = Ensemble((), (), (SimpleNamespace(window=256, architecture={"attention": 512}),))
+    for scene in (Window(0, 0, 6000, 6000), Window(0, 0, 1994, 4332)):
+        slide = ensemble.slide(PredictSettings(), scene)
+        assert slide.window >= 768
+        assert slide.computed(scene) < 1.31 * scene.width * scene.height
+    given = ensemble.slide(PredictSettings(overlap=256), Window(0, 0, 6000, 6000))
+    assert given.overlap == 256
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_engines(monkeypatch, there):
+    monkeypatch.setattr(onnx, "available", lambda: there)
+    assert choose_engine("torch", [CPU], 1000) == "torch"
+    assert choose_engine("onnx", [CPU], 1) == "onnx"
+    assert choose_engine("auto", [CPU], 1000) == ("onnx" if there else "torch")
+    assert choose_engine("auto", [CPU], 2) == "torch"
+    assert choose_engine("auto", [GPU], 1000) == "torch"
+    with pytest.raises(ConfigError, match="is for CPUs: add --device cpu"):
+        choose_engine("onnx", [GPU], 1000)
+
+
+@pytest.mark.parametrize("heights", [True, False])
+def test_both_engines_agree(tmp_path, heights):
+    from tests.inference.test_forward import patch
+
+    ensemble = Ensemble.load([saved(tmp_path, "a", tiny_model(heights=heights))])
+    settings = PredictSettings(tta="flips", scales=(0.5, 1.0))
+    both = [
+        ensemble.ready(settings, Slide(64, 32), CPU, engine)([patch()])
+        for engine in ("torch", "onnx")
+    ]
+    assert torch.allclose(*both, atol=1e-4)

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cafe_cli.inference.forward import Forward, View, in_view, to_batch, views
+from cafe_cli.scenes.scene import Patch
+from tests.support.engines import tiny_model
+
+CPU = torch.device("cpu")
+SIZE = 64
+
+
+def patch(seed: int = 0, dtype="uint8", valid=None) -> Patch:
+    random = np.random.default_rng(seed)
+    optical = random.integers(0, 200, (3, SIZE, SIZE)).astype(dtype)
+    everywhere = np.ones((SIZE, SIZE), bool)
+    height = random.normal(5, 3, (SIZE, SIZE)).astype(np.float32)
+    return Patch(optical, everywhere if valid is None else valid, height, everywhere)
+
+
+def pixelwise(optical, optical_valid, height, height_valid):
+    return torch.cat([optical, height], dim=1) / 50
+
+
+@pytest.mark.parametrize(("kind", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
+def test_views_are_different_and_can_be_undone(kind, count):
+    seen = views(kind)
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    shown = {tuple(view.show(x).flatten().tolist()) for view in seen}
+    assert len(seen) == len(shown) == count
+    assert all(torch.equal(view.restore(view.show(x)), x) for view in seen)
+
+
+def test_scales_multiply_views():
+    seen = views("flips", (0.5, 1.0))
+    assert len(seen) == 8
+    assert {view.side(64) for view in seen} == {32, 64}
+    assert View(scale=0.75).side(512) == 384
+    assert View(scale=0.1).side(64) == 32
+
+
+@pytest.mark.parametrize("kind", ["none", "flips", "d4"])
+def test_views_of_a_network_that_looks_at_one_pixel_change_nothing(kind):
+    plain = Forward([pixelwise], CPU, 2)([patch(0), patch(1)])
+    seen = Forward([pixelwise], CPU, 2, views(kind))([patch(0), patch(1)])
+    assert torch.allclose(plain, seen, atol=1e-6)
+    want = np.concatenate([patch(1).optical, patch(1).height[None]]) / 50
+    assert torch.allclose(plain[1], torch.from_numpy(want).float().softmax(0), atol=1e-6)
+
+
+def test_turned_input_gives_turned_output():
+    """With all symmetries averaged, it does not matter how a scene lies."""
+    network = tiny_model()
+    one = patch()
+    turned = Patch(*(np.rot90(a, 1, (-2, -1)).copy() for a in one))
+    forward = Forward([network], CPU, 1, views("d4"))
+    a, b = forward([one])[0], forward([turned])[0]
+    assert torch.allclose(torch.rot90(a, 1, (-2, -1)), b, atol=1e-5)
+    alone = Forward([network], CPU, 1)
+    assert not torch.allclose(
+        torch.rot90(alone([one])[0], 1, (-2, -1)), alone([turned])[0], atol=1e-4
+    )
+
+
+def test_models_are_averaged():
+    networks = [tiny_model(seed) for seed in (0, 1)]
+    each = [Forward([network], CPU, 1)([patch()]) for network in networks]
+    both = Forward(networks, CPU, 1)([patch()])
+    assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+    assert torch.allclose(both.sum(dim=1), torch.ones(1, SIZE, SIZE), atol=1e-5)
+
+
+def test_scaled_views_bring_back_what_is_smooth():
+    ramp = np.tile(np.linspace(0, 100, SIZE, dtype=np.float32), (3, SIZE, 1))
+    everywhere = np.ones((SIZE, SIZE), bool)
+    one = Patch(ramp, everywhere, ramp[0] / 10, everywhere)
+    plain = Forward([pixelwise], CPU, 1)([one])
+    scaled = Forward([pixelwise], CPU, 1, views("none", (0.5, 2.0)))([one])
+    assert scaled.shape == plain.shape
+    assert (scaled - plain).abs().max() < 0.01
+
+
+def test_scaling_never_mixes_in_what_is_not_valid():
+    valid = np.ones((SIZE, SIZE), bool)
+    valid[:, 32:] = False
+    one = patch(dtype="float32", valid=valid)
+    one.optical[:] = 80
+    one.optical[:, :, 32:] = np.nan
+    shown = in_view(to_batch([one], 1, CPU), View(scale=1.5))
+    assert shown.optical.shape == (1, 3, 96, 96)
+    assert shown.optical_valid[0, :, :48].all()
+    assert not shown.optical_valid[0, :, 49:].any()
+    inside = shown.optical[0][:, shown.optical_valid[0]]
+    assert torch.allclose(inside, torch.tensor(80.0), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "float64"])
+def test_pixels_travel_raw(dtype):
+    batch = to_batch([patch(dtype=dtype)], 3, CPU)
+    assert batch.optical.shape == (3, 3, SIZE, SIZE)
+    assert np.array_equal(batch.optical[0].float().numpy(), patch(dtype=dtype).optical)
+    assert not batch.optical_valid[1:].any()
+    assert batch.optical.element_size() <= max(np.dtype(dtype).itemsize, 4)
+
+
+def test_batches_have_a_fixed_shape():
+    shapes = []
+
+    def network(optical, *_):
+        shapes.append(tuple(optical.shape))
+        return optical
+
+    forward = Forward([network], CPU, 4)
+    starts = [
+        (start, len(scores)) for start, scores in forward.batches([patch(i) for i in range(6)])
+    ]
+    assert starts == [(0, 4), (4, 2)]
+    assert set(shapes) == {(4, 3, SIZE, SIZE)}
+
+
+def test_scores_do_not_depend_on_the_rest_of_the_batch():
+    forward = Forward([tiny_model()], CPU, 3)
+    alone = forward([patch(5)])[0]
+    assert torch.equal(forward([patch(5), patch(1), patch(2)])[0], alone)
+
+
+class Hungry:
+    """A network that wants more memory than there is for so many windows."""
+
+    def __init__(self, most: int, says: str = "CUDA out of memory. Tried to allocate") -> None:
+        self.most, self.says = most, says
+
+    def __call__(self, optical, *_):
+        if len(optical) > self.most:
+            raise RuntimeError(self.says)
+        return F.relu(optical)
+
+
+@pytest.mark.parametrize(
+    "says", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_out_of_memory_halves_the_batch_once(caplog, says):
+    patches = [patch(i) for i in range(5)]
+    forward = Forward([Hungry(2, says)], CPU, 4)
+    with caplog.at_level("WARNING", logger="cafe"):
+        parts = [scores for _, scores in forward.batches(patches)]
+    assert torch.equal(
+        torch.cat(parts), torch.cat([s for _, s in Forward([Hungry(9)], CPU, 2).batches(patches)])
+    )
+    assert [r.getMessage() for r in caplog.records] == [
+        "out of memory: going on with --batch-size 2"
+    ]
+    with pytest.raises(RuntimeError, match="memory"):
+        list(Forward([Hungry(1, says)], CPU, 4).batches(patches))
+    with pytest.raises(RuntimeError, match="memory"):
+        list(Forward([Hungry(0, says)], CPU, 1).batches(patches))
+
+
+def test_other_errors_are_not_swallowed():
+    with pytest.raises(RuntimeError, match="shape"):
+        list(Forward([Hungry(1, "shape mismatch")], CPU, 4).batches([patch(), patch()]))

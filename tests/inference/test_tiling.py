@@ -1,0 +1,113 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cafe_cli.errors import ConfigError
+from cafe_cli.inference import tiling
+from cafe_cli.inference.tiling import STRIDE, Slide, divide, fitting, runs, usual_overlap
+from cafe_cli.raster.window import Window, offsets
+
+
+@pytest.mark.parametrize(("window", "step"), [(500, 250), (512, 412), (512, 0), (64, 96), (48, 32)])
+def test_slides_off_the_stride(window, step):
+    with pytest.raises(ConfigError, match=r"multiples of 32 .* e\.g\. --window \d+ --overlap"):
+        Slide(window, step)
+
+
+@st.composite
+def plans(draw):
+    window = draw(st.integers(1, 5))
+    slide = Slide(window * STRIDE, draw(st.integers(1, window)) * STRIDE)
+    width, height = draw(st.integers(1, 700)), draw(st.integers(1, 700))
+    col, row = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    area = Window(col, row, draw(st.integers(1, width - col)), draw(st.integers(1, height - row)))
+    return Window(0, 0, width, height), area, slide, draw(st.integers(1, 400_000))
+
+
+@given(plans(), st.integers(1, 100_000))
+def test_strips_cover_an_area_and_know_their_windows(plan, strip):
+    scene, area, slide, scores = plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling, "_MEMORY", scores)
+        patch.setattr(tiling, "_STRIP", strip)
+        strips = divide(scene, area, slide, 3)
+    times = np.zeros((scene.height, scene.width), int)
+    for one in strips:
+        times[one.extent.slices()] += 1
+        band = one.band
+        columns = offsets(scene.width, slide.window, slide.step)
+        rows = offsets(scene.height, slide.window, slide.step)
+        touching = [c for c in columns if c < band.last and c + slide.window > band.first]
+        assert list(band.columns) == touching
+        # Every row of windows that has a part in these pixels is run, and in order.
+        needed = [r for r in rows if r < one.bottom and r + slide.window > one.top]
+        assert [*one.before, *one.rows] == needed
+        # Nothing is final before the last window that touches it.
+        ends = 0
+        for row, top, bottom in one.finished():
+            assert one.top <= top < bottom <= one.bottom
+            assert all(r <= row or r >= bottom for r in rows)
+            assert row <= top
+            assert bottom <= row + slide.window
+            assert not ends or top == ends
+            ends = bottom
+        assert ends == one.bottom
+    inside = np.zeros_like(times)
+    inside[area.slices()] = 1
+    assert np.array_equal(times, inside)
+
+
+@given(plans(), st.integers(1, 5))
+def test_runs_are_strips_below_each_other(plan, most):
+    scene, area, slide, _ = plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling, "_STRIP", 1)
+        strips = divide(scene, area, slide, 3)
+    for limit in (None, most):
+        groups = list(runs(strips, limit))
+        assert [strip for group in groups for strip in group] == strips
+        for group in groups:
+            assert len(group) <= (limit or len(group))
+            pairs = itertools.pairwise(group)
+            assert all(b.top == a.bottom and b.band == a.band for a, b in pairs)
+    gaps = [strip for index, strip in enumerate(strips) if index != 1]
+    assert [strip for group in runs(gaps) for strip in group] == gaps
+
+
+def test_memory_of_a_band_is_bounded():
+    scene = Window(0, 0, 1_000_000, 1_000)
+    strips = divide(scene, scene, Slide(512, 256), 6)
+    widest = max(strip.extent.width for strip in strips)
+    assert 20 * 512 * widest <= tiling._MEMORY
+    assert len(strips) < 1000
+
+
+SCENES = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)).map(lambda n: Window(0, 0, *n))
+
+
+@given(SCENES, st.integers(32, 1500))
+def test_a_slide_for_a_scene(scene, trained):
+    slide = fitting(scene, trained)
+    assert slide.window <= max(1280, trained + 31)
+    assert slide.overlap == usual_overlap(slide.window)
+    # No other choice from there on computes less.
+    others = [
+        Slide(w, w - usual_overlap(w)) for w in range(slide.window, max(1280, trained) + 32, 32)
+    ]
+    assert slide.computed(scene) == min(other.computed(scene) for other in others)
+    if min(scene.width, scene.height) > 1500:
+        assert slide.window >= 768
+
+
+def test_slides_waste_little_on_large_scenes():
+    for side in (2000, 6000, 12_000, 30_000):
+        scene = Window(0, 0, side, side)
+        assert fitting(scene, 256).computed(scene) < 1.31 * side * side
+
+
+def test_an_overlap_that_leaves_nothing():
+    with pytest.raises(ConfigError, match="overlap 1280 leaves nothing"):
+        fitting(Window(0, 0, 9000, 9000), 256, 1280)

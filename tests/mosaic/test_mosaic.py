@@ -1,0 +1,634 @@
+import json
+import logging
+import shutil
+import subprocess
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.transform import from_origin
+
+from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.errors import (
+    BandError,
+    CafeError,
+    ConfigError,
+    GridError,
+    InputError,
+    LabelError,
+    OutputError,
+)
+from cafe_cli.mosaic import mosaic as engine
+from cafe_cli.mosaic.grid import Target
+from cafe_cli.mosaic.mosaic import METHODS, Confidences, mosaic
+from cafe_cli.raster import reader, warp, writer
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.reader import open_raster
+from cafe_cli.raster.warp import aligned, read_aligned
+from cafe_cli.raster.window import Window
+from cafe_cli.raster.writer import _to_cog, create_cog, read_classes, write_geotiff
+
+UTM = CRS.from_epsg(32632)
+TABLE = ClassTable(
+    (
+        LandClass(0, "ground", "#808080"),
+        LandClass(1, "tree", "#00ff00"),
+        LandClass(2, "building", "#0000ff"),
+    )
+)
+LATTICE = Grid(UTM, from_origin(500_000.1, 5_200_000.3, 0.2, 0.2), 1, 1)
+_ = 255
+
+
+def at(col: int, row: int, array) -> Grid:
+    """Place an array at a pixel of the common lattice."""
+    return LATTICE.at(Window(col, row, array.shape[1], array.shape[0]))
+
+
+def write(path: Path, array, grid: Grid, classes: ClassTable | None = TABLE) -> str:
+    with create_cog(path, grid, True, classes) as dataset:
+        dataset.write(array, 1)
+    return str(path)
+
+
+def write_quickly(path: Path, array, grid: Grid) -> str:
+    """Write what `write` does, less overviews and colours: for tests with many inputs."""
+    profile = {"crs": grid.crs, "transform": grid.transform, "nodata": 255, "dtype": "uint8"}
+    size = {"width": grid.width, "height": grid.height, "count": 1}
+    with rasterio.open(path, "w", driver="GTiff", **profile, **size) as dataset:
+        dataset.write(array, 1)
+        dataset.update_tags(CLASSES=json.dumps(TABLE.as_json()))
+    return str(path)
+
+
+def write_row(path: Path, col: int, *values: int, classes: ClassTable | None = TABLE) -> str:
+    array = np.array([values], np.uint8)
+    return write(path, array, at(col, 0, array), classes)
+
+
+def read(path: Path):
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def grid_of(path: Path) -> Grid:
+    with rasterio.open(path) as dataset:
+        return Grid.of(dataset)
+
+
+def random_labels(seed: int, height: int, width: int):
+    rng = np.random.default_rng(seed)
+    return np.array([0, 1, 2, 255], np.uint8)[rng.integers(0, 4, (height, width))]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Three inputs that overlap: columns 0 to 5, 2 to 7 and 2 to 8."""
+    return [
+        write_row(tmp_path / "a.tif", 0, 0, 0, 0, 1, _, 2),
+        write_row(tmp_path / "b.tif", 2, 1, 1, 1, _, 1, 0),
+        write_row(tmp_path / "c.tif", 2, 2, 2, 1, _, 2, _, 2),
+    ]
+
+
+@pytest.fixture
+def confidences(tmp_path):
+    return (
+        write_row(tmp_path / "ca.tif", 0, 90, 10, 50, 30, 99, 20, classes=None),
+        write_row(tmp_path / "cb.tif", 2, 50, 60, 70, 99, _, 0, classes=None),
+        write_row(tmp_path / "cc.tif", 2, 40, 61, 80, 99, 0, 55, _, classes=None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "expected", "confidence"),
+    [
+        ("first", [0, 0, 0, 1, 1, 2, 1, 0, 2], [90, 10, 50, 60, 80, 20, _, 0, _]),
+        ("last", [0, 0, 2, 2, 1, 2, 2, 0, 2], [90, 10, 40, 61, 80, 20, 0, 0, _]),
+        ("majority", [0, 0, 0, 1, 1, 2, 1, 0, 2], [90, 10, 50, 60, 80, 20, _, 0, _]),
+        ("confidence", [0, 0, 0, 2, 1, 2, 2, 0, 2], [90, 10, 50, 61, 80, 20, 0, 0, _]),
+    ],
+)
+def test_each_method_by_hand(tmp_path, rows, confidences, method, expected, confidence):
+    output, beside = tmp_path / "out.tif", tmp_path / "out_confidence.tif"
+    mosaic(rows, output, method=method, confidences=Confidences(confidences, beside))
+    assert read(output)[0].tolist() == expected
+    assert read(beside)[0].tolist() == confidence
+    assert grid_of(output).same_pixels(LATTICE.at(Window(0, 0, 9, 1)))
+    assert grid_of(beside).same_pixels(grid_of(output))
+
+
+def test_a_majority_of_later_inputs_wins_and_ties_go_to_the_first(tmp_path):
+    inputs = [
+        write_row(tmp_path / "a.tif", 0, 2, 2, _, _),
+        write_row(tmp_path / "b.tif", 0, 1, 1, 1, _),
+        write_row(tmp_path / "c.tif", 0, 1, 0, 0, _),
+        write_row(tmp_path / "d.tif", 0, _, 0, 0, _),
+    ]
+    mosaic(inputs, tmp_path / "out.tif")
+    assert read(tmp_path / "out.tif")[0].tolist() == [1, 0, 0, _]
+    mosaic(inputs[::-1], tmp_path / "reversed.tif", method="majority")
+    assert read(tmp_path / "reversed.tif")[0].tolist() == [1, 0, 0, _]
+    mosaic([inputs[2], inputs[0]], tmp_path / "tie.tif")
+    assert read(tmp_path / "tie.tif")[0].tolist() == [1, 0, 0, _]
+    mosaic([inputs[0], inputs[2]], tmp_path / "tie_reversed.tif")
+    assert read(tmp_path / "tie_reversed.tif")[0].tolist() == [2, 2, 0, _]
+
+
+def brute_force(pieces, shape, method):
+    """Return labels and confidence pixel by pixel from (col, row, labels, confidence)."""
+    labels, confidence = np.full(shape, 255, np.uint8), np.full(shape, 255, np.uint8)
+    for row, col in np.ndindex(shape):
+        votes = [
+            (
+                int(a[row - r, col - c]),
+                -1 if k[row - r, col - c] == 255 else int(k[row - r, col - c]),
+            )
+            for c, r, a, k in pieces
+            if 0 <= row - r < a.shape[0] and 0 <= col - c < a.shape[1]
+        ]
+        votes = [vote for vote in votes if vote[0] != 255]
+        if not votes:
+            continue
+        count = Counter(label for label, _ in votes)
+        winner = {
+            "first": votes[0],
+            "last": votes[-1],
+            "majority": max(votes, key=lambda vote: count[vote[0]]),
+            "confidence": max(votes, key=lambda vote: vote[1]),
+        }[method][0]
+        best = max(known for label, known in votes if label == winner)
+        labels[row, col], confidence[row, col] = winner, 255 if best < 0 else best
+    return labels, confidence
+
+
+@st.composite
+def placed_pieces(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    pieces = []
+    for _i in range(draw(st.integers(1, 6))):
+        height, width = draw(st.integers(1, 23)), draw(st.integers(1, 23))
+        labels = np.array([0, 1, 2, 255], np.uint8)[rng.integers(0, 4, (height, width))]
+        confidence = rng.integers(0, 5, (height, width)).astype(np.uint8) * 25
+        confidence[rng.random((height, width)) < 0.1] = 255
+        pieces.append((draw(st.integers(-9, 20)), draw(st.integers(-9, 20)), labels, confidence))
+    return pieces
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    pieces=placed_pieces(),
+    method=st.sampled_from(sorted(METHODS)),
+    window=st.sampled_from([5, 16, 1024]),
+    samples=st.sampled_from([100, 10**6]),
+)
+def test_every_method_agrees_with_looking_at_each_pixel(
+    tmp_path_factory, pieces, method, window, samples
+):
+    folder = tmp_path_factory.mktemp("pieces")
+    left, top = min(p[0] for p in pieces), min(p[1] for p in pieces)
+    shape = (
+        max(r + a.shape[0] for _c, r, a, _k in pieces) - top,
+        max(c + a.shape[1] for c, _r, a, _k in pieces) - left,
+    )
+    inputs = [
+        write_quickly(folder / f"{i}.tif", a, at(c, r, a)) for i, (c, r, a, _k) in enumerate(pieces)
+    ]
+    known = tuple(
+        write_quickly(folder / f"c{i}.tif", k, at(c, r, k))
+        for i, (c, r, _a, k) in enumerate(pieces)
+    )
+    output, beside = folder / "out.tif", folder / "confidence.tif"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_WINDOW", window)
+        patch.setattr(engine, "_SAMPLES", samples)
+        mosaic(inputs, output, method=method, confidences=Confidences(known, beside))
+    moved = [(c - left, r - top, a, k) for c, r, a, k in pieces]
+    labels, confidence = brute_force(moved, shape, method)
+    assert np.array_equal(read(output), labels)
+    assert np.array_equal(read(beside), confidence)
+    assert grid_of(output).same_pixels(LATTICE.at(Window(left, top, shape[1], shape[0])))
+    shutil.rmtree(folder)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    step=st.integers(20, 70),
+    overlap=st.integers(0, 25),
+    order=st.randoms(use_true_random=False),
+    method=st.sampled_from(["first", "last", "majority"]),
+)
+def test_what_was_cut_up_is_put_together_again(
+    tmp_path_factory, height, width, step, overlap, order, method
+):
+    folder = tmp_path_factory.mktemp("cuts")
+    whole = random_labels(height * 1000 + width, height, width)
+    inputs = []
+    for row in range(0, height, step):
+        for col in range(0, width, step):
+            piece = whole[row : row + step + overlap, col : col + step + overlap]
+            inputs.append(write_quickly(folder / f"{row}_{col}.tif", piece, at(col, row, piece)))
+    order.shuffle(inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_WINDOW", 64)
+        mosaic(inputs, folder / "out.tif", method=method)
+    assert np.array_equal(read(folder / "out.tif"), whole)
+    assert grid_of(folder / "out.tif").same_pixels(at(0, 0, whole))
+    shutil.rmtree(folder)
+
+
+def test_bytes_do_not_depend_on_the_windows(tmp_path, monkeypatch):
+    a, b = random_labels(1, 700, 900), random_labels(2, 600, 300)
+    b[:, :64] = 255
+    inputs = [
+        write(tmp_path / "a.tif", a, at(0, 0, a)),
+        write(tmp_path / "b.tif", b, at(1300, 500, b)),
+    ]
+    results = []
+    for window, samples in ((1024, 10**9), (512, 10**9), (2048, 50_000), (200, 10**9)):
+        monkeypatch.setattr(engine, "_WINDOW", window)
+        monkeypatch.setattr(engine, "_SAMPLES", samples)
+        mosaic(inputs, tmp_path / "out.tif", overwrite=True)
+        results.append((tmp_path / "out.tif").read_bytes())
+    assert len(set(results)) == 1
+
+
+def test_an_input_in_another_crs_is_brought_over_by_nearest_neighbour(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_WINDOW", 64)
+    base, other = random_labels(3, 50, 60), random_labels(4, 120, 130)
+    swiss = CRS.from_epsg(2056)
+    grid = Grid(swiss, from_origin(2_600_000, 1_200_000, 0.5, 0.5), 130, 120)
+    west, _s, _e, north = Grid(UTM, *_warped(grid)).bounds
+    place = Grid(UTM, from_origin(west + 9.7, north - 9.3, 0.4, 0.4), 60, 50)
+    inputs = [write(tmp_path / "a.tif", base, place), write(tmp_path / "b.tif", other, grid)]
+    mosaic(inputs, tmp_path / "out.tif", method="first")
+    result = grid_of(tmp_path / "out.tif")
+    with (
+        open_raster(inputs[1]) as dataset,
+        aligned(dataset, result, Resampling.nearest) as view,
+    ):
+        values, valid = read_aligned(view, result.extent)
+    expected = np.where(valid, values[0], np.uint8(255))
+    col, row = (round(v) for v in ~result.transform @ (place.transform.c, place.transform.f))
+    inside = (slice(row, row + 50), slice(col, col + 60))
+    expected[inside] = np.where(base == 255, expected[inside], base)
+    assert result.crs == UTM
+    assert np.array_equal(read(tmp_path / "out.tif"), expected)
+    labelled = (expected != 255).sum() * 0.4**2
+    assert labelled == pytest.approx((other != 255).sum() * 0.5**2, rel=0.05)
+    # Nothing was cut off, nothing added: the corners of the turned raster are at the edges.
+    for edge in (expected[:3], expected[-3:], expected[:, :3], expected[:, -3:]):
+        assert (edge != 255).any()
+
+
+def _warped(grid: Grid):
+    from rasterio.warp import calculate_default_transform
+
+    return calculate_default_transform(grid.crs, UTM, grid.width, grid.height, *grid.bounds)
+
+
+def test_pieces_in_another_crs_leave_no_seams(tmp_path):
+    whole = random_labels(5, 300, 300)
+    whole[whole == 255] = 0
+    lattice = Grid(CRS.from_epsg(2056), from_origin(2_600_000, 1_200_000, 0.5, 0.5), 300, 300)
+    inputs = []
+    for row in range(0, 300, 100):
+        for col in range(0, 300, 100):
+            window = Window(col, row, 100, 100)
+            piece = whole[window.slices()]
+            inputs.append(write(tmp_path / f"{row}_{col}.tif", piece, lattice.at(window)))
+    like = write(tmp_path / "like.tif", whole, Grid(UTM, *_warped(lattice)))
+    mosaic(inputs, tmp_path / "pieces.tif", target=Target(like=like))
+    mosaic(
+        [write(tmp_path / "whole.tif", whole, lattice)],
+        tmp_path / "out.tif",
+        target=Target(like=like),
+    )
+    assert np.array_equal(read(tmp_path / "pieces.tif"), read(tmp_path / "out.tif"))
+
+
+def test_without_crs_pixel_coordinates_are_the_plane(tmp_path):
+    a, b = random_labels(6, 8, 9), random_labels(7, 8, 9)
+    plane = Grid(None, from_origin(0, 0, 1, 1), 9, 8)
+    inputs = [write(tmp_path / "a.tif", a, plane)]
+    inputs.append(write(tmp_path / "b.tif", b, plane.at(Window(9, 0, 9, 8))))
+    half = Grid(None, from_origin(18, 0, 0.5, 0.5), 9, 8)
+    inputs.append(write(tmp_path / "c.tif", a, half))
+    mosaic(inputs, tmp_path / "out.tif")
+    result = read(tmp_path / "out.tif")
+    assert result.shape == (8, 23)
+    assert np.array_equal(result[:, :18], np.hstack([a, b]))
+    assert (result[4:, 18:] == 255).all()
+
+
+def test_resolution_bounds_and_like_choose_the_grid(tmp_path):
+    a = random_labels(8, 40, 50)
+    path = write(tmp_path / "a.tif", a, at(0, 0, a))
+    left, bottom, right, top = at(0, 0, a).bounds
+
+    mosaic([path], tmp_path / "fine.tif", target=Target(resolution=0.1))
+    assert np.array_equal(read(tmp_path / "fine.tif"), a.repeat(2, 0).repeat(2, 1))
+
+    inner = Target(bounds=(left + 1.05, bottom + 1.0, right - 1.0, top - 0.95))
+    mosaic([path], tmp_path / "inner.tif", target=inner)
+    assert np.array_equal(read(tmp_path / "inner.tif"), a[4:35, 5:45])
+
+    outer = Target(bounds=(left - 0.4, bottom, right, top + 0.2))
+    mosaic([path], tmp_path / "outer.tif", target=outer)
+    assert np.array_equal(
+        read(tmp_path / "outer.tif"), np.pad(a, ((1, 0), (2, 0)), constant_values=255)
+    )
+
+    like = write(
+        tmp_path / "like.tif", a, Grid(UTM, from_origin(500_000.1, 5_200_000.3, 0.4, 0.4), 50, 40)
+    )
+    mosaic([path], tmp_path / "coarse.tif", target=Target(like=like))
+    assert grid_of(tmp_path / "coarse.tif").same_pixels(
+        Grid(UTM, from_origin(500_000.1, 5_200_000.3, 0.4, 0.4), 25, 20)
+    )
+
+
+def test_a_grid_off_by_half_a_pixel_is_snapped_to_the_first(tmp_path):
+    a = np.array([[0, 1, 2, 0]], np.uint8)
+    first = write(tmp_path / "a.tif", a, at(0, 0, a))
+    off = Grid(UTM, from_origin(500_000.1 + 0.2 * 4.4, 5_200_000.3, 0.2, 0.2), 4, 1)
+    second = write(tmp_path / "b.tif", a, off)
+    mosaic([first, second], tmp_path / "out.tif")
+    assert read(tmp_path / "out.tif")[0].tolist() == [0, 1, 2, 0, 0, 1, 2, 0, 255]
+
+
+def test_other_nodata_than_255_is_understood(tmp_path):
+    path = tmp_path / "a.tif"
+    write_geotiff(path, np.array([[[9, 0, 1]]], np.uint8), LATTICE.at(Window(0, 0, 3, 1)), nodata=9)
+    mosaic([str(path)], tmp_path / "out.tif")
+    assert read(tmp_path / "out.tif")[0].tolist() == [255, 0, 1]
+
+
+def gdalinfo(*arguments: object) -> str:
+    command = ["gdalinfo", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdalinfo is not installed")
+def test_gdalinfo_sees_a_self_explaining_cog(tmp_path):
+    a, b = random_labels(9, 700, 700), random_labels(10, 700, 700)
+    inputs = [
+        write(tmp_path / "a.tif", a, at(0, 0, a)),
+        write(tmp_path / "b.tif", b, at(600, 0, b)),
+    ]
+    mosaic(inputs, tmp_path / "out.tif")
+    info = json.loads(gdalinfo("-json", tmp_path / "out.tif"))
+    band = info["bands"][0]
+    assert info["size"] == [1300, 700]
+    assert info["geoTransform"] == pytest.approx([500_000.1, 0.2, 0, 5_200_000.3, 0, -0.2])
+    assert 'ID["EPSG",32632]' in info["coordinateSystem"]["wkt"]
+    assert info["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
+    assert info["metadata"]["IMAGE_STRUCTURE"]["COMPRESSION"] == "DEFLATE"
+    assert (band["type"], band["noDataValue"], band["block"]) == ("Byte", 255, [512, 512])
+    assert band["overviews"]
+    assert [c[:3] for c in band["colorTable"]["entries"][:3]] == [list(c.rgb) for c in TABLE]
+    text = " ".join(gdalinfo(tmp_path / "out.tif").split())
+    assert "Categories: 0: ground 1: tree 2: building" in text
+
+
+def test_overviews_hold_classes_even_without_a_class_table(tmp_path, caplog):
+    a = np.zeros((1100, 1100), np.uint8)
+    a[:, ::3] = 200
+    path = write(tmp_path / "a.tif", a, at(0, 0, a), None)
+    with caplog.at_level(logging.WARNING, "cafe"):
+        mosaic([path], tmp_path / "out.tif")
+    assert "no class names" in caplog.text
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.nodata == 255
+        assert read_classes(dataset) is None
+        assert np.array_equal(dataset.read(1), a)
+    with rasterio.open(tmp_path / "out.tif", overview_level=0) as overview:
+        assert set(np.unique(overview.read(1))) <= {0, 200}
+
+
+def count_opening(monkeypatch, counting):
+    for module in (engine, warp, reader):
+        if hasattr(module, "open_raster"):
+            monkeypatch.setattr(module, "open_raster", counting)
+
+
+def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch):
+    whole = random_labels(11, 200, 160)
+    inputs = []
+    for row in range(0, 200, 10):
+        for col in range(0, 160, 16):
+            piece = whole[row : row + 13, col : col + 20]
+            inputs.append(write_quickly(tmp_path / f"{row}_{col}.tif", piece, at(col, row, piece)))
+    assert len(inputs) == 200
+    state, opened, original = Counter(), Counter(), open_raster
+
+    @contextmanager
+    def counting(path):
+        with original(path) as dataset:
+            opened[path] += 1
+            state["open"] += 1
+            state["most"] = max(state["most"], state["open"])
+            yield dataset
+            state["open"] -= 1
+
+    count_opening(monkeypatch, counting)
+    monkeypatch.setattr(engine, "_WINDOW", 64)
+    mosaic(inputs, tmp_path / "out.tif")
+    assert np.array_equal(read(tmp_path / "out.tif"), whole)
+    assert state["open"] == 0
+    assert state["most"] == 64
+    assert max(opened.values()) <= 5  # once to look, and once per window it touches at worst
+
+
+def test_rasters_stay_open_between_windows(tmp_path, monkeypatch):
+    a = random_labels(12, 300, 300)
+    path = write(tmp_path / "a.tif", a, at(0, 0, a))
+    opened, original = Counter(), open_raster
+
+    def counting(path):
+        opened[path] += 1
+        return original(path)
+
+    count_opening(monkeypatch, counting)
+    monkeypatch.setattr(engine, "_WINDOW", 64)
+    mosaic([path], tmp_path / "out.tif")
+    assert opened[path] == 2
+
+
+def test_what_is_in_memory_does_not_grow_with_the_inputs(tmp_path, monkeypatch):
+    labels = [random_labels(seed, 40, 50) for seed in range(20)]
+    inputs = [write_quickly(tmp_path / f"{i}.tif", a, at(0, 0, a)) for i, a in enumerate(labels)]
+    sizes, first = [], METHODS["first"]
+
+    def spying(stack, confidence):
+        sizes.append(stack.size)
+        return first(stack, confidence)
+
+    monkeypatch.setitem(METHODS, "first", spying)
+    monkeypatch.setattr(engine, "_SAMPLES", 3000)
+    mosaic(inputs, tmp_path / "out.tif", method="first")
+    assert sum(sizes) == 20 * 40 * 50
+    assert max(sizes) <= 3000
+
+
+def test_progress_ends_at_the_total(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(engine, "_WINDOW", 4)
+    seen = []
+    mosaic(rows, tmp_path / "out.tif", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+# Errors: one line that names the files, and nothing left behind.
+
+
+@contextmanager
+def refused(folder: Path, error: type[CafeError], match: str):
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(error, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def table(*names: str) -> ClassTable:
+    return ClassTable(tuple(LandClass(i, name) for i, name in enumerate(names)))
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (table("ground", "water", "building"), "a.tif.*d.tif.*1 is 'tree' in the first, 'water'"),
+        (table("ground", "tree"), "a.tif.*d.tif.*first has 3, the second 2"),
+        (None, "d.tif does not say what its values mean, .*a.tif does"),
+    ],
+)
+def test_differing_classes_are_refused(tmp_path, rows, other, match):
+    rows.append(write_row(tmp_path / "d.tif", 0, 0, 0, classes=other))
+    with refused(tmp_path, LabelError, match):
+        mosaic(rows, tmp_path / "out.tif")
+
+
+def test_other_colours_are_the_same_classes(tmp_path, rows):
+    rows.append(write_row(tmp_path / "d.tif", 9, 2, classes=table("ground", "tree", "building")))
+    mosaic(rows, tmp_path / "out.tif")
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert read_classes(dataset) == TABLE
+
+
+def test_rasters_that_hold_no_labels_are_refused(tmp_path, rows):
+    grid = LATTICE.at(Window(0, 0, 4, 4))
+    write_geotiff(tmp_path / "rgb.tif", np.zeros((3, 4, 4), np.uint8), grid)
+    with refused(tmp_path, BandError, "rgb.tif has 3 bands"):
+        mosaic([*rows, str(tmp_path / "rgb.tif")], tmp_path / "out.tif")
+    write_geotiff(tmp_path / "dsm.tif", np.zeros((1, 4, 4), np.float32), grid)
+    with refused(tmp_path, InputError, "dsm.tif is float32"):
+        mosaic([str(tmp_path / "dsm.tif"), *rows], tmp_path / "out.tif")
+
+
+def test_values_beyond_the_class_table_are_refused(tmp_path, rows):
+    rows.append(write_row(tmp_path / "d.tif", 0, 0, 3))
+    with refused(tmp_path, LabelError, r"d.tif holds the value 3, but its classes are 0 to 2"):
+        mosaic(rows, tmp_path / "out.tif")
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path, rows, confidences):
+    output = tmp_path / "out.tif"
+    with refused(tmp_path, ConfigError, "no inputs"):
+        mosaic([], output)
+    with refused(tmp_path, ConfigError, "'mode'; known: first, last, majority, confidence"):
+        mosaic(rows, output, method="mode")
+    with refused(tmp_path, ConfigError, "needs the confidence rasters"):
+        mosaic(rows, output, method="confidence")
+    with refused(tmp_path, ConfigError, "2 confidence rasters for 3 inputs"):
+        mosaic(rows, output, method="confidence", confidences=Confidences(confidences[:2]))
+    with refused(tmp_path, ConfigError, "nothing uses the confidence rasters"):
+        mosaic(rows, output, method="first", confidences=Confidences(confidences))
+    with pytest.raises(ConfigError, match="resolution 0"):
+        Target(resolution=0)
+    with pytest.raises(ConfigError, match="left bottom right top"):
+        Target(bounds=(1, 0, 0, 1))
+
+
+def test_confidences_have_to_lie_on_their_labels(tmp_path, rows, confidences):
+    swapped = Confidences((confidences[1], confidences[0], confidences[2]))
+    with refused(tmp_path, GridError, r"cb.tif \(6 x 1 pixels.*a.tif \(6 x 1 pixels.* order"):
+        mosaic(rows, tmp_path / "out.tif", method="confidence", confidences=swapped)
+
+
+def test_confidences_above_100_are_refused(tmp_path, rows, confidences):
+    wrong = write_row(tmp_path / "wrong.tif", 2, 0, 0, 0, 0, 173, 0, classes=None)
+    known = Confidences((confidences[0], wrong, confidences[2]))
+    with refused(tmp_path, InputError, "wrong.tif holds the value 173"):
+        mosaic(rows, tmp_path / "out.tif", method="confidence", confidences=known)
+
+
+def test_an_output_must_not_be_an_input_nor_exist(tmp_path, rows, confidences):
+    known = Confidences(confidences, tmp_path / "out.tif")
+    with refused(tmp_path, ConfigError, r"b.tif is an input too"):
+        mosaic(rows, tmp_path / "b.tif", overwrite=True)
+    with refused(tmp_path, ConfigError, r"cb.tif is an input too"):
+        mosaic(rows, tmp_path / "cb.tif", confidences=known, overwrite=True)
+    with refused(tmp_path, ConfigError, r"out.tif is an output too"):
+        mosaic(rows, tmp_path / "out.tif", confidences=known)
+    (tmp_path / "out.tif").write_text("mine")
+    with refused(tmp_path, OutputError, "out.tif exists; pass --overwrite"):
+        mosaic(rows, tmp_path / "out.tif")
+    with refused(tmp_path, OutputError, "out.tif exists; pass --overwrite"):
+        mosaic(rows, tmp_path / "new.tif", confidences=known)
+    with refused(tmp_path, OutputError, "does not exist; create it"):
+        mosaic(rows, tmp_path / "nowhere" / "new.tif")
+    mosaic(rows, tmp_path / "out.tif", overwrite=True)
+    assert read(tmp_path / "out.tif").shape == (1, 9)
+
+
+def test_a_missing_or_truncated_input_leaves_nothing_behind(tmp_path, rows, confidences):
+    known = Confidences((*confidences, confidences[0]), tmp_path / "confidence.tif")
+    with refused(tmp_path, InputError, "gone.tif does not exist"):
+        mosaic([*rows, str(tmp_path / "gone.tif")], tmp_path / "out.tif", confidences=known)
+    noise = np.random.default_rng(0).integers(0, 3, (1500, 1500)).astype(np.uint8)
+    path = write(tmp_path / "noise.tif", noise, at(0, 0, noise))
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: len(whole) * 2 // 3])
+    with refused(tmp_path, InputError, "noise.tif at column .* truncated or damaged"):
+        mosaic([*rows, path], tmp_path / "out.tif")
+
+
+def test_inputs_without_common_grid_are_refused(tmp_path, rows):
+    a = np.zeros((4, 4), np.uint8)
+    plane = write(tmp_path / "plane.tif", a, Grid(None, from_origin(0, 0, 1, 1), 4, 4))
+    with refused(tmp_path, GridError, r"plane.tif is in pixel coordinates .*EPSG:32632.*a_srs"):
+        mosaic([*rows, plane], tmp_path / "out.tif")
+    with refused(tmp_path, GridError, r"a.tif is in EPSG:32632, .*pixel coordinates"):
+        mosaic([plane, *rows], tmp_path / "out.tif")
+    far = write(tmp_path / "far.tif", a, Grid(UTM, from_origin(9e5, 9e6, 0.2, 0.2), 4, 4))
+    with refused(tmp_path, GridError, r"would have 2000004 x 19000000 pixels"):
+        mosaic([*rows, far], tmp_path / "out.tif")
+    with refused(tmp_path, GridError, "bounds 0 0 1 1 hold nothing: .* 500000.1 .*EPSG:32632"):
+        mosaic(rows, tmp_path / "out.tif", target=Target(bounds=(0, 0, 1, 1)))
+
+
+@pytest.mark.parametrize("victim", ["out", "confidence"])
+def test_both_outputs_appear_or_none(tmp_path, rows, confidences, monkeypatch, victim):
+    original = _to_cog
+
+    def failing(source, target, overviews):
+        if victim in target.name:
+            raise OutputError(f"cannot write {target}: disk full")
+        original(source, target, overviews)
+
+    monkeypatch.setattr(writer, "_to_cog", failing)
+    known = Confidences(confidences, tmp_path / "confidence.tif")
+    with refused(tmp_path, OutputError, "disk full"):
+        mosaic(rows, tmp_path / "out.tif", confidences=known)
+    (tmp_path / "confidence.tif").write_text("older")
+    with refused(tmp_path, OutputError, "disk full"):
+        mosaic(rows, tmp_path / "out.tif", confidences=known, overwrite=True)

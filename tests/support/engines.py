@@ -1,0 +1,160 @@
+"""Tiny scenes, tile sets and models for the tests of the engines and of the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+
+from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.config.load import parse_config
+from cafe_cli.config.schema import Config, HeightSettings
+from cafe_cli.inference import predict as predict_engine
+from cafe_cli.inference.job import Compute, Outputs
+from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.tilesets.make import tile
+
+UTM = CRS.from_epsg(32632)
+PIXEL = 0.5
+ENCODER = "tu-test_resnet"
+"""The smallest encoder there is: a training step on two tiles of 64 pixels takes 0.1 s."""
+TABLE = ClassTable(
+    (
+        LandClass(0, "ground", "#b8b0a6"),
+        LandClass(1, "building", "#d7301f"),
+        LandClass(2, "tree", "#1a7a3a"),
+    )
+)
+SETTINGS = {
+    "classes": [{"id": c.id, "name": c.name, "color": c.color} for c in TABLE],
+    "scenes": {
+        "optical": "{id}_ortho.tif", "elevation": "{id}_dsm.tif", "labels": "{id}_labels.tif",
+    },
+    "height": {"kind": "ndsm"},
+    "tile": {"size": 64, "overlap": 0},
+    "split": {"validation_scenes": ["b"]},
+    # Both paths, so that what holds for a run holds for the most that it can do.
+    "model": {"optical_encoder": ENCODER, "weights": "none", "width": 8, "guidance": "distill"},
+    "train": {"epochs": 2, "batch_size": 2, "learning_rate": 1e-3, "workers": 0},
+}  # fmt: skip
+
+
+def settings(**changes) -> Config:
+    """Return the settings of the tests; changes are named ``section__key``."""
+    values = json.loads(json.dumps(SETTINGS))
+    for name, value in changes.items():
+        section, key = name.split("__")
+        values.setdefault(section, {})[key] = value
+    return parse_config(values, "test")
+
+
+def write(path: Path, values, origin=(0, 0), crs=UTM, pixel=PIXEL, **profile) -> str:
+    """Write (bands, height, width) as a GeoTIFF, its corner `origin` = (column, row) pixels off."""
+    values = np.asarray(values)
+    count, height, width = values.shape
+    corner = 500_000 + origin[0] * pixel, 5_200_000 - origin[1] * pixel
+    place = Affine(pixel, 0, corner[0], 0, -pixel, corner[1])
+    mask, alpha = profile.pop("mask", None), profile.pop("alpha", False)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width, height=height, count=count, dtype=values.dtype,
+        crs=crs, transform=place, **profile,
+    ) as dataset:  # fmt: skip
+        dataset.write(values)
+        if mask is not None:
+            dataset.write_mask(mask)
+        if alpha:
+            rgb = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+            dataset.colorinterp = [*rgb[: count - 1], ColorInterp.alpha]
+    return str(path)
+
+
+def town(height: int, width: int, seed: int = 0, bands: int = 3, dtype="uint8"):
+    """Return image, metres above ground and labels that can be told from both."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(len(TABLE), size=(-(-height // 16), -(-width // 16)), dtype=np.uint8)
+    labels = np.kron(coarse, np.ones((16, 16), np.uint8))[:height, :width]
+    palette = np.array([[180, 60, 90, 30], [170, 40, 40, 60], [50, 120, 60, 200]], np.float64)
+    bright = palette[:, :bands][labels].transpose(2, 0, 1) + random.normal(0, 8, (1, 1, 1))
+    scale = {"uint8": 1, "uint16": 200}[dtype]
+    image = (bright + random.normal(0, 6, bright.shape)).clip(1, 254) * scale
+    metres = np.array([0, 8, 5], np.float32)[labels] + random.random(labels.shape, np.float32)
+    return image.astype(dtype), metres[None], labels[None]
+
+
+def write_town(
+    folder: Path, name: str, height: int, width: int, seed: int = 0, origin=(0, 0), **kind
+) -> None:
+    """Write the three rasters of a scene."""
+    image, metres, labels = town(height, width, seed, **kind)
+    write(folder / f"{name}_ortho.tif", image, origin)
+    write(folder / f"{name}_dsm.tif", metres, origin)
+    write(folder / f"{name}_labels.tif", labels, origin, nodata=255)
+
+
+def tiny_model(seed: int = 0, **changes) -> CaFE:
+    """Return a network with random weights, in inference mode."""
+    torch.manual_seed(seed)
+    kind = {"classes": 3, "optical_bands": 3, "optical_encoder": ENCODER, "width": 8, **changes}
+    network = CaFE(Architecture(**kind), weights="none")
+    bands = network.architecture.optical_bands
+    network.set_statistics([128.0] * bands, [64.0] * bands, 2.0, 4.0)
+    return network.eval()
+
+
+def card_of(network: CaFE, **changes) -> ModelCard:
+    """Return a card that fits a network."""
+    a = network.architecture
+    values = {
+        "architecture": vars(a),
+        "classes": TABLE.as_json(),
+        "band_names": tuple(["red", "green", "blue", "nir"][: a.optical_bands]),
+        "dtype": "uint8",
+        "gsd": PIXEL,
+        "height": HeightSettings(kind="ndsm", fill=0),
+        "window": 64,
+        "epoch": 1,
+        "scores": None,
+        "config": {},
+    }
+    return ModelCard(**{**values, **changes})
+
+
+def cafe(*words, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "cafe_cli", *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def predict(
+    model, source, labels: Path, *, device="cpu", jobs=2, progress=None, settings=None, **outputs
+):
+    """Predict a scene with one model or several; `outputs` are those of `Outputs`."""
+    models = model if isinstance(model, list) else [model]
+    return predict_engine.predict(
+        models, source, Outputs(labels, **outputs), settings=settings,
+        compute=Compute(device, jobs), progress=progress or (lambda meter: None),
+    )  # fmt: skip
+
+
+def cut(scenes: Path, folder: Path, **changes) -> Path:
+    """Make a tile set."""
+    config = settings(**changes)
+    tile(config.model_copy(update={"root": str(scenes)}), folder)
+    return folder
+
+
+def equal(one, other) -> bool:
+    """Whether two samples are the same to the bit."""
+    pairs = zip([*one.inputs, one.labels], [*other.inputs, other.labels], strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)

@@ -1,0 +1,114 @@
+"""Small rasters for tests, written and read with plain rasterio, never with `raster.reader`.
+
+The fixture `write` in conftest.py writes into the test's own folder.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.warp import transform
+
+from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.raster.grid import Grid
+from cafe_cli.scenes.discovery import SceneFiles
+
+UTM = CRS.from_epsg(32632)
+LAMBERT = CRS.from_epsg(2154)
+"""Another projection (metres, France) that is of use in the same place as `UTM`, turned by 4.5°."""
+TABLE = ClassTable(
+    (
+        LandClass(0, "ground", "#ffffff"),
+        LandClass(1, "tree", "#00ff00"),
+        LandClass(2, "building", "#0000ff"),
+    )
+)
+
+
+def grid(width=8, height=6, pixel=0.5, left=300_000.0, top=5_200_000.0, crs=UTM) -> Grid:
+    """Return a north-up grid; `left` and `top` are those of its corner."""
+    return Grid(crs, Affine(pixel, 0, left, 0, -pixel, top), width, height)
+
+
+def around(x: float, y: float, size: float, pixel: float, crs=UTM, angle=0.0, flip=1) -> Grid:
+    """Return a square grid of `size` units of `crs` around a place in `UTM`; flip -1: south up."""
+    (left,), (top,) = transform(UTM, crs, [x], [y])
+    count = round(size / pixel)
+    place = (
+        Affine.translation(left, top)
+        @ Affine.rotation(angle)
+        @ Affine.scale(pixel, -pixel * flip)
+        @ Affine.translation(-count / 2, -count / 2)
+    )
+    return Grid(crs, place, count, count)
+
+
+def centres(where: Grid, crs: CRS | None = None):
+    """Return x and y of the pixel centres, (height, width) each, in another CRS if given.
+
+    Every point is transformed by itself, without the approximations of a warp.
+    """
+    columns, rows = np.meshgrid(np.arange(where.width) + 0.5, np.arange(where.height) + 0.5)
+    x, y = where.transform @ (columns, rows)
+    if crs in (None, where.crs):
+        return x, y
+    flat = transform(where.crs, crs, x.ravel().tolist(), y.ravel().tolist())
+    return tuple(np.array(a).reshape(x.shape) for a in flat)
+
+
+def nearest(values, where: Grid, target: Grid):
+    """Return the value (height, width) below each pixel centre of another grid, -1 outside."""
+    column, row = (np.floor(a).astype(int) for a in ~where.transform @ centres(target, where.crs))
+    inside = (column >= 0) & (column < where.width) & (row >= 0) & (row < where.height)
+    found = values[np.clip(row, 0, where.height - 1), np.clip(column, 0, where.width - 1)]
+    return np.where(inside, found.astype(int), -1)
+
+
+def noise(count: int, where: Grid, dtype="uint8", seed=0):
+    """Return random values (count, height, width) that fill the range of an integer type."""
+    shape = (count, where.height, where.width)
+    random = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return random.normal(100, 30, shape).astype(dtype)
+    return random.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def write(path: Path, values, where: Grid, *, mask=None, alpha=None, units=None, **profile) -> str:
+    """Write (bands, height, width) or (height, width) as GeoTIFF; band `alpha` is that."""
+    values = np.asarray(values)
+    values = values[None] if values.ndim == 2 else values
+    marked = {"photometric": "minisblack", "alpha": "no"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", driver="GTiff", count=len(values), width=where.width, height=where.height,
+            dtype=values.dtype, crs=where.crs, transform=where.transform, **{**marked, **profile},
+        ) as dataset,
+    ):  # fmt: skip
+        if alpha:
+            kinds = list(dataset.colorinterp)
+            kinds[alpha - 1] = ColorInterp.alpha
+            dataset.colorinterp = kinds
+        dataset.write(values)
+        if mask is not None:
+            dataset.write_mask(mask)
+        if units:
+            dataset.units = [units] * len(values)
+    return str(path)
+
+
+def scene_files(name, optical, elevation=None, labels=None, dtm=None) -> SceneFiles:
+    """Return the files of a scene; each is one name, a list, or None."""
+    streams = {"optical": optical, "elevation": elevation, "labels": labels, "dtm": dtm}
+    given = {k: (v,) if isinstance(v, str | Path) else v or () for k, v in streams.items()}
+    return SceneFiles(name, **{k: tuple(map(str, v)) for k, v in given.items()})
+
+
+def read(path):
+    """Return all bands of a raster."""
+    with rasterio.open(path) as dataset:
+        return dataset.read()

@@ -1,0 +1,175 @@
+import errno
+from pathlib import Path
+
+import pytest
+
+from cafe_cli.errors import OutputError
+from cafe_cli.system import atomic_write
+from cafe_cli.system.atomic_write import check_output, remove, renew, replacing, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(folder: Path, text: str) -> None:
+    folder.mkdir()
+    (folder / "inside.txt").write_text(text)
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "map.v1.tif"
+    with replacing(path) as beside:
+        beside.write_text("new")
+        assert not path.exists()
+        assert (beside.parent, beside.suffix) == (tmp_path, ".tif")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["map.v1.tif"]
+
+
+def break_off(path: Path, error: BaseException, folder=False) -> None:
+    with replacing(path) as beside:
+        fill(beside, "half") if folder else beside.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_goes_wrong_leaves_the_old_content(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error):
+        break_off(path, error())
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_an_output_that_exists_is_replaced_only_when_asked(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    refused = pytest.raises(OutputError, match=r"a\.txt exists; pass --overwrite")
+    with refused, replacing(path, False):
+        pytest.fail("nothing may be written")
+    assert path.read_text() == "old"
+    with replacing(path, True) as beside:
+        beside.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_the_folder_has_to_be_there(tmp_path):
+    with pytest.raises(OutputError, match="none does not exist; create it first"):
+        check_output(tmp_path / "none" / "a.txt", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file does not exist"):
+        check_output(tmp_path / "file" / "a.txt", overwrite=True)
+
+
+def test_a_name_without_a_folder_lies_in_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("a.txt"), "text")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "set"
+    with replacing(path, False) as beside:
+        fill(beside, "one")
+        assert not path.exists()
+    with replacing(path, True) as beside:
+        fill(beside, "two")
+        assert (path / "inside.txt").read_text() == "one"
+    assert (path / "inside.txt").read_text() == "two"
+    assert names(tmp_path) == ["set"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "set"
+    fill(path, "old")
+    with pytest.raises(RuntimeError):
+        break_off(path, RuntimeError(), folder=True)
+    assert (path / "inside.txt").read_text() == "old"
+    assert names(tmp_path) == ["set"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "set"
+    fill(path, "old")
+    replace = Path.replace
+
+    def fail(self, target):
+        if ".partial" in self.name:
+            raise OSError(errno.EACCES, "denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OutputError, match="Permission denied"), replacing(path) as beside:
+        fill(beside, "new")
+    assert (path / "inside.txt").read_text() == "old"
+    assert names(tmp_path) == ["set"]
+
+
+def test_a_folder_replaces_a_file_but_no_file_a_folder(tmp_path):
+    path = tmp_path / "out"
+    path.write_text("file")
+    with replacing(path) as beside:
+        fill(beside, "folder")
+    assert (path / "inside.txt").read_text() == "folder"
+    with pytest.raises(OutputError, match="is a folder"), replacing(path) as beside:
+        beside.write_text("file")
+    assert (path / "inside.txt").read_text() == "folder"
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    (tmp_path / ".a.partial.txt").write_text("half")
+    fill(tmp_path / ".set.partial", "half")
+    fill(tmp_path / ".set.old", "older")
+    fill(tmp_path / "set", "old")
+    with replacing(tmp_path / "a.txt") as beside:
+        assert beside.name == ".a.partial.txt"
+        assert not beside.exists()
+        beside.write_text("whole")
+    with replacing(tmp_path / "set") as beside:
+        fill(beside, "whole")
+    assert names(tmp_path) == ["a.txt", "set"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_full_disk_is_an_output_error(tmp_path, code):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OutputError, match=r"cannot write .*a\.txt"):
+        break_off(path, OSError(code, "no"))
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_other_system_errors_pass(tmp_path):
+    with pytest.raises(ConnectionError):
+        break_off(tmp_path / "a.txt", ConnectionError(errno.ECONNRESET, "reset"))
+
+
+def test_a_link_to_a_folder_is_removed_but_not_the_folder(tmp_path):
+    fill(tmp_path / "real", "kept")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing(tmp_path / "link") as beside:
+        fill(beside, "new")
+    assert (tmp_path / "real" / "inside.txt").read_text() == "kept"
+    assert (tmp_path / "link" / "inside.txt").read_text() == "new"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_removing_what_is_not_there_is_fine(tmp_path):
+    remove(tmp_path / "none")
+    fill(tmp_path / "set", "x")
+    atomic_write.remove(tmp_path / "set")
+    assert names(tmp_path) == []
+
+
+def test_an_emptied_folder_stays_a_link(tmp_path):
+    fill(tmp_path / "there", "old")
+    (tmp_path / "there/more").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for name in ("link", "new/folder"):
+        renew(tmp_path / name)
+        assert names(tmp_path / name) == []
+    assert (tmp_path / "link").is_symlink()

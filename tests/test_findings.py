@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from cafe_cli.errors import GridError
+from cafe_cli.findings import Finding, Report
+
+NOTE = Finding("note", "heights are interpolated", "a")
+WARNING = Finding("warning", "heights look like feet", "a")
+ERROR = Finding("error", "no overlap", "a")
+
+
+@pytest.mark.parametrize(
+    ("findings", "ok"), [([], True), ([NOTE, WARNING], True), ([NOTE, ERROR], False)]
+)
+def test_only_errors_make_a_report_fail(findings, ok):
+    assert Report("a", findings=findings).ok is ok
+
+
+def test_a_finding_is_added_once():
+    report = Report("a")
+    report.add(NOTE, NOTE)
+    report.add(NOTE, ERROR)
+    assert report.findings == [NOTE, ERROR]
+
+
+def test_json_holds_everything_with_the_gravest_first():
+    report = Report("scene a", {"image": {"bands": ["red"]}}, [NOTE, ERROR, WARNING])
+    plain = json.loads(json.dumps(report.as_json()))
+    assert list(plain) == ["title", "ok", "facts", "findings"]
+    assert plain["title"] == "scene a"
+    assert plain["ok"] is False
+    assert plain["facts"] == {"image": {"bands": ["red"]}}
+    assert [f["level"] for f in plain["findings"]] == ["error", "warning", "note"]
+    assert plain["findings"][0] == {"level": "error", "message": "no overlap", "where": "a"}
+
+
+def test_what_fails_inside_becomes_a_finding():
+    report = Report("a")
+    with report.noting("dsm.tif"):
+        raise GridError("no overlap")
+    assert report.findings == [Finding("error", "no overlap", "dsm.tif")]
+
+
+def test_faults_of_the_program_are_not_findings():
+    report = Report("a")
+    with pytest.raises(KeyError), report.noting():
+        raise KeyError("oops")
+    assert not report.findings
+
+
+def test_findings_are_counted_by_level():
+    report = Report("a", findings=[NOTE, WARNING, NOTE])
+    assert [report.count(level) for level in ("error", "warning", "note")] == [0, 1, 2]

@@ -1,0 +1,571 @@
+import json
+import math
+import warnings
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+
+from cafe_cli.classes import NODATA
+from cafe_cli.config.load import load_config, parse_config
+from cafe_cli.config.schema import HeightSettings, LabelSettings
+from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
+from cafe_cli.raster import statistics
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.window import Window
+from cafe_cli.scenes.discovery import find_scenes
+from cafe_cli.scenes.scene import Patch, open_scene
+from cafe_cli.splits.assign import SPLITS
+from cafe_cli.tilesets.index import shared_ground
+from cafe_cli.tilesets.make import tile
+from cafe_cli.tilesets.tileset import (
+    Tile,
+    load_tileset,
+    read_tile,
+    save_tileset,
+    tile_path,
+    write_tile,
+)
+from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, noise
+from tests.support.rasters import write as write_to
+
+SIZE, BUFFER = 32, 8
+PLACE, SMALL = grid(256, 192), grid(160, 128)
+SETTINGS = {
+    "scenes": {
+        "optical": "{id}_ortho.tif",
+        "elevation": "{id}_dsm.tif",
+        "labels": "{id}_labels.tif",
+    },
+    "classes": [{"id": c.id, "name": c.name, "color": c.color} for c in TABLE],
+    "height": {"kind": "ndsm"},
+    "tile": {"size": SIZE, "overlap": 16},
+    "split": {"buffer": BUFFER, "validation": 0.25},
+}
+
+
+def settings(root, **changes):
+    """Return a config; changes are sections, laid over those above."""
+    values = json.loads(json.dumps({"root": str(root), **SETTINGS}))
+    for name, section in changes.items():
+        values[name] = {**values.get(name, {}), **section}
+    return parse_config(values, "test")
+
+
+def patchwork(where: Grid, seed=0):
+    """Return labels in squares of 12 pixels: three classes and some without a label."""
+    squares = np.random.default_rng(seed).choice([0, 1, 2, 255], (99, 99), p=[0.6, 0.25, 0.05, 0.1])
+    return np.kron(squares, np.ones((12, 12)))[: where.height, : where.width].astype(np.uint8)
+
+
+def deliver(folder, name="a", where=SMALL, labels=None, count=3, dtype="uint8", **options):
+    """Write an orthophoto with labels, and heights in another CRS with a void and an edge."""
+    x, y = (c.mean() for c in centres(where, UTM if where.crs else None))
+    surface = around(x + 10, y, 120, 1.0, LAMBERT) if where.crs else where
+    heights = noise(1, surface, "float32", seed=3)[0] / 10
+    heights[50:70, 40:60] = -9999
+    labels = patchwork(where) if labels is None else labels
+    write_to(folder / f"{name}_ortho.tif", noise(count, where, dtype), where, **options)
+    write_to(folder / f"{name}_dsm.tif", heights, surface, nodata=-9999)
+    write_to(folder / f"{name}_labels.tif", labels, where)
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """The folder of a tile set, and the config that it was cut with."""
+    folder = tmp_path_factory.mktemp("cut")
+    holes = np.ones((PLACE.height, PLACE.width), bool)
+    holes[:40, :100] = False
+    deliver(folder, where=PLACE, mask=holes)
+    config = settings(folder)
+    tile(config, folder / "tiles")
+    return folder / "tiles", config
+
+
+def read(folder, kept: Tile, kind):
+    with rasterio.open(tile_path(folder, kept, kind)) as dataset:
+        return dataset.read()
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def painted(kept, where=PLACE):
+    """Count how many tiles show each pixel of a scene."""
+    seen = np.zeros((where.height + SIZE, where.width + SIZE), int)
+    for t in kept:
+        seen[t.row : t.row + SIZE, t.col : t.col + SIZE] += 1
+    return seen[: where.height, : where.width]
+
+
+def test_tiles_hold_what_the_scene_shows(cut):
+    folder, config = cut
+    files = find_scenes(config.scenes, config.root)[0]
+    with open_scene(files, config.height) as scene:
+        for kept in load_tileset(folder).tiles:
+            window = Window(kept.col, kept.row, SIZE, SIZE)
+            shown = scene.read(window)
+            patch, labels = read_tile(folder, kept, SIZE)
+            truth = scene.read_labels(window, TABLE, LabelSettings()).ids
+            assert np.array_equal(patch.optical, shown.optical)
+            assert np.array_equal(patch.optical_valid, shown.optical_valid)
+            assert np.array_equal(patch.height, shown.height)
+            assert np.array_equal(patch.height_valid, shown.height_valid)
+            if kept.split == "train":
+                assert np.array_equal(labels, np.where(shown.optical_valid, truth, NODATA))
+
+
+def test_tiles_lie_where_their_ground_is(cut):
+    folder, _ = cut
+    for kept in load_tileset(folder).tiles:
+        for kind in ("image", "label", "height"):
+            path = tile_path(folder, kept, kind)
+            if kind != "height" or path.exists():
+                with rasterio.open(path) as dataset:
+                    expected = PLACE.at(Window(kept.col, kept.row, SIZE, SIZE))
+                    assert Grid.of(dataset) == expected
+                    assert dataset.nodata == {"height": -9999, "label": 255}.get(kind)
+
+
+def test_labels_are_masked_and_colored(cut):
+    folder, _ = cut
+    tileset = load_tileset(folder)
+    with rasterio.open(tile_path(folder, tileset.tiles[0], "label")) as dataset:
+        assert dataset.colormap(1)[1] == (0, 255, 0, 255)
+        assert dataset.colorinterp[0].name == "palette"
+    for kept in tileset.tiles:
+        labels, (patch, _) = read(folder, kept, "label"), read_tile(folder, kept, SIZE)
+        assert (labels[0][~patch.optical_valid] == NODATA).all()
+        assert kept.labelled == pytest.approx((labels != NODATA).mean())
+        assert kept.valid == pytest.approx(patch.optical_valid.mean())
+        if kept.split == "train":
+            assert kept.valid >= 0.5
+            assert kept.labelled >= 0.05
+
+
+def test_the_pixel_counts_are_those_of_the_label_tiles(cut):
+    folder, _ = cut
+    tileset = load_tileset(folder)
+    for split in SPLITS:
+        values = [read(folder, t, "label").ravel() for t in tileset.of(split)]
+        counts = np.bincount(np.concatenate([*values, []]).astype(int), minlength=256)
+        assert list(tileset.pixels[split].values()) == [*counts[:3], counts[255]]
+    assert list(tileset.pixels["train"]) == ["ground", "tree", "building", "unlabelled"]
+
+
+def test_the_statistics_are_those_of_the_valid_training_pixels(cut):
+    folder, _ = cut
+    tileset = load_tileset(folder)
+    optical, heights = [], []
+    for kept in tileset.of("train"):
+        with rasterio.open(tile_path(folder, kept, "image")) as dataset:
+            optical.append(dataset.read()[:, dataset.dataset_mask() > 0])
+        if tile_path(folder, kept, "height").exists():
+            values = read(folder, kept, "height")
+            heights.append(values[values != -9999])
+    pixels, metres = np.concatenate(optical, axis=1), np.concatenate(heights).astype(float)
+    assert tileset.optical_statistics.mean == pytest.approx(pixels.mean(axis=1))
+    assert tileset.optical_statistics.std == pytest.approx(pixels.std(axis=1))
+    assert tileset.height_statistics.mean == pytest.approx([metres.mean()])
+    assert tileset.height_statistics.std == pytest.approx([metres.std()])
+
+
+def test_validation_ground_is_a_buffer_away_from_training(cut):
+    folder, _ = cut
+    tileset = load_tileset(folder)
+    train, held = painted(tileset.of("train")) > 0, painted(tileset.of("validation")) > 0
+    near = np.zeros_like(held)
+    for row, col in np.argwhere(held):
+        near[max(row - BUFFER, 0) : row + BUFFER + 1, max(col - BUFFER, 0) : col + BUFFER + 1] = (
+            True
+        )
+    assert held.any()
+    assert not (near & train).any()
+    assert tileset.shared_ground == 0
+
+
+def test_every_labelled_validation_pixel_counts_once(cut):
+    folder, config = cut
+    tileset = load_tileset(folder)
+    counted = np.zeros((PLACE.height, PLACE.width), int)
+    for kept in tileset.of("validation"):
+        labels = read(folder, kept, "label")[0]
+        counted[kept.row : kept.row + SIZE, kept.col : kept.col + SIZE] += labels != NODATA
+    with rasterio.open(f"{config.root}/a_ortho.tif") as dataset:
+        valid = dataset.dataset_mask() > 0
+    labelled = (patchwork(PLACE) != NODATA) & valid
+    held = painted(tileset.of("validation")) > 0
+    assert np.array_equal(counted, (labelled & held).astype(int))
+    share = counted.sum() / labelled.sum()
+    assert 0.15 < share < 0.35
+
+
+def test_the_same_again_is_the_same(cut, tmp_path):
+    folder, config = cut
+    assert tile(config, tmp_path / "again") == load_tileset(folder)
+
+
+def test_the_description_says_what_the_tiles_are(cut):
+    tileset = load_tileset(cut[0])
+    assert (tileset.size, tileset.overlap, tileset.dtype) == (SIZE, 16, "uint8")
+    assert (tileset.crs, tileset.gsd, tileset.has_height) == ("EPSG:32632", 0.5, True)
+    assert tileset.band_names == ("band 1", "band 2", "band 3")
+    assert tileset.class_table.names == TABLE.names
+    assert tileset.height == HeightSettings(kind="ndsm")
+
+
+def test_the_config_beside_the_tiles_loads_to_the_same(cut):
+    folder, config = cut
+    assert load_config(folder / "config.toml") == config
+
+
+def test_the_index_opens_in_a_gis(cut):
+    folder, _ = cut
+    tileset = load_tileset(folder)
+    info = pyogrio.read_info(folder / "index.gpkg")
+    assert (info["features"], info["crs"], info["geometry_type"]) == (
+        len(tileset.tiles), "EPSG:32632", "Polygon"
+    )  # fmt: skip
+    _, _, shapes, columns = pyogrio.raw.read(folder / "index.gpkg")
+    by_field = dict(zip(info["fields"], columns, strict=True))
+    assert by_field["name"].tolist() == [t.name for t in tileset.tiles]
+    assert by_field["split"].tolist() == [t.split for t in tileset.tiles]
+    for kept, outline in zip(tileset.tiles, shapely.from_wkb(shapes), strict=True):
+        expected = PLACE.at(Window(kept.col, kept.row, SIZE, SIZE)).footprint
+        assert outline.equals_exact(expected, 1e-6) or outline.equals(expected)
+
+
+def test_nothing_else_lies_in_the_folder(cut):
+    folder, _ = cut
+    assert names(folder) == ["config.toml", "index.gpkg", "tileset.json", "train", "validation"]
+    tileset = load_tileset(folder)
+    for split in ("train", "validation"):
+        expected = sorted(f"{t.name}.tif" for t in tileset.of(split))
+        assert names(folder / split / "image") == names(folder / split / "label") == expected
+        assert set(names(folder / split / "height")) <= set(expected)
+
+
+# What goes wrong
+
+
+def test_label_values_without_a_class_are_counted_and_nothing_is_left(tmp_path):
+    labels = patchwork(SMALL)
+    labels[100:103, 50:60] = 7
+    labels[3, 3] = 9
+    deliver(tmp_path, labels=labels)
+    before = names(tmp_path)
+    with pytest.raises(
+        LabelError,
+        match=r"without a class: 7 \(30 px\), 9 \(1 px\), the first of them in scene a; add them",
+    ):
+        tile(settings(tmp_path), tmp_path / "tiles")
+    assert names(tmp_path) == before
+    assert tile(settings(tmp_path, labels={"ignore": [7, 9, 255]}), tmp_path / "tiles").tiles
+
+
+def test_no_label_at_all(tmp_path):
+    deliver(tmp_path, labels=np.full((128, 160), 255, np.uint8))
+    with pytest.raises(LabelError, match="no pixel of any scene has a label"):
+        tile(settings(tmp_path), tmp_path / "tiles")
+
+
+def test_an_output_that_exists(cut, tmp_path):
+    deliver(tmp_path)
+    (tmp_path / "tiles").mkdir()
+    with pytest.raises(OutputError, match=r"tiles exists; pass --overwrite"):
+        tile(settings(tmp_path), tmp_path / "tiles")
+    first = tile(settings(tmp_path), tmp_path / "tiles", overwrite=True)
+    more = settings(tmp_path, tile={"overlap": 0})
+    second = tile(more, tmp_path / "tiles", overwrite=True)
+    assert len(second.tiles) < len(first.tiles)
+    assert load_tileset(tmp_path / "tiles") == second
+    assert len(names(tmp_path / "tiles/train/image")) == len(second.of("train"))
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+    deliver(tmp_path)
+    with pytest.raises(OutputError, match="is no tile set; it will not be replaced"):
+        tile(settings(tmp_path), tmp_path, overwrite=True)
+    assert len(names(tmp_path)) == 3
+
+
+def test_an_interruption_leaves_nothing(tmp_path):
+    deliver(tmp_path)
+
+    def interrupt(done, total):
+        if done >= total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tile(settings(tmp_path), tmp_path / "tiles", progress=interrupt)
+    assert len(names(tmp_path)) == 3
+
+
+def test_progress_counts_the_tiles(tmp_path):
+    deliver(tmp_path)
+    calls = []
+    tile(settings(tmp_path), tmp_path / "tiles", progress=lambda *call: calls.append(call))
+    done, totals = zip(*calls, strict=True)
+    assert list(done) == sorted(set(done))
+    assert set(totals) == {done[-1]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split": {"buffer": 1000}},
+        {"split": {"test_scenes": ["a"]}},
+        {"split": {"validation_scenes": ["a"]}},
+        {"tile": {"size": 512}, "split": {"buffer": 0}},
+    ],
+)
+def test_no_training_tile_left(tmp_path, changes):
+    deliver(tmp_path)
+    with pytest.raises(
+        InputError, match=r"none of \d+ tiles of \d+ px is left for training; lower"
+    ):
+        tile(settings(tmp_path, **changes), tmp_path / "tiles")
+    assert len(names(tmp_path)) == 3
+
+
+def test_no_validation_tile_is_a_warning(tmp_path, caplog):
+    deliver(tmp_path, where=grid(60, 60))
+    tileset = tile(settings(tmp_path), tmp_path / "tiles")
+    assert not tileset.of("validation")
+    assert "are too small for blocks of 64 px, lower split.block" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["validation_scenes", "test_scenes"])
+def test_the_split_names_a_scene_that_is_not_there(tmp_path, key):
+    deliver(tmp_path)
+    with pytest.raises(ConfigError, match=rf"split\.{key} names 'z'; the scenes are a"):
+        tile(settings(tmp_path, split={key: ["z"]}), tmp_path / "tiles")
+
+
+def test_labels_and_classes_are_needed(tmp_path):
+    config = settings(tmp_path)
+    for update in ({"scenes": None}, {"scenes": config.scenes.model_copy(update={"labels": None})}):
+        with pytest.raises(ConfigError, match=r"\[scenes\] has to name"):
+            tile(config.model_copy(update=update), tmp_path / "tiles")
+    with pytest.raises(ConfigError, match="no classes"):
+        tile(config.model_copy(update={"classes": ()}), tmp_path / "tiles")
+
+
+def test_scenes_of_other_bands_are_refused_and_of_another_gsd_reported(tmp_path, caplog):
+    deliver(tmp_path)
+    deliver(tmp_path, "b", grid(100, 100, 0.7), count=4)
+    with pytest.raises(InputError, match=r"b_ortho\.tif has 4 bands of uint8, .* has 3 of uint8"):
+        tile(settings(tmp_path), tmp_path / "tiles")
+    assert tile(settings(tmp_path, scenes={"bands": [3, 1]}), tmp_path / "tiles").tiles
+    assert "b_ortho.tif has a GSD of 0.7 m" in caplog.text
+    deliver(tmp_path, "b", count=3, dtype="uint16")
+    with pytest.raises(InputError, match="has 3 bands of uint16"):
+        tile(settings(tmp_path), tmp_path / "more")
+
+
+# Other scenes
+
+
+def test_color_labels_are_counted_like_ids(cut, tmp_path, caplog):
+    ids = patchwork(SMALL)
+    rgb = TABLE.paint(ids)
+    rgb[ids == NODATA] = 0
+    rgb[5, 5:9] = np.clip(rgb[5, 5:9].astype(int) - 3, 2, 252)
+    deliver(tmp_path, labels=rgb.transpose(2, 0, 1))
+    labels = {"encoding": "colors", "ignore_colors": ["#000000"]}
+    tileset = tile(settings(tmp_path, labels=labels), tmp_path / "tiles")
+    deliver(tmp_path, "a", labels=ids)
+    plain = tile(settings(tmp_path), tmp_path / "plain")
+    assert tileset.pixels == plain.pixels
+    assert "4 label pixels had no exact class colour and took the nearest one: #" in caplog.text
+
+
+def test_whole_scenes_validate_and_test(tmp_path):
+    for index, name in enumerate("abc"):
+        deliver(tmp_path, name, grid(70, 50, left=300_000 + 1000 * index))
+    split = {"validation_scenes": ["b"], "test_scenes": ["c"]}
+    tileset = tile(settings(tmp_path, split=split), tmp_path / "tiles")
+    where = {s: {t.scene for t in tileset.of(s)} for s in SPLITS}
+    assert where == {"train": {"a"}, "validation": {"b"}, "test": {"c"}}
+    assert tileset.shared_ground == 0
+    labelled = int((patchwork(grid(70, 50)) != NODATA).sum())
+    for name in ("validation", "test"):
+        assert sum(tileset.pixels[name].values()) - tileset.pixels[name]["unlabelled"] == labelled
+
+
+def test_the_test_scenes_are_not_validated_on(tmp_path):
+    deliver(tmp_path)
+    deliver(tmp_path, "b", grid(128, 128, left=310_000))
+    tileset = tile(settings(tmp_path, split={"test_scenes": ["b"]}), tmp_path / "tiles")
+    assert {t.scene for t in tileset.of("validation")} == {"a"}
+    assert {t.scene for t in tileset.of("test")} == {"b"}
+
+
+def two_overlapping(folder, crs=UTM, identity=False):
+    """Scene b begins 100 pixels right of and 40 below scene a."""
+    where = grid(160, 128, crs=crs)
+    shifted = where.at(Window(100, 40, 160, 128))
+    if identity:
+        where = shifted = Grid(None, rasterio.Affine.identity(), 160, 128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        deliver(folder, "a", where)
+        deliver(folder, "b", shifted)
+    split = {"validation_scenes": ["b"]}
+    scenes = {**SETTINGS["scenes"], "elevation": None}
+    return tile(settings(folder, split=split, scenes=scenes), folder / "tiles")
+
+
+@pytest.mark.parametrize("crs", [UTM, None])
+def test_ground_that_another_scene_validates_on_does_not_train(tmp_path, crs, caplog):
+    tileset = two_overlapping(tmp_path, crs)
+    common = grid(300, 200)
+    moved = [
+        t.model_copy(update={"row": t.row + 40, "col": t.col + 100})
+        for t in tileset.of("validation")
+    ]
+    validation = painted(moved, common) > 0
+    assert not (painted(tileset.of("train"), common) > 0)[validation].any()
+    assert tileset.shared_ground == 0
+    planned = [(row, col) for row in range(0, 97, 16) for col in range(0, 129, 16)]
+    lost = [(r, c) for r, c in planned if r + SIZE > 40 and c + SIZE > 100]
+    assert {(t.row, t.col) for t in tileset.of("train")} == set(planned) - set(lost)
+    assert f"{len(lost)} training tiles are left out: other scenes validate" in caplog.text
+
+
+def tile_at(split, scene, row, col):
+    return Tile(name="", split=split, scene=scene, row=row, col=col, valid=1, labelled=1)
+
+
+def test_ground_that_splits_share_is_measured(caplog):
+    where = grid(160, 128)
+    grids = {"a": where, "b": where.at(Window(100, 40, 160, 128))}
+    apart = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
+    assert shared_ground(apart, grids, SIZE) == 0
+    assert not caplog.text
+    both = [*apart, tile_at("train", "a", 50, 110), tile_at("test", "b", 30, 30)]
+    # 22 x 22 pixels with the validation tile, 12 x 12 with the test tile, 2 x 2 with both.
+    assert shared_ground(both, grids, SIZE) == pytest.approx((22 * 22 + 12 * 12 - 2 * 2) * 0.25)
+    assert "tiles of two splits show the same 156 m2 of ground" in caplog.text
+
+
+def test_shared_ground_of_scenes_in_several_crs():
+    where, other = (around(300_000, 5_200_000, 16, 0.5, crs) for crs in (UTM, LAMBERT))
+    tiles_there = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
+    shared = shared_ground(tiles_there, {"a": where, "b": other}, SIZE)
+    assert 0.85 * 256 < shared < 256
+
+
+def test_a_tile_shows_no_ground_beyond_its_scene(tmp_path):
+    deliver(tmp_path, "a", SMALL.at(Window(0, 0, 20, 40)))
+    deliver(tmp_path, "b", SMALL.at(Window(20, 0, 60, 40)))
+    split = {"validation_scenes": ["b"]}
+    tileset = tile(settings(tmp_path, split=split), tmp_path / "tiles")
+    assert tileset.shared_ground == 0
+
+
+def test_the_index_of_scenes_in_several_crs(tmp_path):
+    deliver(tmp_path, "a", around(300_000, 5_200_000, 60, 0.5, UTM))
+    deliver(tmp_path, "b", around(301_000, 5_200_000, 60, 0.5, LAMBERT))
+    tile(settings(tmp_path, split={"validation_scenes": ["b"]}), tmp_path / "tiles")
+    assert pyogrio.read_info(tmp_path / "tiles/index.gpkg")["crs"] == "EPSG:4326"
+
+
+def test_scenes_of_plain_pixels_share_no_ground(tmp_path, caplog):
+    tileset = two_overlapping(tmp_path, identity=True)
+    assert tileset.shared_ground == 0
+    assert "scenes overlap" not in caplog.text
+    assert tileset.crs == "pixel coordinates (no CRS)"
+
+
+def test_a_scene_without_elevation(tmp_path):
+    deliver(tmp_path)
+    scenes = {**SETTINGS["scenes"], "elevation": None}
+    tileset = tile(settings(tmp_path, scenes=scenes), tmp_path / "tiles")
+    assert not tileset.has_height
+    assert tileset.height_statistics == statistics.Statistics(mean=(0.0,), std=(1.0,))
+    assert names(tmp_path / "tiles/train/height") == []
+    patch, _ = read_tile(tmp_path / "tiles", tileset.tiles[0], SIZE)
+    assert not patch.height_valid.any()
+
+
+def test_a_scene_smaller_than_a_tile(tmp_path):
+    where = grid(20, 25)
+    deliver(tmp_path, where=where)
+    config = settings(tmp_path, tile={"min_valid": 0.3}, labels={"absent": ["building"]})
+    (kept,) = tile(config, tmp_path / "tiles").tiles
+    assert (kept.row, kept.col, kept.split) == (0, 0, "train")
+    assert kept.valid == pytest.approx(20 * 25 / 32**2)
+    patch, labels = read_tile(tmp_path / "tiles", kept, SIZE)
+    assert patch.optical_valid[:25, :20].all()
+    assert patch.optical_valid.sum() == 500
+    assert np.array_equal(labels[:25, :20], patchwork(where))
+    assert (labels[25:] == NODATA).all()
+
+
+def test_four_bands_of_bytes_stay_four(tmp_path):
+    deliver(tmp_path, count=4)
+    tileset = tile(settings(tmp_path), tmp_path / "tiles")
+    assert len(tileset.band_names) == len(tileset.optical_statistics.mean) == 4
+    patch, _ = read_tile(tmp_path / "tiles", tileset.tiles[0], SIZE)
+    assert patch.optical.shape == (4, SIZE, SIZE)
+    assert patch.optical_valid.all()
+
+
+def test_folders_with_special_characters(tmp_path):
+    folder = tmp_path / "[x] (y) {id}"
+    deliver(folder)
+    tileset = tile(settings(folder), folder / "tiles")
+    assert load_tileset(folder / "tiles") == tileset
+    assert pyogrio.read_info(folder / "tiles/index.gpkg")["features"] == len(tileset.tiles)
+
+
+# The store
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("valid", ["all", "some", "none"])
+@pytest.mark.parametrize("known", ["all", "some", "none"])
+def test_a_tile_is_read_back_as_it_was_written(tmp_path, dtype, count, valid, known):
+    where = grid(SIZE, SIZE)
+    random = np.random.default_rng(1)
+    shares = {"all": 1.0, "some": 0.5, "none": 0.0}
+    optical = noise(count, where, dtype)
+    optical_valid = random.random((SIZE, SIZE)) < shares[valid]
+    if dtype == "float32":
+        optical[:, ~optical_valid] = np.nan
+    height_valid = random.random((SIZE, SIZE)) < shares[known]
+    height = np.where(height_valid, noise(1, where, "float32")[0], np.float32(0))
+    labels = random.choice([0, 1, 2, 255], (SIZE, SIZE)).astype(np.uint8)
+    kept = Tile(name="a", split="train", scene="a", row=0, col=0, valid=1, labelled=1)
+    patch = Patch(optical, optical_valid, height, height_valid)
+    write_tile(tmp_path, kept, where, patch, labels, TABLE)
+    again, read_labels = read_tile(tmp_path, kept, SIZE)
+    assert np.array_equal(again.optical, optical, equal_nan=dtype == "float32")
+    assert again.optical.dtype == dtype
+    assert np.array_equal(again.optical_valid, optical_valid)
+    assert np.array_equal(again.height, height)
+    assert np.array_equal(again.height_valid, height_valid)
+    assert np.array_equal(read_labels, labels)
+
+
+def test_a_description_that_is_missing_or_damaged(cut, tmp_path):
+    with pytest.raises(InputError, match=r"is not a tile set: cannot read tileset\.json"):
+        load_tileset(tmp_path)
+    text = (cut[0] / "tileset.json").read_text()
+    for broken, place in ((text[:50], ""), (text.replace('"size": 32', '"size": "x"'), "size")):
+        (tmp_path / "tileset.json").write_text(broken)
+        with pytest.raises(
+            InputError, match=rf"tileset\.json is damaged: {place}.*; run cafe tile"
+        ):
+            load_tileset(tmp_path)
+
+
+def test_a_description_keeps_nodata_that_is_no_number(cut, tmp_path):
+    height = HeightSettings(nodata=math.nan)
+    save_tileset(tmp_path, load_tileset(cut[0]).model_copy(update={"height": height}))
+    assert math.isnan(load_tileset(tmp_path).height.nodata)

@@ -1,0 +1,265 @@
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from cafe_cli.config.load import dump_config
+from cafe_cli.config.schema import TrainSettings
+from cafe_cli.errors import ConfigError, InputError, TrainingError
+from cafe_cli.model import model_file
+from cafe_cli.training.distributed import processes, sync_batchnorm
+from cafe_cli.training.distributed.processes import Launched, Processes, launched, plan
+from cafe_cli.training.report.run import BEST
+from cafe_cli.training.train import train
+from tests.support.engines import cafe, settings
+
+pytest_plugins = ["tests.support.fixtures"]
+
+CHANGES = {
+    "train__epochs": 2, "train__batch_size": 6, "train__accumulate": 3, "train__freeze_epochs": 1,
+    "train__optimizer": "sgd", "train__learning_rate": 1e-2, "train__checkpointing": True,
+}  # fmt: skip
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {
+    "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0",
+    "SLURM_JOB_NAME": "train",
+}  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in (*TORCHRUN, *SRUN, *processes._NAMES, "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda values: [monkeypatch.setenv(*pair) for pair in values.items()]
+
+
+# --- how many ----------------------------------------------------------------------------------
+
+
+def test_processes_of_the_settings(environment):
+    assert launched() is None
+    assert plan("cpu", TrainSettings()).world == 1
+    assert plan("cpu", TrainSettings(devices=3)).world == 3
+
+
+@pytest.mark.parametrize(("started", "name"), [(TORCHRUN, "torchrun"), (SRUN, "srun")])
+def test_processes_of_a_launcher(environment, started, name):
+    environment(started)
+    assert launched() == Launched(name, devices=2, nodes=2)
+    assert plan("cpu", TrainSettings()).world == 4
+    assert plan("cpu", TrainSettings(devices=2, num_nodes=2)).world == 4
+    message = rf"train\.devices is 3, but {name} started 2 process\(es\) on each of 2 node\(s\)"
+    with pytest.raises(ConfigError, match=message):
+        plan("cpu", TrainSettings(devices=3))
+    with pytest.raises(ConfigError, match=r"train\.num_nodes is 1, but"):
+        plan("cpu", TrainSettings(num_nodes=1))
+
+
+def test_job_without_srun(environment):
+    environment({k: v for k, v in SRUN.items() if k != "SLURM_STEP_ID"})
+    with pytest.raises(ConfigError, match="has 4 tasks, but one process was started: begin"):
+        launched()
+
+
+def test_nodes_without_a_launcher(environment):
+    environment({"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1"})
+    with pytest.raises(ConfigError, match=r"train\.num_nodes is 2: .*\(MASTER_PORT is missing\)"):
+        plan("cpu", TrainSettings(num_nodes=2))
+
+
+def test_one_gpu_for_several_processes(environment, monkeypatch):
+    monkeypatch.setattr(processes, "choose", lambda name: torch.device("cuda", 1))
+    with pytest.raises(ConfigError, match="cuda:1 is one GPU, but there are to be 2 processes"):
+        plan("cuda:1", TrainSettings(devices=2))
+
+
+def test_more_processes_than_gpus(environment, monkeypatch):
+    monkeypatch.setattr(processes, "choose", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"train\.devices is 2, but 1 GPU\(s\) are there"):
+        plan("cuda", TrainSettings(devices=2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "capability", "found"),
+    [
+        ("auto", "cpu", None, "32-true"),
+        ("auto", "cuda", (7, 5), "32-true"),  # imitates bf16, slowly
+        ("auto", "cuda", (8, 0), "bf16-mixed"),
+        ("32-true", "cuda", (9, 0), "32-true"),
+        ("bf16-mixed", "cpu", None, "bf16-mixed"),
+    ],
+)
+def test_precision(monkeypatch, asked, device, capability, found):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = processes.precision_of(TrainSettings(precision=asked), torch.device(device))
+    assert chosen.precision == found
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "first"),
+    [
+        ("RANK", "0", True),
+        ("RANK", "2", False),
+        ("SLURM_PROCID", "1", False),
+        ("NODE_RANK", "1", 0),
+    ],
+)
+def test_who_speaks(environment, name, rank, first):
+    assert processes.is_first()
+    environment({name: rank})
+    assert processes.is_first() == bool(first)
+
+
+# --- agreement ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+class FakeFabric:
+    def __init__(self, rank: int):
+        self.global_rank, self.world_size = rank, 1
+
+
+@pytest.mark.parametrize(
+    ("rank", "helper", "ends"), [(0, False, "no tile"), (1, False, "1"), (1, True, "0")]
+)
+def test_errors_are_shared(group, rank, helper, ends):
+    team = Processes(FakeFabric(rank), group, helper)
+    with pytest.raises((InputError, SystemExit), match=ends), team.agreed():
+        raise InputError("no tile")
+    with team.agreed():
+        pass
+
+
+def test_loss_of_another_process(group):
+    team = Processes(FakeFabric(0), group)
+    with (
+        pytest.raises(TrainingError, match="another process of this run has ended"),
+        team.guarded(),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), team.guarded():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_lone_error_of_a_helper_is_told(group, caplog):
+    team = Processes(FakeFabric(1), group, helper=True)
+    with pytest.raises(TrainingError), team.guarded():
+        raise TrainingError("out of memory")
+    assert "process 1: out of memory" in caplog.text
+
+
+def test_one_process_needs_no_agreement():
+    team = Processes(FakeFabric(0))
+    assert team.gather(["a"]) == ["a"]
+    assert team.largest(3) == 3
+    with pytest.raises(InputError), team.agreed():
+        raise InputError("no tile")
+
+
+# --- batch normalisation -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_shared_batch_norm_is_that_of_torch(group, affine):
+    results = []
+    for context in (torch.no_grad, None):
+        torch.manual_seed(0)
+        norm = torch.nn.BatchNorm2d(3, affine=affine)
+        x = (torch.randn(4, 3, 5, 6) * 3 + 100).requires_grad_()
+        shared = sync_batchnorm.share(norm, torch.device("cpu"), world=2 if context is None else 1)
+        with shared:
+            y = norm(x)
+        y.pow(3).sum().backward()
+        own = [p.grad for p in norm.parameters()]
+        results.append([y.detach(), x.grad, norm.running_mean, norm.running_var, *own])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_shared_batch_norm_leaves_inference_alone(group):
+    norm = torch.nn.BatchNorm2d(3).eval()
+    x = torch.randn(2, 3, 4, 4)
+    with sync_batchnorm.share(norm, torch.device("cpu"), world=2):
+        assert torch.equal(norm(x), F.batch_norm(x, norm.running_mean, norm.running_var, eps=1e-5,
+                                                 weight=norm.weight, bias=norm.bias))  # fmt: skip
+
+
+# --- two of them -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def single(tileset, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("single") / "run"
+    train(tileset, output, settings(**CHANGES), device="cpu")
+    return output
+
+
+def assert_same_curve(output: Path, single: Path) -> None:
+    rows = []
+    for folder in (output, single):
+        with (folder / "history.csv").open() as file:
+            rows.append(list(csv.DictReader(file)))
+    for mine, other in zip(*rows, strict=True):
+        for name in ("loss", "student", "teacher"):
+            assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-4)
+        assert float(mine["miou"]) == pytest.approx(float(other["miou"]), abs=5e-3)
+    pixels = [model_file.read_card(folder / BEST).scores["pixels"] for folder in (output, single)]
+    assert pixels[0] == pixels[1]
+
+
+def words_of(tileset: Path, tmp_path: Path) -> list[object]:
+    saved = tmp_path / "settings.toml"
+    saved.write_text(dump_config(settings(**CHANGES)))
+    return ["train", tileset, "-c", saved, "-o", tmp_path / "run", "--device", "cpu"]
+
+
+def test_two_processes(single, tileset, tmp_path):
+    done = cafe(*words_of(tileset, tmp_path), "--devices", 2, GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("wrote") == 1  # the second process keeps quiet
+    assert_same_curve(tmp_path / "run", single)
+
+
+def test_torchrun(single, tileset, tmp_path):
+    words = [
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "cafe_cli",
+        *words_of(tileset, tmp_path),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *map(str, words)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("wrote") == 1
+    assert_same_curve(tmp_path / "run", single)
+
+
+def test_error_of_one_process_ends_all(tileset, tmp_path):
+    other = tmp_path / "tiles"
+    shutil.copytree(tileset, other, ignore=shutil.ignore_patterns("cache"))
+    path = sorted((other / "train" / "image").iterdir())[2]
+    path.write_bytes(path.read_bytes()[:200])
+    words = [*words_of(other, tmp_path), "--devices", 2, "--set", "train.cache=none"]
+    done = cafe("-q", *words, GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 1
+    # gloo, or torch, may have something to say about a process that is gone.
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
+    assert path.name in error
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,177 @@
+import math
+import signal
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from cafe_cli.errors import StoppedError
+from cafe_cli.evaluation import metrics
+from cafe_cli.model import model_file
+from cafe_cli.training import curves, trainer
+from cafe_cli.training.report.run import BEST, SCORES
+from cafe_cli.training.signals import ASKED, GO_ON, TIME_UP, watching
+from cafe_cli.training.train import Report, train
+from cafe_cli.training.trainer import LAST
+from tests.support.engines import settings
+
+pytest_plugins = ["tests.support.fixtures"]
+
+STEPS = 3  # of an epoch
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(curves, "draw_curves", lambda *args: None)
+    monkeypatch.setattr(curves, "_write_board", lambda *args: None)
+
+
+@pytest.fixture
+def reports(monkeypatch) -> list[str]:
+    """How runs have ended, according to their reports."""
+    ends = []
+
+    def write(folder, tileset, *, device, ended):
+        ends.append(ended)
+
+    monkeypatch.setattr(trainer, "write_report", write)
+    return ends
+
+
+def run(tileset: Path, output: Path, changes=None, **options):
+    return train(tileset, output, settings(**(changes or {})), device="cpu", **options)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = load_file(one), load_file(other)
+    return all((first[name] == second[name]).all() for name in first)
+
+
+# --- reasons -----------------------------------------------------------------------------------
+
+
+def test_no_reason():
+    with watching(None, time.monotonic()) as reason:
+        assert reason() == GO_ON
+
+
+@pytest.mark.parametrize(("age", "expected"), [(0, GO_ON), (61, TIME_UP)])
+def test_time(age, expected):
+    with watching(60, time.monotonic() - age) as reason:
+        assert reason() == expected
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_signals(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with watching(1, time.monotonic() - 9) as reason:
+        signal.raise_signal(number)
+        assert reason() == ASKED  # rather than time
+    assert signal.getsignal(number) is before
+
+
+def test_launcher_and_terminal_stop_together():
+    with watching(None, 0) as reason:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert reason() == ASKED
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_sigterm_saves(tileset, tmp_path, reports):
+    def terminate(done, total, loss):
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="stopped at step 2 of 6; go on with --resume"):
+        run(tileset, tmp_path / "run", report=Report(terminate))
+    assert model_file.load_training(tmp_path / "run" / LAST)[2]["progress"]["batch"] == 2
+    assert reports == []
+
+
+# --- time limit --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Make the time be up after a number of calls, which is one for each step and each epoch."""
+
+    def after(calls: int):
+        count = 0
+
+        def handed(limit, started):
+            def reason():
+                nonlocal count
+                count += 1
+                return TIME_UP if count >= calls else GO_ON
+
+            return nullcontext(reason)
+
+        monkeypatch.setattr("cafe_cli.training.train.watching", handed)
+
+    return after
+
+
+def test_time_is_up(tileset, tmp_path, reports):
+    """In earnest, with a limit that every step exceeds; a model is there all the same."""
+    output = tmp_path / "run"
+    card = run(tileset, output, {"train__time_limit": 1e-3})
+    assert model_file.load_training(output / LAST)[2]["progress"]["batch"] == 1
+    assert card.epoch == 0
+    assert card.scores["miou"] >= 0
+    assert (output / SCORES).exists()
+    assert reports == []  # no epoch to report
+    run(tileset, output, resume=True)
+    run(tileset, tmp_path / "whole")
+    for name in (LAST, BEST):
+        assert same_weights(output / name, tmp_path / "whole" / name)
+
+
+def test_time_is_up_in_a_later_epoch(tileset, tmp_path, reports, clock, caplog):
+    caplog.set_level("INFO", "cafe")
+    output = tmp_path / "run"
+    clock(STEPS + 1 + 2)
+    card = run(tileset, output)
+    assert card.epoch == 1  # the best so far is that of the whole epoch
+    assert f"the time is up at step 5 of 6; go on with --resume -o {output}" in caplog.text
+    assert reports == ["the time was up at step 5 of 6"]
+
+
+def test_time_is_up_between_epochs(tileset, tmp_path, reports, clock):
+    clock(STEPS + 1)
+    assert run(tileset, tmp_path / "run").epoch == 1
+    progress = model_file.load_training(tmp_path / "run" / LAST)[2]["progress"]
+    assert (progress["epoch"], progress["batch"]) == (1, 0)
+
+
+def test_time_is_up_at_the_end(tileset, tmp_path, reports, clock):
+    clock(2 * STEPS + 2)
+    run(tileset, tmp_path / "run")
+    assert reports == [""]
+
+
+# --- early stopping ----------------------------------------------------------------------------
+
+
+def test_patience(tileset, tmp_path, reports, monkeypatch, caplog):
+    caplog.set_level("INFO", "cafe")
+    mious = iter([0.2, 0.5, math.nan, 0.5, 0.9, 0.1, 0.1, 0.1])
+    real = metrics.scores
+
+    def scripted(confusion, classes):
+        return metrics.Scores(**{**vars(real(confusion, classes)), "miou": next(mious)})
+
+    monkeypatch.setattr(trainer, "scores", scripted)
+    output, changes = tmp_path / "run", {"train__epochs": 9, "train__patience": 2}
+    changes["train__batch_size"] = 6
+    assert run(tileset, output, changes).epoch == 2
+    words = "stopped early: no better mIoU than 0.5000, of epoch 2, for 2 epochs"
+    assert words in caplog.text
+    assert reports == [words]
+    assert run(tileset, output, changes, resume=True).epoch == 2  # it has ended
+    assert run(tileset, output, {**changes, "train__patience": 3}, resume=True).epoch == 5
