@@ -38,7 +38,7 @@ from rasterio.windows import Window
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.inference.tiling import Slide, bands
+from cafe_cli.inference.tiling import WindowGrid, bands
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import Architecture, CaFE
 from cafe_cli.model.model_file import ModelCard
@@ -179,7 +179,7 @@ def islands(width: int, height: int, seed: int) -> Iterator[Extent]:
 
 def band_border(width: int, height: int) -> int:
     whole = Extent(0, 0, width, height)
-    return next(bands(whole, whole, Slide(WINDOW, WINDOW - OVERLAP), len(CLASSES))).last
+    return next(bands(whole, whole, WindowGrid(WINDOW, WINDOW - OVERLAP), len(CLASSES))).last
 
 
 def town(width: int, height: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -32,7 +32,7 @@ from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
-from cafe_cli.training.data.sampler import Batches, Key
+from cafe_cli.training.data.sampler import BatchSampler, SampleKey
 
 Run = Callable[[int, int], int]  # round, crops wanted -> crops read
 
@@ -133,10 +133,10 @@ def uncompressed(source: Path, target: Path) -> None:
             dataset.write(values)
 
 
-def keys(number: int, dataset: TileDataset, count: int) -> list[list[Key]]:
+def keys(number: int, dataset: TileDataset, count: int) -> list[list[SampleKey]]:
     """Return batches in random order: as many epochs as it takes."""
-    batches = Batches(len(dataset), BATCH, seed=number)
-    drawn: list[list[Key]] = []
+    batches = BatchSampler(len(dataset), BATCH, seed=number)
+    drawn: list[list[SampleKey]] = []
     while len(drawn) * BATCH < count:
         drawn += batches
         batches.epoch += 1
@@ -146,7 +146,7 @@ def keys(number: int, dataset: TileDataset, count: int) -> list[list[Key]]:
 def copied(dataset: TileDataset, number: int, count: int) -> int:
     """Read crops, each into its place in a batch."""
     places = [
-        cache.Planes(*(values[place].numpy() for values in batch))
+        cache.TilePlanes(*(values[place].numpy() for values in batch))
         for batch in [dataset.blank(BATCH)]
         for place in range(BATCH)
     ]

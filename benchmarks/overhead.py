@@ -91,14 +91,14 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     from cafe_cli.config.schema import HeightSettings, PredictSettings
     from cafe_cli.inference.ensemble import Ensemble
     from cafe_cli.inference.forward import in_view, to_batch
-    from cafe_cli.inference.tiling import Slide
+    from cafe_cli.inference.tiling import WindowGrid
     from cafe_cli.model.device import computes_in_bf16
     from cafe_cli.raster.window import Window
     from cafe_cli.scenes.discovery import SceneFiles
     from cafe_cli.scenes.scene import open_scene
 
     ensemble = Ensemble.load([args.model])
-    slide = Slide(window, window - overlap)
+    slide = WindowGrid(window, window - overlap)
     forward = ensemble.ready(PredictSettings(), slide, torch.device(args.device), engine)
     batch = forward.batch_size
     files = SceneFiles("scene", (args.ortho,), (args.dsm,))

@@ -36,7 +36,7 @@ from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.scene import Patch, open_scene
-from cafe_cli.tilesets.tileset import Reader, load_tileset
+from cafe_cli.tilesets.tileset import TileReader, load_tileset
 
 STRIDE = 32
 KINDS = ("flat", "margin", "hann", "gaussian")
@@ -137,7 +137,7 @@ def read_scene(options: argparse.Namespace, card: ModelCard) -> Patch:
 def validation_labels(folder: Path, shape: tuple[int, ...]) -> Labels:
     """Put the labels of the validation tiles back where they were cut."""
     tileset = load_tileset(folder)
-    reader = Reader(folder, tileset)
+    reader = TileReader(folder, tileset)
     labels = np.full(shape, NODATA, np.uint8)
     for tile in tileset.of("validation"):
         here = labels[tile.row : tile.row + tileset.size, tile.col : tile.col + tileset.size]

@@ -11,7 +11,7 @@ from cafe_cli.config.schema import Config, LabelSettings
 from cafe_cli.errors import InputError, OutputError
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.metrics import Scores
-from cafe_cli.inference.job import Compute, Outputs, Source
+from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import predict
 from cafe_cli.mosaic.mosaic import Confidences, mosaic
 from cafe_cli.plotting import draw_scene
@@ -23,7 +23,7 @@ from cafe_cli.scenes.scene import open_scene
 from cafe_cli.system.atomic_write import check_output, remove, write_text
 from cafe_cli.tilesets.make import tile
 from cafe_cli.training.report.run import BEST
-from cafe_cli.training.train import Report, train
+from cafe_cli.training.train import TrainCallbacks, train
 
 
 def demo(
@@ -32,7 +32,7 @@ def demo(
     *,
     device: str = "auto",
     overwrite: bool = False,
-    report: Report | None = None,
+    report: TrainCallbacks | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """Tile and train on two scenes; predict, mosaic and evaluate a third, delivered in pieces.
@@ -80,12 +80,14 @@ def demo(
     for piece in pieces:
         labels = output / f"{piece.stem.removesuffix('_ortho')}.tif"
         confidence = labels.with_name(f"{labels.stem}_confidence.tif")
-        source = Source((str(piece),), (str(data / "town_dsm.tif"),))
+        source = PredictInput((str(piece),), (str(data / "town_dsm.tif"),))
         say(
             f"cafe predict {run / BEST} --optical {piece} --elevation {data / 'town_dsm.tif'} "
             f"-o {labels} --confidence {confidence}"
         )
-        predict([run / BEST], source, Outputs(labels, confidence), compute=Compute(device))
+        predict(
+            [run / BEST], source, PredictOutput(labels, confidence), compute=ComputeOptions(device)
+        )
         maps.append(str(labels))
         confidences.append(str(confidence))
     say(f"cafe mosaic {' '.join(maps)} --method confidence ... -o {town}")

@@ -58,13 +58,13 @@ class TrainingError(CafeError):
     """Training cannot start, or cannot go on."""
 
 
-class SomeFailedError(CafeError):
+class PartialFailureError(CafeError):
     """Some inputs failed; what became of the others is there."""
 
     exit_code = 3
 
 
-class StoppedError(CafeError):
+class RunInterruptedError(CafeError):
     """The user stopped the work; what was done so far is saved."""
 
     exit_code = 130

@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from cafe_cli.model.cafe import CaFE, Outputs, pad, standardise
+from cafe_cli.model.cafe import CaFE, TrainingOutputs, pad, standardise
 from cafe_cli.model.device import computes_in_bf16
 from cafe_cli.raster.statistics import Statistics
 
@@ -68,9 +68,9 @@ class StackedUnet(nn.Module):
         height: Tensor,
         height_valid: Tensor,
         labels: Tensor,
-    ) -> Outputs:
+    ) -> TrainingOutputs:
         """Return the logits as the plain path's; there is no other."""
-        return Outputs([self(optical, optical_valid, height, height_valid)])
+        return TrainingOutputs([self(optical, optical_valid, height, height_valid)])
 
 
 Network: TypeAlias = CaFE | StackedUnet

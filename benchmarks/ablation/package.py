@@ -21,9 +21,9 @@ from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.build import build_network
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
-from cafe_cli.training.data.sampler import Batches, Key
+from cafe_cli.training.data.sampler import BatchSampler, SampleKey
 
-__all__ = ["Inputs", "Key", "Sample", "Tiles", "batch_size", "build", "decode", "epochs"]
+__all__ = ["Inputs", "Sample", "SampleKey", "Tiles", "batch_size", "build", "decode", "epochs"]
 
 
 def build(kind: variants.Network, tileset: TileSet, config: Config) -> baselines.Network:
@@ -53,9 +53,9 @@ def batch_size(settings: TrainSettings) -> int:
     return settings.batch_size
 
 
-def epochs(count: int, settings: TrainSettings) -> Iterator[list[Key]]:
+def epochs(count: int, settings: TrainSettings) -> Iterator[list[SampleKey]]:
     """Return the batches of `count` tiles, epoch after epoch, without end."""
-    batches = Batches(count, batch_size(settings), settings.seed)
+    batches = BatchSampler(count, batch_size(settings), settings.seed)
     while True:
         yield from batches
         batches.epoch += 1
@@ -82,7 +82,7 @@ class Tiles:
         return np.array([np.bincount(y, minlength=256)[:classes] for y in labels])
 
     def batches(
-        self, keys: Iterable[list[Key]], device: torch.device
+        self, keys: Iterable[list[SampleKey]], device: torch.device
     ) -> Generator[Sample, None, None]:
         """Yield batches on a device; closed, it ends its threads."""
         with closing(Loader(self._dataset, device).batches(keys)) as drawn:

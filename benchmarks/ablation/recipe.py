@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.ablation.baselines import Network
-from benchmarks.ablation.package import Inputs, Key, Sample
+from benchmarks.ablation.package import Inputs, SampleKey, Sample
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import ConfigError
-from cafe_cli.model.cafe import CaFE, Outputs, labels_at
+from cafe_cli.model.cafe import CaFE, TrainingOutputs, labels_at
 from cafe_cli.model.encoders import STRIDES
 from cafe_cli.training.losses import labelled_pixels, pyramid_loss
 
 Random: TypeAlias = np.random.Generator
 BatchHook: TypeAlias = Callable[[float, Sample, Random], Sample]
 GuideHook: TypeAlias = Callable[[float, CaFE, Sample, Random], Tensor]
-LossHook: TypeAlias = Callable[[float, Outputs, Tensor], Tensor]
+LossHook: TypeAlias = Callable[[float, TrainingOutputs, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Recipe:
 
     batch: tuple[Callable[[Sample, Random], Sample], ...] = ()
     guide: Callable[[CaFE, Sample, Random], Tensor] | None = None
-    loss: tuple[Callable[[Outputs, Tensor], Tensor], ...] = ()
+    loss: tuple[Callable[[TrainingOutputs, Tensor], Tensor], ...] = ()
     guided: float = 1.0
     averaged: float = 0.0
     balanced: float = 0.0
@@ -77,7 +77,7 @@ class Recipe:
             **plain,
         )
 
-    def outputs(self, network: Network, batch: Sample, random: Random) -> Outputs:
+    def outputs(self, network: Network, batch: Sample, random: Random) -> TrainingOutputs:
         """Run the network on a batch as this recipe wants it to be guided."""
         if not isinstance(network, CaFE) or network.architecture.guidance == "none":
             return network.training_outputs(*batch.inputs, batch.labels)
@@ -87,7 +87,7 @@ class Recipe:
         return network.training_outputs(*batch.inputs, steering)
 
 
-def plainly(network: CaFE, batch: Sample) -> Outputs:
+def plainly(network: CaFE, batch: Sample) -> TrainingOutputs:
     """Run the plain path only."""
     architecture = network.architecture
     network.architecture = replace(architecture, guidance="none")
@@ -174,7 +174,7 @@ def predicted(probability: float, network: CaFE, batch: Sample, random: Random) 
 # ------------------------------------------------------------------ losses
 
 
-def smoothing(strength: float, outputs: Outputs, labels: Tensor) -> Tensor:
+def smoothing(strength: float, outputs: TrainingOutputs, labels: Tensor) -> Tensor:
     """Give this share of every target to all classes alike, at all heads."""
     # Of (1 - s) CE + s U, with U against the even distribution, CE is in the loss already.
     terms = [
@@ -195,7 +195,7 @@ def uniform_loss(path: list[Tensor], labels: Tensor) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def lovasz(strength: float, outputs: Outputs, labels: Tensor) -> Tensor:
+def lovasz(strength: float, outputs: TrainingOutputs, labels: Tensor) -> Tensor:
     """Add Lovász-softmax (Berman et al., CVPR 2018) over the classes of the batch."""
     path = outputs.student or outputs.teacher
     if path is None:
@@ -229,8 +229,8 @@ LOSS: dict[str, LossHook] = {"smoothing": smoothing, "lovasz": lovasz}
 
 
 def balance(
-    share: float, batches: Iterable[list[Key]], counts: NDArray[np.int64], random: Random
-) -> Iterator[list[Key]]:
+    share: float, batches: Iterable[list[SampleKey]], counts: NDArray[np.int64], random: Random
+) -> Iterator[list[SampleKey]]:
     """Replace a share of the tiles by ones drawn by class: first a class, then a tile that has it.
 
     Parameters

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.ablation import records
 from benchmarks.ablation.baselines import Network, mixed
-from benchmarks.ablation.package import Key, Sample, Tiles, batch_size, build, epochs
+from benchmarks.ablation.package import SampleKey, Sample, Tiles, batch_size, build, epochs
 from benchmarks.ablation.recipe import Averaged, Recipe, balance
 from benchmarks.ablation.records import Row, Study
 from benchmarks.ablation.scoring import score
@@ -106,7 +106,7 @@ class Loop:
                     since.zero_()
         return self.averaged.network if self.averaged else self.network
 
-    def _keys(self, training: Tiles, classes: int) -> Iterator[list[Key]]:
+    def _keys(self, training: Tiles, classes: int) -> Iterator[list[SampleKey]]:
         stream = epochs(len(training), self.settings)
         if self.recipe.balanced:
             random = np.random.default_rng([self.settings.seed, 1])

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ablation.baselines import Network, mixed
-from benchmarks.ablation.package import Inputs, Key, Sample, Tiles
+from benchmarks.ablation.package import Inputs, SampleKey, Sample, Tiles
 from benchmarks.ablation.records import Study
 from cafe_cli.classes import NODATA
 from cafe_cli.evaluation.metrics import Confusion, scores
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.tilesets.tileset import Reader, TileSet, load_tileset
+from cafe_cli.tilesets.tileset import TileReader, TileSet, load_tileset
 
 Prediction: TypeAlias = Callable[[Any, Sample, int], Tensor]
 """Class scores (B, K, H, W) of a batch; the number is that of its first tile."""
@@ -93,7 +93,7 @@ def score(
     if other:
         found["sparse"] = Confusion(len(tileset.classes))
     side = 8 if device.type == "cuda" else 1
-    order = [Key(i, 0) for i in range(len(ground))]
+    order = [SampleKey(i, 0) for i in range(len(ground))]
     keys = [order[i : i + side] for i in range(0, len(order), side)]
     network.eval()
     with torch.inference_mode(), mixed(device):
@@ -129,5 +129,5 @@ def _sparse_labels(study: Study, fold: int) -> dict[str, NDArray[np.uint8]]:
     if not folder.exists():
         return {}
     tileset = load_tileset(folder)
-    reader = Reader(folder, tileset)
+    reader = TileReader(folder, tileset)
     return {tile.name: reader.read(tile)[1] for tile in tileset.of("validation")}

@@ -18,7 +18,7 @@ from cafe_cli.system.atomic_write import check_output
 from cafe_cli.system.threads import cores
 from cafe_cli.tilesets.estimate import cutting
 from cafe_cli.tilesets.index import shared_ground
-from cafe_cli.tilesets.plan import Plan, plan
+from cafe_cli.tilesets.plan import TilePlan, plan
 from cafe_cli.tilesets.tileset import check_replaceable
 
 log = logging.getLogger("cafe")
@@ -114,7 +114,7 @@ def _plan(report: Report, config: Config, jobs: int) -> None:
         report.facts["estimate"] = {**cutting(planned, config, jobs).as_json(), "jobs": jobs}
 
 
-def _tiles(planned: Plan) -> dict[str, Any]:
+def _tiles(planned: TilePlan) -> dict[str, Any]:
     """Count the tiles of each split; what has too few valid or labelled pixels goes later."""
     found = Counter(t.split for t in planned.tiles)
     return {split: found[split] for split in SPLITS}

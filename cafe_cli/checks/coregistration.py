@@ -55,7 +55,7 @@ class Registration:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class OffsetConsensus:
     """What several windows say together.
 
     Attributes
@@ -81,7 +81,7 @@ class Agreement:
     shifted: float
 
 
-def hint(
+def estimate_offset(
     image: NDArray[np.generic],
     image_valid: NDArray[np.bool_],
     height: NDArray[np.floating],
@@ -125,7 +125,7 @@ def hint(
     )
 
 
-def combine(hints: Sequence[Registration | None]) -> Agreement | None:
+def combine_offsets(hints: Sequence[Registration | None]) -> OffsetConsensus | None:
     """Combine the hints of several windows; None where none of them is clear."""
     clear = [h for h in hints if h is not None and h.clear]
     if not clear:
@@ -134,7 +134,7 @@ def combine(hints: Sequence[Registration | None]) -> Agreement | None:
     columns, down, zero, peak = (float(m) for m in np.median(rows, axis=0))
     near = np.hypot(rows[:, 0] - columns, rows[:, 1] - down) <= _AGREE
     shifted = sum(h.shifted for h in clear) / len(clear)
-    return Agreement(columns, down, zero, peak, len(clear), float(near.mean()), shifted)
+    return OffsetConsensus(columns, down, zero, peak, len(clear), float(near.mean()), shifted)
 
 
 def _lit(brightness: Plane, valid: Mask) -> Mask:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from cafe_cli.checks.coregistration import Agreement
+from cafe_cli.checks.coregistration import OffsetConsensus
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.heights import PLAUSIBLE, as_written
-from cafe_cli.scenes.label_coding import list_odd
+from cafe_cli.scenes.label_coding import list_unknown
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -30,7 +30,7 @@ _VOIDS = (
 _error, _warning, _note = (partial(Finding, level) for level in ("error", "warning", "note"))
 
 
-def judge_heights(
+def check_heights(
     values: Pixels,
     settings: HeightSettings,
     metres: float = 1.0,
@@ -154,7 +154,7 @@ def _doubts_on_kind(heights: Pixels, settings: HeightSettings) -> Iterator[Findi
         )
 
 
-def judge_above_ground(p1: float, p50: float, p99: float) -> Iterator[Finding]:
+def check_above_ground(p1: float, p50: float, p99: float) -> Iterator[Finding]:
     """Judge percentiles of the heights above ground, in metres, once the ground is taken off."""
     if p99 > 60:
         yield _too_tall(p99)
@@ -189,7 +189,7 @@ def void_shares(void: Mask) -> tuple[float, float]:
     return float(sizes.sum() / void.size), float(sizes.max() / void.size)
 
 
-def judge_voids(total: float, inside: float, largest: float, fill: float) -> Iterator[Finding]:
+def check_voids(total: float, inside: float, largest: float, fill: float) -> Iterator[Finding]:
     """Judge the shares of a height raster that are void: all in all, and inside of it.
 
     Parameters
@@ -210,7 +210,7 @@ def judge_voids(total: float, inside: float, largest: float, fill: float) -> Ite
         yield _warning(f"{_percent(total - inside)} of the raster is void around the heights")
 
 
-def judge_image(values: Pixels, bands: Sequence[int]) -> Iterator[Finding]:
+def check_image(values: Pixels, bands: Sequence[int]) -> Iterator[Finding]:
     """Judge the valid pixels (bands, n) of an optical raster; `bands` are their numbers."""
     if not values.size:
         yield _warning("no valid pixel in any of the places looked at")
@@ -254,7 +254,7 @@ def margin_shares(
     return shares
 
 
-def judge_margins(shares: dict[float, float]) -> Iterator[Finding]:
+def check_margins(shares: dict[float, float]) -> Iterator[Finding]:
     """Judge the margins of an optical raster: the share of its pixels per value."""
     for value, share in shares.items():
         if share > 0.01:
@@ -265,14 +265,14 @@ def judge_margins(shares: dict[float, float]) -> Iterator[Finding]:
             )
 
 
-def judge_labels(
+def check_labels(
     counts: NDArray[np.int64],
     odd: "Counter[int | str]",
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Iterator[Finding]:
     """Judge the pixels per class id (K,), and the values or colours that are none exactly."""
-    listed = list_odd(odd)
+    listed = list_unknown(odd)
     if odd and settings.encoding == "ids":
         yield _error(
             f"label values without a class: {listed}; add them to a class with values = [...], or "
@@ -300,7 +300,7 @@ def pixel_shift(grid: Grid, reference: Grid) -> tuple[float, float] | None:
     return column, row
 
 
-def judge_grid(stream: str, grid: Grid, reference: Grid, share: float) -> Iterator[Finding]:
+def check_grid(stream: str, grid: Grid, reference: Grid, share: float) -> Iterator[Finding]:
     """Judge how a raster of heights or labels lies on the image, of which it covers a share."""
     if share < 0.995:
         yield (_warning if share < 0.9 else _note)(f"covers {_percent(share)} of the image")
@@ -319,8 +319,8 @@ def judge_grid(stream: str, grid: Grid, reference: Grid, share: float) -> Iterat
         )
 
 
-def judge_registration(
-    found: Agreement, columns: float, rows: float, metres: float | None
+def check_registration(
+    found: OffsetConsensus, columns: float, rows: float, metres: float | None
 ) -> Iterator[Finding]:
     """Judge whether the heights lie shifted: far enough, and alike in most windows.
 
@@ -347,7 +347,7 @@ def judge_registration(
     )
 
 
-def judge_storage(facts: dict[str, Any]) -> Iterator[Finding]:
+def check_storage(facts: dict[str, Any]) -> Iterator[Finding]:
     """Judge whether a raster can be read by windows, from what `describe_raster` says of it."""
     strips = facts["block"][1] >= facts["width"] > 1024
     if strips and not facts["overviews"] and facts["width"] * facts["height"] > _BIG:

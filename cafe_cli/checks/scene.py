@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
-from cafe_cli.checks.coregistration import Agreement, combine, hint
+from cafe_cli.checks.coregistration import OffsetConsensus, combine_offsets, estimate_offset
 from cafe_cli.checks.rules import (
-    judge_above_ground,
-    judge_grid,
-    judge_heights,
-    judge_image,
-    judge_labels,
-    judge_margins,
-    judge_registration,
-    judge_storage,
-    judge_voids,
+    check_above_ground,
+    check_grid,
+    check_heights,
+    check_image,
+    check_labels,
+    check_margins,
+    check_registration,
+    check_storage,
+    check_voids,
     margin_shares,
     pixel_shift,
     void_shares,
@@ -35,7 +35,13 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config, HeightSettings
 from cafe_cli.findings import Finding, Report
 from cafe_cli.raster.grid import Grid, describe_crs
-from cafe_cli.raster.mosaic_view import Member, covered, joint_grid, look_at, parse_crs
+from cafe_cli.raster.mosaic_view import (
+    Member,
+    covered_share,
+    inspect_rasters,
+    parse_crs,
+    union_grid,
+)
 from cafe_cli.raster.reader import (
     image_bands,
     open_raster,
@@ -115,7 +121,7 @@ def _look_at_files(report: Report, stream: str, paths: Sequence[str], config: Co
         with report.noting(path), open_raster(path) as dataset:
             facts = describe_raster(dataset)
             report.facts[stream]["rasters"].append(facts)
-            _add(report, path, judge_storage(facts))
+            _add(report, path, check_storage(facts))
             if stream == "optical":
                 facts |= _look_at_image(report, dataset, config)
             elif stream in ("elevation", "dtm"):
@@ -140,9 +146,9 @@ def _look_at_image(report: Report, dataset: DatasetReader, config: Config) -> di
         margins.update(margin_shares(values, valid, _sides(window, dataset)))
     if wanted is None:
         _add(report, dataset.name, _doubts_on_alpha(dataset))
-    _add(report, dataset.name, judge_image(np.concatenate(pixels, axis=1), bands))
+    _add(report, dataset.name, check_image(np.concatenate(pixels, axis=1), bands))
     shares = {value: total / len(windows) for value, total in margins.items()}
-    _add(report, dataset.name, judge_margins(shares))
+    _add(report, dataset.name, check_margins(shares))
     return {"valid_percent": round(100 * float(np.mean(known)), 2)}
 
 
@@ -166,18 +172,18 @@ def _look_at_heights(
     if (count := len(image_bands(dataset, None))) > 1:
         message = f"has {count} bands, the first is taken for heights: check that it is the file"
         _add(report, dataset.name, [Finding("warning", message)])
-    member = look_at([dataset.name], parse_crs(config.crs))[0]
+    member = inspect_rasters([dataset.name], parse_crs(config.crs))[0]
     metres = metres_per_unit(member, settings)
     view = member.scaled(read_decimated(dataset, _PROBE, settings.nodata))
     values = view[np.isfinite(view)]
     if values.size or report.facts[stream]["files"] == 1:  # of many files, one may be all sea
         units = _units(member)
-        doubts = judge_heights(values, settings, metres, dtype=member.dtype, **units)
+        doubts = check_heights(values, settings, metres, dtype=member.dtype, **units)
         _add(report, dataset.name, doubts)
     share, largest = void_shares(~np.isfinite(view))
     width = math.sqrt(largest * dataset.width * dataset.height) * member.grid.gsd
     void = float(np.isnan(view).mean())
-    _add(report, dataset.name, judge_voids(void, share, width, settings.fill))
+    _add(report, dataset.name, check_voids(void, share, width, settings.fill))
     return {
         "unit": member.unit or None,
         "metres_per_unit": metres,
@@ -201,17 +207,17 @@ def _look_at_grids(report: Report, files: SceneFiles, config: Config) -> None:
     optical = _paths(files, "optical")
     with report.noting(optical[0]):
         crs = parse_crs(config.crs)
-        reference = joint_grid(look_at(optical, crs))
+        reference = union_grid(inspect_rasters(optical, crs))
         report.facts["grid"] = {"width": reference.width, "height": reference.height}
         for stream in STREAMS[1:]:
             paths = _paths(files, stream)
             if not paths or any(map(is_vector, paths)):
                 continue
             with report.noting(paths[0]):
-                members = look_at(paths, crs, reference)
-                share = covered(members, files.id, reference)
+                members = inspect_rasters(paths, crs, reference)
+                share = covered_share(members, files.id, reference)
                 report.facts[stream] |= _place(members, reference, share)
-                _add(report, paths[0], judge_grid(stream, joint_grid(members), reference, share))
+                _add(report, paths[0], check_grid(stream, union_grid(members), reference, share))
 
 
 def _place(members: Sequence[Member], reference: Grid, share: float) -> dict[str, Any]:
@@ -253,8 +259,8 @@ def _look_at_windows(report: Report, scene: Scene, settings: HeightSettings) -> 
     for window in spread(scene.grid.width, scene.grid.height, side, count):
         patch = scene.read(window)
         heights.append(patch.height[patch.height_valid][:: factor**2])
-        hints.append(hint(*_coarser(patch, factor)))
-    _add(report, scene.files.id, _register(report, combine(hints), factor, scene.grid))
+        hints.append(estimate_offset(*_coarser(patch, factor)))
+    _add(report, scene.files.id, _register(report, combine_offsets(hints), factor, scene.grid))
     values = np.concatenate(heights)
     if values.size and (scene.ground_source != "none" or settings.kind == "ndsm"):
         percentiles = [float(p) for p in np.percentile(values, (1, 50, 99))]
@@ -263,11 +269,11 @@ def _look_at_windows(report: Report, scene: Scene, settings: HeightSettings) -> 
             name: round(p, 2) for name, p in zip(names, percentiles, strict=True)
         }
         if settings.kind == "dsm":
-            _add(report, scene.files.id, judge_above_ground(*percentiles))
+            _add(report, scene.files.id, check_above_ground(*percentiles))
 
 
 def _register(
-    report: Report, together: Agreement | None, factor: int, grid: Grid
+    report: Report, together: OffsetConsensus | None, factor: int, grid: Grid
 ) -> Iterable[Finding]:
     report.facts["registration"] = None
     if together is None:
@@ -284,7 +290,7 @@ def _register(
         "agree_percent": round(100 * together.agree),
         "shifted_percent": round(100 * together.shifted),
     }
-    return judge_registration(together, columns, rows, metres)
+    return check_registration(together, columns, rows, metres)
 
 
 def _look_at_labels(report: Report, files: SceneFiles, config: Config) -> None:
@@ -309,7 +315,7 @@ def _look_at_labels(report: Report, files: SceneFiles, config: Config) -> None:
             "unknown": {str(value): n for value, n in odd.most_common(_LISTED)},
         }
         where = _paths(files, "labels")[0]
-        _add(report, where, judge_labels(labelled, odd, classes, config.labels))
+        _add(report, where, check_labels(labelled, odd, classes, config.labels))
 
 
 def _open(
@@ -370,7 +376,7 @@ def _ground_cells(files: SceneFiles, config: Config) -> float:
     """Return how many cells the ground filter would take; 0 where it has nothing to do."""
     if ground_source(config.height, bool(files.dtm)) != "estimate":
         return 0.0
-    grid = joint_grid(look_at(files.elevation, parse_crs(config.crs)))
+    grid = union_grid(inspect_rasters(files.elevation, parse_crs(config.crs)))
     return grid.width * grid.height * (grid.gsd / config.height.cell) ** 2
 
 

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cafe_cli.training.history import Row, losses
+from cafe_cli.training.history import EpochRecord, losses
 
 _GAP = "  "
 _NAME = (12, 8, 6)  # the widths that the names of classes are cut to, until all of them fit
@@ -16,7 +16,7 @@ _LISTED = 16  # the width of a name among the worst
 class _Column:
     title: str
     width: int
-    text: Callable[[Row], str]
+    text: Callable[[EpochRecord], str]
     left: bool = False  # adjusted to the left
 
     @property
@@ -43,7 +43,7 @@ class EpochTable:
         self._seconds = 0.0
         self._best = -math.inf
 
-    def lines(self, row: Row, best: bool | None = None) -> list[str]:
+    def lines(self, row: EpochRecord, best: bool | None = None) -> list[str]:
         """Return the line of an epoch, below the header if it is the first.
 
         Parameters
@@ -64,7 +64,7 @@ class EpochTable:
         cells = (_fit(column.text(row), column) for column in self._columns)
         return [*lines, _GAP.join([*cells, "best" if better else ""]).rstrip()]
 
-    def _count(self, row: Row) -> None:
+    def _count(self, row: EpochRecord) -> None:
         """Take down how long the steps took. The first epoch seen may have begun before a stop."""
         step = int(row["step"])
         each = round(step / row["epoch"])
@@ -72,7 +72,7 @@ class EpochTable:
         self._seconds += row.get("seconds", 0)
         self._step = step
 
-    def _choose(self, row: Row) -> list[_Column]:
+    def _choose(self, row: EpochRecord) -> list[_Column]:
         head = [_Column("epoch", self._epoch_width(row), self._epoch)]
         loss, *parts = [_number(name) for name in losses([row])]
         score = [_Column("mIoU", 5, lambda r: f"{r['miou']:.3f}")] if "miou" in row else []
@@ -94,20 +94,20 @@ class EpochTable:
             parts = []
         return [*head, loss, *parts, *score, *classes, *pace]
 
-    def _epoch_width(self, row: Row) -> int:
+    def _epoch_width(self, row: EpochRecord) -> int:
         return max(5, len(self._epoch(row)), 2 * len(str(self._epochs(row))) + 1)
 
-    def _epochs(self, row: Row) -> int:
+    def _epochs(self, row: EpochRecord) -> int:
         return round(self._total / (row["step"] / row["epoch"]))
 
-    def _epoch(self, row: Row) -> str:
+    def _epoch(self, row: EpochRecord) -> str:
         return f"{row['epoch']:.0f}" + (f"/{self._epochs(row)}" if self._total else "")
 
-    def _left(self, row: Row) -> str:
+    def _left(self, row: EpochRecord) -> str:
         return short((self._total - row["step"]) * self._seconds / self._steps)
 
 
-def _class_columns(row: Row, spare: int) -> list[_Column]:
+def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
     """Return a column per class, or one with the worst of them, or none."""
     names = [name.removeprefix("iou_") for name in row if name.startswith("iou_")]
     for longest in _NAME:
@@ -127,7 +127,7 @@ def _class_column(name: str, longest: int) -> _Column:
     return _Column(title, width, lambda row: f"{row[f'iou_{name}']:.2f}")
 
 
-def _worst(row: Row, names: Sequence[str], width: int) -> str:
+def _worst(row: EpochRecord, names: Sequence[str], width: int) -> str:
     known = [name for name in names if not math.isnan(row[f"iou_{name}"])]
     text = ""
     for name in sorted(known, key=lambda n: row[f"iou_{n}"]):

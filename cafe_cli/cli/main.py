@@ -307,7 +307,7 @@ def train(
     """Train CaFE on a tile set."""
     from cafe_cli.cli.console import say, show_scores, training_display
     from cafe_cli.training.report.run import BEST
-    from cafe_cli.training.train import Report, rehearse
+    from cafe_cli.training.train import TrainCallbacks, rehearse
     from cafe_cli.training.train import train as run
 
     run_keys = (
@@ -333,7 +333,7 @@ def train(
     with _first_speaks(), training_display() as (on_step, on_epoch):
         card = run(
             tileset, output, config, device=device, resume=resume, overwrite=overwrite,
-            report=Report(on_step, on_epoch),
+            report=TrainCallbacks(on_step, on_epoch),
         )  # fmt: skip
         if card.scores:
             show_scores(card.scores, f"validation tiles, epoch {card.epoch}")
@@ -420,9 +420,9 @@ def predict(
     """
     from cafe_cli.cli.console import inference_display, show_meter
     from cafe_cli.config.load import parse_config
-    from cafe_cli.inference.job import Compute, Outputs, Source
+    from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
     from cafe_cli.inference.predict import predict as run
-    from cafe_cli.inference.predict import predict_each, rehearse, rehearse_each
+    from cafe_cli.inference.predict import predict_per_file, rehearse, rehearse_each
     from cafe_cli.scenes.discovery import expand_inputs
 
     if not (models := (*models, *more)):
@@ -432,17 +432,17 @@ def predict(
     settings = parse_config({"predict": given}, "options").predict
     extra = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
     made = dict(map(_key_value, creation))
-    outputs = Outputs(output, **extra, options=made, overwrite=overwrite, resume=resume)
+    outputs = PredictOutput(output, **extra, options=made, overwrite=overwrite, resume=resume)
     for stream in ("optical", "elevation", "dtm"):
         options[stream] = tuple(expand_inputs(options[stream]))
-    source, compute = Source(**options), Compute(device, jobs)
+    source, compute = PredictInput(**options), ComputeOptions(device, jobs)
     if dry_run:
         each = rehearse_each if per_file else rehearse
         found = each(models, source, outputs, settings=settings, compute=compute)
         _show_reports(found if isinstance(found, list) else [found])
         return
     with inference_display() as progress:
-        call = predict_each if per_file else run
+        call = predict_per_file if per_file else run
         meter = call(models, source, outputs, settings=settings, compute=compute, progress=progress)
     show_meter(meter, outputs.paths.values())
 
@@ -471,7 +471,7 @@ def mosaic(
     pixel grid of the first, or of --like, and reaches around all of them.
     """
     from cafe_cli.cli.console import progress_bar, say
-    from cafe_cli.mosaic.grid import Target
+    from cafe_cli.mosaic.grid import TargetGrid
     from cafe_cli.mosaic.mosaic import Confidences, rehearse
     from cafe_cli.mosaic.mosaic import mosaic as run
     from cafe_cli.scenes.discovery import expand_inputs
@@ -481,7 +481,7 @@ def mosaic(
     if confidence_output and not confidences:
         raise click.UsageError("--confidence-output needs --confidence")
     given = surer if confidences else None
-    target = Target(like, resolution, bbox)
+    target = TargetGrid(like, resolution, bbox)
     if dry_run:
         _show_report(rehearse(files, output, method, given, target, overwrite))
         return
@@ -536,12 +536,12 @@ def demo(config_path: Path, output: Path, overwrite: bool, device: str) -> None:
     """Tile, train, predict, mosaic and evaluate on the sample data, and draw the result."""
     from cafe_cli.cli.console import say, show_scores, training_display
     from cafe_cli.demo import demo as run
-    from cafe_cli.training.train import Report
+    from cafe_cli.training.train import TrainCallbacks
 
     with training_display() as (on_step, on_epoch):
         scores = run(
             config_path, output, device=device, overwrite=overwrite,
-            report=Report(on_step, on_epoch), say=say,
+            report=TrainCallbacks(on_step, on_epoch), say=say,
         )  # fmt: skip
     show_scores(scores.as_json(), "map of the town against its true labels")
     say(f"wrote {output / 'demo.png'}: look at it")

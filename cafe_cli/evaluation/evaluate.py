@@ -17,7 +17,7 @@ from cafe_cli.errors import BandError, InputError, LabelError
 from cafe_cli.evaluation.metrics import Confusion, Scores, scores
 from cafe_cli.raster.grid import Grid, check_overlap
 from cafe_cli.raster.reader import image_bands, open_raster, read_valid, read_window
-from cafe_cli.raster.warp import aligned, read_aligned
+from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import read_classes
 from cafe_cli.scenes.label_coding import decode
@@ -70,7 +70,7 @@ def evaluate(
         table = _class_table(predicted, classes)
         bands = _reference_bands(truth, labels)
         check_overlap(prediction, Grid.of(predicted), reference, Grid.of(truth))
-        with aligned(predicted, Grid.of(truth), Resampling.nearest) as view:
+        with open_warped(predicted, Grid.of(truth), Resampling.nearest) as view:
             tally = _count(_Pair(prediction, view, truth, bands, table, labels), progress)
     _check_values(tally, reference, labels)
     _check_counts(tally.confusion, prediction, reference)
@@ -113,7 +113,7 @@ def _count(pair: _Pair, progress: Callable[[int, int], None]) -> _Tally:
 
 
 def _read_prediction(pair: _Pair, window: Window) -> NDArray[np.uint8]:
-    values, valid = read_aligned(pair.prediction, window)
+    values, valid = read_warped(pair.prediction, window)
     ids = np.where(valid, values[0], np.uint8(NODATA))
     unknown = ids[(ids >= len(pair.classes)) & (ids != NODATA)]
     if unknown.size:

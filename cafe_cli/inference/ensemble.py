@@ -14,8 +14,8 @@ from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.engines.onnx import OnnxModel
 from cafe_cli.inference.engines.torch import folded, keep_memory
-from cafe_cli.inference.forward import Forward, Network, blank, views
-from cafe_cli.inference.tiling import Slide, fitting, usual_overlap, whole_strides
+from cafe_cli.inference.forward import BatchedForward, Network, blank, tta_transforms
+from cafe_cli.inference.tiling import WindowGrid, fitting, usual_overlap, whole_strides
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.device import windows_that_fit
@@ -89,7 +89,7 @@ class Ensemble:
         """How many there are in all models."""
         return sum(p.numel() for model in self.models for p in model.parameters())
 
-    def slide(self, settings: PredictSettings, scene: Window) -> Slide:
+    def slide(self, settings: PredictSettings, scene: Window) -> WindowGrid:
         """Return how windows slide over a scene of that extent: as set, or as it suits both.
 
         Raises
@@ -102,7 +102,7 @@ class Ensemble:
         if settings.window == "auto" and self.is_bounded:
             return fitting(scene, trained, overlap)
         window = whole_strides(trained) if settings.window == "auto" else settings.window
-        return Slide(window, window - (usual_overlap(window) if overlap is None else overlap))
+        return WindowGrid(window, window - (usual_overlap(window) if overlap is None else overlap))
 
     @property
     def is_bounded(self) -> bool:
@@ -110,10 +110,10 @@ class Ensemble:
         return all(card.architecture.get("attention", 0) for card in self.cards)
 
     def ready(
-        self, settings: PredictSettings, slide: Slide, device: torch.device, engine: Engine
-    ) -> Forward:
+        self, settings: PredictSettings, slide: WindowGrid, device: torch.device, engine: Engine
+    ) -> BatchedForward:
         """Make the networks ready to run windows of that size on a device."""
-        seen = views(settings.tta, settings.scales)
+        seen = tta_transforms(settings.tta, settings.scales)
         if engine == "torch" and device.type == "cpu":
             keep_memory()  # ONNX Runtime keeps its own
         sides = sorted({view.side(slide.window) for view in seen})
@@ -128,12 +128,14 @@ class Ensemble:
                 log.info("%s", error)
                 networks.append(_on(model, device, "torch", []))
         if settings.batch_size != "auto":
-            return Forward(networks, device, settings.batch_size, seen)
+            return BatchedForward(networks, device, settings.batch_size, seen)
         if device.type == "cpu":
-            return Forward(networks, device, 1, seen)
+            return BatchedForward(networks, device, 1, seen)
         window = blank(len(self.card.band_names), slide.window)
-        alone = Forward(networks, device, 1, seen)
-        return Forward(networks, device, windows_that_fit(device, lambda: alone([window])), seen)
+        alone = BatchedForward(networks, device, 1, seen)
+        return BatchedForward(
+            networks, device, windows_that_fit(device, lambda: alone([window])), seen
+        )
 
     def made_of(self) -> dict[str, str]:
         """Return the SHA-256 of every model file, by name, and by number if several share it."""

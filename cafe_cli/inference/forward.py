@@ -25,7 +25,7 @@ Network: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class View:
+class TTATransform:
     """One way to look at a window: turned by quarters, then mirrored, and at another scale."""
 
     turns: int = 0
@@ -47,7 +47,9 @@ class View:
         return max(round(size * self.scale / STRIDE), 1) * STRIDE if self.scale != 1 else size
 
 
-def views(augmentation: Augmentation = "none", scales: Sequence[float] = (1.0,)) -> list[View]:
+def tta_transforms(
+    augmentation: Augmentation = "none", scales: Sequence[float] = (1.0,)
+) -> list[TTATransform]:
     """Return the views that test-time augmentation averages.
 
     ``flips`` are the four of a rectangle (as it is, mirrored either way, turned by 180 degrees),
@@ -55,7 +57,7 @@ def views(augmentation: Augmentation = "none", scales: Sequence[float] = (1.0,))
     """
     turns = {"none": [0], "flips": [0, 2], "d4": [0, 1, 2, 3]}[augmentation]
     mirrored = [False] if augmentation == "none" else [False, True]
-    return [View(t, m, s) for s, t, m in itertools.product(scales, turns, mirrored)]
+    return [TTATransform(t, m, s) for s, t, m in itertools.product(scales, turns, mirrored)]
 
 
 def to_batch(patches: Sequence[Patch], size: int, device: torch.device) -> Inputs:
@@ -84,7 +86,7 @@ def to_batch(patches: Sequence[Patch], size: int, device: torch.device) -> Input
     return Inputs(*(stack.to(device, non_blocking=True) for stack in stacks))
 
 
-def in_view(inputs: Inputs, view: View) -> Inputs:
+def in_view(inputs: Inputs, view: TTATransform) -> Inputs:
     """Return a batch turned, mirrored and scaled, in float32."""
     optical, valid = inputs.optical.float(), inputs.optical_valid
     height, known = inputs.height, inputs.height_valid
@@ -95,7 +97,7 @@ def in_view(inputs: Inputs, view: View) -> Inputs:
     return Inputs(*map(view.show, (optical, valid, height, known)))
 
 
-class Forward:
+class BatchedForward:
     """Runs networks over batches of windows and averages their class probabilities.
 
     Every call has the same shape, so that a window's scores do not depend on how many others there
@@ -115,7 +117,7 @@ class Forward:
         networks: Sequence[Network],
         device: torch.device,
         batch_size: int,
-        seen: Sequence[View] = (View(),),
+        seen: Sequence[TTATransform] = (TTATransform(),),
     ) -> None:
         self.networks, self.device, self.batch_size, self.views = networks, device, batch_size, seen
         self._halved = False

@@ -15,7 +15,7 @@ QUALITY = ClassTable(
 
 
 @dataclass(frozen=True)
-class Source:
+class PredictInput:
     """What to predict from.
 
     Parameters
@@ -59,7 +59,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class PredictOutput:
     """Rasters to write: COG, uint8, nodata 255, on the grid of the optical raster.
 
     Parameters
@@ -94,7 +94,7 @@ class Outputs:
         names = ("labels", "confidence", "probabilities", "quality")
         return {name: path for name in names if (path := getattr(self, name))}
 
-    def inside(self, name: str) -> "Outputs":
+    def inside(self, name: str) -> "PredictOutput":
         """Return the files of a name in these, which are folders."""
         files: dict[str, Any] = {what: folder / name for what, folder in self.paths.items()}
         return replace(self, **files)
@@ -111,7 +111,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Compute:
+class ComputeOptions:
     """Where to compute.
 
     Parameters

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from cafe_cli.classes import NODATA
 from cafe_cli.inference.blending import Blender
-from cafe_cli.inference.forward import Forward
+from cafe_cli.inference.forward import BatchedForward
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.inference.tiling import Band, Slide, Strip, runs
-from cafe_cli.inference.window_reader import Feeder
+from cafe_cli.inference.tiling import Band, Strip, WindowGrid, runs
+from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import current
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.vector.area_of_interest import Area
 
-Planes: TypeAlias = dict[str, NDArray[np.uint8]]
-Write: TypeAlias = Callable[[Window, Planes], None]
+ProductPlanes: TypeAlias = dict[str, NDArray[np.uint8]]
+Write: TypeAlias = Callable[[Window, ProductPlanes], None]
 
 _WAITING = 2  # strips that may wait to be written
 _SHARES = 4  # runs that each of several devices gets, at least, if there are as many strips
@@ -53,16 +53,18 @@ class Inference:
         Called with the meter after every row of windows.
     """
 
-    feeder: Feeder
+    feeder: WindowReader
     area: Area
-    slide: Slide
+    slide: WindowGrid
     weights: Tensor
     classes: int
     products: frozenset[str]
     meter: Meter
     progress: Callable[[Meter], None] = lambda meter: None
 
-    def run(self, strips: Sequence[Strip], forwards: Sequence[Forward], write: Write) -> None:
+    def run(
+        self, strips: Sequence[Strip], forwards: Sequence[BatchedForward], write: Write
+    ) -> None:
         """Run strips on one device, or on several at once; every one is written when it is done.
 
         What a strip holds does not depend on the other strips, nor on who runs them.
@@ -75,13 +77,13 @@ class Inference:
                 self._share(strips, forwards, writer)
 
     def _share(
-        self, strips: Sequence[Strip], forwards: Sequence[Forward], writer: "_Writer"
+        self, strips: Sequence[Strip], forwards: Sequence[BatchedForward], writer: "_Writer"
     ) -> None:
         most = max(math.ceil(len(strips) / len(forwards) / _SHARES), 1)
         groups = runs(strips, most)
         lock, stop = threading.Lock(), threading.Event()
 
-        def work(forward: Forward) -> None:
+        def work(forward: BatchedForward) -> None:
             while not stop.is_set():
                 with lock:
                     group = next(groups, None)
@@ -101,16 +103,20 @@ class Inference:
                 stop.set()
 
     def _run(
-        self, group: Sequence[Strip], forward: Forward, writer: "_Writer", stop: threading.Event
+        self,
+        group: Sequence[Strip],
+        forward: BatchedForward,
+        writer: "_Writer",
+        stop: threading.Event,
     ) -> None:
         band, before = group[0].band, group[0].before
         rows = [*before, *(row for strip in group for row in strip.rows)]
-        sweep = _Sweep(self, band, forward)
+        sweep = _BandRunner(self, band, forward)
         with current(forward.device), closing(self.feeder.rows(band.columns, rows)) as feed:
             for row in before:
                 sweep.row(row, self._next(feed), (row, row))
             for strip in group:
-                parts: list[_Part] = []
+                parts: list[_DecidedRows] = []
                 for row, top, bottom in strip.finished():
                     if stop.is_set():
                         return
@@ -124,19 +130,19 @@ class Inference:
             return next(feed)
 
 
-class _Sweep:
+class _BandRunner:
     """One way down a band, row of windows by row of windows."""
 
-    def __init__(self, inference: Inference, band: Band, forward: Forward) -> None:
+    def __init__(self, inference: Inference, band: Band, forward: BatchedForward) -> None:
         self._for, self._band, self._forward = inference, band, forward
         slide, span = inference.slide, band.columns[-1] - band.columns[0]
         self._blender = Blender(
             inference.classes, span + slide.window, inference.weights, slide.step, forward.device
         )
-        self._last: _Part | None = None
+        self._last: _DecidedRows | None = None
         self._reach = 0  # below this row of the scene there is nothing of windows that were run
 
-    def row(self, row: int, patch: Patch, final: tuple[int, int]) -> "_Part":
+    def row(self, row: int, patch: Patch, final: tuple[int, int]) -> "_DecidedRows":
         """Run a row of windows and decide the rows of pixels [top, bottom) that are final then.
 
         `patch` begins with the first of the windows.
@@ -159,7 +165,7 @@ class _Sweep:
             inside = (rows, slice(self._band.first - left, self._band.last - left))
             if "quality" in planes:
                 planes["quality"] = torch.from_numpy(~patch.height_valid[inside])[None].byte()
-            self._last = _Part.of(planes, wanted[inside])
+            self._last = _DecidedRows.of(planes, wanted[inside])
         self._for.meter.add(0, len(used), 0)
         return self._last
 
@@ -209,7 +215,7 @@ class _Sweep:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _DecidedRows:
     """Decided rows on their way to the writer: `ready` is None where nobody has to wait."""
 
     planes: Mapping[str, Tensor]
@@ -217,7 +223,7 @@ class _Part:
     ready: torch.cuda.Event | None = None
 
     @classmethod
-    def of(cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_]) -> "_Part":
+    def of(cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_]) -> "_DecidedRows":
         """Let rows travel from a GPU while it goes on."""
         moved = {name: plane.to("cpu", non_blocking=True) for name, plane in planes.items()}
         if not any(plane.is_cuda for plane in planes.values()):
@@ -231,7 +237,7 @@ class _Part:
         if self.ready is not None:
             self.ready.synchronize()
 
-    def arrays(self) -> Planes:
+    def arrays(self) -> ProductPlanes:
         """Return the rasters, with nodata where nothing is wanted."""
         self.wait()
         hidden = np.uint8(NODATA)
@@ -247,14 +253,14 @@ class _Writer:
         self._waiting: deque[Future[None]] = deque()
         self._lock = threading.Lock()
 
-    def put(self, extent: Window, parts: Sequence[_Part]) -> None:
+    def put(self, extent: Window, parts: Sequence[_DecidedRows]) -> None:
         """Hand in a strip; wait while too many are not written yet."""
         with self._lock, self._meter.on("write"):
             self._waiting.append(self._thread.submit(self._do, extent, parts))
             while len(self._waiting) > _WAITING:
                 self._waiting.popleft().result()
 
-    def _do(self, extent: Window, parts: Sequence[_Part]) -> None:
+    def _do(self, extent: Window, parts: Sequence[_DecidedRows]) -> None:
         arrays = [part.arrays() for part in parts]
         joined = {name: [rows[name] for rows in arrays] for name in arrays[0]}
         self._write(extent, {name: np.concatenate(r, axis=1) for name, r in joined.items()})

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cafe_cli.checks.scene import diagnose
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
-from cafe_cli.errors import CafeError, ConfigError, OutputError, SomeFailedError
+from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
 from cafe_cli.findings import Report
-from cafe_cli.inference.job import Compute, Outputs, Source
+from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predictor import Predictor, Progress
-from cafe_cli.inference.scene_input import Subject
+from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.system.atomic_write import check_outputs
 
@@ -21,11 +21,11 @@ log = logging.getLogger("cafe")
 
 def predict(
     models: Sequence[Path],
-    source: Source,
-    outputs: Outputs,
+    source: PredictInput,
+    outputs: PredictOutput,
     *,
     settings: PredictSettings | None = None,
-    compute: Compute | None = None,
+    compute: ComputeOptions | None = None,
     progress: Progress = lambda meter: None,
 ) -> Meter:
     """Write the label raster of a scene.
@@ -66,17 +66,17 @@ def predict(
     """
     # What may be complete already is looked at later.
     _check_outputs(models, source, outputs, outputs.overwrite or outputs.resume)
-    predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+    predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
     return predictor.run(source, outputs, progress)
 
 
-def predict_each(
+def predict_per_file(
     models: Sequence[Path],
-    source: Source,
-    outputs: Outputs,
+    source: PredictInput,
+    outputs: PredictOutput,
     *,
     settings: PredictSettings | None = None,
-    compute: Compute | None = None,
+    compute: ComputeOptions | None = None,
     progress: Progress = lambda meter: None,
 ) -> Meter:
     """Write the label raster of every orthophoto, one after the other; arguments as in `predict`.
@@ -96,7 +96,7 @@ def predict_each(
     orders = [*_orders(source, outputs)]
     for folder in outputs.paths.values():
         folder.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+    predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
     total, failed = Meter(), []
     for number, (one, files) in enumerate(orders, start=1):
         name = one.optical[0]
@@ -108,7 +108,7 @@ def predict_each(
         else:
             total.join(meter)
     if failed:
-        kind = SomeFailedError if len(failed) < len(orders) else CafeError
+        kind = PartialFailureError if len(failed) < len(orders) else CafeError
         made = f"; {len(orders) - len(failed)} maps are in {outputs.labels}"
         raise kind(
             f"{len(failed)} of {len(orders)} orthophotos failed: {', '.join(failed)}"
@@ -117,7 +117,9 @@ def predict_each(
     return total
 
 
-def _orders(source: Source, outputs: Outputs) -> Iterator[tuple[Source, Outputs]]:
+def _orders(
+    source: PredictInput, outputs: PredictOutput
+) -> Iterator[tuple[PredictInput, PredictOutput]]:
     """Yield what to do for every orthophoto."""
     stems = [Path(name).stem for name in source.optical]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
@@ -134,33 +136,33 @@ def _orders(source: Source, outputs: Outputs) -> Iterator[tuple[Source, Outputs]
 
 def rehearse(
     models: Sequence[Path],
-    source: Source,
-    outputs: Outputs,
+    source: PredictInput,
+    outputs: PredictOutput,
     *,
     settings: PredictSettings | None = None,
-    compute: Compute | None = None,
+    compute: ComputeOptions | None = None,
 ) -> Report:
     """Check everything that `predict` would, and say what it would take; arguments as there."""
     report = Report("predict")
     with report.noting(str(outputs.labels)):
         _check_outputs(models, source, outputs, outputs.overwrite or outputs.resume)
     with report.noting(", ".join(map(str, models))):
-        predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+        predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
         _look(report, predictor, source, outputs)
     return report
 
 
 def rehearse_each(
     models: Sequence[Path],
-    source: Source,
-    outputs: Outputs,
+    source: PredictInput,
+    outputs: PredictOutput,
     *,
     settings: PredictSettings | None = None,
-    compute: Compute | None = None,
+    compute: ComputeOptions | None = None,
 ) -> list[Report]:
     """Check everything that `predict_each` would, orthophoto by orthophoto."""
     orders = [*_orders(source, outputs)]
-    predictor = Predictor(models, settings or PredictSettings(), compute or Compute())
+    predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
     reports = []
     for one, files in orders:
         report = Report("predict")
@@ -172,10 +174,12 @@ def rehearse_each(
     return reports
 
 
-def _look(report: Report, predictor: Predictor, source: Source, outputs: Outputs) -> None:
+def _look(
+    report: Report, predictor: Predictor, source: PredictInput, outputs: PredictOutput
+) -> None:
     """Look at a scene, and report what there is to know."""
     card = predictor.ensemble.card
-    subject = Subject.of(source, predictor.ensemble)
+    subject = SceneInput.of(source, predictor.ensemble)
     scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
     found = diagnose(subject.files, Config(scenes=scenes, height=subject.height))
     report.facts["scenes"] = {Path(source.optical[0]).name: found.facts}
@@ -199,7 +203,7 @@ def _look(report: Report, predictor: Predictor, source: Source, outputs: Outputs
 
 
 def _check_outputs(
-    models: Sequence[Path], source: Source, outputs: Outputs, overwrite: bool
+    models: Sequence[Path], source: PredictInput, outputs: PredictOutput, overwrite: bool
 ) -> None:
     inputs = [*map(str, models), *source.names]
     paths = [*outputs.paths.values()]

@@ -15,14 +15,14 @@ from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.ensemble import Engine, Ensemble, choose_engine
-from cafe_cli.inference.forward import Forward, blank
-from cafe_cli.inference.job import Compute, Outputs, Source
-from cafe_cli.inference.pipeline import Inference, Planes
-from cafe_cli.inference.scene_input import Subject
-from cafe_cli.inference.strip_store import StripStore, folder_of, sweep
+from cafe_cli.inference.forward import BatchedForward, blank
+from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+from cafe_cli.inference.pipeline import Inference, ProductPlanes
+from cafe_cli.inference.scene_input import SceneInput
+from cafe_cli.inference.strip_store import StripStore, folder_of, remove_leftovers
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.inference.tiling import Slide, Strip, divide
-from cafe_cli.inference.window_reader import Feeder
+from cafe_cli.inference.tiling import Strip, WindowGrid, divide
+from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import choose_all
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
@@ -38,7 +38,7 @@ _PROCESS = 600_000_000  # bytes that torch and GDAL take to begin with
 
 
 @dataclass(frozen=True)
-class Work:
+class PredictPlan:
     """What there is to do for a scene.
 
     Attributes
@@ -53,11 +53,11 @@ class Work:
     engine : {"torch", "onnx"}
     """
 
-    subject: Subject
+    subject: SceneInput
     grid: Grid
     block: tuple[int, int]
     area: Area
-    slide: Slide
+    slide: WindowGrid
     strips: list[Strip]
     engine: Engine
 
@@ -87,14 +87,16 @@ class Predictor:
     compute : Compute
     """
 
-    def __init__(self, models: Sequence[Path], settings: PredictSettings, compute: Compute) -> None:
+    def __init__(
+        self, models: Sequence[Path], settings: PredictSettings, compute: ComputeOptions
+    ) -> None:
         self.settings = settings
         self.devices = choose_all(compute.device)
         self.ensemble = Ensemble.load(models)
         self._jobs = compute.jobs or cores()
-        self._ready: tuple[Engine, Slide, list[Forward]] | None = None
+        self._ready: tuple[Engine, WindowGrid, list[BatchedForward]] | None = None
 
-    def plan(self, subject: Subject) -> Work:
+    def plan(self, subject: SceneInput) -> PredictPlan:
         """Look at a scene and divide the work; errors as `predict` has them."""
         card = self.ensemble.card
         grid, block, area = subject.look(card)
@@ -102,17 +104,19 @@ class Predictor:
         strips = divide(grid.extent, area.extent, slide, len(card.class_table))
         windows = sum(strip.windows for strip in strips)
         engine = choose_engine(self.settings.engine, self.devices, windows)
-        return Work(subject, grid, block, area, slide, strips, engine)
+        return PredictPlan(subject, grid, block, area, slide, strips, engine)
 
-    def run(self, source: Source, outputs: Outputs, progress: Progress, name: str = "") -> Meter:
+    def run(
+        self, source: PredictInput, outputs: PredictOutput, progress: Progress, name: str = ""
+    ) -> Meter:
         """Predict a scene."""
-        work = self.plan(Subject.of(source, self.ensemble))
+        work = self.plan(SceneInput.of(source, self.ensemble))
         meter = Meter(work.windows, name)
         made_of = self._made_of(work)
         known = _digest({**made_of, "options": dict(outputs.options)})
         if outputs.resume and _is_complete(outputs, known):
             log.info("%s is complete", outputs.labels)
-            sweep(outputs.labels)
+            remove_leftovers(outputs.labels)
             meter.resume(meter.total)
             return meter
         if outputs.resume and not outputs.overwrite and _is_another(outputs):
@@ -129,7 +133,7 @@ class Predictor:
             left = [strip for strip in work.strips if work.placed(strip.extent) not in store.done]
             meter.resume(meter.total - sum(strip.windows for strip in left))
 
-            def write(extent: Window, planes: Planes) -> None:
+            def write(extent: Window, planes: ProductPlanes) -> None:
                 store.write(work.placed(extent), planes)
 
             if left:
@@ -143,7 +147,7 @@ class Predictor:
             log.warning("%s holds no pixel that could be labelled", outputs.labels)
         return meter
 
-    def forwards(self, work: Work) -> list[Forward]:
+    def forwards(self, work: PredictPlan) -> list[BatchedForward]:
         """Return the networks on every device; they stay there for the next scene."""
         if self._ready is None or self._ready[:2] != (work.engine, work.slide):
             ready = self.ensemble.ready
@@ -151,7 +155,7 @@ class Predictor:
             self._ready = work.engine, work.slide, made
         return self._ready[2]
 
-    def estimate(self, work: Work) -> dict[str, float]:
+    def estimate(self, work: PredictPlan) -> dict[str, float]:
         """Return the seconds that a scene takes, without reading it, and the bytes of memory."""
         forward = self.forwards(work)[0]
         batch = [blank(len(self.ensemble.card.band_names), work.slide.window)] * forward.batch_size
@@ -165,16 +169,16 @@ class Predictor:
         return {"seconds": float(f"{each * work.windows:.2g}"), "memory": memory}
 
     def _inference(
-        self, work: Work, products: frozenset[str], meter: Meter, progress: Progress
+        self, work: PredictPlan, products: frozenset[str], meter: Meter, progress: Progress
     ) -> Inference:
         jobs = max(self._jobs // len(self.devices), 1)
         opened = work.subject.with_ground().open
-        feeder = Feeder(opened, work.block, work.slide, jobs, work.area.touches)
+        feeder = WindowReader(opened, work.block, work.slide, jobs, work.area.touches)
         weights = window_weights(work.slide.window, self.settings.blend, work.slide.overlap)
         classes = len(self.ensemble.card.class_table)
         return Inference(feeder, work.area, work.slide, weights, classes, products, meter, progress)
 
-    def _made_of(self, work: Work) -> dict[str, object]:
+    def _made_of(self, work: PredictPlan) -> dict[str, object]:
         """Return everything that the result depends on, by names that a person understands."""
         source = work.subject.source
         files = {f"input {n}": _shown(*stamp) for n, stamp in stamps(source.names).items()}
@@ -193,14 +197,14 @@ class Predictor:
             **{k: getattr(self.settings, k) for k in ("blend", "tta", "scales")},
         }
 
-    def _described(self, work: Work) -> dict[str, object]:
+    def _described(self, work: PredictPlan) -> dict[str, object]:
         sliding = {"window": work.slide.window, "overlap": work.slide.overlap}
         settings = {**self.settings.model_dump(), **sliding, "engine": work.engine}
         models = [str(path) for path in self.ensemble.paths]
         return {"models": models, "source": vars(work.subject.source), "predict": settings}
 
 
-def _is_complete(outputs: Outputs, made_of: str) -> bool:
+def _is_complete(outputs: PredictOutput, made_of: str) -> bool:
     """Whether the outputs are there, made of the same things with the same settings."""
     if folder_of(outputs.labels).exists():  # a run has been killed before it was through
         return False
@@ -209,7 +213,7 @@ def _is_complete(outputs: Outputs, made_of: str) -> bool:
     return bool(read_beside(outputs.labels).get("made_of") == made_of)
 
 
-def _is_another(outputs: Outputs) -> bool:
+def _is_another(outputs: PredictOutput) -> bool:
     """Whether there is a map that no interrupted run has left."""
     return outputs.labels.exists() and not folder_of(outputs.labels).exists()
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError
 from cafe_cli.inference.ensemble import Ensemble
-from cafe_cli.inference.job import Source
+from cafe_cli.inference.job import PredictInput
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import Ground
+from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import Scene, estimate_scene_ground, open_scene
 from cafe_cli.vector.area_of_interest import Area
 
@@ -22,7 +22,7 @@ _GSD_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
-class Subject:
+class SceneInput:
     """What it takes to open a scene, as often as there are threads.
 
     Attributes
@@ -37,14 +37,14 @@ class Subject:
         Estimated when the first heights are read if None.
     """
 
-    source: Source
+    source: PredictInput
     files: SceneFiles
     height: HeightSettings
     gsd: float | None
-    ground: Ground | None = None
+    ground: GroundSurface | None = None
 
     @classmethod
-    def of(cls, source: Source, ensemble: Ensemble) -> "Subject":
+    def of(cls, source: PredictInput, ensemble: Ensemble) -> "SceneInput":
         """Choose what the models have a use for; warn where they get less than they know.
 
         Raises
@@ -79,13 +79,13 @@ class Subject:
             _check_scene(scene, card)
             return scene.grid, scene.optical_block, _area(self.source, scene.grid)
 
-    def with_ground(self) -> "Subject":
+    def with_ground(self) -> "SceneInput":
         """Estimate the ground once for all threads, if it is to be estimated."""
         ground = estimate_scene_ground(self.files, self.height, self.source.crs)
         return replace(self, ground=ground)
 
 
-def height_settings(source: Source, ensemble: Ensemble) -> HeightSettings:
+def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:
     """Return how heights are brought to what the model was trained on."""
     height = ensemble.height
     given = {"unit": source.height_unit, "nodata": source.height_nodata}
@@ -95,7 +95,9 @@ def height_settings(source: Source, ensemble: Ensemble) -> HeightSettings:
     return height.model_copy(update=changes)
 
 
-def _heights_used(source: Source, ensemble: Ensemble) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _heights_used(
+    source: PredictInput, ensemble: Ensemble
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the surface and terrain models that the models have a use for."""
     if source.dtm and not source.elevation:
         raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
@@ -115,7 +117,7 @@ def _heights_used(source: Source, ensemble: Ensemble) -> tuple[tuple[str, ...], 
     return source.elevation, source.dtm
 
 
-def _area(source: Source, grid: Grid) -> Area:
+def _area(source: PredictInput, grid: Grid) -> Area:
     """Return what of a scene is wanted."""
     area = Area.whole(grid)
     if source.bbox is None and source.bbox_crs is not None:

@@ -269,7 +269,7 @@ def folder_of(path: Path) -> Path:
     return path.absolute().with_name(f".{path.name}.strips")
 
 
-def sweep(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what is left of the strips of a complete map, if a run was killed doing so."""
     shutil.rmtree(_gone(folder_of(path)), ignore_errors=True)  # or another process does it now
 

@@ -22,7 +22,7 @@ _STRIP = 4_000_000  # pixels that a strip has at least, if there are more window
 
 
 @dataclass(frozen=True)
-class Slide:
+class WindowGrid:
     """Side of the windows and distance from one to the next, in pixels.
 
     Raises
@@ -118,7 +118,7 @@ def usual_overlap(window: int) -> int:
     return max(window // 4 // STRIDE, 1) * STRIDE if window > STRIDE else 0
 
 
-def fitting(scene: Window, trained: int, overlap: int | None = None) -> Slide:
+def fitting(scene: Window, trained: int, overlap: int | None = None) -> WindowGrid:
     """Return the slide that computes the fewest pixels for a scene, with windows that are large.
 
     Parameters
@@ -137,7 +137,7 @@ def fitting(scene: Window, trained: int, overlap: int | None = None) -> Slide:
     for window in range(whole_strides(least), max(_LARGE.stop, whole_strides(trained)) + 1, STRIDE):
         shared = usual_overlap(window) if overlap is None else overlap
         if shared < window:
-            slides.append(Slide(window, window - shared))
+            slides.append(WindowGrid(window, window - shared))
     if not slides:
         raise ConfigError(f"overlap {overlap} leaves nothing of windows of {_LARGE.stop} pixels")
     return min(slides, key=lambda slide: (slide.computed(scene), -slide.window))
@@ -148,7 +148,7 @@ def whole_strides(length: int) -> int:
     return -(-length // STRIDE) * STRIDE
 
 
-def divide(scene: Window, area: Window, slide: Slide, classes: int) -> list[Strip]:
+def divide(scene: Window, area: Window, slide: WindowGrid, classes: int) -> list[Strip]:
     """Divide an area of a scene into strips, band by band from top to bottom.
 
     Parameters
@@ -167,7 +167,7 @@ def divide(scene: Window, area: Window, slide: Slide, classes: int) -> list[Stri
     return strips
 
 
-def bands(scene: Window, area: Window, slide: Slide, classes: int) -> Iterator[Band]:
+def bands(scene: Window, area: Window, slide: WindowGrid, classes: int) -> Iterator[Band]:
     """Divide the columns of an area into bands that fit into memory."""
     fitting = _MEMORY // (_PIXEL * slide.window + 4 * (classes + 1) * slide.overlap)
     broad = max(fitting // slide.step, 1) * slide.step
@@ -178,7 +178,7 @@ def bands(scene: Window, area: Window, slide: Slide, classes: int) -> Iterator[B
         yield Band(first, last, slide.touching(scene.width, first, last))
 
 
-def _strips(scene: Window, area: Window, slide: Slide, band: Band) -> Iterator[Strip]:
+def _strips(scene: Window, area: Window, slide: WindowGrid, band: Band) -> Iterator[Strip]:
     end = area.row + area.height
     rows = slide.touching(scene.height, area.row, end)
     # The rows of a window row are final where the next one begins.

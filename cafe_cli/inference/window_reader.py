@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe_cli.inference.tiling import Slide
+from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch, Scene
 from cafe_cli.system.threads import in_order
@@ -17,7 +17,7 @@ _BROAD = 2048  # columns that are read at a time, where the raster is stored in 
 
 
 @dataclass(frozen=True)
-class Feeder:
+class WindowReader:
     """Reads rows of windows.
 
     Parameters
@@ -35,7 +35,7 @@ class Feeder:
 
     opened: Callable[[], AbstractContextManager[Scene]]
     block: tuple[int, int]
-    slide: Slide
+    slide: WindowGrid
     jobs: int
     wanted: Callable[[Window], bool] = lambda window: True
 

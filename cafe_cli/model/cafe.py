@@ -123,7 +123,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class TrainingOutputs:
     """Logits of a training step, one tensor (B, K, h, w) float32 per head, the finest one last.
 
     The finest has the size of the labels. The others have strides 32, 16 and 8 on the labels padded
@@ -229,7 +229,7 @@ class CaFE(nn.Module):
         height: Tensor | None,
         height_valid: Tensor | None,
         labels: Tensor,
-    ) -> Outputs:
+    ) -> TrainingOutputs:
         """Run the paths that `Architecture.guidance` names, over features computed once.
 
         Parameters
@@ -247,13 +247,13 @@ class CaFE(nn.Module):
         guidance = self.architecture.guidance
         levels = self.encode(optical, optical_valid, height, height_valid)
         if guidance == "labels":
-            return Outputs(teacher=self.supervised(levels, labels, guided=True))
+            return TrainingOutputs(teacher=self.supervised(levels, labels, guided=True))
         student = self.supervised(levels, labels, guided=False)
         if guidance == "none":
-            return Outputs(student)
+            return TrainingOutputs(student)
         # The running statistics have to be those of the path that is used in inference.
         with frozen_statistics(self.head, self.pyramid_heads):
-            return Outputs(student, self.supervised(levels, labels, guided=True))
+            return TrainingOutputs(student, self.supervised(levels, labels, guided=True))
 
     def supervised(self, levels: list[list[Tensor]], labels: Tensor, guided: bool) -> list[Tensor]:
         """Return the logits of all heads, over the plain or over the guided path."""

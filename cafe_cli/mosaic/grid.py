@@ -13,11 +13,8 @@ from rasterio.enums import Resampling
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import Grid, describe_crs
-from cafe_cli.raster.reader import (
-    Reader,
-    open_raster,
-)
-from cafe_cli.raster.warp import around, box_on, outline, read_shown, shown
+from cafe_cli.raster.reader import RasterReader, open_raster
+from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, outline, read_on_grid
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
 
@@ -27,7 +24,7 @@ _MAX_PIXELS = 10**12
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetGrid:
     """The grid of a mosaic; what is None follows from the inputs.
 
     Parameters
@@ -57,7 +54,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Source:
+class MosaicInput:
     """An input as it was delivered."""
 
     path: str
@@ -67,27 +64,27 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Piece:
+class PlacedInput:
     """An input as it lies on the grid of the mosaic, which it may reach beyond.
 
     `box` holds all of its pixels; with `exact` it is the raster, pixel by pixel.
     """
 
-    source: Source
+    source: MosaicInput
     box: Window
     exact: bool
 
 
-def target_grid(sources: Sequence[Source], target: Target) -> Grid:
+def target_grid(sources: Sequence[MosaicInput], target: TargetGrid) -> Grid:
     """Return the grid of the mosaic: whole pixels of one grid, around all inputs or `bounds`."""
     base = _base_grid(sources[0].grid, target)
-    everything = around([outline(source.path, source.grid, base) for source in sources])
+    everything = enclosing_window([outline(source.path, source.grid, base) for source in sources])
     if target.bounds is None:
         extent = everything
     else:
         left, bottom, right, top = target.bounds
         corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
-        extent = around([[~base.transform @ corner for corner in corners]])
+        extent = enclosing_window([[~base.transform @ corner for corner in corners]])
         if extent.intersection(everything) is None:
             raise GridError(
                 f"bounds {left} {bottom} {right} {top} hold nothing: the inputs lie within "
@@ -102,7 +99,7 @@ def target_grid(sources: Sequence[Source], target: Target) -> Grid:
     return base.at(extent)
 
 
-def _base_grid(first: Grid, target: Target) -> Grid:
+def _base_grid(first: Grid, target: TargetGrid) -> Grid:
     """Return the grid whose pixels the mosaic takes; its extent does not matter."""
     base = first
     if target.like is not None:
@@ -115,9 +112,9 @@ def _base_grid(first: Grid, target: Target) -> Grid:
     return Grid(base.crs, base.transform @ scale, base.width, base.height)
 
 
-def place(sources: Sequence[Source], grid: Grid) -> list[Piece]:
+def place(sources: Sequence[MosaicInput], grid: Grid) -> list[PlacedInput]:
     """Say where each input lies on the grid of the mosaic."""
-    return [Piece(source, *box_on(source.path, source.grid, grid)) for source in sources]
+    return [PlacedInput(source, *locate(source.path, source.grid, grid)) for source in sources]
 
 
 class OpenRasters:
@@ -125,13 +122,13 @@ class OpenRasters:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._pool = Pool[Reader]()
+        self._pool = Pool[RasterReader]()
 
-    def read(self, path: str, piece: Piece, window: Window) -> NDArray[np.uint8]:
+    def read(self, path: str, piece: PlacedInput, window: Window) -> NDArray[np.uint8]:
         """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
         nearest = Resampling.nearest
-        reader = self._pool.get(path, lambda: shown(path, self._grid, piece.exact, nearest))
-        values, valid = read_shown(reader, piece.box, window)
+        reader = self._pool.get(path, lambda: open_on_grid(path, self._grid, piece.exact, nearest))
+        values, valid = read_on_grid(reader, piece.box, window)
         labels: NDArray[np.uint8] = np.where(valid, values[0], np.uint8(NODATA))
         return labels
 

@@ -15,7 +15,14 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.provenance import save_beside
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
 from cafe_cli.findings import Report
-from cafe_cli.mosaic.grid import OpenRasters, Piece, Source, Target, place, target_grid
+from cafe_cli.mosaic.grid import (
+    MosaicInput,
+    OpenRasters,
+    PlacedInput,
+    TargetGrid,
+    place,
+    target_grid,
+)
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.reader import open_raster
 from cafe_cli.raster.window import Window, blocks
@@ -55,7 +62,7 @@ def mosaic(
     *,
     method: str = "majority",
     confidences: Confidences | None = None,
-    target: Target | None = None,
+    target: TargetGrid | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -94,11 +101,11 @@ def mosaic(
     OutputError
         An output exists or cannot be written.
     """
-    plan = _plan(inputs, output, method, confidences, target or Target(), overwrite)
+    plan = _plan(inputs, output, method, confidences, target or TargetGrid(), overwrite)
     surer, second = (confidences.inputs, confidences.output) if confidences else ((), None)
     with create_map(output, second, plan.grid, overwrite, plan.classes) as writers:
         _fill(plan, writers, progress)
-    made = {"inputs": list(inputs), "method": method, "target": vars(target or Target())}
+    made = {"inputs": list(inputs), "method": method, "target": vars(target or TargetGrid())}
     save_beside(output, {**made, "confidences": list(surer)})
 
 
@@ -107,13 +114,13 @@ def rehearse(
     output: Path,
     method: str = "majority",
     confidences: Confidences | None = None,
-    target: Target | None = None,
+    target: TargetGrid | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Check everything that `mosaic` would, and say what it would write; arguments as there."""
     report = Report("mosaic")
     with report.noting():
-        plan = _plan(inputs, output, method, confidences, target or Target(), overwrite)
+        plan = _plan(inputs, output, method, confidences, target or TargetGrid(), overwrite)
         pixels = plan.grid.width * plan.grid.height
         report.facts |= {
             "inputs": len(inputs),
@@ -131,7 +138,7 @@ def _plan(
     output: Path,
     method: str,
     confidences: Confidences | None,
-    target: Target,
+    target: TargetGrid,
     overwrite: bool,
 ) -> "_Plan":
     """Check everything and say what is to be computed."""
@@ -187,7 +194,7 @@ class _Plan:
     grid: Grid
     classes: ClassTable | None
     rule: Rule
-    pieces: list[Piece]
+    pieces: list[PlacedInput]
 
 
 def _check_options(
@@ -216,14 +223,14 @@ def _check_options(
         )
 
 
-def _survey(inputs: Sequence[str], confidences: Confidences | None) -> list[Source]:
+def _survey(inputs: Sequence[str], confidences: Confidences | None) -> list[MosaicInput]:
     """Look at every input once, and check that each is what it should be."""
     partners: Sequence[str | None] = confidences.inputs if confidences else [None] * len(inputs)
     sources = []
     for path, partner in zip(inputs, partners, strict=True):
         with open_raster(path) as dataset:
             _check_kind(path, dataset, "label raster")
-            source = Source(path, partner, Grid.of(dataset), read_classes(dataset))
+            source = MosaicInput(path, partner, Grid.of(dataset), read_classes(dataset))
         if partner is not None:
             _check_confidence(partner, source)
         sources.append(source)
@@ -240,7 +247,7 @@ def _check_kind(path: str, dataset: DatasetReader, kind: str) -> None:
         )
 
 
-def _check_confidence(path: str, source: Source) -> None:
+def _check_confidence(path: str, source: MosaicInput) -> None:
     with open_raster(path) as dataset:
         _check_kind(path, dataset, "confidence raster")
         grid = Grid.of(dataset)
@@ -257,7 +264,7 @@ def _describe(grid: Grid) -> str:
     return f"{grid.width} x {grid.height} pixels {place}"
 
 
-def _common_classes(sources: Sequence[Source]) -> ClassTable | None:
+def _common_classes(sources: Sequence[MosaicInput]) -> ClassTable | None:
     """Return the table of the first input, None if no input has one."""
     first, classes = sources[0].path, sources[0].classes
     for source in sources[1:]:
@@ -309,7 +316,7 @@ def _write(dataset: DatasetWriter, window: Window, values: Labels) -> None:
 
 
 def _merge(
-    plan: _Plan, pieces: Sequence[Piece], window: Window, rasters: OpenRasters
+    plan: _Plan, pieces: Sequence[PlacedInput], window: Window, rasters: OpenRasters
 ) -> tuple[Labels, Labels]:
     """Return labels and confidence (height, width) of a window."""
     labels = np.full((window.height, window.width), NODATA, np.uint8)
@@ -334,7 +341,9 @@ def _choose(rule: Rule, labels: Labels, confidence: NDArray[np.int16]) -> Labels
     return chosen
 
 
-def _parts(window: Window, pieces: Sequence[Piece]) -> Iterator[tuple[Window, list[Piece]]]:
+def _parts(
+    window: Window, pieces: Sequence[PlacedInput]
+) -> Iterator[tuple[Window, list[PlacedInput]]]:
     """Divide a window until what overlaps in a part fits in memory; leave out empty parts."""
     here = [piece for piece in pieces if piece.box.intersection(window)]
     if not here:
@@ -350,7 +359,7 @@ def _parts(window: Window, pieces: Sequence[Piece]) -> Iterator[tuple[Window, li
 
 
 def _read_labels(
-    rasters: OpenRasters, piece: Piece, window: Window, classes: ClassTable | None
+    rasters: OpenRasters, piece: PlacedInput, window: Window, classes: ClassTable | None
 ) -> Labels:
     values = rasters.read(piece.source.path, piece, window)
     strange = values[(values >= len(classes)) & (values != NODATA)] if classes else values[:0]
@@ -362,7 +371,7 @@ def _read_labels(
     return values
 
 
-def _read_confidence(rasters: OpenRasters, piece: Piece, window: Window) -> NDArray[np.int16]:
+def _read_confidence(rasters: OpenRasters, piece: PlacedInput, window: Window) -> NDArray[np.int16]:
     if piece.source.confidence is None:
         return np.full((window.height, window.width), _UNKNOWN, np.int16)
     values = rasters.read(piece.source.confidence, piece, window)

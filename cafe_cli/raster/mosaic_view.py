@@ -19,8 +19,8 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
-from cafe_cli.raster.reader import Reader, may_lack_data, open_raster
-from cafe_cli.raster.warp import around, box_on, outline, read_shown, shown
+from cafe_cli.raster.reader import RasterReader, may_lack_data, open_raster
+from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, outline, read_on_grid
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
 
@@ -62,7 +62,7 @@ class _Part:
     exact: bool
 
 
-def look_at(
+def inspect_rasters(
     paths: Sequence[str], crs: CRS | None = None, reference: Grid | None = None
 ) -> list[Member]:
     """Look at rasters that are one stream of a scene.
@@ -119,7 +119,7 @@ def parse_crs(text: str | None) -> CRS | None:
         raise ConfigError(f"{text!r} is no CRS; write it like EPSG:25832") from error
 
 
-def joint_grid(members: Sequence[Member]) -> Grid:
+def union_grid(members: Sequence[Member]) -> Grid:
     """Return the pixel grid of the first raster, grown around all of them.
 
     Raises
@@ -130,10 +130,10 @@ def joint_grid(members: Sequence[Member]) -> Grid:
     base = members[0].grid
     if len(members) == 1:
         return base
-    return base.at(around([outline(m.path, m.grid, base) for m in members]))
+    return base.at(enclosing_window([outline(m.path, m.grid, base) for m in members]))
 
 
-def covered(members: Sequence[Member], reference: str, target: Grid) -> float:
+def covered_share(members: Sequence[Member], reference: str, target: Grid) -> float:
     """Return the share of `target` that the members cover, at most.
 
     Raises
@@ -152,7 +152,7 @@ def covered(members: Sequence[Member], reference: str, target: Grid) -> float:
     return min(share, 1.0)
 
 
-class Joined:
+class MosaicView:
     """Members read as one raster on a grid. Not to be shared between threads.
 
     Parameters
@@ -188,8 +188,8 @@ class Joined:
         self._nodata = nodata
         self._dtype = dtype
         self._scaled = scaled
-        self._parts = [_Part(m, *box_on(m.path, m.grid, grid)) for m in members]
-        self._pool = Pool[Reader]()
+        self._parts = [_Part(m, *locate(m.path, m.grid, grid)) for m in members]
+        self._pool = Pool[RasterReader]()
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read values (bands, height, width), and where they are valid, (height, width).
@@ -219,13 +219,13 @@ class Joined:
     def _read_part(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         member = part.member
         reader = self._pool.get(member.path, lambda: self._open(part))
-        values, valid = read_shown(reader, part.box, window, self._bands, self._nodata)
+        values, valid = read_on_grid(reader, part.box, window, self._bands, self._nodata)
         values = values.astype(self._dtype or values.dtype, copy=False)
         return member.scaled(values) if self._scaled else values, valid
 
-    def _open(self, part: _Part) -> AbstractContextManager[Reader]:
+    def _open(self, part: _Part) -> AbstractContextManager[RasterReader]:
         options = {"nodata": self._nodata, "dtype": self._dtype, "source": part.member.grid}
-        return shown(part.member.path, self._grid, part.exact, self._resampling, **options)
+        return open_on_grid(part.member.path, self._grid, part.exact, self._resampling, **options)
 
 
 def _kind(member: Member) -> str:

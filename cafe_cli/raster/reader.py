@@ -26,7 +26,7 @@ from cafe_cli.system.atomic_write import is_file_name, is_remote
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
-Reader: TypeAlias = DatasetReader | WarpedVRT
+RasterReader: TypeAlias = DatasetReader | WarpedVRT
 
 log = logging.getLogger("cafe")
 
@@ -103,7 +103,9 @@ def shows_an_image(dataset: DatasetReader, band: int) -> bool:
     return float(np.isin(values, (0, values.max())).mean()) < 0.5
 
 
-def read_window(dataset: Reader, window: Window, bands: Sequence[int], fill: float = 0) -> Array:
+def read_window(
+    dataset: RasterReader, window: Window, bands: Sequence[int], fill: float = 0
+) -> Array:
     """Read a window that may reach beyond the raster: (bands, height, width), `fill` outside.
 
     Raises
@@ -210,7 +212,7 @@ def sample_band(dataset: DatasetReader, nodata: float | None = None) -> NDArray[
     return np.concatenate(found)
 
 
-def _read(dataset: Reader, window: Window, bands: Sequence[int]) -> Array:
+def _read(dataset: RasterReader, window: Window, bands: Sequence[int]) -> Array:
     place = _rasterio_window(window)
     try:
         if len({dataset.dtypes[b - 1] for b in bands}) > 1:  # rasterio reads one type at a time
@@ -225,7 +227,7 @@ def _rasterio_window(window: Window) -> rasterio.windows.Window:
     return rasterio.windows.Window(window.col, window.row, window.width, window.height)
 
 
-def _damaged(dataset: Reader, window: Window, error: Exception) -> InputError:
+def _damaged(dataset: RasterReader, window: Window, error: Exception) -> InputError:
     name = dataset.src_dataset.name if isinstance(dataset, WarpedVRT) else dataset.name
     return InputError(
         f"cannot read {name} at column {window.col}, row {window.row}: {gdal_message(error)}; "

@@ -29,7 +29,7 @@ class Statistics(BaseModel):
 
 
 @dataclass
-class Moments:
+class RunningMoments:
     """Running mean and variance per channel, in float64; nothing is clipped."""
 
     count: int = 0
@@ -37,12 +37,12 @@ class Moments:
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
 
     @classmethod
-    def of(cls, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> "Moments":
+    def of(cls, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> "RunningMoments":
         """Return those of the valid pixels of values (channels, height, width)."""
         pixels = _where(values, valid).astype(np.float64)
         return cls(pixels.shape[1], pixels.sum(axis=1), np.einsum("cn,cn->c", pixels, pixels))
 
-    def add(self, other: "Moments") -> None:
+    def add(self, other: "RunningMoments") -> None:
         """Add what was gathered elsewhere."""
         self.count += other.count
         self.total = self.total + other.total
@@ -57,7 +57,7 @@ class Moments:
         return _statistics(mean, np.sqrt(np.maximum(variance, 0)))
 
 
-class Pixels:
+class BandHistogram:
     """The distribution of pixel values per channel.
 
     Integers of up to 16 bits are counted, value by value. Of other types a sample stands for all:
@@ -110,7 +110,7 @@ class Pixels:
         """Return mean, standard deviation and limits; 0, 1 and none where nothing was added."""
         values, weights = self._values()
         if not weights.any():
-            return Moments().statistics(self._channels)
+            return RunningMoments().statistics(self._channels)
         rows = [_describe(v, w, self._clips) for v, w in zip(values, weights, strict=True)]
         mean, std, low, high = (np.array(column) for column in zip(*rows, strict=True))
         plain = _statistics(mean, std)

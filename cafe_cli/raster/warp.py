@@ -17,7 +17,7 @@ from cafe_cli.raster.grid import GDAL_ERRORS, Grid, describe_crs
 from cafe_cli.raster.reader import (
     Array,
     Mask,
-    Reader,
+    RasterReader,
     gdal_message,
     image_bands,
     open_raster,
@@ -31,7 +31,7 @@ _PLANE = CRS.from_epsg(3857)
 
 
 @contextmanager
-def aligned(
+def open_warped(
     dataset: DatasetReader,
     grid: Grid,
     resampling: Resampling,
@@ -81,7 +81,7 @@ def aligned(
         yield view
 
 
-def read_aligned(
+def read_warped(
     view: WarpedVRT, window: Window, bands: Sequence[int] | None = None
 ) -> tuple[Array, Mask]:
     """Read what `aligned` shows: values (bands, height, width) and validity (height, width).
@@ -135,7 +135,7 @@ def outline(name: str, grid: Grid, base: Grid) -> list[tuple[float, float]]:
     return [~base.transform @ corner for corner in edge.exterior.coords]
 
 
-def around(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
+def enclosing_window(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
     """Return the whole pixels around outlines in pixels."""
     corners = np.concatenate([np.asarray(outline) for outline in outlines])
     col, row = (math.floor(v + _SNAP) for v in corners.min(axis=0))
@@ -143,9 +143,9 @@ def around(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
     return Window(col, row, max(right - col, 1), max(bottom - row, 1))
 
 
-def box_on(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
+def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
     """Return the pixels of `base` that hold a raster, and whether they are its own, one by one."""
-    box = around([outline(name, grid, base)])
+    box = enclosing_window([outline(name, grid, base)])
     if base.at(box).same_pixels(grid):
         return box, True
     # The outline of a warped raster is only nearly right; reading too much does no harm.
@@ -153,23 +153,23 @@ def box_on(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
 
 
 @contextmanager
-def shown(
+def open_on_grid(
     path: str, grid: Grid, exact: bool, resampling: Resampling, **options: Any
-) -> Iterator[Reader]:
+) -> Iterator[RasterReader]:
     """Open a raster to be read on a grid: as it is where its pixels are the grid's, else warped.
 
-    `options` are those of `cafe_cli.raster.warp.aligned`.
+    `options` are those of `cafe_cli.raster.warp.open_warped`.
     """
     with open_raster(path) as dataset:
         if exact:
             yield dataset
             return
-        with aligned(dataset, grid, resampling, **options) as view:
+        with open_warped(dataset, grid, resampling, **options) as view:
             yield view
 
 
-def read_shown(
-    reader: Reader,
+def read_on_grid(
+    reader: RasterReader,
     box: Window,
     window: Window,
     bands: Sequence[int] | None = None,
@@ -181,7 +181,7 @@ def read_shown(
     replaces that of a raster that is read as it is.
     """
     if isinstance(reader, WarpedVRT):
-        return read_aligned(reader, window, bands)
+        return read_warped(reader, window, bands)
     own = Window(window.col - box.col, window.row - box.row, window.width, window.height)
     bands = bands or image_bands(reader, None)
     return read_window(reader, own, bands), read_valid(reader, own, bands, nodata)

@@ -19,9 +19,21 @@ from rasterio.fill import fillnodata
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.mosaic_view import Joined, Member, joint_grid
-from cafe_cli.raster.reader import Reader, image_bands, open_raster, read_decimated, sample_band
-from cafe_cli.raster.warp import aligned, around, in_memory_raster, outline, read_aligned
+from cafe_cli.raster.mosaic_view import Member, MosaicView, union_grid
+from cafe_cli.raster.reader import (
+    RasterReader,
+    image_bands,
+    open_raster,
+    read_decimated,
+    sample_band,
+)
+from cafe_cli.raster.warp import (
+    enclosing_window,
+    in_memory_raster,
+    open_warped,
+    outline,
+    read_warped,
+)
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.ground_filter import GroundFilter, estimate_ground
 from cafe_cli.system.atomic_write import stamps
@@ -52,14 +64,14 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Ground:
+class GroundSurface:
     """An estimated ground surface: metres, (height, width) on a grid of its own."""
 
     surface: Values
     grid: Grid
 
 
-class Heights:
+class HeightReader:
     """Heights shown on the grid of a scene. Not to be shared between threads.
 
     Parameters
@@ -90,7 +102,7 @@ class Heights:
         terrain: Sequence[Member],
         grid: Grid,
         settings: HeightSettings,
-        ground: Ground | None = None,
+        ground: GroundSurface | None = None,
     ) -> None:
         self._stack, self._members, self._grid, self._settings = stack, surface, grid, settings
         self._ground = ground
@@ -132,16 +144,16 @@ class Heights:
     def _below(self, window: Window) -> tuple[Values, Mask]:
         if self._terrain is not None:
             return _in_metres(*self._terrain, window, "the terrain model")
-        values, valid = read_aligned(self._estimate, window)
+        values, valid = read_warped(self._estimate, window)
         return values[0], valid
 
     @cached_property
-    def _estimate(self) -> Reader:
+    def _estimate(self) -> RasterReader:
         ground = self._ground or ground_below(self._members, self._grid, self._settings)
         source = self._stack.enter_context(in_memory_raster(ground.surface, ground.grid))
-        return self._stack.enter_context(aligned(source, self._grid, Resampling.bilinear))
+        return self._stack.enter_context(open_warped(source, self._grid, Resampling.bilinear))
 
-    def _shown(self, members: Sequence[Member], settings: HeightSettings) -> Joined:
+    def _shown(self, members: Sequence[Member], settings: HeightSettings) -> MosaicView:
         joined = _joined(members, self._grid, Resampling.bilinear, settings)
         self._stack.callback(joined.close)
         return joined
@@ -230,7 +242,7 @@ def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
     _checked.add(key)
 
 
-def _in_metres(source: Joined, metres: float, window: Window, name: str) -> tuple[Values, Mask]:
+def _in_metres(source: MosaicView, metres: float, window: Window, name: str) -> tuple[Values, Mask]:
     values, valid = source.read(window)
     height = values[0] if metres == 1 else values[0] * np.float32(metres)
     valid &= np.isfinite(height)
@@ -273,14 +285,14 @@ def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:
 
 def _joined(
     members: Sequence[Member], grid: Grid, resampling: Resampling, settings: HeightSettings
-) -> Joined:
+) -> MosaicView:
     nodata = settings.nodata
-    return Joined(
+    return MosaicView(
         members, grid, resampling, bands=(1,), nodata=nodata, dtype="float32", scaled=True
     )
 
 
-def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSettings) -> Ground:
+def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSettings) -> GroundSurface:
     """Estimate the ground on the lowest heights of coarse cells.
 
     Below the whole surface model, whatever part of it the scene shows; only where that is larger
@@ -297,10 +309,10 @@ def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSetting
     GridError
         The scene itself is too large for the ground filter.
     """
-    own = joint_grid(surface)
+    own = union_grid(surface)
     grid = _ground_grid(own, settings.cell)
     if grid.width * grid.height > _WHOLE:
-        near = around([outline(surface[0].path, scene, grid)])
+        near = enclosing_window([outline(surface[0].path, scene, grid)])
         near = near.expand(math.ceil(_REACH * settings.max_window / settings.cell))
         grid = grid.at(near.intersection(grid.extent) or near)
     if grid.width * grid.height > _MAX_GROUND_CELLS:
@@ -318,7 +330,7 @@ def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSetting
     ground_filter = GroundFilter(
         cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope
     )
-    return Ground(estimate_ground(lowest, ground_filter), grid)
+    return GroundSurface(estimate_ground(lowest, ground_filter), grid)
 
 
 def _ground_grid(grid: Grid, cell: float) -> Grid:

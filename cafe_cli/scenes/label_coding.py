@@ -41,7 +41,7 @@ class Decoded:
     odd: "Counter[int | str]" = field(default_factory=Counter)
 
 
-def list_odd(odd: "Counter[int | str]", most: int = 8) -> str:
+def list_unknown(odd: "Counter[int | str]", most: int = 8) -> str:
     """List values for a message, the most frequent first: ``7 (30 px), 9 (1 px) and 2 more``."""
     listed = ", ".join(f"{value} ({n:,} px)" for value, n in odd.most_common(most))
     return listed + (f" and {len(odd) - most} more" if len(odd) > most else "")
@@ -83,7 +83,7 @@ def label_key(value: Value) -> int | str:
     return int(text.split(".")[0]) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0)?", text) else text
 
 
-def meanings(classes: ClassTable, settings: LabelSettings) -> Meanings:
+def value_to_class(classes: ClassTable, settings: LabelSettings) -> Meanings:
     """Return what label values mean: by the table, or by the values and names of the classes.
 
     Raises
@@ -195,7 +195,7 @@ def _lookup(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Decoded:
-    meaning = meanings(classes, settings)
+    meaning = value_to_class(classes, settings)
     if raw.dtype.kind == "f":
         valid = valid & np.isfinite(raw)  # declared or not
     everywhere = bool(valid.all())

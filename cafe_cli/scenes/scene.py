@@ -22,11 +22,24 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.mosaic_view import Joined, Member, covered, joint_grid, look_at, parse_crs
+from cafe_cli.raster.mosaic_view import (
+    Member,
+    MosaicView,
+    covered_share,
+    inspect_rasters,
+    parse_crs,
+    union_grid,
+)
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import Ground, Heights, check_heights, ground_below, ground_source
+from cafe_cli.scenes.heights import (
+    GroundSurface,
+    HeightReader,
+    check_heights,
+    ground_below,
+    ground_source,
+)
 from cafe_cli.scenes.label_coding import Decoded, decode
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.system.atomic_write import stamps
@@ -78,13 +91,13 @@ class Scene:
         Description of each band, or its colour, or its number.
     """
 
-    def __init__(self, files: SceneFiles, optical: Joined, grid: Grid, kind: "_Kind") -> None:
+    def __init__(self, files: SceneFiles, optical: MosaicView, grid: Grid, kind: "_Kind") -> None:
         self.files = files
         self.grid = grid
         self.bands, self.dtype, self.band_names = kind.bands, kind.dtype, kind.names
         self._optical = optical
-        self._heights: Heights | None = None
-        self._labels: Joined | VectorLabels | None = None
+        self._heights: HeightReader | None = None
+        self._labels: MosaicView | VectorLabels | None = None
         self._members = [*kind.members]
         # Several rasters may leave gaps between them.
         self._lacks_data = len(kind.members) > 1 or kind.members[0].masked
@@ -166,7 +179,7 @@ def open_scene(
     bands: tuple[int, ...] | None = None,
     *,
     labels: LabelSettings | None = None,
-    ground: Ground | None = None,
+    ground: GroundSurface | None = None,
     gsd: float | None = None,
     crs: str | None = None,
 ) -> Iterator[Scene]:
@@ -202,22 +215,22 @@ def open_scene(
         A CRS that means nothing, a ground from a terrain model that is not there.
     """
     assumed = parse_crs(crs)
-    members = look_at(files.optical, assumed)
+    members = inspect_rasters(files.optical, assumed)
     kind = _kind(members, bands)
-    native = grid = joint_grid(members)
+    native = grid = union_grid(members)
     resampling = Resampling.bilinear
     if gsd is not None:
         factor = gsd / grid.gsd
         grid = grid.rescaled(factor)
         resampling = Resampling.average if factor > 1 else Resampling.bilinear
     with ExitStack() as stack:
-        optical = Joined(members, grid, resampling, bands=kind.bands)
+        optical = MosaicView(members, grid, resampling, bands=kind.bands)
         stack.callback(optical.close)
         scene = Scene(files, optical, grid, kind)
         if files.elevation:
             surface = _partner(files.elevation, scene, native, assumed)
             terrain = _partner(files.dtm, scene, native, assumed) if files.dtm else []
-            scene._heights = Heights(stack, surface, terrain, grid, settings, ground)
+            scene._heights = HeightReader(stack, surface, terrain, grid, settings, ground)
         if files.labels:
             scene._labels = _open_labels(stack, scene, native, assumed, labels or LabelSettings())
         yield scene
@@ -225,13 +238,13 @@ def open_scene(
 
 def estimate_scene_ground(
     files: SceneFiles, settings: HeightSettings, crs: str | None = None
-) -> Ground | None:
+) -> GroundSurface | None:
     """Estimate the ground below a scene once, where the settings ask for it."""
     if not files.elevation or ground_source(settings, bool(files.dtm)) != "estimate":
         return None
     assumed = parse_crs(crs)
-    grid = joint_grid(look_at(files.optical, assumed))
-    surface = look_at(files.elevation, assumed, grid)
+    grid = union_grid(inspect_rasters(files.optical, assumed))
+    surface = inspect_rasters(files.elevation, assumed, grid)
     check_heights(surface, settings)
     return ground_below(surface, grid, settings)
 
@@ -253,8 +266,8 @@ def _kind(members: list[Member], bands: tuple[int, ...] | None) -> _Kind:
 
 def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) -> list[Member]:
     """Look at heights or labels; `native` is the grid of the image as it was delivered."""
-    members = look_at(paths, crs, native)
-    share = covered(members, scene.files.name, scene.grid)
+    members = inspect_rasters(paths, crs, native)
+    share = covered_share(members, scene.files.name, scene.grid)
     if share < 0.995:
         more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
         warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene.files.name}")
@@ -264,12 +277,12 @@ def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) 
 
 def _open_labels(
     stack: ExitStack, scene: Scene, native: Grid, crs: CRS | None, settings: LabelSettings
-) -> Joined | VectorLabels:
+) -> MosaicView | VectorLabels:
     paths = scene.files.labels
     if any(map(is_vector, paths)):
         known = (*stamps(paths).items(),)
         return _vector_labels(paths, known, scene.grid, settings, scene.files.name)
-    labels = Joined(_partner(paths, scene, native, crs), scene.grid, Resampling.nearest)
+    labels = MosaicView(_partner(paths, scene, native, crs), scene.grid, Resampling.nearest)
     stack.callback(labels.close)
     return labels
 

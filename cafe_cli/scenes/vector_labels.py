@@ -12,10 +12,10 @@ from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.label_coding import IGNORE, Decoded, _listed, label_key, meanings
+from cafe_cli.scenes.label_coding import IGNORE, Decoded, _listed, label_key, value_to_class
 from cafe_cli.vector.features import Features, read_features, refuse_empty, warn_once
-from cafe_cli.vector.geometry import pieces
-from cafe_cli.vector.rasterize import covering
+from cafe_cli.vector.geometry import subdivide
+from cafe_cli.vector.rasterize import rasterize_indices
 
 
 class VectorLabels:
@@ -34,7 +34,7 @@ class VectorLabels:
         self._values = list(self.counts)
         codes = {value: code for code, value in enumerate(self._values)}
         every = [np.array([], object), *(file.geometries for file in features)]
-        self._pieces, source = pieces(np.concatenate(every))
+        self._pieces, source = subdivide(np.concatenate(every))
         self._codes = np.array([codes[key] for key in keys], np.intp)[source]
         self._tree = shapely.STRtree(self._pieces)
 
@@ -85,10 +85,10 @@ class VectorLabels:
         hits = np.sort(self._tree.query(shapely.box(*edges)))
         used, codes = np.unique(self._codes[hits], return_inverse=True)
         values = [self._values[code] for code in used.tolist()]
-        meaning = meanings(classes, settings)
+        meaning = value_to_class(classes, settings)
         ids = np.array([meaning.get(value, NODATA) for value in values], np.uint8)
         order = np.argsort(_ranks(classes, settings)[ids[codes]], kind="stable")
-        top = covering(self._pieces[hits[order]], window, settings.all_touched)
+        top = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
         # -1, where there is no feature, is the last of each of these.
         shown = np.append(codes[order], len(values))[top]
         counts = np.bincount(shown.ravel(), minlength=len(values) + 1).tolist()

@@ -22,7 +22,7 @@ log = logging.getLogger("cafe")
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTile:
     """A tile to be cut. Only the `scored` part of its window keeps its labels."""
 
     scene: str
@@ -54,7 +54,7 @@ class Polygons:
         return chosen
 
 
-class Splitter:
+class SplitPlanner:
     """Says which ground of which scene goes where.
 
     What names a scene's ground comes first: the scenes of the config, then the split file. The
@@ -88,7 +88,7 @@ class Splitter:
         free = [b for b in blocks if b.scene not in {**self._whole, **self.polygons}]
         self._held = self._deal(free)
 
-    def tiles(self, name: str) -> Iterator[Planned]:
+    def tiles(self, name: str) -> Iterator[PlannedTile]:
         """Plan the tiles of a scene, split by split."""
         grid, size, buffer = self._grids[name], self._config.tile.size, self._config.split.buffer
         step = self._config.tile.step
@@ -103,7 +103,7 @@ class Splitter:
                 only_drawn=any("train" in p.splits for p in self.polygons.values()),
             )
             for split in SPLITS:
-                yield from (Planned(name, split, *pair) for pair in found.windows[split])
+                yield from (PlannedTile(name, split, *pair) for pair in found.windows[split])
             if any(found.lost.values()):
                 log.warning(
                     "%s: polygons of two splits lie so close that tiles of %d px cannot keep them "
@@ -118,10 +118,12 @@ class Splitter:
             held = {self._whole[name]: [grid.extent]}
         free = [block.expand(buffer) for ground in held.values() for block in ground]
         for window in training_windows(grid.extent, size, step, free):
-            yield Planned(name, "train", window, window)
+            yield PlannedTile(name, "train", window, window)
         for split in SPLITS[1:]:
             for block in held.get(split, []):
-                yield from (Planned(name, split, *pair) for pair in scoring_windows(block, size))
+                yield from (
+                    PlannedTile(name, split, *pair) for pair in scoring_windows(block, size)
+                )
 
     def _named_scenes(self, names: Sequence[str]) -> dict[str, Split]:
         split = self._config.split

@@ -37,12 +37,12 @@ from cafe_cli.splits.assign import Split
 from cafe_cli.system.atomic_write import flush, remove, replacing, stamps
 from cafe_cli.system.locks import waiting_lock
 from cafe_cli.system.threads import cores, in_order
-from cafe_cli.tilesets.tileset import CACHE, Reader, Tile, TileSet, tile_path
+from cafe_cli.tilesets.tileset import CACHE, Tile, TileReader, TileSet, tile_path
 
 log = logging.getLogger("cafe")
 
 A = TypeVar("A")
-Limit: TypeAlias = Literal["auto", "none"] | float
+CacheLimit: TypeAlias = Literal["auto", "none"] | float
 """``auto``, ``none``, or the GB (1e9 bytes) that a cache may take."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many tiles are decoded, and how many there are."""
@@ -57,7 +57,7 @@ _MOST = 50.0  # GB, where nothing is said
 _KINDS: tuple[Literal["image", "height", "label"], ...] = ("image", "height", "label")
 
 
-class Planes(NamedTuple, Generic[A]):
+class TilePlanes(NamedTuple, Generic[A]):
     """All that is known of a tile, as arrays or tensors; of several with a leading axis.
 
     Attributes
@@ -76,14 +76,14 @@ class Planes(NamedTuple, Generic[A]):
     labels: A
 
 
-Arrays: TypeAlias = Planes[NDArray[Any]]
+Arrays: TypeAlias = TilePlanes[NDArray[Any]]
 
 
-def packed(patch: Patch, labels: NDArray[np.uint8]) -> Arrays:
+def pack(patch: Patch, labels: NDArray[np.uint8]) -> Arrays:
     """Return what was read of a tile with both masks in one array."""
     flags = patch.optical_valid * np.uint8(OPTICAL_VALID)
     flags |= patch.height_valid * np.uint8(HEIGHT_VALID)
-    return Planes(patch.optical, flags, patch.height, labels)
+    return TilePlanes(patch.optical, flags, patch.height, labels)
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Cache:
         """Return the tiles of a split, in the order of the tile set; None if they are not kept."""
         parts = {"train": slice(self.training), "validation": slice(self.training, None)}
         part = parts.get(split)
-        return None if part is None else Planes(*(values[part] for values in self.planes))
+        return None if part is None else TilePlanes(*(values[part] for values in self.planes))
 
 
 def prepare(
     folder: Path,
     tileset: TileSet,
-    limit: Limit = "auto",
+    limit: CacheLimit = "auto",
     progress: Progress = lambda done, tiles: None,
 ) -> Cache | None:
     """Return the cache of a tile set; make it where there is none, or the tiles have changed.
@@ -150,7 +150,7 @@ def prepare(
 
 
 @contextmanager
-def opened(folder: Path, tileset: TileSet) -> Iterator[Reader]:
+def opened(folder: Path, tileset: TileSet) -> Iterator[TileReader]:
     """Make ready to read tiles in one thread, which has to be the one that ends this."""
     reader = _Reader(folder, tileset)
     try:
@@ -159,7 +159,7 @@ def opened(folder: Path, tileset: TileSet) -> Iterator[Reader]:
         reader.close()
 
 
-class _Reader(Reader):
+class _Reader(TileReader):
     def close(self) -> None:
         self._scenes.close()
 
@@ -183,7 +183,7 @@ class _Store:
             return None
         nothing = np.broadcast_to(np.float32(0), planes["labels"].shape)
         planes.setdefault("height", nothing)
-        return Cache(Planes(**planes), len(self._tileset.of("train")))
+        return Cache(TilePlanes(**planes), len(self._tileset.of("train")))
 
     def _map(self, name: str) -> NDArray[Any]:
         # A plain array: every index of a memmap makes another object that knows its file.
@@ -192,7 +192,7 @@ class _Store:
             raise ValueError(f"{name} has another shape")
         return values
 
-    def make(self, limit: Limit, progress: Progress) -> Cache | None:
+    def make(self, limit: CacheLimit, progress: Progress) -> Cache | None:
         """Decode the tiles, unless another process has just done so."""
         busy = f"another process decodes the tiles of {self._folder}; waiting for it"
         with waiting_lock(self._folder / _LOCK, busy):
@@ -228,7 +228,7 @@ class _Store:
     def _decoded(self) -> Generator[Arrays, None, None]:
         return in_order(
             lambda: opened(self._folder, self._tileset),
-            lambda reader, tile: packed(*reader.read(tile)),
+            lambda reader, tile: pack(*reader.read(tile)),
             self._kept,
             cores(),
         )
@@ -263,7 +263,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_size(folder: Path, size: int, limit: Limit) -> None:
+def _check_size(folder: Path, size: int, limit: CacheLimit) -> None:
     free = shutil.disk_usage(folder).free
     if isinstance(limit, str):
         most, why = min(_MOST * _GB, free / 2), f"{_MOST:g} GB or half of what is free: "

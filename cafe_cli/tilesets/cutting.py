@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import Config
-from cafe_cli.raster.statistics import Moments, Pixels
+from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch, Scene
-from cafe_cli.splits.planner import Planned, Polygons
+from cafe_cli.splits.planner import PlannedTile, Polygons
 from cafe_cli.tilesets.tileset import Tile, pixel_counts, write_label, write_tile
-from cafe_cli.vector.rasterize import burn
+from cafe_cli.vector.rasterize import rasterize
 
 Labels = NDArray[np.uint8]
 
@@ -24,7 +24,7 @@ _TILED, _STRIPED = 2048, 16_384  # pixels
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutTile:
     """What became of a planned tile.
 
     Attributes
@@ -42,10 +42,10 @@ class Cut:
     kept: bool
     counts: NDArray[np.int64]
     optical: NDArray[Any] | None = None
-    heights: Moments | None = None
+    heights: RunningMoments | None = None
 
 
-def strips(planned: Sequence[Planned], block: int) -> Iterator[list[Planned]]:
+def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedTile]]:
     """Group tiles of one split, row and neighbourhood, in the order that they are planned in.
 
     `block` is the width of the blocks that the rasters are stored in: wide strips take memory, but
@@ -53,7 +53,7 @@ def strips(planned: Sequence[Planned], block: int) -> Iterator[list[Planned]]:
     """
     widest = _TILED if block <= _TILED else _STRIPED
     for _, row in groupby(planned, key=lambda t: (t.split, t.row)):
-        strip: list[Planned] = []
+        strip: list[PlannedTile] = []
         for tile in row:
             if strip and not _near(strip, tile, widest):
                 yield strip
@@ -62,14 +62,14 @@ def strips(planned: Sequence[Planned], block: int) -> Iterator[list[Planned]]:
         yield strip
 
 
-def _near(strip: list[Planned], tile: Planned, widest: int) -> bool:
+def _near(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
     last, right = strip[-1].window, tile.window.col + tile.window.width
     beside = last.col <= tile.col <= last.col + last.width
     return beside and right - strip[0].col <= widest
 
 
 @dataclass(frozen=True)
-class Cutter:
+class TileCutter:
     """Cuts the strips of one scene.
 
     Parameters
@@ -89,11 +89,11 @@ class Cutter:
     config: Config
     classes: ClassTable
     polygons: Polygons | None
-    pixels: Pixels
+    pixels: BandHistogram
     folder: Path | None
     virtual: bool = False
 
-    def cut(self, scene: Scene, strip: Sequence[Planned]) -> list[Cut]:
+    def cut(self, scene: Scene, strip: Sequence[PlannedTile]) -> list[CutTile]:
         """Read a strip once and cut its tiles."""
         first, last = strip[0].window, strip[-1].window
         whole = Window(first.col, first.row, last.col + last.width - first.col, first.height)
@@ -107,12 +107,12 @@ class Cutter:
             for part in [labels[planned.window.slices(whole)]]
         ]
 
-    def _tile(self, scene: Scene, planned: Planned, patch: Patch, delivered: Labels) -> Cut:
+    def _tile(self, scene: Scene, planned: PlannedTile, patch: Patch, delivered: Labels) -> CutTile:
         labels = self._own_labels(planned, delivered)
         tile = _describe(planned, float(patch.optical_valid.mean()), labels)
         counts = pixel_counts(labels, self.classes)
         if not _worth_keeping(tile, self.config):
-            return Cut(tile, False, counts)
+            return CutTile(tile, False, counts)
         if self.folder is not None:
             grid = scene.grid.at(planned.window)
             if not self.virtual:
@@ -120,11 +120,13 @@ class Cutter:
             elif not np.array_equal(labels, delivered):
                 write_label(self.folder, tile, grid, labels, self.classes)
         if tile.split != "train":
-            return Cut(tile, True, counts)
+            return CutTile(tile, True, counts)
         optical = self.pixels.summary(patch.optical, patch.optical_valid)
-        return Cut(tile, True, counts, optical, Moments.of(patch.height[None], patch.height_valid))
+        return CutTile(
+            tile, True, counts, optical, RunningMoments.of(patch.height[None], patch.height_valid)
+        )
 
-    def _own_labels(self, planned: Planned, labels: Labels) -> Labels:
+    def _own_labels(self, planned: PlannedTile, labels: Labels) -> Labels:
         """Take away the labels that another tile scores, or that another split owns."""
         if planned.scored == planned.window and self.polygons is None:
             return labels
@@ -133,11 +135,11 @@ class Cutter:
         if self.polygons is not None:
             drawn = self.polygons.of(planned.split)
             if len(drawn) or planned.split != "train":
-                own &= burn(drawn, [1] * len(drawn), planned.window, fill=0) > 0
+                own &= rasterize(drawn, [1] * len(drawn), planned.window, fill=0) > 0
         return np.where(own, labels, np.uint8(NODATA))
 
 
-def _describe(planned: Planned, valid: float, labels: Labels) -> Tile:
+def _describe(planned: PlannedTile, valid: float, labels: Labels) -> Tile:
     return Tile(
         name=f"{planned.scene}_{planned.row:06d}_{planned.col:06d}",
         split=planned.split,

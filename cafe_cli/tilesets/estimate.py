@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from cafe_cli.config.schema import Config
-from cafe_cli.raster.statistics import Pixels
+from cafe_cli.raster.statistics import BandHistogram
 from cafe_cli.scenes.scene import estimate_scene_ground
-from cafe_cli.splits.planner import Planned
-from cafe_cli.tilesets.cutting import Cutter, strips
-from cafe_cli.tilesets.plan import Plan
+from cafe_cli.splits.planner import PlannedTile
+from cafe_cli.tilesets.cutting import TileCutter, strips
+from cafe_cli.tilesets.plan import TilePlan
 
 _SAMPLES = 4  # strips that are cut to learn what all of them take
 _BASE = 150_000_000  # bytes of a process that has done nothing yet
@@ -34,7 +34,7 @@ class Cost:
         return {**asdict(self), "seconds": float(f"{self.seconds:.2g}")}
 
 
-def cutting(plan: Plan, config: Config, jobs: int) -> Cost:
+def cutting(plan: TilePlan, config: Config, jobs: int) -> Cost:
     """Estimate what it takes to cut a plan, from a few strips cut into a temporary folder."""
     names = [source.files.id for source in plan.sources]
     groups = [g for name in names for g in strips(plan.of(name), plan.blocks[name])]
@@ -50,12 +50,12 @@ def cutting(plan: Plan, config: Config, jobs: int) -> Cost:
 
 
 def _cut(
-    plan: Plan, config: Config, name: str, groups: Sequence[Sequence[Planned]], folder: Path
+    plan: TilePlan, config: Config, name: str, groups: Sequence[Sequence[PlannedTile]], folder: Path
 ) -> float:
     source = next(s for s in plan.sources if s.files.id == name)
     ground = estimate_scene_ground(source.files, config.height, config.crs)
-    pixels = Pixels(len(plan.bands), plan.dtype)
-    cutter = Cutter(config, config.class_table, plan.polygons.get(name), pixels, folder)
+    pixels = BandHistogram(len(plan.bands), plan.dtype)
+    cutter = TileCutter(config, config.class_table, plan.polygons.get(name), pixels, folder)
     with source.open(ground) as scene:
         start = time.perf_counter()
         for group in groups:
@@ -63,7 +63,7 @@ def _cut(
         return time.perf_counter() - start
 
 
-def _memory(plan: Plan, groups: Sequence[Sequence[Planned]], jobs: int) -> int:
+def _memory(plan: TilePlan, groups: Sequence[Sequence[PlannedTile]], jobs: int) -> int:
     """Return the bytes that strips take while they are read: the values, twice, and the masks."""
     widest = max(g[-1].col + g[-1].window.width - g[0].col for g in groups)
     size = groups[0][0].window.height

@@ -13,15 +13,15 @@ from cafe_cli.config.load import dump_config
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.raster.grid import describe_crs
-from cafe_cli.raster.statistics import Moments, Pixels
+from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.scenes.heights import ground_source
 from cafe_cli.scenes.scene import estimate_scene_ground
 from cafe_cli.splits.assign import SPLITS, Split
 from cafe_cli.system.atomic_write import replacing, write_text
 from cafe_cli.system.threads import cores, in_order
-from cafe_cli.tilesets.cutting import Cut, Cutter, strips
+from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
-from cafe_cli.tilesets.plan import Plan, Source, block_side, plan
+from cafe_cli.tilesets.plan import SceneSource, TilePlan, block_side, plan
 from cafe_cli.tilesets.tileset import (
     Tile,
     TileSet,
@@ -81,7 +81,7 @@ def tile(
 
 
 def _cut(
-    planned: Plan,
+    planned: TilePlan,
     config: Config,
     folder: Path,
     virtual: bool,
@@ -89,7 +89,7 @@ def _cut(
     progress: Callable[[int, int], None],
 ) -> TileSet:
     classes = config.class_table
-    optical, heights = Pixels(len(planned.bands), planned.dtype), Moments()
+    optical, heights = BandHistogram(len(planned.bands), planned.dtype), RunningMoments()
     counts = {kind: np.zeros(len(classes) + 1, np.int64) for kind in SPLITS}
     kept: list[Tile] = []
     done = 0
@@ -119,8 +119,13 @@ def _cut(
 
 
 def _cuts(
-    planned: Plan, config: Config, folder: Path, virtual: bool, jobs: int, optical: Pixels
-) -> Iterator[list[Cut]]:
+    planned: TilePlan,
+    config: Config,
+    folder: Path,
+    virtual: bool,
+    jobs: int,
+    optical: BandHistogram,
+) -> Iterator[list[CutTile]]:
     for source in planned.sources:
         name = source.files.id
         if not (ours := planned.of(name)):
@@ -129,19 +134,19 @@ def _cuts(
         if virtual and ground is not None:
             write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
-        cutter = Cutter(config, config.class_table, polygons, optical, folder, virtual)
+        cutter = TileCutter(config, config.class_table, polygons, optical, folder, virtual)
         parts = list(strips(ours, planned.blocks[name]))
         opened = lambda source=source, ground=ground: source.open(ground)  # noqa: E731
         yield from in_order(opened, cutter.cut, parts, min(jobs, len(parts)))
 
 
-def _virtual(planned: Plan, config: Config) -> Virtual:
+def _virtual(planned: TilePlan, config: Config) -> Virtual:
     table = [config.labels.table] if config.labels.table else []
     scenes = {s.files.id: VirtualScene.of(s.files, *table) for s in planned.sources}
     return Virtual(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
 
 
-def _about(planned: Plan, config: Config, classes: ClassTable) -> dict[str, Any]:
+def _about(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, Any]:
     """Return what is known of the tile set before a tile is cut."""
     first = planned.grids[planned.sources[0].files.id]
     return {
@@ -157,7 +162,7 @@ def _about(planned: Plan, config: Config, classes: ClassTable) -> dict[str, Any]
     }
 
 
-def _ground(sources: Sequence[Source], config: Config) -> str:
+def _ground(sources: Sequence[SceneSource], config: Config) -> str:
     """Return where the ground below the heights came from."""
     if config.height.kind == "ndsm":
         return config.height.ground

@@ -16,11 +16,11 @@ from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
-from cafe_cli.scenes.heights import Ground
-from cafe_cli.scenes.label_coding import list_odd
+from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.label_coding import list_unknown
 from cafe_cli.scenes.scene import Scene
 from cafe_cli.splits.assign import Block, divide
-from cafe_cli.splits.planner import Planned, Polygons, Splitter
+from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import in_order
 from cafe_cli.tilesets.index import meeting
 from cafe_cli.tilesets.tileset import open_config_scene, pixel_counts
@@ -33,19 +33,19 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class SceneSource:
     """A scene to be opened when it is needed, by as many threads as like."""
 
     files: SceneFiles
     config: Config
 
-    def open(self, ground: Ground | None = None) -> AbstractContextManager[Scene]:
+    def open(self, ground: GroundSurface | None = None) -> AbstractContextManager[Scene]:
         """Open its rasters; `ground` as in `cafe_cli.scenes.scene.open_scene`."""
         return open_config_scene(self.files, self.config, ground)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """What would be cut.
 
     Attributes
@@ -67,9 +67,9 @@ class Plan:
         Training tiles left out because another scene validates or tests on their ground.
     """
 
-    sources: list[Source]
+    sources: list[SceneSource]
     grids: dict[str, Grid]
-    tiles: list[Planned]
+    tiles: list[PlannedTile]
     counts: NDArray[np.int64]
     polygons: dict[str, Polygons]
     blocks: dict[str, int]
@@ -77,7 +77,7 @@ class Plan:
     dtype: str
     dropped: int
 
-    def of(self, scene: str) -> list[Planned]:
+    def of(self, scene: str) -> list[PlannedTile]:
         """Return the tiles of a scene."""
         return [t for t in self.tiles if t.scene == scene]
 
@@ -94,7 +94,7 @@ class _Looked:
     first: dict[int | str, str] = field(default_factory=dict)
 
 
-def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total: None) -> Plan:
+def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total: None) -> TilePlan:
     """Look at every scene of a config once, count its labels, and divide the ground.
 
     Parameters
@@ -117,15 +117,15 @@ def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total:
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError("[scenes] has to name at least optical and labels")
     classes = config.class_table
-    sources = [Source(files, config) for files in find_scenes(config.scenes, config.root)]
+    sources = [SceneSource(files, config) for files in find_scenes(config.scenes, config.root)]
     looked = _look(sources, config, classes, jobs, progress)
     _report_odd(looked, config)
     _check_alike(sources, looked)
     names = [s.files.id for s in sources]
-    splitter = Splitter(config, looked.grids, looked.blocks)
+    splitter = SplitPlanner(config, looked.grids, looked.blocks)
     tiles = [tile for name in names for tile in splitter.tiles(name)]
     kept = _without_shared(tiles, looked.grids, config.tile.size)
-    return Plan(
+    return TilePlan(
         sources=sources,
         grids=looked.grids,
         tiles=kept,
@@ -144,7 +144,7 @@ def block_side(config: Config) -> int:
 
 
 def _look(
-    sources: list[Source], config: Config, classes: ClassTable, jobs: int, progress: Progress
+    sources: list[SceneSource], config: Config, classes: ClassTable, jobs: int, progress: Progress
 ) -> _Looked:
     looked = _Looked()
     for done, source in enumerate(sources, start=1):
@@ -183,7 +183,7 @@ def _report_odd(looked: _Looked, config: Config) -> None:
     odd = looked.odd
     if odd and config.labels.encoding == "ids":
         raise LabelError(
-            f"label values without a class: {list_odd(odd)}, the first of them in scene "
+            f"label values without a class: {list_unknown(odd)}, the first of them in scene "
             f"{looked.first[odd.most_common(1)[0][0]]}; add them to a class with values = [...] "
             "or to labels.ignore"
         )
@@ -191,13 +191,13 @@ def _report_odd(looked: _Looked, config: Config) -> None:
         log.warning(
             "%s label pixels had no exact class colour and took the nearest one: %s",
             f"{odd.total():,}",
-            list_odd(odd),
+            list_unknown(odd),
         )
     if not any(b.counts.any() for b in looked.blocks):
         raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")
 
 
-def _check_alike(sources: list[Source], looked: _Looked) -> None:
+def _check_alike(sources: list[SceneSource], looked: _Looked) -> None:
     """Refuse scenes with other bands or data types than the first; warn of another GSD."""
     first, (names, dtype) = sources[0].files, looked.kinds[0]
     gsd = looked.grids[first.id].gsd
@@ -218,7 +218,9 @@ def _check_alike(sources: list[Source], looked: _Looked) -> None:
             )
 
 
-def _without_shared(tiles: list[Planned], grids: dict[str, Grid], size: int) -> list[Planned]:
+def _without_shared(
+    tiles: list[PlannedTile], grids: dict[str, Grid], size: int
+) -> list[PlannedTile]:
     """Leave out training tiles whose ground is held out in another scene that overlaps theirs."""
     pairs = meeting(tiles, grids, size)
     shared = {i for pair in pairs for i in pair if tiles[i].split == "train"}

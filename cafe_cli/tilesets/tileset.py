@@ -33,7 +33,7 @@ from cafe_cli.raster.statistics import Statistics
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import write_geotiff
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import Ground
+from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.splits.assign import Split
 from cafe_cli.system.atomic_write import stamps, write_text
@@ -237,7 +237,7 @@ def write_label(
     write_geotiff(path, labels[None], grid, nodata=NODATA, colormap=classes.colormap, predictor=1)
 
 
-def write_ground(folder: Path, scene: str, ground: Ground) -> None:
+def write_ground(folder: Path, scene: str, ground: GroundSurface) -> None:
     """Keep the ground estimated below a scene."""
     path = _ground_path(folder, scene)
     path.parent.mkdir(exist_ok=True)
@@ -261,7 +261,7 @@ def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.ui
     return patch, _read_label(folder, tile, size)
 
 
-class Reader:
+class TileReader:
     """Reads the tiles of a tile set, wherever their pixels are.
 
     The scenes of a virtual one are opened when they are needed and stay open, so each thread or
@@ -300,13 +300,13 @@ class Reader:
         if path.exists():
             with open_raster(str(path)) as surface:
                 grid = Grid.of(surface)
-                ground = Ground(read_window(surface, grid.extent, [1])[0], grid)
+                ground = GroundSurface(read_window(surface, grid.extent, [1])[0], grid)
         with open_config_scene(virtual.scenes[name].files(name), config, ground) as scene:
             yield scene
 
 
 def open_config_scene(
-    files: SceneFiles, config: Config, ground: Ground | None = None
+    files: SceneFiles, config: Config, ground: GroundSurface | None = None
 ) -> AbstractContextManager[Scene]:
     """Open a scene as a config says (see `cafe_cli.scenes.scene.open_scene`)."""
     return open_scene(

@@ -17,7 +17,7 @@ from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.build import build_network, build_optimizer
 from cafe_cli.training.data.augment import crop_side
 from cafe_cli.training.distributed.processes import precision_of
-from cafe_cli.training.step import Losses
+from cafe_cli.training.step import LossModule
 
 log = logging.getLogger("cafe")
 
@@ -41,7 +41,7 @@ def seconds_per_tile(network: CaFE, tileset: TileSet, config: Config) -> float:
     """Time two tiles through a network, which gathers gradients, and back."""
     device = network.optical_mean.device
     batch = blank(tileset, config, 2, device)
-    losses = Losses(network.to(memory_format=torch.channels_last), config.train)
+    losses = LossModule(network.to(memory_format=torch.channels_last), config.train)
     precision = precision_of(config.train, device)
     elapsed = math.inf
     for _ in range(2):  # the first time is no measure
@@ -110,7 +110,7 @@ def _fits(
     try:
         network = build_network(tileset, config).to(device)
         network.to(memory_format=torch.channels_last)
-        losses, moved = Losses(network, config.train), build_optimizer(network, config.train)
+        losses, moved = LossModule(network, config.train), build_optimizer(network, config.train)
         for _ in range(2):
             moved.zero_grad()
             with precision():

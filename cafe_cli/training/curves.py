@@ -14,7 +14,7 @@ from cafe_cli.errors import OutputError
 from cafe_cli.plotting import save_figure
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.training.history import HISTORY_FILE, group, to_csv
-from cafe_cli.training.history import Row as Row
+from cafe_cli.training.history import EpochRecord as Row
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], classes: ClassTable, path: Path) -> None:

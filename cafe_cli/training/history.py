@@ -9,7 +9,7 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.errors import InputError
 from cafe_cli.evaluation.metrics import Scores
 
-Row = dict[str, float]
+EpochRecord = dict[str, float]
 """One epoch: ``epoch`` and ``step`` (from 1), the loss and its parts, scores, what the engine did.
 
 Only the first three are always there. ``data_wait`` is the share of the time that was spent waiting
@@ -32,12 +32,12 @@ def group(name: str) -> str:
     return "validation" if name.startswith(SCORES) else "train"
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[EpochRecord]) -> list[str]:
     """Return the names of all columns, in the order in which they first occur."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def losses(rows: Sequence[Row]) -> list[str]:
+def losses(rows: Sequence[EpochRecord]) -> list[str]:
     """Return the names of the loss and of its parts."""
     return [name for name in columns(rows) if group(name) == "train" and name != "learning_rate"]
 
@@ -45,7 +45,7 @@ def losses(rows: Sequence[Row]) -> list[str]:
 HISTORY_FILE = "history.csv"
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[EpochRecord]) -> str:
     """Write the history as CSV, one row per epoch; a column is empty where a row lacks it."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
@@ -54,7 +54,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def read_history(path: Path) -> list[Row]:
+def read_history(path: Path) -> list[EpochRecord]:
     """Read what `to_csv` wrote.
 
     Raises
@@ -72,7 +72,7 @@ def read_history(path: Path) -> list[Row]:
         ) from error
 
 
-def score_columns(result: Scores | None, classes: ClassTable) -> Row:
+def score_columns(result: Scores | None, classes: ClassTable) -> EpochRecord:
     """Return the scores of an epoch as columns; none without validation tiles."""
     if result is None:
         return {}

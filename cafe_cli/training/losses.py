@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cafe_cli.classes import NODATA
-from cafe_cli.model.cafe import Outputs, labels_at
+from cafe_cli.model.cafe import TrainingOutputs, labels_at
 
 
 def training_loss(
-    outputs: Outputs,
+    outputs: TrainingOutputs,
     labels: Tensor,
     distill_weight: float = 1.0,
     dice: float = 0.0,

@@ -8,10 +8,10 @@ import torch
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.tilesets.tileset import Tile
 from cafe_cli.training.distributed.sync_batchnorm import batch_statistics
-from cafe_cli.training.step import Losses
+from cafe_cli.training.step import LossModule
 
 
-def find(losses: Losses, batch: Sample, precision: AbstractContextManager[object]) -> list[int]:
+def find(losses: LossModule, batch: Sample, precision: AbstractContextManager[object]) -> list[int]:
     """Return the places in a batch of the tiles whose loss is no number on their own.
 
     None if all are: then it is the network.

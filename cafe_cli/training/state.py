@@ -11,7 +11,7 @@ from cafe_cli.config.schema import Config, TrainSettings
 from cafe_cli.errors import InputError, ModelFileError, TrainingError
 from cafe_cli.model import model_file
 from cafe_cli.tilesets.tileset import TileSet
-from cafe_cli.training.history import Row
+from cafe_cli.training.history import EpochRecord
 
 _FREE = {
     "model": {"weights"},
@@ -25,7 +25,7 @@ digits, or when the run ends."""
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a run is.
 
     Attributes
@@ -45,7 +45,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    history: list[Row] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     best: float = -1.0
     stale: int = 0
 
@@ -55,7 +55,7 @@ class Progress:
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.batch += 1
 
-    def close_epoch(self, row: Row, score: float) -> bool:
+    def close_epoch(self, row: EpochRecord, score: float) -> bool:
         """Count an epoch and return whether it is the best; `score` is NaN if there is none."""
         self.history.append(row)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}

@@ -27,7 +27,7 @@ class NotFiniteError(TrainingError):
     """The loss, or the norm of its gradient, is no number."""
 
 
-class Begun(NamedTuple):
+class PendingStep(NamedTuple):
     """A step whose gradients a GPU may still be computing.
 
     Attributes
@@ -45,7 +45,7 @@ class Begun(NamedTuple):
     norm: Tensor
 
 
-class Losses(nn.Module):
+class LossModule(nn.Module):
     """The network and its loss as one module, the form in which several processes share it.
 
     `within` is the context that the network is run in.
@@ -116,7 +116,7 @@ class Step:
             encoder.requires_grad_(not frozen)
         del self._losses
         gc.collect()  # a wrapper leaves the network when it is deleted
-        losses = Losses(self.network, self._settings, self._within)
+        losses = LossModule(self.network, self._settings, self._within)
         self._losses, self._fresh = self._fabric.setup_module(losses), True
 
     def learning_rate(self, step: int) -> float:
@@ -127,7 +127,7 @@ class Step:
         """Take a step: `begin` and `end` it."""
         return self.end(self.begin(batch, step))
 
-    def begin(self, batch: Sample, step: int) -> Begun:
+    def begin(self, batch: Sample, step: int) -> PendingStep:
         """Compute the gradients of a step, or have a GPU do so: whoever calls need not wait.
 
         Parameters
@@ -142,9 +142,9 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad()
-        return Begun(step, self._backward(batch), self._clip())
+        return PendingStep(step, self._backward(batch), self._clip())
 
-    def end(self, begun: Begun) -> dict[str, float]:
+    def end(self, begun: PendingStep) -> dict[str, float]:
         """Wait for the gradients, and make the optimiser's move.
 
         Returns

@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from cafe_cli import findings
 from cafe_cli.config.schema import Config
-from cafe_cli.errors import StoppedError, TrainingError, out_of_memory
+from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import model_file
 from cafe_cli.model.device import choose
 from cafe_cli.model.encoders import first_line
@@ -26,10 +26,10 @@ from cafe_cli.tilesets.tileset import TileSet, load_tileset
 from cafe_cli.training import preflight
 from cafe_cli.training.batch_size import find_batch_size, seconds_per_tile
 from cafe_cli.training.build import build_network
-from cafe_cli.training.data.sampler import Batches
+from cafe_cli.training.data.sampler import BatchSampler
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.processes import Processes
-from cafe_cli.training.history import Row
+from cafe_cli.training.history import EpochRecord
 from cafe_cli.training.report.run import BEST as BEST
 from cafe_cli.training.signals import ASKED, watching
 from cafe_cli.training.state import resumed, with_batch_size
@@ -40,11 +40,11 @@ log = logging.getLogger("cafe")
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainCallbacks:
     """Whom to tell about progress: of steps (done, total, loss), of epochs (row, best so far)."""
 
     step: Callable[[int, int, float], None] = lambda step, total, loss: None
-    epoch: Callable[[Row, bool], None] = lambda row, best: None
+    epoch: Callable[[EpochRecord, bool], None] = lambda row, best: None
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    report: Report | None = None,
+    report: TrainCallbacks | None = None,
 ) -> ModelCard:
     """Train a model on a tile set.
 
@@ -108,8 +108,8 @@ def train(
     if not resume and processes.is_first():  # it creates the folder, maybe already
         preflight.check_output(output, tileset_folder, overwrite)
     team = processes.launch(planned, config.train)
-    with team.guarded():
-        with team.agreed():
+    with team.translate_peer_loss():
+        with team.sync_errors():
             config = _with_batch_size(config, tileset, team)
             preflight.check_normalisation(tileset, config.train, team.world)
             # What is resumed brings its weights.
@@ -119,15 +119,15 @@ def train(
                 log.warning(message)
             run.restore() if resume else run.begin()
         with watching(config.train.time_limit, started) as stop:
-            ended = _loop(run, report if report and team.first else Report(), stop)
-        with team.agreed():
+            ended = _loop(run, report if report and team.first else TrainCallbacks(), stop)
+        with team.sync_errors():
             # Of a run that was over already, too: it may have been killed just before.
             if team.first and run.progress.history:
                 run.write_report(ended)
     return model_file.read_card(output / BEST)
 
 
-def _loop(run: TrainingRun, report: Report, stop: Callable[[], int]) -> str:
+def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], int]) -> str:
     """Train until there is a reason not to, and return it in words; "" if all is done."""
     while (ended := run.progress.why_ended(run.config.train)) is None:
         with _explained(run.config, stop):
@@ -167,7 +167,7 @@ def _break_off(run: TrainingRun, reason: int) -> str:
     done = f"at step {run.done} of {run.total}; go on with --resume -o {run.output}"
     if reason == ASKED:
         run.save_for_later()
-        raise run.processes.ending(StoppedError(f"stopped {done}"))
+        raise run.processes.ending(RunInterruptedError(f"stopped {done}"))
     # Whoever has waited for so long gets a model, be it of a part of an epoch.
     run.save_for_later(model=not run.progress.history)
     log.info("the time is up %s", done)
@@ -206,7 +206,7 @@ def rehearse(
             within = processes.precision_of(config.train, target).forward_context
             size = find_batch_size(tileset, config, target, within, world)
         preflight.check_normalisation(tileset, with_batch_size(config, size).train, world)
-        steps = len(Batches(training, size, 0)) * config.train.epochs
+        steps = len(BatchSampler(training, size, 0)) * config.train.epochs
         each = seconds_per_tile(network.to(target), tileset, config)
         parameters = sum(p.numel() for p in network.parameters())
         report.facts |= {

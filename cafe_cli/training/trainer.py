@@ -27,16 +27,16 @@ from cafe_cli.training.curves import write_history
 from cafe_cli.training.data.augment import crop_side
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Batch, Loader
-from cafe_cli.training.data.sampler import Batches, batches_in_order
+from cafe_cli.training.data.sampler import BatchSampler, batches_in_order
 from cafe_cli.training.distributed.processes import Processes
-from cafe_cli.training.history import Row, score_columns
+from cafe_cli.training.history import EpochRecord, score_columns
 from cafe_cli.training.report import examples, tile_scores
 from cafe_cli.training.report.page import write_report
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.signals import GO_ON
-from cafe_cli.training.state import Progress, fixed_settings
-from cafe_cli.training.step import Begun, Losses, NotFiniteError, Step
-from cafe_cli.training.validation import Tally, validate
+from cafe_cli.training.state import TrainState, fixed_settings
+from cafe_cli.training.step import LossModule, NotFiniteError, PendingStep, Step
+from cafe_cli.training.validation import ValidationAccumulator, validate
 
 log = logging.getLogger("cafe")
 
@@ -71,13 +71,13 @@ class TrainingRun:
         weights: str,
     ) -> None:
         self.folder, self.tileset, self.output, self.config = folder, tileset, output, config
-        self.processes, self.progress = processes, Progress()
+        self.processes, self.progress = processes, TrainState()
         self._classes = tileset.class_table
         self._tiles, self._validation_tiles = tileset.of("train"), tileset.of("validation")
         settings = config.train
         size = batch_size(config)
         ranks = (processes.rank, processes.world)
-        self._batches = Batches(len(self._tiles), size, settings.seed, *ranks)
+        self._batches = BatchSampler(len(self._tiles), size, settings.seed, *ranks)
         # As many at a time as training has, on a device whose memory the batch size was chosen for.
         share = max(size // (processes.world * settings.accumulate), 1)
         self._order = batches_in_order(len(self._validation_tiles), share, *ranks)
@@ -132,7 +132,7 @@ class TrainingRun:
         try:
             self.network.load_state_dict(tensors)
             restore_optimizer(self.step.optimizer, extra)
-            self.progress = Progress(**values["progress"])
+            self.progress = TrainState(**values["progress"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
         if self.processes.first and self.progress.history:
@@ -160,10 +160,10 @@ class TrainingRun:
         return GO_ON
 
     def _draw(self, batches: Iterator[Batch]) -> Batch | None:
-        with self.processes.agreed():
+        with self.processes.sync_errors():
             return next(batches, None)
 
-    def _end(self, begun: Begun, batch: Batch) -> dict[str, float]:
+    def _end(self, begun: PendingStep, batch: Batch) -> dict[str, float]:
         try:
             return self.step.end(begun)
         except NotFiniteError as error:
@@ -178,7 +178,7 @@ class TrainingRun:
                 f"not all valid pixels and heights of {', '.join(spoilt)} are numbers: give them a "
                 "nodata value, and cut the tile set again"
             )
-        losses = Losses(self.network, self.config.train)
+        losses = LossModule(self.network, self.config.train)
         places = nonfinite.find(losses, batch.sample, self.processes.fabric.autocast())
         named = self._describe(batch, places)
         if 0 < len(named) < self._tiles_a_step:
@@ -197,7 +197,7 @@ class TrainingRun:
         own = [self._tiles[batch.keys[place].tile] for place in places]
         return self.processes.gather(nonfinite.describe(own))
 
-    def finish_epoch(self) -> tuple[Row, bool]:
+    def finish_epoch(self) -> tuple[EpochRecord, bool]:
         """Validate, write the history and save `last`, and `best` if it is; return both."""
         spent = max(time.monotonic() - self._started, 1e-9)
         steps = self.progress.batch - self._first
@@ -207,7 +207,7 @@ class TrainingRun:
         row["crops_per_second"] = round(steps * self._tiles_a_step / spent, 2)
         row["seconds"] = round(time.monotonic() - self._started, 2)
         better = self.progress.close_epoch(row, math.nan if result is None else result.miou)
-        with self.processes.agreed():
+        with self.processes.sync_errors():
             if self.processes.first:
                 # `best` first: a run killed before `last` is written repeats the epoch, and `best`.
                 if better:
@@ -216,24 +216,24 @@ class TrainingRun:
                 self._write_history(tally)
         return row, better
 
-    def _row(self, result: Scores | None) -> Row:
+    def _row(self, result: Scores | None) -> EpochRecord:
         batches = len(self._batches)
         epoch = self.progress.epoch + 1
-        row: Row = {"epoch": epoch, "step": epoch * batches}
+        row: EpochRecord = {"epoch": epoch, "step": epoch * batches}
         row["learning_rate"] = self.step.learning_rate(epoch * batches - 1)
         row |= {name: value / batches for name, value in self.progress.sums.items()}
         return row | score_columns(result, self._classes)
 
-    def validate(self) -> tuple[Scores | None, Tally]:
+    def validate(self) -> tuple[Scores | None, ValidationAccumulator]:
         """Score the network on the validation tiles; there is no score without them."""
-        tally = Tally(self._validation_tiles, len(self._classes), self._watched)
+        tally = ValidationAccumulator(self._validation_tiles, len(self._classes), self._watched)
         if not self._validation_tiles:
             return None, tally
         with closing(self._validation.batches(self._order)) as batches:
             validate(self.network, batches, tally, self.processes)
         return scores(Confusion.of(tally.counts), self._classes), tally
 
-    def save_best(self, result: Scores | None, tally: Tally) -> None:
+    def save_best(self, result: Scores | None, tally: ValidationAccumulator) -> None:
         """Write the model as it is now, to predict with, and how it scored."""
         best = self.network.deployed()
         model_file.save(self.output / BEST, best, self._card(best, result))
@@ -249,7 +249,7 @@ class TrainingRun:
         what one in a single piece would have left.
         """
         found = self.validate() if model else None
-        with self.processes.agreed():
+        with self.processes.sync_errors():
             if self.processes.first:
                 if found:
                     self.save_best(*found)
@@ -280,7 +280,7 @@ class TrainingRun:
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),
         )
 
-    def _write_history(self, tally: Tally) -> None:
+    def _write_history(self, tally: ValidationAccumulator) -> None:
         rows = self.progress.history
         pictures = {}
         if examples.due(len(rows), self.config.train.epochs):

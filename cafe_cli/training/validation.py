@@ -15,7 +15,7 @@ from cafe_cli.training.data.loader import Batch
 from cafe_cli.training.distributed.processes import Processes
 
 
-class Tally:
+class ValidationAccumulator:
     """Counts the pixels of validation tiles as they are predicted.
 
     Parameters
@@ -97,7 +97,9 @@ def _summary(counts: NDArray[np.int64]) -> tuple[int, ...]:
     return int(counts.sum()), int(wrong.sum()), *pair, int(wrong[pair])
 
 
-def validate(network: CaFE, batches: Iterable[Batch], tally: Tally, processes: Processes) -> None:
+def validate(
+    network: CaFE, batches: Iterable[Batch], tally: ValidationAccumulator, processes: Processes
+) -> None:
     """Count every tile once; `batches` are this process's, `tally` becomes that of all.
 
     Raises
@@ -107,7 +109,7 @@ def validate(network: CaFE, batches: Iterable[Batch], tally: Tally, processes: P
     """
     # Not through the wrapper for several processes, which wants as many batches of each.
     network.eval()
-    with processes.agreed(), torch.inference_mode(), processes.fabric.autocast():
+    with processes.sync_errors(), torch.inference_mode(), processes.fabric.autocast():
         for batch in batches:
             inputs, labels = batch.sample
             predicted = network(*inputs).argmax(dim=1)

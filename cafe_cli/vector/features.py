@@ -21,7 +21,7 @@ from rasterio.warp import transform
 from cafe_cli.errors import GridError, InputError, LabelError
 from cafe_cli.raster.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
 from cafe_cli.system.atomic_write import is_file_name
-from cafe_cli.vector.geometry import Geometries, mended, single_parts, snapped
+from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
 
 log = logging.getLogger("cafe")
 
@@ -313,7 +313,7 @@ def to_pixels(
     if source.crs is not None and source.crs != grid.crs:
         geometries = _transformed(source, geometries, grid, box, name)
     pixels = _placed(~grid.transform, shapely.get_coordinates(geometries).T)
-    return snapped(shapely.set_coordinates(geometries, pixels.T))
+    return snap(shapely.set_coordinates(geometries, pixels.T))
 
 
 def _transformed(
@@ -346,7 +346,7 @@ def _clipped(
     """Cut off what lies outside a box: a continent has no place in the projection of a county."""
     low, high = np.hsplit(shapely.bounds(parts), 2)
     beyond = ((low < box[:2]) | (high > box[2:])).any(axis=1)
-    found, index = single_parts(shapely.intersection(mended(parts[beyond]), shapely.box(*box)))
+    found, index = single_parts(shapely.intersection(make_valid(parts[beyond]), shapely.box(*box)))
     alike = shapely.get_dimensions(found) == shapely.get_dimensions(parts[beyond])[index]
     parts = np.concatenate([parts[~beyond], found[alike]])
     source = np.concatenate([source[~beyond], source[beyond][index[alike]]])

@@ -14,7 +14,7 @@ _STEPS = 65_536
 _VERTICES = 512  # GDAL looks at every vertex of a polygon for every row of a window
 
 
-def pieces(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
+def subdivide(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
     """Take geometries in pixel coordinates apart so that each burns fast in a small window.
 
     Returns
@@ -35,7 +35,7 @@ def pieces(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
     parts = np.concatenate([p for p, _ in done])
     source = np.concatenate([s for _, s in done])
     order = np.argsort(source, kind="stable")
-    return snapped(parts[order]), source[order]
+    return snap(parts[order]), source[order]
 
 
 def single_parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
@@ -48,7 +48,7 @@ def single_parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]
     return parts[some], source[some].astype(np.int64)
 
 
-def mended(parts: Geometries) -> Geometries:
+def make_valid(parts: Geometries) -> Geometries:
     """Take apart what overlaps itself: twice is outside, as it is when burnt."""
     parts, broken = parts.copy(), ~shapely.is_valid(parts)
     parts[broken] = shapely.make_valid(parts[broken])
@@ -65,7 +65,7 @@ def _can_be_cut(parts: Geometries) -> NDArray[np.bool_]:
 
 def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, NDArray[np.int64]]:
     """Cut polygons across their longer side."""
-    parts = mended(parts)
+    parts = make_valid(parts)
     left, top, right, bottom = shapely.bounds(parts).T
     wide = right - left > bottom - top
     column = np.where(wide, np.round((left + right) / 2), right)
@@ -81,7 +81,7 @@ def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, N
     return found[area], np.tile(source, 2)[index[area]]
 
 
-def snapped(geometries: Geometries) -> Geometries:
+def snap(geometries: Geometries) -> Geometries:
     """Round pixel coordinates to fractions that every window shares."""
     rounded: Geometries = shapely.transform(geometries, lambda xy: np.round(xy * _STEPS) / _STEPS)
     return rounded

@@ -14,7 +14,7 @@ from cafe_cli.vector.geometry import Geometries, single_parts
 _CORNER = 1e-9  # pixels; what is shorter passes through a corner
 
 
-def covering(
+def rasterize_indices(
     geometries: Geometries, window: Window, all_touched: bool = False
 ) -> NDArray[np.int32]:
     """Return which geometry covers each pixel of a window: (height, width), -1 where none does.
@@ -38,7 +38,7 @@ def covering(
     return top
 
 
-def burn(
+def rasterize(
     geometries: Geometries,
     values: Sequence[int],
     window: Window,
@@ -49,7 +49,7 @@ def burn(
 
     See `covering`.
     """
-    return np.array([*values, fill], np.uint8)[covering(geometries, window, all_touched)]
+    return np.array([*values, fill], np.uint8)[rasterize_indices(geometries, window, all_touched)]
 
 
 def _touched(

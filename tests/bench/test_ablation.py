@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from cafe_cli.errors import ConfigError, InputError, OutputError
-from cafe_cli.model.cafe import Architecture, CaFE, Outputs, labels_at
+from cafe_cli.model.cafe import Architecture, CaFE, TrainingOutputs, labels_at
 from cafe_cli.training.losses import pyramid_loss
 from tests.support.rasters import grid, noise
 
@@ -203,7 +203,7 @@ def network():
 def test_smoothing_is_that_of_torch(batch):
     path = [torch.randn(2, 3, side, side) for side in (8, 64)]
     smoothed = pyramid_loss(path, batch.labels)
-    smoothed = smoothed + recipe.smoothing(0.1, Outputs(path), batch.labels)
+    smoothed = smoothed + recipe.smoothing(0.1, TrainingOutputs(path), batch.labels)
     expected = [
         F.cross_entropy(
             x, labels_at(batch.labels, x.shape[-2:]), ignore_index=255, label_smoothing=0.1
@@ -274,7 +274,7 @@ def test_averaged_weights_follow(network):
 
 def test_balance_draws_rare_classes():
     counts = np.array([[100, 0]] * 9 + [[0, 1]])
-    keys = [[package.Key(0, seed) for seed in range(8)]] * 50
+    keys = [[package.SampleKey(0, seed) for seed in range(8)]] * 50
     drawn = [key for batch in recipe.balance(1.0, keys, counts, np.random.default_rng(0))
              for key in batch]  # fmt: skip
     assert 0.4 < np.mean([key.tile == 9 for key in drawn]) < 0.6

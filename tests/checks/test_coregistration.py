@@ -9,7 +9,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from scipy.ndimage import gaussian_filter, shift
 
-from cafe_cli.checks.coregistration import Registration, combine, hint
+from cafe_cli.checks.coregistration import Registration, combine_offsets, estimate_offset
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 SIZE = 256
@@ -50,7 +50,7 @@ def moved(height, columns, rows):
 @pytest.mark.parametrize(("columns", "rows"), [(3, 0), (0, -5), (-4, 2), (2.5, -1.5), (6, 6)])
 def test_finds_how_far_the_heights_have_to_be_moved(columns, rows):
     image, height = town()
-    found = hint(image, EVERYWHERE, moved(height, columns, rows), EVERYWHERE)
+    found = estimate_offset(image, EVERYWHERE, moved(height, columns, rows), EVERYWHERE)
     assert found.columns == pytest.approx(-columns, abs=0.3)
     assert found.rows == pytest.approx(-rows, abs=0.3)
     assert found.clear
@@ -62,7 +62,7 @@ def test_finds_how_far_the_heights_have_to_be_moved(columns, rows):
 @given(seed=st.integers(0, 1000))
 def test_does_not_cry_wolf(seed):
     image, height = town(seed)
-    found = hint(image, EVERYWHERE, height, EVERYWHERE)
+    found = estimate_offset(image, EVERYWHERE, height, EVERYWHERE)
     assert np.hypot(found.columns, found.rows) < 0.5
     assert found.clear
     assert not found.shifted
@@ -71,7 +71,7 @@ def test_does_not_cry_wolf(seed):
 @pytest.mark.parametrize("shadow", [(-6, -6), (0, 8), (5, 0)])
 def test_shadows_do_not_mislead(shadow):
     image, height = town(1, shadow, count=30, roofs=(85, 120))
-    found = hint(image, EVERYWHERE, height, EVERYWHERE)
+    found = estimate_offset(image, EVERYWHERE, height, EVERYWHERE)
     assert np.hypot(found.columns, found.rows) < 1
     assert not found.shifted
 
@@ -82,7 +82,7 @@ def test_voids_are_no_edges():
     void[:, 100:140] = void[40:60] = True
     unknown = np.roll(void, 8, 1)
     marked = np.where(unknown, -9999, moved(height, 3, 1))
-    found = hint(np.where(void, 0, image), ~void, marked, ~unknown)
+    found = estimate_offset(np.where(void, 0, image), ~void, marked, ~unknown)
     assert (found.columns, found.rows) == pytest.approx((-3, -1), abs=0.3)
 
 
@@ -90,39 +90,44 @@ def test_values_of_voids_do_not_matter():
     image, height = town(2)
     known = EVERYWHERE.copy()
     known[50:90, 30:200] = False
-    low, high = (hint(image, known, np.where(known, height, v), known) for v in (-9999, 1e6))
+    low, high = (
+        estimate_offset(image, known, np.where(known, height, v), known) for v in (-9999, 1e6)
+    )
     assert low == high
 
 
 def test_units_and_offsets_of_heights_and_brightness_do_not_matter():
     image, height = town(3)
-    one = hint(image, EVERYWHERE, moved(height, 2, 2), EVERYWHERE)
-    two = hint(image * 40 + 7, EVERYWHERE, moved(height, 2, 2) * 3.28 + 500, EVERYWHERE)
+    one = estimate_offset(image, EVERYWHERE, moved(height, 2, 2), EVERYWHERE)
+    two = estimate_offset(image * 40 + 7, EVERYWHERE, moved(height, 2, 2) * 3.28 + 500, EVERYWHERE)
     assert (two.columns, two.rows) == pytest.approx((one.columns, one.rows), abs=1e-3)
     assert two.at_peak == pytest.approx(one.at_peak, abs=1e-3)
 
 
 def test_what_has_nothing_in_common_is_not_clear():
-    found = [hint(town(seed)[0], EVERYWHERE, town(seed + 50)[1], EVERYWHERE) for seed in range(5)]
+    found = [
+        estimate_offset(town(seed)[0], EVERYWHERE, town(seed + 50)[1], EVERYWHERE)
+        for seed in range(5)
+    ]
     assert sum(h.clear for h in found) <= 1
 
 
 def test_an_offset_beyond_the_search_is_not_clear():
     image, height = town(4)
-    found = hint(image, EVERYWHERE, moved(height, 9, 0), EVERYWHERE, max_offset=5)
+    found = estimate_offset(image, EVERYWHERE, moved(height, 9, 0), EVERYWHERE, max_offset=5)
     assert not found.clear
     assert not found.shifted
 
 
 def test_searches_as_far_as_asked():
     image, height = town(4)
-    found = hint(image, EVERYWHERE, moved(height, 13, 0), EVERYWHERE, max_offset=16)
+    found = estimate_offset(image, EVERYWHERE, moved(height, 13, 0), EVERYWHERE, max_offset=16)
     assert (found.columns, found.rows) == pytest.approx((-13, 0), abs=0.3)
 
 
 def test_takes_integers_of_any_width():
     image, height = town(5)
-    wide = hint((image * 100).astype(np.uint16), EVERYWHERE, height, EVERYWHERE)
+    wide = estimate_offset((image * 100).astype(np.uint16), EVERYWHERE, height, EVERYWHERE)
     assert wide.clear
     assert abs(wide.columns) < 0.5
 
@@ -130,24 +135,24 @@ def test_takes_integers_of_any_width():
 @pytest.mark.parametrize("flat", [0.0, 477.13, 1e6])
 def test_flat_heights_say_nothing(flat):
     image, _ = town()
-    assert hint(image, EVERYWHERE, np.full((SIZE, SIZE), flat), EVERYWHERE) is None
+    assert estimate_offset(image, EVERYWHERE, np.full((SIZE, SIZE), flat), EVERYWHERE) is None
 
 
 def test_a_flat_image_says_nothing():
     flat = np.full((3, SIZE, SIZE), 80, np.uint8)
-    assert hint(flat, EVERYWHERE, town()[1], EVERYWHERE) is None
+    assert estimate_offset(flat, EVERYWHERE, town()[1], EVERYWHERE) is None
 
 
 def test_voids_say_nothing():
     image, height = town()
-    assert hint(image, EVERYWHERE, height, ~EVERYWHERE) is None
-    assert hint(image, ~EVERYWHERE, height, EVERYWHERE) is None
+    assert estimate_offset(image, EVERYWHERE, height, ~EVERYWHERE) is None
+    assert estimate_offset(image, ~EVERYWHERE, height, EVERYWHERE) is None
 
 
 def test_a_window_smaller_than_the_search_says_nothing():
     image, height = town()
     known = EVERYWHERE[:30, :30]
-    assert hint(image[:, :30, :30], known, height[:30, :30], known) is None
+    assert estimate_offset(image[:, :30, :30], known, height[:30, :30], known) is None
 
 
 def offset(columns, rows, *, clear=True, shifted=True):
@@ -155,7 +160,9 @@ def offset(columns, rows, *, clear=True, shifted=True):
 
 
 def test_combines_by_the_median_and_counts_who_agrees():
-    together = combine([offset(3, 0), offset(3.2, 0.2), offset(2.8, -0.2), offset(-6, 5), None])
+    together = combine_offsets(
+        [offset(3, 0), offset(3.2, 0.2), offset(2.8, -0.2), offset(-6, 5), None]
+    )
     assert (together.columns, together.rows) == pytest.approx((2.9, 0.1))
     assert together.windows == 4
     assert together.agree == 0.75
@@ -164,14 +171,16 @@ def test_combines_by_the_median_and_counts_who_agrees():
 
 
 def test_windows_at_zero_have_a_say():
-    together = combine([offset(3, 0), offset(0, 0, shifted=False), offset(0.1, 0, shifted=False)])
+    together = combine_offsets(
+        [offset(3, 0), offset(0, 0, shifted=False), offset(0.1, 0, shifted=False)]
+    )
     assert together.columns == pytest.approx(0.1)
     assert together.shifted == pytest.approx(1 / 3)
 
 
 def test_unclear_windows_have_no_say():
-    assert combine([None, offset(7, 7, clear=False, shifted=False)]) is None
-    assert combine([]) is None
+    assert combine_offsets([None, offset(7, 7, clear=False, shifted=False)]) is None
+    assert combine_offsets([]) is None
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -187,7 +196,7 @@ def test_sample_town(name, columns, rows):
                 dsm, transform=place, resampling=Resampling.bilinear, add_alpha=True, **options
             ) as view:
                 height, valid = view.read()
-    found = hint(image, np.ones((400, 400), bool), height, valid > 0)
+    found = estimate_offset(image, np.ones((400, 400), bool), height, valid > 0)
     assert found.clear
     assert (found.columns, found.rows) == pytest.approx((-columns, -rows), abs=1)
     assert found.shifted == (columns != 0)

@@ -13,17 +13,17 @@ from rasterio.crs import CRS
 from scipy.ndimage import shift
 
 from cafe_cli.checks import scene as diagnosis
-from cafe_cli.checks.coregistration import Agreement
+from cafe_cli.checks.coregistration import OffsetConsensus
 from cafe_cli.checks.rules import (
-    judge_above_ground,
-    judge_grid,
-    judge_heights,
-    judge_image,
-    judge_labels,
-    judge_margins,
-    judge_registration,
-    judge_storage,
-    judge_voids,
+    check_above_ground,
+    check_grid,
+    check_heights,
+    check_image,
+    check_labels,
+    check_margins,
+    check_registration,
+    check_storage,
+    check_voids,
     margin_shares,
     pixel_shift,
     void_shares,
@@ -76,12 +76,12 @@ def with_value(values, value, share):
     ],
 )
 def test_nothing_is_said_of_good_heights(values, settings):
-    assert not list(judge_heights(values, settings))
+    assert not list(check_heights(values, settings))
 
 
 @pytest.mark.parametrize("void", [-9999, -32767, -32768, 32767, 99999, -3.4028234663852886e38])
 def test_undeclared_voids(void):
-    (found,) = judge_heights(with_value(VALLEY, void, 0.1), DSM)
+    (found,) = check_heights(with_value(VALLEY, void, 0.1), DSM)
     assert found.level == "error"
     assert "10.0 % of the heights are" in found.message
     assert "beside heights from 477.0 to 518.0 m" in found.message
@@ -91,51 +91,51 @@ def test_undeclared_voids(void):
 
 def test_a_void_is_found_among_plausible_heights_in_decimetres():
     values = with_value(TOWN * 10, -9999, 0.1)
-    (found,) = judge_heights(values, NDSM, 0.1)
+    (found,) = check_heights(values, NDSM, 0.1)
     assert "10.0 % of the heights are -9999" in found.message
     assert "height.nodata = -9999 " in found.message
 
 
 def test_heights_not_of_this_earth():
-    (found,) = judge_heights(np.linspace(20_000, 60_000, 50), DSM)
+    (found,) = check_heights(np.linspace(20_000, 60_000, 50), DSM)
     assert found.level == "error"
     assert "60000" in found.message
     assert "height.unit" in found.message
 
 
 def test_a_mountain_is_no_void():
-    assert not list(judge_heights(np.append(VALLEY, 9999 - 8000), DSM))
-    assert not list(judge_heights(np.linspace(-999, -700, 100), DSM))
+    assert not list(check_heights(np.append(VALLEY, 9999 - 8000), DSM))
+    assert not list(check_heights(np.linspace(-999, -700, 100), DSM))
 
 
 def test_zeros_for_voids():
-    (found,) = judge_heights(with_value(VALLEY, 0, 0.05), DSM)
+    (found,) = check_heights(with_value(VALLEY, 0, 0.05), DSM)
     assert found.level == "warning"
     assert "5.0 % of the heights are exactly 0, while the others begin at 477.0 m" in found.message
     assert "height.nodata = 0" in found.message
 
 
 def test_zeros_are_ground_in_an_ndsm():
-    assert not list(judge_heights(np.maximum(TOWN, 0), NDSM))
+    assert not list(check_heights(np.maximum(TOWN, 0), NDSM))
 
 
 def test_no_height_at_all():
-    (found,) = judge_heights(np.array([]), DSM)
+    (found,) = check_heights(np.array([]), DSM)
     assert (found.level, found.message) == ("error", "holds no valid height: everything is nodata")
 
 
 def test_constant_heights():
-    assert "every height is 477.5 m" in said(judge_heights(np.full(9, 477.5), DSM), "warning")
-    assert "every height is 0 m" in said(judge_heights(np.zeros(9), DSM), "warning")
+    assert "every height is 477.5 m" in said(check_heights(np.full(9, 477.5), DSM), "warning")
+    assert "every height is 0 m" in said(check_heights(np.zeros(9), DSM), "warning")
 
 
 def test_feet():
     unit = "US survey foot"
-    found = said(judge_heights(VALLEY, DSM, crs_unit=unit), "warning")
+    found = said(check_heights(VALLEY, DSM, crs_unit=unit), "warning")
     assert "a CRS that counts in US survey foot are taken for metres" in found
-    assert not list(judge_heights(VALLEY, DSM, crs_unit=unit, unit_known=True))
+    assert not list(check_heights(VALLEY, DSM, crs_unit=unit, unit_known=True))
     named = HeightSettings(unit="foot")
-    assert not list(judge_heights(VALLEY, named, 0.3048, crs_unit=unit))
+    assert not list(check_heights(VALLEY, named, 0.3048, crs_unit=unit))
 
 
 @pytest.mark.parametrize(
@@ -144,39 +144,39 @@ def test_feet():
 )
 def test_whole_numbers_above_ground_look_like_finer_units(factor, dtype, unit):
     values = np.round(np.maximum(TOWN, 0) * factor)
-    found = said(judge_heights(values, NDSM, dtype=dtype), "warning")
+    found = said(check_heights(values, NDSM, dtype=dtype), "warning")
     assert f"whole numbers ({dtype}) up to" in found
     assert f"height.unit = '{unit}'" in found
     settings = HeightSettings(kind="ndsm", unit=unit)
-    assert not list(judge_heights(values, settings, 1 / factor, dtype=dtype))
+    assert not list(check_heights(values, settings, 1 / factor, dtype=dtype))
 
 
 def test_whole_metres_are_noted():
-    found = judge_heights(np.round(VALLEY), DSM, dtype="int16")
+    found = check_heights(np.round(VALLEY), DSM, dtype="int16")
     assert "whole numbers (int16) without a unit are taken for metres" in said(found, "note")
-    assert not list(judge_heights(np.round(VALLEY), DSM, dtype="int16", unit_known=True))
+    assert not list(check_heights(np.round(VALLEY), DSM, dtype="int16", unit_known=True))
 
 
 def test_feet_above_ground_are_too_tall():
-    found = said(judge_heights(TOWN * 3.28, NDSM), "warning")
+    found = said(check_heights(TOWN * 3.28, NDSM), "warning")
     assert "1 % of the pixels lie more than" in found
     assert "height.unit" in found
 
 
 def test_absolute_heights_are_no_ndsm():
-    found = said(judge_heights(VALLEY, NDSM), "warning")
+    found = said(check_heights(VALLEY, NDSM), "warning")
     assert "95 % of the heights are above 478.8 m" in found
     assert "unit" not in found
     assert "height.kind = 'dsm'" in found
 
 
 def test_an_ndsm_does_not_lie_below_ground():
-    found = judge_heights(TOWN - 5, NDSM)
+    found = check_heights(TOWN - 5, NDSM)
     assert "5 % of the heights are below -5" in said(found, "warning")
 
 
 def test_heights_above_ground_are_no_dsm():
-    found = said(judge_heights(TOWN, DSM), "warning")
+    found = said(check_heights(TOWN, DSM), "warning")
     assert "of the heights are within 0.3 m of zero" in found
     assert "height.kind = 'ndsm'" in found
 
@@ -188,7 +188,7 @@ def test_heights_above_ground_are_no_dsm():
     st.sampled_from(["float32", "int16"]),
 )
 def test_every_finding_is_one_line(values, kind, metres, dtype):
-    found = judge_heights(np.array(values), HeightSettings(kind=kind), metres, dtype=dtype)
+    found = check_heights(np.array(values), HeightSettings(kind=kind), metres, dtype=dtype)
     for finding in found:
         assert "\n" not in finding.message
         assert "nan" not in finding.message
@@ -198,7 +198,7 @@ def test_every_finding_is_one_line(values, kind, metres, dtype):
 
 
 def test_nothing_is_said_of_a_town():
-    assert not list(judge_above_ground(-0.1, 0.1, 25))
+    assert not list(check_above_ground(-0.1, 0.1, 25))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_nothing_is_said_of_a_town():
     ],
 )
 def test_ground_that_cannot_be(percentiles, level, message):
-    assert message in said(judge_above_ground(*percentiles), level)
+    assert message in said(check_above_ground(*percentiles), level)
 
 
 # Voids
@@ -229,30 +229,30 @@ def test_no_voids_inside(everywhere):
 
 
 def test_few_voids_are_nothing():
-    assert not list(judge_voids(0.3, 0.01, 8, 2))
+    assert not list(check_voids(0.3, 0.01, 8, 2))
 
 
 def test_many_voids():
-    (found,) = judge_voids(0.1, 0.05, 35.2, 2)
+    (found,) = check_voids(0.1, 0.05, 35.2, 2)
     assert found.level == "note"
     assert "5.0 % of the heights are void, the largest gap is about 35 m wide" in found.message
     assert "height.fill = 2 m" in found.message
-    assert "40.0 % of the heights are void" in said(judge_voids(0.4, 0.4, 99, 2), "warning")
-    assert "60.0 % of the raster is void around" in said(judge_voids(0.6, 0, 0, 2), "warning")
+    assert "40.0 % of the heights are void" in said(check_voids(0.4, 0.4, 99, 2), "warning")
+    assert "60.0 % of the raster is void around" in said(check_voids(0.6, 0, 0, 2), "warning")
 
 
 # Image
 
 
 def test_nothing_is_said_of_a_good_image():
-    assert not list(judge_image(RANDOM.integers(0, 255, (3, 50), np.uint8), (1, 2, 3)))
-    assert not list(judge_image(RANDOM.integers(0, 60_000, (3, 50), np.uint16), (1, 2, 3)))
+    assert not list(check_image(RANDOM.integers(0, 255, (3, 50), np.uint8), (1, 2, 3)))
+    assert not list(check_image(RANDOM.integers(0, 60_000, (3, 50), np.uint16), (1, 2, 3)))
 
 
 def test_a_band_that_shows_nothing_is_named():
     values = RANDOM.integers(0, 255, (3, 50), np.uint8)
     values[1] = 7
-    assert "band 4 is 7 everywhere" in said(judge_image(values, (2, 4, 1)), "warning")
+    assert "band 4 is 7 everywhere" in said(check_image(values, (2, 4, 1)), "warning")
 
 
 @pytest.mark.parametrize(
@@ -260,14 +260,14 @@ def test_a_band_that_shows_nothing_is_named():
 )
 def test_sixteen_bits_that_are_not_all_used(top, bits):
     values = np.array([[0, top]], np.uint16)
-    (found,) = judge_image(values, (1,))
+    (found,) = check_image(values, (1,))
     assert found.level == "note"
     assert f"uint16 of which {bits} bits are used (values up to {top})" in found.message
-    assert not list(judge_image(np.array([[0, 4096]], np.uint16), (1,)))
+    assert not list(check_image(np.array([[0, 4096]], np.uint16), (1,)))
 
 
 def test_an_empty_image():
-    assert "no valid pixel" in said(judge_image(np.zeros((3, 0), np.uint8), (1, 2, 3)), "warning")
+    assert "no valid pixel" in said(check_image(np.zeros((3, 0), np.uint8), (1, 2, 3)), "warning")
 
 
 ALL_SIDES = (True, True, True, True)
@@ -307,7 +307,7 @@ def test_black_in_some_bands_or_where_nothing_is_valid_is_no_margin():
 
 
 def test_a_margin_is_told_with_its_value():
-    (found,) = judge_margins({0.0: 0.125, 255.0: 0.001})
+    (found,) = check_margins({0.0: 0.125, 255.0: 0.001})
     assert found.level == "warning"
     assert "a margin that is 0 in every band, 12.5 % of the pixels" in found.message
     assert "gdal_edit.py -a_nodata 0 FILE" in found.message
@@ -317,7 +317,7 @@ def test_a_margin_is_told_with_its_value():
 
 
 def labels(counts, odd=(), **settings):
-    return judge_labels(np.array(counts), Counter(dict(odd)), TABLE, LabelSettings(**settings))
+    return check_labels(np.array(counts), Counter(dict(odd)), TABLE, LabelSettings(**settings))
 
 
 def test_nothing_is_said_of_good_labels():
@@ -369,50 +369,50 @@ def test_grids_of_other_pixels_are_not_shifted():
 
 
 def test_nothing_is_said_of_a_grid_that_fits():
-    assert not list(judge_grid("elevation", grid(), grid(), 1.0))
-    assert not list(judge_grid("elevation", grid(pixel=1.0), grid(), 0.999))
+    assert not list(check_grid("elevation", grid(), grid(), 1.0))
+    assert not list(check_grid("elevation", grid(pixel=1.0), grid(), 0.999))
 
 
 def test_half_a_pixel_is_noted():
-    (found,) = judge_grid("elevation", grid(left=X + 0.25), grid(left=X), 1.0)
+    (found,) = check_grid("elevation", grid(left=X + 0.25), grid(left=X), 1.0)
     assert found.level == "note"
     assert "lies 0.50 columns and 0.00 rows off the pixels of the image" in found.message
     assert "interpolated" in found.message
-    assert "nearest" in said(judge_grid("labels", grid(left=X + 0.25), grid(left=X), 1.0))
+    assert "nearest" in said(check_grid("labels", grid(left=X + 0.25), grid(left=X), 1.0))
 
 
 @pytest.mark.parametrize(("share", "level"), [(0.95, "note"), (0.4, "warning")])
 def test_overlap(share, level):
-    (found,) = judge_grid("elevation", grid(), grid(), share)
+    (found,) = check_grid("elevation", grid(), grid(), share)
     assert (found.level, found.message) == (level, f"covers {100 * share:.1f} % of the image")
 
 
 @pytest.mark.parametrize(("pixel", "level"), [(2.5, "note"), (10.0, "warning")])
 def test_coarse_heights(pixel, level):
-    (found,) = judge_grid("elevation", grid(pixel=pixel), grid(pixel=0.5), 1.0)
+    (found,) = check_grid("elevation", grid(pixel=pixel), grid(pixel=0.5), 1.0)
     assert found.level == level
     assert f"pixels of {pixel:g} m are {2 * pixel:.1f} times as large" in found.message
-    assert not list(judge_grid("dtm", grid(pixel=pixel), grid(pixel=0.5), 1.0))
+    assert not list(check_grid("dtm", grid(pixel=pixel), grid(pixel=0.5), 1.0))
 
 
 # Registration
 
 
 def agreement(columns=4.0, rows=-2.5, windows=9, agree=0.8, shifted=1.0):
-    return Agreement(columns, rows, 0.1, 0.3, windows, agree, shifted)
+    return OffsetConsensus(columns, rows, 0.1, 0.3, windows, agree, shifted)
 
 
 def test_a_shift_is_told_with_where_to():
-    (found,) = judge_registration(agreement(), 8.0, -5.0, 2.36)
+    (found,) = check_registration(agreement(), 8.0, -5.0, 2.36)
     assert found.level == "warning"
     assert "moved 8.0 px to the right and 5.0 px up (2.4 m)" in found.message
     assert "correlation of edges 0.10, then 0.30, alike in 7 of 9 places" in found.message
-    (found,) = judge_registration(agreement(-4, 2), -4, 2, None)
+    (found,) = check_registration(agreement(-4, 2), -4, 2, None)
     assert "moved 4.0 px to the left and 2.0 px down: correlation" in found.message
 
 
 def test_few_places_make_a_note():
-    (found,) = judge_registration(agreement(windows=2, agree=1.0), 4, -2.5, 2.4)
+    (found,) = check_registration(agreement(windows=2, agree=1.0), 4, -2.5, 2.4)
     assert found.level == "note"
 
 
@@ -426,7 +426,7 @@ def test_few_places_make_a_note():
     ],
 )
 def test_small_or_doubtful_shifts_are_no_finding(found, metres):
-    assert not list(judge_registration(found, found.columns, found.rows, metres))
+    assert not list(check_registration(found, found.columns, found.rows, metres))
 
 
 # Storage
@@ -434,12 +434,12 @@ def test_small_or_doubtful_shifts_are_no_finding(found, metres):
 
 def test_big_files_in_strips_are_noted():
     facts = {"width": 12_000, "height": 12_000, "block": [1, 12_000], "overviews": []}
-    (found,) = judge_storage(facts)
+    (found,) = check_storage(facts)
     assert found.level == "note"
     assert "12000 x 12000 pixels, neither tiled nor with overviews" in found.message
-    assert not list(judge_storage({**facts, "overviews": [2, 4]}))
-    assert not list(judge_storage({**facts, "block": [256, 256]}))
-    assert not list(judge_storage({**facts, "height": 1000}))
+    assert not list(check_storage({**facts, "overviews": [2, 4]}))
+    assert not list(check_storage({**facts, "block": [256, 256]}))
+    assert not list(check_storage({**facts, "height": 1000}))
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ import pytest
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings, SceneSettings
 from cafe_cli.errors import CafeError, InputError
-from cafe_cli.inference.job import Source
+from cafe_cli.inference.job import PredictInput
 from cafe_cli.raster.reader import open_raster, read_window
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import Reader, load_tileset, read_tile, tile_path
+from cafe_cli.tilesets.tileset import TileReader, load_tileset, read_tile, tile_path
 from tests.support.engines import predict, settings, write_town
 from tests.support.rasters import grid, noise, read
 from tests.support.rasters import write as write_to
@@ -224,7 +224,7 @@ def test_the_tile_set_and_the_map_of_remote_rasters_are_those_of_local_ones(
         scenes = files(place, only=("a", "b"))
         sets.append(tmp_path / f"tiles {number}")
         tile(settings().model_copy(update={"scenes": scenes, "root": str(tmp_path)}), sets[-1])
-        source = Source((f"{place}/a_ortho.tif",), (f"{place}/a_dsm.tif",))
+        source = PredictInput((f"{place}/a_ortho.tif",), (f"{place}/a_dsm.tif",))
         maps.append(tmp_path / f"sure {number}.tif")
         labels = tmp_path / f"map {number}.tif"
         predict(model, source, labels, confidence=maps[-1])
@@ -246,7 +246,7 @@ def test_a_virtual_tile_set_reads_windows_from_elsewhere(folder, url, tmp_path):
     scenes = files(url(), only=("a", "b"))
     virtual = tile(config.model_copy(update={"scenes": scenes}), tmp_path / "seen", virtual=True)
     assert virtual.tiles == copied.tiles
-    reader = Reader(tmp_path / "seen", load_tileset(tmp_path / "seen"))
+    reader = TileReader(tmp_path / "seen", load_tileset(tmp_path / "seen"))
     for kept in copied.tiles:
         patch, labels = read_tile(tmp_path / "copied", kept, copied.size)
         other, other_labels = reader.read(kept)

@@ -9,10 +9,10 @@ import torch
 from cafe_cli import errors
 from cafe_cli.config.load import parse_config
 from cafe_cli.inference.ensemble import Ensemble
-from cafe_cli.inference.job import Source
+from cafe_cli.inference.job import PredictInput
 from cafe_cli.inference.scene_input import height_settings
-from cafe_cli.inference.tiling import Slide
-from cafe_cli.inference.window_reader import Feeder
+from cafe_cli.inference.tiling import WindowGrid
+from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.cafe import Architecture
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.model.model_file import ModelCard
@@ -20,9 +20,9 @@ from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import Reader, load_tileset, read_tile
+from cafe_cli.tilesets.tileset import TileReader, load_tileset, read_tile
 from cafe_cli.training.data.dataset import TileDataset
-from cafe_cli.training.data.sampler import Key
+from cafe_cli.training.data.sampler import SampleKey
 from tests.support.rasters import LAMBERT, TABLE, around, centres, grid, noise
 from tests.support.rasters import write as write_to
 
@@ -77,7 +77,7 @@ def in_training(folder, tileset):
     for split in SPLITS[:2]:
         dataset = TileDataset(folder, tileset, split)
         for index, kept in enumerate(tileset.of(split)):
-            yield kept, dataset[Key(index, 0)]
+            yield kept, dataset[SampleKey(index, 0)]
 
 
 def test_training_and_prediction_see_the_same(delivered, tmp_path):
@@ -94,13 +94,13 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
         scores=None, config={},
     )  # fmt: skip
     (files,) = find_scenes(settings.scenes, settings.root)
-    source = Source(files.optical, files.elevation, files.dtm, bands=(3, 1))
+    source = PredictInput(files.optical, files.elevation, files.dtm, bands=(3, 1))
     heights = height_settings(source, Ensemble((), (), (card,)))
     pairs = zip(
         in_training(tmp_path / "tiles", cut), in_training(tmp_path / "virtual", seen), strict=True
     )
-    feeder = Feeder(
-        partial(open_scene, files, heights, source.bands), (64, 64), Slide(SIZE, SIZE), 2
+    feeder = WindowReader(
+        partial(open_scene, files, heights, source.bands), (64, 64), WindowGrid(SIZE, SIZE), 2
     )
     columns = range(0, WHERE.width + SIZE, SIZE)
     for (kept, one), (_, other) in pairs:
@@ -144,15 +144,15 @@ def test_a_virtual_tile_set_copies_no_pixels(virtual):
 
 def test_a_virtual_tile_set_whose_rasters_changed(virtual):
     folder, tileset = virtual
-    reader = Reader(folder / "set", tileset)
+    reader = TileReader(folder / "set", tileset)
     reader.read(tileset.tiles[0])
     (folder / "dsm.tif").write_bytes((folder / "dsm.tif").read_bytes() + b" ")
     reader.read(tileset.tiles[1])  # open since before
     with pytest.raises(errors.InputError, match=r"dsm\.tif was changed or moved after the virtual"):
-        Reader(folder / "set", tileset).read(tileset.tiles[0])
+        TileReader(folder / "set", tileset).read(tileset.tiles[0])
     (folder / "dsm.tif").unlink()
     with pytest.raises(errors.InputError, match=r"dsm\.tif was changed or moved after the virtual"):
-        Reader(folder / "set", tileset).read(tileset.tiles[0])
+        TileReader(folder / "set", tileset).read(tileset.tiles[0])
 
 
 def test_labels_that_the_split_cuts_are_kept(tmp_path):
@@ -164,7 +164,7 @@ def test_labels_that_the_split_cuts_are_kept(tmp_path):
     )
     one = tile(settings, tmp_path / "cut")
     other = tile(settings, tmp_path / "set", virtual=True)
-    reader = Reader(tmp_path / "set", other)
+    reader = TileReader(tmp_path / "set", other)
     assert list((tmp_path / "set/validation/label").iterdir())
     for kept in other.tiles:
         _, labels = read_tile(tmp_path / "cut", kept, SIZE)

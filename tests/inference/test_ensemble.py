@@ -7,7 +7,7 @@ from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.ensemble import Ensemble, choose_engine
-from cafe_cli.inference.tiling import Slide
+from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.model import model_file
 from cafe_cli.raster.window import Window
 from tests.support.engines import TABLE, card_of, tiny_model
@@ -102,7 +102,7 @@ def test_both_engines_agree(tmp_path, heights):
     ensemble = Ensemble.load([saved(tmp_path, "a", tiny_model(heights=heights))])
     settings = PredictSettings(tta="flips", scales=(0.5, 1.0))
     both = [
-        ensemble.ready(settings, Slide(64, 32), CPU, engine)([patch()])
+        ensemble.ready(settings, WindowGrid(64, 32), CPU, engine)([patch()])
         for engine in ("torch", "onnx")
     ]
     assert torch.allclose(*both, atol=1e-4)

@@ -3,7 +3,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cafe_cli.inference.forward import Forward, View, in_view, to_batch, views
+from cafe_cli.inference.forward import (
+    BatchedForward,
+    TTATransform,
+    in_view,
+    to_batch,
+    tta_transforms,
+)
 from cafe_cli.scenes.scene import Patch
 from tests.support.engines import tiny_model
 
@@ -25,7 +31,7 @@ def pixelwise(optical, optical_valid, height, height_valid):
 
 @pytest.mark.parametrize(("kind", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
 def test_views_are_different_and_can_be_undone(kind, count):
-    seen = views(kind)
+    seen = tta_transforms(kind)
     x = torch.arange(16.0).view(1, 1, 4, 4)
     shown = {tuple(view.show(x).flatten().tolist()) for view in seen}
     assert len(seen) == len(shown) == count
@@ -33,17 +39,17 @@ def test_views_are_different_and_can_be_undone(kind, count):
 
 
 def test_scales_multiply_views():
-    seen = views("flips", (0.5, 1.0))
+    seen = tta_transforms("flips", (0.5, 1.0))
     assert len(seen) == 8
     assert {view.side(64) for view in seen} == {32, 64}
-    assert View(scale=0.75).side(512) == 384
-    assert View(scale=0.1).side(64) == 32
+    assert TTATransform(scale=0.75).side(512) == 384
+    assert TTATransform(scale=0.1).side(64) == 32
 
 
 @pytest.mark.parametrize("kind", ["none", "flips", "d4"])
 def test_views_of_a_network_that_looks_at_one_pixel_change_nothing(kind):
-    plain = Forward([pixelwise], CPU, 2)([patch(0), patch(1)])
-    seen = Forward([pixelwise], CPU, 2, views(kind))([patch(0), patch(1)])
+    plain = BatchedForward([pixelwise], CPU, 2)([patch(0), patch(1)])
+    seen = BatchedForward([pixelwise], CPU, 2, tta_transforms(kind))([patch(0), patch(1)])
     assert torch.allclose(plain, seen, atol=1e-6)
     want = np.concatenate([patch(1).optical, patch(1).height[None]]) / 50
     assert torch.allclose(plain[1], torch.from_numpy(want).float().softmax(0), atol=1e-6)
@@ -54,10 +60,10 @@ def test_turned_input_gives_turned_output():
     network = tiny_model()
     one = patch()
     turned = Patch(*(np.rot90(a, 1, (-2, -1)).copy() for a in one))
-    forward = Forward([network], CPU, 1, views("d4"))
+    forward = BatchedForward([network], CPU, 1, tta_transforms("d4"))
     a, b = forward([one])[0], forward([turned])[0]
     assert torch.allclose(torch.rot90(a, 1, (-2, -1)), b, atol=1e-5)
-    alone = Forward([network], CPU, 1)
+    alone = BatchedForward([network], CPU, 1)
     assert not torch.allclose(
         torch.rot90(alone([one])[0], 1, (-2, -1)), alone([turned])[0], atol=1e-4
     )
@@ -65,8 +71,8 @@ def test_turned_input_gives_turned_output():
 
 def test_models_are_averaged():
     networks = [tiny_model(seed) for seed in (0, 1)]
-    each = [Forward([network], CPU, 1)([patch()]) for network in networks]
-    both = Forward(networks, CPU, 1)([patch()])
+    each = [BatchedForward([network], CPU, 1)([patch()]) for network in networks]
+    both = BatchedForward(networks, CPU, 1)([patch()])
     assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
     assert torch.allclose(both.sum(dim=1), torch.ones(1, SIZE, SIZE), atol=1e-5)
 
@@ -75,8 +81,8 @@ def test_scaled_views_bring_back_what_is_smooth():
     ramp = np.tile(np.linspace(0, 100, SIZE, dtype=np.float32), (3, SIZE, 1))
     everywhere = np.ones((SIZE, SIZE), bool)
     one = Patch(ramp, everywhere, ramp[0] / 10, everywhere)
-    plain = Forward([pixelwise], CPU, 1)([one])
-    scaled = Forward([pixelwise], CPU, 1, views("none", (0.5, 2.0)))([one])
+    plain = BatchedForward([pixelwise], CPU, 1)([one])
+    scaled = BatchedForward([pixelwise], CPU, 1, tta_transforms("none", (0.5, 2.0)))([one])
     assert scaled.shape == plain.shape
     assert (scaled - plain).abs().max() < 0.01
 
@@ -87,7 +93,7 @@ def test_scaling_never_mixes_in_what_is_not_valid():
     one = patch(dtype="float32", valid=valid)
     one.optical[:] = 80
     one.optical[:, :, 32:] = np.nan
-    shown = in_view(to_batch([one], 1, CPU), View(scale=1.5))
+    shown = in_view(to_batch([one], 1, CPU), TTATransform(scale=1.5))
     assert shown.optical.shape == (1, 3, 96, 96)
     assert shown.optical_valid[0, :, :48].all()
     assert not shown.optical_valid[0, :, 49:].any()
@@ -111,7 +117,7 @@ def test_batches_have_a_fixed_shape():
         shapes.append(tuple(optical.shape))
         return optical
 
-    forward = Forward([network], CPU, 4)
+    forward = BatchedForward([network], CPU, 4)
     starts = [
         (start, len(scores)) for start, scores in forward.batches([patch(i) for i in range(6)])
     ]
@@ -120,7 +126,7 @@ def test_batches_have_a_fixed_shape():
 
 
 def test_scores_do_not_depend_on_the_rest_of_the_batch():
-    forward = Forward([tiny_model()], CPU, 3)
+    forward = BatchedForward([tiny_model()], CPU, 3)
     alone = forward([patch(5)])[0]
     assert torch.equal(forward([patch(5), patch(1), patch(2)])[0], alone)
 
@@ -142,21 +148,22 @@ class Hungry:
 )
 def test_out_of_memory_halves_the_batch_once(caplog, says):
     patches = [patch(i) for i in range(5)]
-    forward = Forward([Hungry(2, says)], CPU, 4)
+    forward = BatchedForward([Hungry(2, says)], CPU, 4)
     with caplog.at_level("WARNING", logger="cafe"):
         parts = [scores for _, scores in forward.batches(patches)]
     assert torch.equal(
-        torch.cat(parts), torch.cat([s for _, s in Forward([Hungry(9)], CPU, 2).batches(patches)])
+        torch.cat(parts),
+        torch.cat([s for _, s in BatchedForward([Hungry(9)], CPU, 2).batches(patches)]),
     )
     assert [r.getMessage() for r in caplog.records] == [
         "out of memory: going on with --batch-size 2"
     ]
     with pytest.raises(RuntimeError, match="memory"):
-        list(Forward([Hungry(1, says)], CPU, 4).batches(patches))
+        list(BatchedForward([Hungry(1, says)], CPU, 4).batches(patches))
     with pytest.raises(RuntimeError, match="memory"):
-        list(Forward([Hungry(0, says)], CPU, 1).batches(patches))
+        list(BatchedForward([Hungry(0, says)], CPU, 1).batches(patches))
 
 
 def test_other_errors_are_not_swallowed():
     with pytest.raises(RuntimeError, match="shape"):
-        list(Forward([Hungry(1, "shape mismatch")], CPU, 4).batches([patch(), patch()]))
+        list(BatchedForward([Hungry(1, "shape mismatch")], CPU, 4).batches([patch(), patch()]))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.inference import tiling, window_reader
 from cafe_cli.inference.blending import window_weights
-from cafe_cli.inference.forward import Forward
+from cafe_cli.inference.forward import BatchedForward
 from cafe_cli.inference.pipeline import Inference
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.inference.tiling import Slide, divide
-from cafe_cli.inference.window_reader import Feeder
+from cafe_cli.inference.tiling import WindowGrid, divide
+from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.scene import open_scene
@@ -76,17 +76,17 @@ def run(
     area = area or Area.whole(grid)
     strips = strips or divide(grid.extent, area.extent, slide, 3)
     meter = Meter(sum(strip.windows for strip in strips))
-    feeder = Feeder(opened, (32, 32), slide, jobs, area.touches)
+    feeder = WindowReader(opened, (32, 32), slide, jobs, area.touches)
     weights = window_weights(slide.window, blend, slide.overlap)
     inference = Inference(feeder, area, slide, weights, 3, products, meter)
     got = Predicted(area.extent)
-    inference.run(strips, [Forward([n], CPU, batch) for n in networks], got.write)
+    inference.run(strips, [BatchedForward([n], CPU, batch) for n in networks], got.write)
     return got, meter
 
 
 @pytest.fixture(scope="module")
 def whole(opened, network):
-    return run(opened, [network], Slide(64, 32))
+    return run(opened, [network], WindowGrid(64, 32))
 
 
 def same(a: Predicted, b: Predicted, inside=...) -> None:
@@ -133,7 +133,7 @@ def test_strips_bands_readers_and_devices_change_nothing(
         patch.setattr(tiling, "_STRIP", strip)
         patch.setattr(tiling, "_MEMORY", scores)
         patch.setattr(window_reader, "_PIECE", piece)
-        got, _ = run(opened, [network] * devices, Slide(64, 32), jobs=jobs)
+        got, _ = run(opened, [network] * devices, WindowGrid(64, 32), jobs=jobs)
     assert (got.times == 1).all()
     same(got, whole[0])
 
@@ -145,9 +145,9 @@ def test_what_was_done_before_changes_nothing(opened, network, whole, data):
     with pytest.MonkeyPatch.context() as patch, opened() as scene:
         patch.setattr(tiling, "_STRIP", 1)
         patch.setattr(tiling, "_MEMORY", 200_000)
-        strips = divide(scene.grid.extent, scene.grid.extent, Slide(64, 32), 3)
+        strips = divide(scene.grid.extent, scene.grid.extent, WindowGrid(64, 32), 3)
     left = data.draw(st.lists(st.sampled_from(strips), min_size=1, unique=True))
-    got, meter = run(opened, [network], Slide(64, 32), strips=[s for s in strips if s in left])
+    got, meter = run(opened, [network], WindowGrid(64, 32), strips=[s for s in strips if s in left])
     redone = got.times == 1
     assert redone.sum() == sum(s.extent.width * s.extent.height for s in left) == meter.pixels
     same(got, whole[0], (slice(None), redone))
@@ -168,7 +168,7 @@ def test_an_area_is_cut_out_of_the_whole(opened, network, whole, data):
     x2, y2 = grid.transform @ (right, top)
     area = Area.from_bbox((x, y, x2, y2), grid)
     assert area.extent == Window(left, top, right - left, bottom - top)
-    got, meter = run(opened, [network], Slide(64, 32), area=area)
+    got, meter = run(opened, [network], WindowGrid(64, 32), area=area)
     assert (got.times == 1).all()
     for name, values in whole[0].planes.items():
         assert np.array_equal(got.planes[name], values[:, top:bottom, left:right]), name
@@ -178,14 +178,14 @@ def test_an_area_is_cut_out_of_the_whole(opened, network, whole, data):
 @pytest.mark.parametrize("blend", ["hann", "gaussian", "crop"])
 def test_batches_change_next_to_nothing(opened, network, blend):
     one, more = (
-        run(opened, [network], Slide(96, 64), batch=size, blend=blend)[0].planes["labels"]
+        run(opened, [network], WindowGrid(96, 64), batch=size, blend=blend)[0].planes["labels"]
         for size in (1, 5)
     )
     assert (one != more).mean() < 1e-4
 
 
 def test_only_what_is_asked_for(opened, network):
-    got, _ = run(opened, [network], Slide(64, 64), products=frozenset({"labels"}))
+    got, _ = run(opened, [network], WindowGrid(64, 64), products=frozenset({"labels"}))
     assert (got.planes["confidence"] == 200).all()
     assert (got.planes["labels"] != 200).all()
 
@@ -202,7 +202,7 @@ def test_an_error_ends_it(opened, network, devices, monkeypatch):
 
     monkeypatch.setattr(tiling, "_STRIP", 1)
     with pytest.raises(RuntimeError, match="broke"):
-        run(opened, [fails] * devices, Slide(64, 32))
+        run(opened, [fails] * devices, WindowGrid(64, 32))
     assert threading.active_count() < 5
 
 
@@ -215,4 +215,4 @@ def test_a_full_disk_ends_it(opened, network, devices, monkeypatch):
 
     monkeypatch.setattr(Predicted, "write", full)
     with pytest.raises(OSError, match="No space"):
-        run(opened, [network] * devices, Slide(64, 32))
+        run(opened, [network] * devices, WindowGrid(64, 32))

@@ -24,7 +24,7 @@ from cafe_cli.errors import (
 from cafe_cli.inference import tiling
 from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.engines import onnx
-from cafe_cli.inference.job import Source
+from cafe_cli.inference.job import PredictInput
 from cafe_cli.model import model_file
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.window import offsets
@@ -89,9 +89,9 @@ def numbers(height: int, width: int, seed: int = 0):
     return image, random.integers(0, 40, (1, height, width)).astype(np.float32)
 
 
-def scene(folder: Path, image, metres=None, **profile) -> Source:
+def scene(folder: Path, image, metres=None, **profile) -> PredictInput:
     optical = write(folder / "ortho.tif", image, **profile)
-    return Source((optical,), () if metres is None else (write(folder / "dsm.tif", metres),))
+    return PredictInput((optical,), () if metres is None else (write(folder / "dsm.tif", metres),))
 
 
 def read(path: Path):
@@ -326,7 +326,7 @@ def test_voids_by_another_value(tmp_path, pointwise):
 # --- areas, several models, more outputs ---------------------------------------------------------
 
 
-def predicted_town(folder: Path, model: Path) -> tuple[Source, Path, Path]:
+def predicted_town(folder: Path, model: Path) -> tuple[PredictInput, Path, Path]:
     """Return a scene, its map, and a name for that of a part."""
     source = scene(folder, *town(200, 180)[:2])
     predict(model, source, folder / "map.tif")
@@ -414,7 +414,7 @@ def test_another_gsd(tmp_path, model, caplog):
     image, metres, _ = town(128, 192)
     optical = write(tmp_path / "ortho.tif", image, pixel=PIXEL / 2)
     elevation = write(tmp_path / "dsm.tif", metres, pixel=PIXEL / 2)
-    own = Source((optical,), (elevation,))
+    own = PredictInput((optical,), (elevation,))
     resampled = replace(own, gsd="model")
     (said,) = warnings_of(caplog, model, own, tmp_path / "own.tif")
     assert "0.25 m, the model was trained at 0.5 m; --gsd model resamples" in said
@@ -431,7 +431,7 @@ def test_resampling_keeps_the_holes(tmp_path, pointwise):
     optical = write(tmp_path / "ortho.tif", image, pixel=PIXEL / 2, mask=valid)
     elevation = write(tmp_path / "dsm.tif", metres, pixel=PIXEL / 2)
     out = tmp_path / "map.tif"
-    predict(pointwise, Source((optical,), (elevation,), gsd="model"), out)
+    predict(pointwise, PredictInput((optical,), (elevation,), gsd="model"), out)
     labels = read(out)
     assert (labels[:35, :40] == 255).all()
     assert (labels[36:, 41:] != 255).mean() > 0.999
@@ -464,7 +464,7 @@ def test_heights_that_are_not_wanted(tmp_path, caplog):
 
 
 @pytest.fixture
-def good(tmp_path, pointwise) -> Source:
+def good(tmp_path, pointwise) -> PredictInput:
     return scene(tmp_path, *numbers(300, 200))
 
 

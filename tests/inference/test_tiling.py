@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference import tiling
-from cafe_cli.inference.tiling import STRIDE, Slide, divide, fitting, runs, usual_overlap
+from cafe_cli.inference.tiling import STRIDE, WindowGrid, divide, fitting, runs, usual_overlap
 from cafe_cli.raster.window import Window, offsets
 
 
 @pytest.mark.parametrize(("window", "step"), [(500, 250), (512, 412), (512, 0), (64, 96), (48, 32)])
 def test_slides_off_the_stride(window, step):
     with pytest.raises(ConfigError, match=r"multiples of 32 .* e\.g\. --window \d+ --overlap"):
-        Slide(window, step)
+        WindowGrid(window, step)
 
 
 @st.composite
 def plans(draw):
     window = draw(st.integers(1, 5))
-    slide = Slide(window * STRIDE, draw(st.integers(1, window)) * STRIDE)
+    slide = WindowGrid(window * STRIDE, draw(st.integers(1, window)) * STRIDE)
     width, height = draw(st.integers(1, 700)), draw(st.integers(1, 700))
     col, row = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     area = Window(col, row, draw(st.integers(1, width - col)), draw(st.integers(1, height - row)))
@@ -79,7 +79,7 @@ def test_runs_are_strips_below_each_other(plan, most):
 
 def test_memory_of_a_band_is_bounded():
     scene = Window(0, 0, 1_000_000, 1_000)
-    strips = divide(scene, scene, Slide(512, 256), 6)
+    strips = divide(scene, scene, WindowGrid(512, 256), 6)
     widest = max(strip.extent.width for strip in strips)
     assert 20 * 512 * widest <= tiling._MEMORY
     assert len(strips) < 1000
@@ -95,7 +95,8 @@ def test_a_slide_for_a_scene(scene, trained):
     assert slide.overlap == usual_overlap(slide.window)
     # No other choice from there on computes less.
     others = [
-        Slide(w, w - usual_overlap(w)) for w in range(slide.window, max(1280, trained) + 32, 32)
+        WindowGrid(w, w - usual_overlap(w))
+        for w in range(slide.window, max(1280, trained) + 32, 32)
     ]
     assert slide.computed(scene) == min(other.computed(scene) for other in others)
     if min(scene.width, scene.height) > 1500:

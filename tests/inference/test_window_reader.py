@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import InputError
 from cafe_cli.inference import window_reader
-from cafe_cli.inference.tiling import Slide
-from cafe_cli.inference.window_reader import Feeder
+from cafe_cli.inference.tiling import WindowGrid
+from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.raster.window import Window, offsets
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.scene import Scene, open_scene
@@ -37,13 +37,13 @@ def opened(tmp_path_factory):
 @given(st.data(), st.integers(1, 4), st.integers(1, 3), st.integers(64, 20_000))
 def test_rows_of_windows_are_what_the_scene_holds(opened, data, window, jobs, piece):
     step = data.draw(st.integers(1, window)) * 32
-    slide = Slide(window * 32, step)
+    slide = WindowGrid(window * 32, step)
     block = data.draw(st.sampled_from([(32, 16), (170, 1), (64, 64), (512, 512)]))
     columns, rows = (offsets(n, slide.window, step) for n in (WIDTH, HEIGHT))
     a, b = sorted(data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=2, max_size=2)))
     c, d = sorted(data.draw(st.lists(st.integers(0, len(columns) - 1), min_size=2, max_size=2)))
     columns, rows = columns[c : d + 1], rows[a : b + 1]
-    feeder = Feeder(opened, block, slide, jobs)
+    feeder = WindowReader(opened, block, slide, jobs)
     with pytest.MonkeyPatch.context() as patch, opened() as scene:
         patch.setattr(window_reader, "_PIECE", piece)
         patch.setattr(window_reader, "_BROAD", data.draw(st.sampled_from([32, 100, 2048])))
@@ -71,7 +71,7 @@ def test_no_pixel_is_asked_for_twice(opened, monkeypatch):
     monkeypatch.setattr(Scene, "read", spy)
     monkeypatch.setattr(window_reader, "_PIECE", 1000)
     monkeypatch.setattr(window_reader, "_BROAD", 64)
-    feeder = Feeder(opened, (32, 16), Slide(96, 32), 2)
+    feeder = WindowReader(opened, (32, 16), WindowGrid(96, 32), 2)
     columns, rows = (offsets(n, 96, 32) for n in (WIDTH, HEIGHT))
     assert len(list(feeder.rows(columns, rows))) == len(rows)
     assert (asked[:HEIGHT, :WIDTH] == 1).all()
@@ -84,8 +84,8 @@ def test_what_is_not_wanted_is_not_read(opened, monkeypatch):
     monkeypatch.setattr(window_reader, "_PIECE", 1000)
     monkeypatch.setattr(window_reader, "_BROAD", 32)
     near = Window(100, 120, 10, 10)
-    feeder = Feeder(
-        opened, (32, 16), Slide(32, 32), 1,
+    feeder = WindowReader(
+        opened, (32, 16), WindowGrid(32, 32), 1,
         lambda window: window.intersection(near) is not None,
     )  # fmt: skip
     columns, rows = (offsets(n, 32, 32) for n in (WIDTH, HEIGHT))
@@ -97,7 +97,7 @@ def test_what_is_not_wanted_is_not_read(opened, monkeypatch):
 
 
 def test_nothing_wanted_at_all(opened):
-    feeder = Feeder(opened, (32, 16), Slide(64, 32), 1, lambda window: False)
+    feeder = WindowReader(opened, (32, 16), WindowGrid(64, 32), 1, lambda window: False)
     for patch in feeder.rows([0, 32], [0, 32]):
         assert patch.optical_valid.shape == (64, 96)
         assert not patch.optical_valid.any()
@@ -106,7 +106,7 @@ def test_nothing_wanted_at_all(opened):
 def test_memory_does_not_grow_with_the_scene(opened, monkeypatch):
     """Every row of windows lies in the same memory."""
     monkeypatch.setattr(window_reader, "_PIECE", 1000)
-    feeder = Feeder(opened, (32, 16), Slide(64, 32), 2)
+    feeder = WindowReader(opened, (32, 16), WindowGrid(64, 32), 2)
     places = [
         patch.optical.__array_interface__["data"][0]
         for patch in feeder.rows(offsets(WIDTH, 64, 32), offsets(HEIGHT, 64, 32))
@@ -121,6 +121,6 @@ def test_a_damaged_file_ends_it(opened, monkeypatch, jobs):
         raise InputError("truncated")
 
     monkeypatch.setattr(Scene, "read", fail)
-    feeder = Feeder(opened, (32, 16), Slide(64, 32), jobs)
+    feeder = WindowReader(opened, (32, 16), WindowGrid(64, 32), jobs)
     with pytest.raises(InputError, match="truncated"):
         list(feeder.rows([0, 32], [0, 32]))

@@ -16,8 +16,8 @@ from cafe_cli.model.cafe import (
     Architecture,
     CaFE,
     CategoryFusion,
-    Outputs,
     Regions,
+    TrainingOutputs,
     eca_kernel,
     enhancement_weights,
     frozen_statistics,
@@ -447,7 +447,7 @@ def test_ignored_pixels_have_no_gradient():
     labels = scene()[1]
     student = torch.randn(2, K, 64, 64, requires_grad=True)
     teacher = torch.randn(2, K, 64, 64, requires_grad=True)
-    outputs = Outputs(student=[student], teacher=[teacher])
+    outputs = TrainingOutputs(student=[student], teacher=[teacher])
     training_loss(outputs, labels, dice=1.0)["total"].backward()
     ignored = (labels == 255)[:, None].expand_as(student)
     for logits in (student, teacher):
@@ -469,9 +469,9 @@ def test_distillation_by_hand_and_one_way():
 def test_dice_of_a_perfect_prediction_is_0():
     labels = scene()[1]
     logits = torch.stack([(labels == k) * 50.0 for k in range(K)], dim=1)
-    loss = training_loss(Outputs(student=[logits]), labels, dice=2.0)
+    loss = training_loss(TrainingOutputs(student=[logits]), labels, dice=2.0)
     assert loss["student_dice"] == pytest.approx(0, abs=1e-5)
-    wrong = training_loss(Outputs(student=[logits.roll(1, 1)]), labels, dice=2.0)
+    wrong = training_loss(TrainingOutputs(student=[logits.roll(1, 1)]), labels, dice=2.0)
     assert wrong["student_dice"] == pytest.approx(2, abs=1e-5)
 
 

@@ -26,12 +26,12 @@ from cafe_cli.errors import (
     OutputError,
 )
 from cafe_cli.mosaic import mosaic as engine
-from cafe_cli.mosaic.grid import Target
+from cafe_cli.mosaic.grid import TargetGrid
 from cafe_cli.mosaic.mosaic import METHODS, Confidences, mosaic
 from cafe_cli.raster import reader, warp, writer
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster
-from cafe_cli.raster.warp import aligned, read_aligned
+from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import _to_cog, create_cog, read_classes, write_geotiff
 
@@ -274,9 +274,9 @@ def test_an_input_in_another_crs_is_brought_over_by_nearest_neighbour(tmp_path, 
     result = grid_of(tmp_path / "out.tif")
     with (
         open_raster(inputs[1]) as dataset,
-        aligned(dataset, result, Resampling.nearest) as view,
+        open_warped(dataset, result, Resampling.nearest) as view,
     ):
-        values, valid = read_aligned(view, result.extent)
+        values, valid = read_warped(view, result.extent)
     expected = np.where(valid, values[0], np.uint8(255))
     col, row = (round(v) for v in ~result.transform @ (place.transform.c, place.transform.f))
     inside = (slice(row, row + 50), slice(col, col + 60))
@@ -307,11 +307,11 @@ def test_pieces_in_another_crs_leave_no_seams(tmp_path):
             piece = whole[window.slices()]
             inputs.append(write(tmp_path / f"{row}_{col}.tif", piece, lattice.at(window)))
     like = write(tmp_path / "like.tif", whole, Grid(UTM, *_warped(lattice)))
-    mosaic(inputs, tmp_path / "pieces.tif", target=Target(like=like))
+    mosaic(inputs, tmp_path / "pieces.tif", target=TargetGrid(like=like))
     mosaic(
         [write(tmp_path / "whole.tif", whole, lattice)],
         tmp_path / "out.tif",
-        target=Target(like=like),
+        target=TargetGrid(like=like),
     )
     assert np.array_equal(read(tmp_path / "pieces.tif"), read(tmp_path / "out.tif"))
 
@@ -335,14 +335,14 @@ def test_resolution_bounds_and_like_choose_the_grid(tmp_path):
     path = write(tmp_path / "a.tif", a, at(0, 0, a))
     left, bottom, right, top = at(0, 0, a).bounds
 
-    mosaic([path], tmp_path / "fine.tif", target=Target(resolution=0.1))
+    mosaic([path], tmp_path / "fine.tif", target=TargetGrid(resolution=0.1))
     assert np.array_equal(read(tmp_path / "fine.tif"), a.repeat(2, 0).repeat(2, 1))
 
-    inner = Target(bounds=(left + 1.05, bottom + 1.0, right - 1.0, top - 0.95))
+    inner = TargetGrid(bounds=(left + 1.05, bottom + 1.0, right - 1.0, top - 0.95))
     mosaic([path], tmp_path / "inner.tif", target=inner)
     assert np.array_equal(read(tmp_path / "inner.tif"), a[4:35, 5:45])
 
-    outer = Target(bounds=(left - 0.4, bottom, right, top + 0.2))
+    outer = TargetGrid(bounds=(left - 0.4, bottom, right, top + 0.2))
     mosaic([path], tmp_path / "outer.tif", target=outer)
     assert np.array_equal(
         read(tmp_path / "outer.tif"), np.pad(a, ((1, 0), (2, 0)), constant_values=255)
@@ -351,7 +351,7 @@ def test_resolution_bounds_and_like_choose_the_grid(tmp_path):
     like = write(
         tmp_path / "like.tif", a, Grid(UTM, from_origin(500_000.1, 5_200_000.3, 0.4, 0.4), 50, 40)
     )
-    mosaic([path], tmp_path / "coarse.tif", target=Target(like=like))
+    mosaic([path], tmp_path / "coarse.tif", target=TargetGrid(like=like))
     assert grid_of(tmp_path / "coarse.tif").same_pixels(
         Grid(UTM, from_origin(500_000.1, 5_200_000.3, 0.4, 0.4), 25, 20)
     )
@@ -553,9 +553,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path, rows, confidences):
     with refused(tmp_path, ConfigError, "nothing uses the confidence rasters"):
         mosaic(rows, output, method="first", confidences=Confidences(confidences))
     with pytest.raises(ConfigError, match="resolution 0"):
-        Target(resolution=0)
+        TargetGrid(resolution=0)
     with pytest.raises(ConfigError, match="left bottom right top"):
-        Target(bounds=(1, 0, 0, 1))
+        TargetGrid(bounds=(1, 0, 0, 1))
 
 
 def test_confidences_have_to_lie_on_their_labels(tmp_path, rows, confidences):
@@ -613,7 +613,7 @@ def test_inputs_without_common_grid_are_refused(tmp_path, rows):
     with refused(tmp_path, GridError, r"would have 2000004 x 19000000 pixels"):
         mosaic([*rows, far], tmp_path / "out.tif")
     with refused(tmp_path, GridError, "bounds 0 0 1 1 hold nothing: .* 500000.1 .*EPSG:32632"):
-        mosaic(rows, tmp_path / "out.tif", target=Target(bounds=(0, 0, 1, 1)))
+        mosaic(rows, tmp_path / "out.tif", target=TargetGrid(bounds=(0, 0, 1, 1)))
 
 
 @pytest.mark.parametrize("victim", ["out", "confidence"])

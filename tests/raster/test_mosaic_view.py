@@ -14,7 +14,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.mosaic_view import Joined, covered, joint_grid, look_at, parse_crs
+from cafe_cli.raster.mosaic_view import (
+    MosaicView,
+    covered_share,
+    inspect_rasters,
+    parse_crs,
+    union_grid,
+)
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.scene import open_scene
 from tests.support.rasters import LAMBERT, UTM, around, grid, noise, scene_files
@@ -39,10 +45,10 @@ def sheets(write):
 
 def test_sheets_are_read_as_one_raster(sheets):
     values, paths = sheets
-    members = look_at(paths)
-    where = joint_grid(members)
+    members = inspect_rasters(paths)
+    where = union_grid(members)
     assert where.same_pixels(WHOLE)
-    joined = Joined(members, where, Resampling.bilinear)
+    joined = MosaicView(members, where, Resampling.bilinear)
     for window in (*blocks(60, 40, 17), Window(-3, -2, 70, 50)):
         read, valid = joined.read(window)
         here = window.intersection(where.extent)
@@ -55,7 +61,7 @@ def test_the_first_raster_with_data_counts(write):
     one, other = np.full((2, 40, 60), 7, np.uint8), np.full((2, 40, 60), 9, np.uint8)
     one[:, :, 30:] = 0
     paths = [write("a.tif", one, WHOLE, nodata=0), write("b.tif", other, WHOLE)]
-    values, valid = Joined(look_at(paths), WHOLE, Resampling.nearest).read(WHOLE.extent)
+    values, valid = MosaicView(inspect_rasters(paths), WHOLE, Resampling.nearest).read(WHOLE.extent)
     assert valid.all()
     assert (values[:, :, :30] == 7).all()
     assert (values[:, :, 30:] == 9).all()
@@ -66,7 +72,9 @@ def test_the_lowest_counts_where_the_minimum_is_asked_for(write):
     high, low = np.full((1, 40, 60), 5, np.float32), np.full((1, 40, 60), 3, np.float32)
     low[:, :, :20] = -9
     paths = [write("a.tif", high, fine), write("b.tif", low, fine, nodata=-9)]
-    values, _ = Joined(look_at(paths), fine.rescaled(4), Resampling.min).read(Window(0, 0, 15, 10))
+    values, _ = MosaicView(inspect_rasters(paths), fine.rescaled(4), Resampling.min).read(
+        Window(0, 0, 15, 10)
+    )
     assert (values[0, :, :5] == 5).all()
     assert (values[0, :, 5:] == 3).all()
 
@@ -116,7 +124,7 @@ def made(tmp_path_factory):
     source = around(*WHOLE.footprint.centroid.coords[0], 24, 0.7, LAMBERT, angle=10)
     holes = np.random.default_rng(1).random((source.height, source.width)) > 0.1
     path = write_to(folder / "a.tif", noise(2, source, "float32"), source, mask=holes)
-    joined = Joined(look_at([path]), WHOLE, Resampling.bilinear)
+    joined = MosaicView(inspect_rasters([path]), WHOLE, Resampling.bilinear)
     yield joined, *joined.read(WHOLE.extent)
     joined.close()
 
@@ -134,24 +142,24 @@ def test_a_raster_without_georeference_lies_on_the_image_of_its_size(write):
             noise(1, nowhere.at(Window(0, 0, 59, 40))),
             nowhere.at(Window(0, 0, 59, 40)),
         )
-    (member,) = look_at([path], None, WHOLE)
+    (member,) = inspect_rasters([path], None, WHOLE)
     assert member.grid == WHOLE
     with pytest.raises(GridError, match=r"small\.tif has no georeference and 59 x 40 pixels; with"):
-        look_at([small], None, WHOLE)
+        inspect_rasters([small], None, WHOLE)
     with pytest.raises(GridError, match=r"no georeference and cannot be joined"):
-        look_at([path, small])
+        inspect_rasters([path, small])
 
 
 def test_a_raster_without_crs_on_the_pixels_of_the_image(write):
     bare = Grid(None, WHOLE.transform, 60, 40)
-    assert look_at([write("a.tif", noise(1, bare), bare)], None, WHOLE)[0].grid == WHOLE
+    assert inspect_rasters([write("a.tif", noise(1, bare), bare)], None, WHOLE)[0].grid == WHOLE
     shifted = bare.at(Window(1, 0, 60, 40))
     path = write("b.tif", noise(1, shifted), shifted)
     with pytest.raises(
         GridError, match=r"b\.tif has no CRS .* EPSG:32632; give it with scenes\.crs"
     ):
-        look_at([path], None, WHOLE)
-    assert look_at([path], UTM, WHOLE)[0].grid.crs == UTM
+        inspect_rasters([path], None, WHOLE)
+    assert inspect_rasters([path], UTM, WHOLE)[0].grid.crs == UTM
 
 
 def test_a_crs_given_for_rasters_without_one(write):
@@ -188,13 +196,13 @@ def test_heights_without_georeference_on_a_resampled_scene(write):
 def test_rasters_of_different_kinds_are_not_joined(write):
     first = write("a.tif", noise(3, WHOLE), WHOLE)
     with pytest.raises(BandError, match=r"b\.tif has 2 bands, .*a\.tif has 3"):
-        look_at([first, write("b.tif", noise(2, WHOLE), WHOLE)])
+        inspect_rasters([first, write("b.tif", noise(2, WHOLE), WHOLE)])
     with pytest.raises(InputError, match=r"c\.tif is uint16, .*a\.tif is uint8: they"):
-        look_at([first, write("c.tif", noise(3, WHOLE, "uint16"), WHOLE)])
+        inspect_rasters([first, write("c.tif", noise(3, WHOLE, "uint16"), WHOLE)])
     with pytest.raises(
         InputError, match=r"e\.tif is float32 in ft, .*d\.tif is float32 in m: they"
     ):
-        look_at(
+        inspect_rasters(
             [
                 write("d.tif", noise(1, WHOLE, "float32"), WHOLE, units="m"),
                 write("e.tif", noise(1, WHOLE, "float32"), WHOLE, units="ft"),
@@ -204,7 +212,9 @@ def test_rasters_of_different_kinds_are_not_joined(write):
 
 def test_how_much_of_an_image_several_rasters_cover(write):
     left, far = WHOLE.at(Window(0, 0, 30, 40)), WHOLE.at(Window(500, 0, 30, 40))
-    members = look_at([write("a.tif", noise(1, left), left), write("b.tif", noise(1, far), far)])
-    assert covered(members, "image", WHOLE) == pytest.approx(0.5)
+    members = inspect_rasters(
+        [write("a.tif", noise(1, left), left), write("b.tif", noise(1, far), far)]
+    )
+    assert covered_share(members, "image", WHOLE) == pytest.approx(0.5)
     with pytest.raises(GridError, match=r"b\.tif does not overlap image"):
-        covered(members[1:], "image", WHOLE)
+        covered_share(members[1:], "image", WHOLE)

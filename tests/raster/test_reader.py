@@ -27,7 +27,7 @@ from cafe_cli.raster.reader import (
     read_window,
     shows_an_image,
 )
-from cafe_cli.raster.warp import aligned, in_memory_raster, read_aligned
+from cafe_cli.raster.warp import in_memory_raster, open_warped, read_warped
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import create_cog, read_classes, write_geotiff
 from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise, read
@@ -46,9 +46,9 @@ def shown(path, where, resampling=Resampling.nearest, window=None, **options):
     """Return what a raster looks like on another grid: values and validity."""
     with (
         open_raster(path) as dataset,
-        aligned(dataset, where, resampling, **options) as view,
+        open_warped(dataset, where, resampling, **options) as view,
     ):
-        return read_aligned(view, window or where.extent)
+        return read_warped(view, window or where.extent)
 
 
 def moved(where: Grid, columns: float, rows: float, factor=1.0, width=None, height=None) -> Grid:

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cafe_cli.raster.statistics import CLIP, Moments, Pixels
+from cafe_cli.raster.statistics import CLIP, BandHistogram, RunningMoments
 
 
 def gathered(tiles, dtype):
-    pixels = Pixels(len(tiles[0][0]), dtype)
+    pixels = BandHistogram(len(tiles[0][0]), dtype)
     for values, valid in tiles:
         pixels.add(pixels.summary(values, valid))
     return pixels.statistics()
@@ -68,7 +68,7 @@ def test_other_types_are_sampled():
 
 def test_the_sample_of_very_many_tiles_stays_bounded(monkeypatch):
     monkeypatch.setattr("cafe_cli.raster.statistics._KEPT", 1000)
-    pixels = Pixels(1, "float32")
+    pixels = BandHistogram(1, "float32")
     valid = np.ones((10, 10), bool)
     for index in range(200):
         pixels.add(pixels.summary(np.full((1, 10, 10), index, np.float32), valid))
@@ -90,9 +90,9 @@ def test_a_constant_channel_has_a_deviation_of_one():
 def test_moments_add_up():
     random = np.random.default_rng(0)
     values, valid = random.normal(size=(2, 20, 20)), random.random((20, 20)) > 0.5
-    total = Moments()
+    total = RunningMoments()
     for half in (slice(10), slice(10, None)):
-        total.add(Moments.of(values[:, half], valid[half]))
+        total.add(RunningMoments.of(values[:, half], valid[half]))
     found = total.statistics(2)
     assert found.mean == pytest.approx(values[:, valid].mean(axis=1))
     assert found.std == pytest.approx(values[:, valid].std(axis=1))

@@ -12,7 +12,7 @@ from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
 from cafe_cli.raster.window import Window, blocks
-from cafe_cli.scenes.label_coding import decode, meanings, read_table
+from cafe_cli.scenes.label_coding import decode, read_table, value_to_class
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.vector.features import Features
 from tests.support.rasters import LAMBERT, TABLE, UTM, grid
@@ -175,26 +175,33 @@ def test_colors_are_bytes():
 
 def test_values_names_and_ignored_values_have_a_meaning():
     classes = ClassTable((LandClass(0, "water", values=(5, "W")), LandClass(1, "tree")))
-    assert meanings(classes, LabelSettings(ignore=("x", 9))) == {
+    assert value_to_class(classes, LabelSettings(ignore=("x", 9))) == {
         "water": 0, 5: 0, "W": 0, "tree": 1, 1: 1, "x": NODATA, 9: NODATA,
     }  # fmt: skip
 
 
 def test_a_value_wins_over_a_name():
     classes = ClassTable((LandClass(0, "a", values=("b",)), LandClass(1, "b", values=("c",))))
-    assert meanings(classes, IDS) == {"a": 0, "b": 0, "c": 1, 255: NODATA}
+    assert value_to_class(classes, IDS) == {"a": 0, "b": 0, "c": 1, 255: NODATA}
 
 
 def test_texts_of_whole_numbers_are_numbers():
     classes = ClassTable((LandClass(0, "a", values=("5", "-7", "05", "1.5")),))
-    assert set(meanings(classes, LabelSettings(ignore=("255",)))) == {"a", 5, -7, "05", "1.5", 255}
+    assert set(value_to_class(classes, LabelSettings(ignore=("255",)))) == {
+        "a",
+        5,
+        -7,
+        "05",
+        "1.5",
+        255,
+    }
     assert ids_of([5, 255], classes, LabelSettings(ignore=("255",))) == ([0, _], {})
 
 
 def test_one_value_of_two_classes():
     classes = ClassTable((LandClass(0, "a", values=(5,)), LandClass(1, "b", values=("5",))))
     with pytest.raises(ConfigError, match="value '5' belongs to two classes, a and b"):
-        meanings(classes, IDS)
+        value_to_class(classes, IDS)
 
 
 @pytest.fixture
@@ -224,7 +231,7 @@ def test_tables(table, text):
 def test_a_table_replaces_the_values_of_the_classes(table):
     remapped = LabelSettings(table=table("value,class\n41,tree\n42,tree\n50,\n"), ignore=(7,))
     assert ids_of([41, 42, 50, 7, 1], settings=remapped) == ([1, 1, _, _, _], {1: 1})
-    assert set(meanings(TABLE, remapped)) == {41, 42, 50, 7}
+    assert set(value_to_class(TABLE, remapped)) == {41, 42, 50, 7}
 
 
 def test_a_name_wins_over_an_id(table):

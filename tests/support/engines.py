@@ -17,7 +17,7 @@ from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.schema import Config, HeightSettings
 from cafe_cli.inference import predict as predict_engine
-from cafe_cli.inference.job import Compute, Outputs
+from cafe_cli.inference.job import ComputeOptions, PredictOutput
 from cafe_cli.model.cafe import Architecture, CaFE
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.tilesets.make import tile
@@ -142,8 +142,8 @@ def predict(
     """Predict a scene with one model or several; `outputs` are those of `Outputs`."""
     models = model if isinstance(model, list) else [model]
     return predict_engine.predict(
-        models, source, Outputs(labels, **outputs), settings=settings,
-        compute=Compute(device, jobs), progress=progress or (lambda meter: None),
+        models, source, PredictOutput(labels, **outputs), settings=settings,
+        compute=ComputeOptions(device, jobs), progress=progress or (lambda meter: None),
     )  # fmt: skip
 
 

@@ -14,12 +14,12 @@ import torch
 from cafe_cli.config.schema import TrainSettings
 from cafe_cli.errors import InputError
 from cafe_cli.tilesets import cache
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, packed, prepare
+from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, pack, prepare
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import Reader, is_tileset, load_tileset, read_tile, save_tileset
+from cafe_cli.tilesets.tileset import TileReader, is_tileset, load_tileset, read_tile, save_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
-from cafe_cli.training.data.sampler import Key
+from cafe_cli.training.data.sampler import SampleKey
 from tests.support.engines import equal, settings, town, write
 
 CPU = torch.device("cpu")
@@ -58,13 +58,13 @@ def own(tileset, tmp_path) -> Path:
 @pytest.fixture
 def decoded(monkeypatch):
     """Return the list of the names of the tiles that are decoded from now on."""
-    names, read = [], Reader.read
+    names, read = [], TileReader.read
 
     def noting(self, tile):
         names.append(tile.name)
         return read(self, tile)
 
-    monkeypatch.setattr(Reader, "read", noting)
+    monkeypatch.setattr(TileReader, "read", noting)
     return names
 
 
@@ -79,7 +79,7 @@ def test_samples_are_those_of_the_tiles(tmp_path, kind):
     kept = prepare(folder, info)
     for split in ("train", "validation"):
         for augment in (None, TrainSettings(crop=40, height_dropout=0.5)):
-            keys = [[Key(number, 7) for number in range(4)]]
+            keys = [[SampleKey(number, 7) for number in range(4)]]
             read, mapped = (
                 Loader(TileDataset(folder, info, split, augment, c), CPU) for c in (None, kept)
             )
@@ -98,7 +98,7 @@ def test_files_can_be_read_without_cafe(own):
     assert names == {"optical", "flags", "height", "labels"}
     kept = [*info.of("train"), *info.of("validation")]
     for number, one in enumerate(kept):
-        planes = packed(*read_tile(own, one, info.size))
+        planes = pack(*read_tile(own, one, info.size))
         for name in names:
             stored = np.load(own / "cache" / f"{name}.npy")
             assert len(stored) == len(kept)

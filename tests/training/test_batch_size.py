@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import batch_size
 from cafe_cli.training.batch_size import _fits, blank, find_batch_size, power_of_two
-from cafe_cli.training.step import Losses
+from cafe_cli.training.step import LossModule
 from tests.support.engines import settings
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -54,7 +54,7 @@ def test_steps_that_fit_or_do_not(tileset, monkeypatch):
         def forward(*args):
             raise RuntimeError(message)
 
-        monkeypatch.setattr(Losses, "forward", forward)
+        monkeypatch.setattr(LossModule, "forward", forward)
 
     fails("CUDA out of memory. Tried to allocate 2 GiB")
     assert not _fits(info, config, CPU, nullcontext, 2)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from cafe_cli.errors import StoppedError
+from cafe_cli.errors import RunInterruptedError
 from cafe_cli.evaluation import metrics
 from cafe_cli.model import model_file
 from cafe_cli.training import curves, trainer
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.signals import ASKED, GO_ON, TIME_UP, watching
-from cafe_cli.training.train import Report, train
+from cafe_cli.training.train import TrainCallbacks, train
 from cafe_cli.training.trainer import LAST
 from tests.support.engines import settings
 
@@ -88,8 +88,8 @@ def test_sigterm_saves(tileset, tmp_path, reports):
         if done == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(StoppedError, match="stopped at step 2 of 6; go on with --resume"):
-        run(tileset, tmp_path / "run", report=Report(terminate))
+    with pytest.raises(RunInterruptedError, match="stopped at step 2 of 6; go on with --resume"):
+        run(tileset, tmp_path / "run", report=TrainCallbacks(terminate))
     assert model_file.load_training(tmp_path / "run" / LAST)[2]["progress"]["batch"] == 2
     assert reports == []
 

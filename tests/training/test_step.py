@@ -14,7 +14,7 @@ from cafe_cli.training import activation_checkpointing, step
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.sync_batchnorm import batch_statistics
 from cafe_cli.training.nonfinite import find
-from cafe_cli.training.step import Losses, NotFiniteError, Step, encoders, split
+from cafe_cli.training.step import LossModule, NotFiniteError, Step, encoders, split
 from tests.support.engines import settings, tiny_model
 
 
@@ -185,7 +185,7 @@ def test_checkpointing_keeps_less():
             held[values.data_ptr()] = values.nbytes
             return values
 
-        losses = Losses(tiny_model(), TrainSettings(checkpointing=twice)).train()
+        losses = LossModule(tiny_model(), TrainSettings(checkpointing=twice)).train()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
             alive = losses(batch(2))["total"]
         kept.append(sum(held.values()))
@@ -194,7 +194,7 @@ def test_checkpointing_keeps_less():
 
 
 def test_encoders_are_left_as_they_were():
-    losses = Losses(tiny_model(), TrainSettings(checkpointing=True)).train()
+    losses = LossModule(tiny_model(), TrainSettings(checkpointing=True)).train()
     losses(batch(2))["total"].backward()
     parts = [part for encoder in encoders(losses.network) for part in encoder.modules()]
     assert not any("forward" in vars(part) for part in parts)
@@ -263,14 +263,14 @@ def test_gradient_that_is_no_number(monkeypatch):
 def test_find_the_tile():
     tiles = batch(3)
     tiles.inputs.optical[1, 0, 5, 5] = torch.nan
-    losses = Losses(tiny_model(), TrainSettings())
+    losses = LossModule(tiny_model(), TrainSettings())
     before = buffers(losses)
     assert find(losses, tiles, torch.no_grad()) == [1]
     assert all(torch.equal(value, before[name]) for name, value in buffers(losses).items())
 
 
 def test_find_no_tile():
-    losses = Losses(tiny_model(), TrainSettings())
+    losses = LossModule(tiny_model(), TrainSettings())
     assert find(losses, batch(2), torch.no_grad()) == []
     assert find(losses, batch(2, 32), torch.no_grad()) == []  # nothing to normalise by
 

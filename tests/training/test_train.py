@@ -28,7 +28,7 @@ from cafe_cli.errors import (
     InputError,
     ModelFileError,
     OutputError,
-    StoppedError,
+    RunInterruptedError,
     TrainingError,
 )
 from cafe_cli.evaluation import metrics
@@ -40,7 +40,7 @@ from cafe_cli.training.build import learning_rate
 from cafe_cli.training.losses import training_loss
 from cafe_cli.training.report import page as report_page
 from cafe_cli.training.report.run import BEST
-from cafe_cli.training.train import Report, rehearse, train
+from cafe_cli.training.train import TrainCallbacks, rehearse, train
 from cafe_cli.training.trainer import LAST, TrainingRun
 from tests.support.engines import cut, settings, write_town
 
@@ -181,21 +181,23 @@ def test_it_learns(tileset, tmp_path, no_pictures):
 # --- resume ------------------------------------------------------------------------------------
 
 
-def interrupt_at(step: int) -> Report:
+def interrupt_at(step: int) -> TrainCallbacks:
     def on_step(done, total, loss):
         if done == step:
             signal.raise_signal(signal.SIGINT)
 
-    return Report(on_step)
+    return TrainCallbacks(on_step)
 
 
 @pytest.mark.parametrize("step", [1, STEPS, STEPS + 2])
 def test_interrupted_run_resumes_exactly(whole, tileset, tmp_path, no_pictures, step):
     output = tmp_path / "run"
-    with pytest.raises(StoppedError, match=f"stopped at step {step} of 6; go on with --resume"):
+    with pytest.raises(
+        RunInterruptedError, match=f"stopped at step {step} of 6; go on with --resume"
+    ):
         run(tileset, output, report=interrupt_at(step))
     steps = []
-    report = Report(lambda done, total, loss: steps.append(done))
+    report = TrainCallbacks(lambda done, total, loss: steps.append(done))
     run(tileset, output, resume=True, report=report)
     assert steps == list(range(step + 1, 7))  # nothing is done twice
     assert history(output) == history(whole)
@@ -206,7 +208,7 @@ def test_interrupted_run_resumes_exactly(whole, tileset, tmp_path, no_pictures, 
 def test_interrupted_twice(whole, tileset, tmp_path, no_pictures):
     output = tmp_path / "run"
     for number, resume in ((2, False), (4, True)):
-        with pytest.raises(StoppedError):
+        with pytest.raises(RunInterruptedError):
             run(tileset, output, report=interrupt_at(number), resume=resume)
     run(tileset, output, resume=True)
     assert history(output) == history(whole)
@@ -215,7 +217,7 @@ def test_interrupted_twice(whole, tileset, tmp_path, no_pictures):
 
 def test_handler_of_ctrl_c_is_put_back(tileset, tmp_path, no_pictures):
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(StoppedError):
+    with pytest.raises(RunInterruptedError):
         run(tileset, tmp_path / "run", report=interrupt_at(1))
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -226,22 +228,21 @@ def test_second_ctrl_c_stops_at_once(tileset, tmp_path, no_pictures):
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tileset, tmp_path / "run", report=Report(twice))
+        run(tileset, tmp_path / "run", report=TrainCallbacks(twice))
 
 
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from cafe_cli.config.load import load_config as load
-from cafe_cli.training.train import Report
-from cafe_cli.training.train import train
+from cafe_cli.config.load import load_config
+from cafe_cli.training.train import TrainCallbacks, train
 
 def on_step(done, total, loss):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
 tileset, output, config = map(Path, sys.argv[1:])
-train(tileset, output, load(config), device="cpu", report=Report(on_step))
+train(tileset, output, load_config(config), device="cpu", report=TrainCallbacks(on_step))
 """
 
 
@@ -307,7 +308,9 @@ def test_resume_of_a_finished_run(whole, tileset, tmp_path, no_pictures):
     output = tmp_path / "run"
     shutil.copytree(whole, output)
     steps = []
-    card = run(tileset, output, resume=True, report=Report(lambda *args: steps.append(args)))
+    card = run(
+        tileset, output, resume=True, report=TrainCallbacks(lambda *args: steps.append(args))
+    )
     assert card == model_file.read_card(whole / BEST)
     assert steps == []
     assert history(output) == history(whole)
@@ -370,7 +373,7 @@ def test_resume_with_other_tiles(whole, scenes, tmp_path):
 
 def test_resume_of_a_run_that_knew_fewer_settings(whole, tileset, tmp_path, no_pictures):
     output = tmp_path / "run"
-    with pytest.raises(StoppedError):
+    with pytest.raises(RunInterruptedError):
         run(tileset, output, report=interrupt_at(4))
     tensors, extra, values = model_file.load_training(output / LAST)
     for key in ("train.accumulate", "train.clip", "train.freeze_epochs"):
@@ -392,7 +395,7 @@ def test_resume_of_a_run_that_knew_fewer_settings(whole, tileset, tmp_path, no_p
 )  # fmt: skip
 def test_what_may_change(whole, tileset, tmp_path, no_pictures, changes):
     output = tmp_path / "run"
-    with pytest.raises(StoppedError):
+    with pytest.raises(RunInterruptedError):
         run(tileset, output, report=interrupt_at(4))
     run(tileset, output, changes, resume=True)
     assert same_weights(output, whole)
@@ -401,7 +404,7 @@ def test_what_may_change(whole, tileset, tmp_path, no_pictures, changes):
 def test_batch_size_that_was_found_is_kept(tileset, tmp_path, no_pictures, caplog):
     caplog.set_level("INFO", "cafe")
     output, auto = tmp_path / "run", {"train__batch_size": "auto", "train__epochs": 3}
-    with pytest.raises(StoppedError):
+    with pytest.raises(RunInterruptedError):
         run(tileset, output, auto, report=interrupt_at(1))
     assert "train.batch_size: 8 tiles" in caplog.text
     assert load_config(output / "config.toml").train.batch_size == 8
@@ -435,7 +438,7 @@ def test_killed_at_any_step(busy, tileset, no_pictures, data):
     with TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         with suppress(KilledError):
-            run(tileset, output, BUSY, report=Report(kill))
+            run(tileset, output, BUSY, report=TrainCallbacks(kill))
         run(tileset, output, BUSY, resume=True)
         assert history(output) == history(busy)
         assert same_weights(output, busy)
@@ -509,7 +512,7 @@ def test_choices(tileset, tmp_path, no_pictures, changes):
 def test_sgd_resumes_exactly(tileset, tmp_path, no_pictures):
     sgd = {"train__optimizer": "sgd", **ONE}
     run(tileset, tmp_path / "whole", sgd)
-    with pytest.raises(StoppedError):
+    with pytest.raises(RunInterruptedError):
         run(tileset, tmp_path / "run", sgd, report=interrupt_at(2))
     run(tileset, tmp_path / "run", sgd, resume=True)
     assert same_weights(tmp_path / "run", tmp_path / "whole")
@@ -597,7 +600,7 @@ def test_best_is_the_best(tileset, tmp_path, no_pictures, monkeypatch):
 
     monkeypatch.setattr(trainer, "scores", scripted)
     told = []
-    report = Report(epoch=lambda row, best: told.append((row["epoch"], best)))
+    report = TrainCallbacks(epoch=lambda row, best: told.append((row["epoch"], best)))
     changes = {"train__epochs": 6, "train__batch_size": 6}
     card = run(tileset, tmp_path / "run", changes, report=report)
     assert card.epoch == 3

@@ -15,7 +15,7 @@ from cafe_cli.errors import ConfigError, GridError, InputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.vector.area_of_interest import Area
-from cafe_cli.vector.rasterize import covering
+from cafe_cli.vector.rasterize import rasterize_indices
 from tests.support.rasters import LAMBERT, UTM, around, centres, grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
@@ -213,7 +213,7 @@ def test_keys_are_those_of_the_pixels(shapes, others):
     "shape", [TIE, shapely.Point(20, 15).buffer(9.3), shapely.box(3.5, 3, 9.5, 4)]
 )
 def test_the_pixels_are_those_of_labels(shape):
-    burnt = covering(np.array([shape], object), PLAIN.extent) >= 0
+    burnt = rasterize_indices(np.array([shape], object), PLAIN.extent) >= 0
     assert same(drawn([shape]), burnt)
 
 

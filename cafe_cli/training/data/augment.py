@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.config.schema import TrainSettings
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, Planes
+from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, TilePlanes
 
 _QUARTERS = (0, 4 | 2, 2 | 1, 4 | 1)
 """Symmetries by quarter turns, see `Change`."""
 
 
-class Change(NamedTuple):
+class AugmentParams(NamedTuple):
     """What happens to a tile; of a batch with a leading axis.
 
     Attributes
@@ -45,9 +45,9 @@ class Change(NamedTuple):
     void: Tensor
 
 
-def draw(
+def sample(
     settings: TrainSettings, size: int, std: NDArray[np.float32], random: np.random.Generator
-) -> Change:
+) -> AugmentParams:
     """Draw what happens to one tile.
 
     Parameters
@@ -65,7 +65,7 @@ def draw(
     turns, flip = (int(random.integers(n)) for n in (4, 2))
     gain, offset = random.uniform(-1, 1, (2, len(std))) * settings.color_jitter
     lift = random.normal() * settings.height_jitter
-    return Change(
+    return AugmentParams(
         torch.from_numpy(corner),
         torch.tensor(_QUARTERS[turns * settings.turns] ^ (flip * settings.flips)),
         torch.from_numpy((1 + gain).astype(np.float32)),
@@ -90,14 +90,14 @@ def _void(side: int, probability: float, random: np.random.Generator) -> list[in
     return [round(side * end) for pair in (ends[:2], ends[2:]) for end in sorted(pair)]
 
 
-def stacked(changes: Sequence[Change], device: torch.device) -> Change:
+def stacked(changes: Sequence[AugmentParams], device: torch.device) -> AugmentParams:
     """Return the changes of a batch on a device."""
-    batch = Change(*(torch.stack(parts) for parts in zip(*changes, strict=True)))
-    moved = Change(*(values.to(device, non_blocking=True) for values in batch))
+    batch = AugmentParams(*(torch.stack(parts) for parts in zip(*changes, strict=True)))
+    moved = AugmentParams(*(values.to(device, non_blocking=True) for values in batch))
     return moved._replace(symmetry=batch.symmetry)
 
 
-def apply(planes: Planes[Tensor], change: Change) -> Planes[Tensor]:
+def apply(planes: TilePlanes[Tensor], change: AugmentParams) -> TilePlanes[Tensor]:
     """Change a batch of square crops.
 
     Parameters
@@ -112,19 +112,19 @@ def apply(planes: Planes[Tensor], change: Change) -> Planes[Tensor]:
     Planes of Tensor
         New ones; optical is float32.
     """
-    optical, flags, height, labels = turned(planes, change.symmetry)
-    flags = voided(flags, change.void)
-    return Planes(
-        colored(optical, change.gain, change.offset),
+    optical, flags, height, labels = apply_symmetry(planes, change.symmetry)
+    flags = drop_heights(flags, change.void)
+    return TilePlanes(
+        jitter_bands(optical, change.gain, change.offset),
         flags,
-        lifted(height, flags, change.lift),
+        shift_heights(height, flags, change.lift),
         labels,
     )
 
 
-def turned(planes: Planes[Tensor], symmetry: Tensor) -> Planes[Tensor]:
+def apply_symmetry(planes: TilePlanes[Tensor], symmetry: Tensor) -> TilePlanes[Tensor]:
     """Turn and flip each item of a batch by itself; `symmetry` is on the host, (batch,)."""
-    result = Planes(*(torch.empty_like(values) for values in planes))
+    result = TilePlanes(*(torch.empty_like(values) for values in planes))
     # At most eight groups, however large the batch; one copy of each item.
     for code in set(symmetry.tolist()):
         chosen = (symmetry == code).nonzero()[:, 0].to(planes.labels.device, non_blocking=True)
@@ -144,13 +144,13 @@ def _symmetric(values: Tensor, code: int) -> Tensor:
     return values.flip(flipped) if flipped else values
 
 
-def colored(optical: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+def jitter_bands(optical: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     """Scale and shift each band: (batch, bands, height, width) to float32."""
     values = optical.to(torch.float32) * gain[:, :, None, None]
     return values.add_(offset[:, :, None, None])
 
 
-def voided(flags: Tensor, void: Tensor) -> Tensor:
+def drop_heights(flags: Tensor, void: Tensor) -> Tensor:
     """Take the heights away within the rectangles; (batch, height, width)."""
     number = torch.arange(flags.shape[-1], device=flags.device)
     top, bottom, left, right = void[:, :, None].unbind(1)
@@ -159,7 +159,7 @@ def voided(flags: Tensor, void: Tensor) -> Tensor:
     return torch.where(inside, flags & OPTICAL_VALID, flags)
 
 
-def lifted(height: Tensor, flags: Tensor, lift: Tensor) -> Tensor:
+def shift_heights(height: Tensor, flags: Tensor, lift: Tensor) -> Tensor:
     """Shift the heights that are valid, and make the others 0; (batch, height, width)."""
     known = (flags & HEIGHT_VALID) > 0
     return torch.where(known, height + lift[:, None, None], 0.0)

@@ -18,19 +18,19 @@ from cafe_cli.config.schema import TrainSettings
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.splits.assign import Split
 from cafe_cli.tilesets import cache
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, Arrays, Cache, Planes
-from cafe_cli.tilesets.tileset import Reader, TileSet
+from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, Arrays, Cache, TilePlanes
+from cafe_cli.tilesets.tileset import TileReader, TileSet
 from cafe_cli.training.data import augment as augmentation
-from cafe_cli.training.data.augment import Change
-from cafe_cli.training.data.sampler import Key
+from cafe_cli.training.data.augment import AugmentParams
+from cafe_cli.training.data.sampler import SampleKey
 
-Source: TypeAlias = Callable[[int], Arrays]
+TileSource: TypeAlias = Callable[[int], Arrays]
 """Gives a tile of a dataset by its number. To be used in the thread that opened it."""
 
 _COPIED_AS_THEY_ARE = ("uint8", "int16", "uint16")
 
 
-def to_sample(planes: Planes[Tensor], change: Change | None) -> Sample:
+def to_sample(planes: TilePlanes[Tensor], change: AugmentParams | None) -> Sample:
     """Turn a batch into what the network sees, changed unless `change` is None.
 
     The sample shares no memory with `planes` and lies on the same device.
@@ -79,7 +79,7 @@ class TileDataset(Dataset[Sample]):
         self._folder, self._tileset, self._tiles = folder, tileset, tileset.of(split)
         self._augment = augment
         self._decoded = decoded.of(split) if decoded else None
-        self._reader = Reader(folder, tileset)
+        self._reader = TileReader(folder, tileset)
         self._std = np.array(tileset.optical_statistics.std, np.float32)
         self.side = augmentation.crop_side(augment, tileset.size) if augment else tileset.size
 
@@ -87,19 +87,19 @@ class TileDataset(Dataset[Sample]):
         """Return the number of tiles."""
         return len(self._tiles)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         """Read one sample, without a batch axis, always from the same thread.
 
         For batches, and several threads, there is `cafe_cli.training.data.loader`.
         """
         planes = self.blank(1)
-        place = Planes(*(values[0].numpy() for values in planes))
+        place = TilePlanes(*(values[0].numpy() for values in planes))
         change = self.read(self._source(self._reader), key, place)
         changes = augmentation.stacked([change], torch.device("cpu")) if change else None
         inputs, labels = to_sample(planes, changes)
         return Sample(Inputs(*(values[0] for values in inputs)), labels[0])
 
-    def blank(self, count: int, pinned: bool = False) -> Planes[Tensor]:
+    def blank(self, count: int, pinned: bool = False) -> TilePlanes[Tensor]:
         """Allocate room for some samples, in page-locked memory if `pinned`.
 
         The optical values have the data type of the tiles if they take a byte or two, and float32
@@ -107,7 +107,7 @@ class TileDataset(Dataset[Sample]):
         """
         name = self._tileset.dtype if self._tileset.dtype in _COPIED_AS_THEY_ARE else "float32"
         flat, bands = (count, self.side, self.side), len(self._tileset.band_names)
-        return Planes(
+        return TilePlanes(
             torch.zeros((count, bands, *flat[1:]), dtype=getattr(torch, name), pin_memory=pinned),
             torch.zeros(flat, dtype=torch.uint8, pin_memory=pinned),
             torch.zeros(flat, dtype=torch.float32, pin_memory=pinned),
@@ -115,17 +115,17 @@ class TileDataset(Dataset[Sample]):
         )
 
     @contextmanager
-    def opened(self) -> Iterator[Source]:
+    def opened(self) -> Iterator[TileSource]:
         """Make ready to read in one thread, which has to be the one that ends this."""
         with cache.opened(self._folder, self._tileset) as reader:
             yield self._source(reader)
 
-    def _source(self, reader: Reader) -> Source:
+    def _source(self, reader: TileReader) -> TileSource:
         if (planes := self._decoded) is not None:
-            return lambda number: Planes(*(values[number] for values in planes))
-        return lambda number: cache.packed(*reader.read(self._tiles[number]))
+            return lambda number: TilePlanes(*(values[number] for values in planes))
+        return lambda number: cache.pack(*reader.read(self._tiles[number]))
 
-    def read(self, source: Source, key: Key, into: Arrays) -> Change | None:
+    def read(self, source: TileSource, key: SampleKey, into: Arrays) -> AugmentParams | None:
         """Copy what is cut from a tile; return what has to be done to it, None without `augment`.
 
         Parameters
@@ -144,7 +144,7 @@ class TileDataset(Dataset[Sample]):
         change, (row, column) = None, (0, 0)
         if self._augment is not None:
             random = np.random.default_rng(key.seed)
-            change = augmentation.draw(self._augment, self._tileset.size, self._std, random)
+            change = augmentation.sample(self._augment, self._tileset.size, self._std, random)
             row, column = change.corner.tolist()
         part = slice(row, row + self.side), slice(column, column + self.side)
         for place, values in zip(into, source(key.tile), strict=True):

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from cafe_cli.model.inputs import Sample
 from cafe_cli.system.threads import cores
-from cafe_cli.tilesets.cache import Arrays, Planes
-from cafe_cli.training.data.augment import Change, stacked
-from cafe_cli.training.data.dataset import Source, TileDataset, to_sample
-from cafe_cli.training.data.sampler import Key
+from cafe_cli.tilesets.cache import Arrays, TilePlanes
+from cafe_cli.training.data.augment import AugmentParams, stacked
+from cafe_cli.training.data.dataset import TileDataset, TileSource, to_sample
+from cafe_cli.training.data.sampler import SampleKey
 
 _AHEAD = 2  # batches that are read while the network has another
 _MOST_THREADS = 8
@@ -34,26 +34,26 @@ class Batch(NamedTuple):
     """A batch on the device, and what it was made of."""
 
     sample: Sample
-    keys: list[Key]
+    keys: list[SampleKey]
 
 
 @dataclass
 class _Buffer:
     """Room for a batch; `copied` is the end of the last copy to a GPU."""
 
-    planes: Planes[Tensor]
+    planes: TilePlanes[Tensor]
     copied: torch.cuda.Event | None = None
 
     def place(self, number: int) -> Arrays:
-        return Planes(*(values[number].numpy() for values in self.planes))
+        return TilePlanes(*(values[number].numpy() for values in self.planes))
 
 
 class _Reading(NamedTuple):
     """A batch under way: a change will come of each key, None where nothing is augmented."""
 
-    keys: list[Key]
+    keys: list[SampleKey]
     buffer: _Buffer
-    changes: "list[Future[Change | None]]"
+    changes: "list[Future[AugmentParams | None]]"
 
 
 class Loader:
@@ -83,7 +83,7 @@ class Loader:
         self._dataset, self._device, self._threads = dataset, device, max(threads, 1)
         self.waited = 0.0
 
-    def batches(self, keys: Iterable[list[Key]]) -> Generator[Batch, None, None]:
+    def batches(self, keys: Iterable[list[SampleKey]]) -> Generator[Batch, None, None]:
         """Yield a batch for each list of keys, in their order.
 
         Two batches are read ahead. The threads end with this generator: close it
@@ -109,7 +109,7 @@ class Loader:
                 self.waited += time.perf_counter() - start
                 yield Batch(sample, reading.keys)
 
-    def _begin(self, readers: "_Readers", keys: list[Key], free: list[_Buffer]) -> _Reading:
+    def _begin(self, readers: "_Readers", keys: list[SampleKey], free: list[_Buffer]) -> _Reading:
         buffer = free.pop() if free else None
         if buffer is None or len(buffer.planes.labels) < len(keys):
             buffer = _Buffer(self._dataset.blank(len(keys), pinned=self._device.type == "cuda"))
@@ -119,7 +119,7 @@ class Loader:
     def _deliver(self, reading: _Reading) -> Sample:
         """Wait for a batch and bring it onto the device."""
         changes = [change for future in reading.changes if (change := future.result()) is not None]
-        planes = Planes(
+        planes = TilePlanes(
             *(
                 values[: len(reading.keys)].to(self._device, non_blocking=True)
                 for values in reading.buffer.planes
@@ -131,10 +131,10 @@ class Loader:
 
 
 class _Task(NamedTuple):
-    key: Key
+    key: SampleKey
     buffer: _Buffer
     number: int
-    change: "Future[Change | None]"
+    change: "Future[AugmentParams | None]"
 
 
 class _Readers:
@@ -159,15 +159,15 @@ class _Readers:
         for thread in self._threads:
             thread.join()
 
-    def read(self, key: Key, buffer: _Buffer, number: int) -> "Future[Change | None]":
+    def read(self, key: SampleKey, buffer: _Buffer, number: int) -> "Future[AugmentParams | None]":
         """Have a sample read into its place in a buffer."""
-        change: Future[Change | None] = Future()
+        change: Future[AugmentParams | None] = Future()
         self._tasks.put(_Task(key, buffer, number, change))
         return change
 
     def _serve(self) -> None:
         with ExitStack() as stack:
-            source: Source | None = None
+            source: TileSource | None = None
             while (task := self._tasks.get()) is not None and not self._ended:
                 try:
                     source = source or stack.enter_context(self._dataset.opened())
@@ -175,7 +175,7 @@ class _Readers:
                 except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
                     task.change.set_exception(error)
 
-    def _read(self, source: Source, task: _Task) -> Change | None:
+    def _read(self, source: TileSource, task: _Task) -> AugmentParams | None:
         if task.buffer.copied is not None:
             task.buffer.copied.synchronize()
         return self._dataset.read(source, task.key, task.buffer.place(task.number))

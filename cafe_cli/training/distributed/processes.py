@@ -2,7 +2,7 @@
 
 They are started by us (``--devices 2``), or by torchrun or srun, whose environment then says how
 many there are. All of them take the same steps; the first one speaks and writes. What goes wrong in
-one of them has to end all: errors that are expected are exchanged, see `Processes.agreed`.
+one of them has to end all: errors that are expected are exchanged, see `Processes.sync_errors`.
 """
 
 import logging
@@ -92,7 +92,7 @@ class Processes:
         return [word for words in found for word in words]
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def sync_errors(self) -> Iterator[None]:
         """Let a `CafeError` of one process end them all; all have to come here alike.
 
         The first process raises the error, whose ever it is; the others end without a word.
@@ -112,7 +112,7 @@ class Processes:
         raise self.ending(next(error for error in errors if error is not None)) from failure
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def translate_peer_loss(self) -> Iterator[None]:
         """Speak of errors that could not be exchanged, and of other processes that are gone."""
         try:
             yield
@@ -133,7 +133,7 @@ class Processes:
         return SystemExit(0 if self.helper else error.exit_code)
 
 
-class Plan(NamedTuple):
+class ProcessPlan(NamedTuple):
     """Which processes a run will have."""
 
     device: torch.device
@@ -146,7 +146,7 @@ class Plan(NamedTuple):
         return self.devices * self.nodes
 
 
-def plan(device: str, settings: TrainSettings) -> Plan:
+def plan(device: str, settings: TrainSettings) -> ProcessPlan:
     """Say which processes settings, or a launcher, ask for.
 
     Parameters
@@ -164,10 +164,10 @@ def plan(device: str, settings: TrainSettings) -> Plan:
     chosen = choose(device)
     devices, nodes = _count(settings, launched())
     _check(chosen, devices, nodes)
-    return Plan(chosen, devices, nodes)
+    return ProcessPlan(chosen, devices, nodes)
 
 
-def launch(planned: Plan, settings: TrainSettings) -> Processes:
+def launch(planned: ProcessPlan, settings: TrainSettings) -> Processes:
     """Start the processes of a run, or join those that torchrun or srun has started."""
     chosen, devices, nodes = planned
     several = planned.world > 1

@@ -17,7 +17,7 @@ from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.plotting import error_map, shade, side_by_side, to_rgb
 from cafe_cli.scenes.scene import Patch
-from cafe_cli.tilesets.tileset import Reader, Tile, TileSet
+from cafe_cli.tilesets.tileset import Tile, TileReader, TileSet
 
 _WATCHED = 4  # tiles
 _TIMES = 12  # a run
@@ -88,7 +88,7 @@ def strips(
     predictions : dict of ndarray of uint8, (height, width)
         Class ids by number of the tile among the validation tiles.
     """
-    reader, tiles = Reader(folder, tileset), tileset.of("validation")
+    reader, tiles = TileReader(folder, tileset), tileset.of("validation")
     found = {}
     for number, predicted in sorted(predictions.items()):
         example = Example(*reader.read(tiles[number]), predicted)
@@ -101,7 +101,7 @@ def predicted(
     folder: Path, tileset: TileSet, tiles: Sequence[Tile], network: CaFE
 ) -> Iterator[Example]:
     """Read tiles and predict them one after the other, on the device that the network is on."""
-    reader = Reader(folder, tileset)
+    reader = TileReader(folder, tileset)
     device = network.eval().optical_mean.device
     with torch.inference_mode():
         for tile in tiles:

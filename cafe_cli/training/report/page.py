@@ -18,7 +18,7 @@ from cafe_cli.config.load import dump_config
 from cafe_cli.plotting import encode
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import write_text
-from cafe_cli.training.history import HISTORY_FILE, SCORES, Row, columns, losses
+from cafe_cli.training.history import HISTORY_FILE, SCORES, EpochRecord, columns, losses
 from cafe_cli.training.report import examples, tables, tile_scores
 from cafe_cli.training.report.charts import Line, line_chart
 from cafe_cli.training.report.examples import Example
@@ -188,7 +188,7 @@ def _shown_classes(run: Run) -> set[str]:
 
 def _chart(
     title: str,
-    rows: Sequence[Row],
+    rows: Sequence[EpochRecord],
     lines: list[Line],
     top: float | None = None,
     mark: float | None = None,
@@ -196,12 +196,12 @@ def _chart(
     return line_chart(title, [row["epoch"] for row in rows], lines, top=top, mark=mark)
 
 
-def _lines(rows: Sequence[Row], names: Sequence[str]) -> list[Line]:
+def _lines(rows: Sequence[EpochRecord], names: Sequence[str]) -> list[Line]:
     there = [name for name in names if any(name in row for row in rows)]
     return [_line(rows, name, name.replace("_", " ").replace("miou", "mIoU")) for name in there]
 
 
-def _line(rows: Sequence[Row], name: str, title: str, color: str = "") -> Line:
+def _line(rows: Sequence[EpochRecord], name: str, title: str, color: str = "") -> Line:
     return Line(title, [row.get(name, math.nan) for row in rows], color)
 
 

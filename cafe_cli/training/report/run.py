@@ -14,7 +14,7 @@ from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.tilesets.tileset import TileSet, load_tileset
-from cafe_cli.training.history import HISTORY_FILE, Row, read_history
+from cafe_cli.training.history import HISTORY_FILE, EpochRecord, read_history
 from cafe_cli.training.report import tile_scores
 from cafe_cli.training.report.tile_scores import TileScore
 
@@ -46,7 +46,7 @@ class Run:
     tiles: Path
     tileset: TileSet
     config: Config
-    rows: list[Row]
+    rows: list[EpochRecord]
     scores: dict[str, Any] | None
     tile_scores: list[TileScore]
     network: CaFE
@@ -86,7 +86,7 @@ def read_run(folder: Path, tileset: Path) -> Run:
     )
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[EpochRecord]:
     rows = read_history(path)
     if not rows:
         raise InputError(f"{path} has no epoch; train at least one")

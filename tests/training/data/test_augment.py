@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe_cli.config.schema import TrainSettings
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, Planes
-from cafe_cli.training.data.augment import apply, crop_side, draw, stacked
+from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, TilePlanes
+from cafe_cli.training.data.augment import apply, crop_side, sample, stacked
 
 SIZE = 48
 CPU = torch.device("cpu")
@@ -15,11 +15,11 @@ STILL = {"color_jitter": 0, "height_jitter": 0, "height_dropout": 0}
 UNTURNED = {"flips": False, "turns": False}
 
 
-def painted(dtype=torch.uint16, size=SIZE) -> Planes[torch.Tensor]:
+def painted(dtype=torch.uint16, size=SIZE) -> TilePlanes[torch.Tensor]:
     """Return a batch of one in which every array tells the number of its pixel, if it can."""
     number = torch.arange(size * size).reshape(1, size, size)
     known = number % 5 != 0
-    return Planes(
+    return TilePlanes(
         torch.stack([number // size, number % size, number % 251], dim=1).to(dtype),
         (number % 7 != 0) * OPTICAL_VALID + (known * HEIGHT_VALID).to(torch.uint8),
         torch.where(known, number + 1, 0).to(torch.float32),
@@ -29,13 +29,13 @@ def painted(dtype=torch.uint16, size=SIZE) -> Planes[torch.Tensor]:
 
 def drawn(seed: int, size=SIZE, **changes):
     """Return the change of one tile, everything off that is not asked for."""
-    return draw(TrainSettings(**{**STILL, **changes}), size, STD, np.random.default_rng(seed))
+    return sample(TrainSettings(**{**STILL, **changes}), size, STD, np.random.default_rng(seed))
 
 
 def cut(planes, change, side):
     """Do the reader's part of the work."""
     row, column = change.corner.tolist()
-    return Planes(*(v[..., row : row + side, column : column + side] for v in planes))
+    return TilePlanes(*(v[..., row : row + side, column : column + side] for v in planes))
 
 
 def augmented(seed: int, dtype=torch.uint16, **changes):
@@ -43,7 +43,7 @@ def augmented(seed: int, dtype=torch.uint16, **changes):
     change = drawn(seed, **changes)
     side = crop_side(TrainSettings(**changes), SIZE)
     planes = apply(cut(painted(dtype), change, side), stacked([change], CPU))
-    return Planes(*(values[0] for values in planes))
+    return TilePlanes(*(values[0] for values in planes))
 
 
 def where(planes) -> np.ndarray:
@@ -129,7 +129,7 @@ def test_jitter_is_drawn_as_the_settings_say():
 def test_jitter_leaves_the_source_alone():
     planes = painted()
     before = [values.clone() for values in planes]
-    change = draw(TrainSettings(height_dropout=1), SIZE, STD, np.random.default_rng(0))
+    change = sample(TrainSettings(height_dropout=1), SIZE, STD, np.random.default_rng(0))
     apply(planes, stacked([change], CPU))
     assert all(torch.equal(a, b) for a, b in zip(before, planes, strict=True))
 
@@ -145,9 +145,9 @@ def test_switching_one_change_off_leaves_the_others():
 
 @given(st.integers(1, 6), st.integers(0, 2**32))
 def test_each_item_of_a_batch_changes_as_if_alone(count, seed):
-    planes = Planes(*(values.expand(count, *values.shape[1:]) for values in painted()))
+    planes = TilePlanes(*(values.expand(count, *values.shape[1:]) for values in painted()))
     settings = TrainSettings(height_dropout=0.5)
-    changes = [draw(settings, SIZE, STD, np.random.default_rng(seed + i)) for i in range(count)]
+    changes = [sample(settings, SIZE, STD, np.random.default_rng(seed + i)) for i in range(count)]
     together = apply(planes, stacked(changes, CPU))
     for number, change in enumerate(changes):
         alone = apply(painted(), stacked([change], CPU))

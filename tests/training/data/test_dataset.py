@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from cafe_cli.config.schema import TrainSettings
 from cafe_cli.tilesets.tileset import load_tileset, read_tile
 from cafe_cli.training.data.dataset import TileDataset
-from cafe_cli.training.data.sampler import Batches, Key, batches_in_order
+from cafe_cli.training.data.sampler import BatchSampler, SampleKey, batches_in_order
 from tests.support.engines import cut, equal, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -15,20 +15,20 @@ pytest_plugins = ["tests.support.fixtures"]
 def test_sample_depends_on_its_key_only(tileset):
     info = load_tileset(tileset)
     data, again = (TileDataset(tileset, info, "train", TrainSettings(crop=32)) for _ in range(2))
-    first = data[Key(3, 77)]
+    first = data[SampleKey(3, 77)]
     np.random.default_rng(0).random()
     torch.manual_seed(5)
-    data[Key(1, 78)]
-    assert equal(first, data[Key(3, 77)])
-    assert equal(first, again[Key(3, 77)])
-    assert not equal(first, data[Key(3, 78)])
-    assert not equal(first, data[Key(2, 77)])
+    data[SampleKey(1, 78)]
+    assert equal(first, data[SampleKey(3, 77)])
+    assert equal(first, again[SampleKey(3, 77)])
+    assert not equal(first, data[SampleKey(3, 78)])
+    assert not equal(first, data[SampleKey(2, 77)])
 
 
 def test_sample_shapes(tileset):
     data = TileDataset(tileset, load_tileset(tileset), "train", TrainSettings(crop=32))
     assert len(data) == 6
-    sample = data[Key(5, 2)]
+    sample = data[SampleKey(5, 2)]
     assert [(tuple(t.shape), t.dtype) for t in (*sample.inputs, sample.labels)] == [
         ((3, 32, 32), torch.float32),
         ((32, 32), torch.bool),
@@ -40,7 +40,7 @@ def test_sample_shapes(tileset):
 
 def test_validation_tiles_are_as_they_are(tileset):
     info = load_tileset(tileset)
-    sample = TileDataset(tileset, info, "validation")[Key(1, 99)]
+    sample = TileDataset(tileset, info, "validation")[SampleKey(1, 99)]
     patch, labels = read_tile(tileset, info.of("validation")[1], info.size)
     assert np.array_equal(sample.inputs.optical, patch.optical)
     assert np.array_equal(sample.inputs.height[0], patch.height)
@@ -52,17 +52,19 @@ def test_uint16_tiles(tmp_path):
     folder = cut(tmp_path, tmp_path / "tiles", split__validation_scenes=[], split__validation=0)
     info = load_tileset(folder)
     assert info.dtype == "uint16"
-    plain = TileDataset(folder, info, "train")[Key(0, 0)].inputs.optical
+    plain = TileDataset(folder, info, "train")[SampleKey(0, 0)].inputs.optical
     patch, _ = read_tile(folder, info.of("train")[0], info.size)
     assert patch.optical.max() > 30_000
     assert np.array_equal(plain, patch.optical.astype(np.float32))
-    jittered = TileDataset(folder, info, "train", TrainSettings(crop=32))[Key(0, 0)].inputs.optical
+    jittered = TileDataset(folder, info, "train", TrainSettings(crop=32))[
+        SampleKey(0, 0)
+    ].inputs.optical
     assert 5_000 < jittered.max() < 80_000
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99), st.integers(0, 9))
 def test_batches_are_a_pure_function(count, size, seed, epoch):
-    batches = Batches(count, size, seed)
+    batches = BatchSampler(count, size, seed)
     batches.epoch = epoch
     first = list(batches)
     list(batches)
@@ -76,7 +78,7 @@ def test_batches_are_a_pure_function(count, size, seed, epoch):
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 50))
 def test_batches_resume(count, size, start):
-    batches = Batches(count, size, 1)
+    batches = BatchSampler(count, size, 1)
     whole = list(batches)
     batches.start = start % (len(whole) + 1)
     assert list(batches) == whole[batches.start :]
@@ -85,8 +87,8 @@ def test_batches_resume(count, size, start):
 @given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 4))
 def test_ranks_share_each_batch(count, world, share):
     size = world * share
-    whole = list(Batches(count, size, 3))
-    parts = [list(Batches(count, size, 3, rank, world)) for rank in range(world)]
+    whole = list(BatchSampler(count, size, 3))
+    parts = [list(BatchSampler(count, size, 3, rank, world)) for rank in range(world)]
     for batch, *mine in zip(whole, *parts, strict=True):
         assert sorted(key for part in mine for key in part) == sorted(batch)
         assert max(map(len, mine)) - min(map(len, mine)) <= 1
@@ -95,16 +97,16 @@ def test_ranks_share_each_batch(count, world, share):
 def test_epochs_and_seeds_differ():
     orders = []
     for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1)]:
-        batches = Batches(20, 4, seed)
+        batches = BatchSampler(20, 4, seed)
         batches.epoch = epoch
         orders.append(str(list(batches)))
     assert len(set(orders)) == 4
-    seeds = [key.seed for batch in Batches(20, 4, 0) for key in batch]
+    seeds = [key.seed for batch in BatchSampler(20, 4, 0) for key in batch]
     assert len(set(seeds)) == 20
 
 
 def test_fewer_tiles_than_a_batch():
-    batches = Batches(3, 8, 0)
+    batches = BatchSampler(3, 8, 0)
     assert len(batches) == 1
     assert sorted(key.tile for batch in batches for key in batch) == [0, 1, 2]
 

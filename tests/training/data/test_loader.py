@@ -16,7 +16,7 @@ from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.tileset import load_tileset, read_tile
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
-from cafe_cli.training.data.sampler import Batches, Key, batches_in_order
+from cafe_cli.training.data.sampler import BatchSampler, SampleKey, batches_in_order
 from tests.support.engines import equal
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -52,7 +52,7 @@ def item(sample: Sample, number: int) -> Sample:
     return Sample(Inputs(*(values[number] for values in sample.inputs)), sample.labels[number])
 
 
-keys = st.builds(Key, st.integers(0, 5), st.integers(0, 2**62))
+keys = st.builds(SampleKey, st.integers(0, 5), st.integers(0, 2**62))
 
 
 @settings(max_examples=20)
@@ -68,7 +68,7 @@ def test_batches_hold_the_samples_of_their_keys(training, asked, threads):
 
 
 def test_an_epoch(training):
-    order = Batches(6, 4, seed=3)
+    order = BatchSampler(6, 4, seed=3)
     (batch,) = Loader(training, CPU).batches(order)
     assert batch.keys == next(iter(order))
     assert [(tuple(t.shape), t.dtype) for t in (*batch.sample.inputs, batch.sample.labels)] == [
@@ -97,28 +97,28 @@ def test_validation_shows_the_tiles(tileset, info, kept):
 def test_batches_share_no_memory(tileset, info, kept, augment):
     """The buffers are used again; what was yielded stays as it was."""
     data = TileDataset(tileset, info, "train", augment, kept)
-    batches = list(Loader(data, CPU).batches([[Key(n % 6, n)] for n in range(9)]))
+    batches = list(Loader(data, CPU).batches([[SampleKey(n % 6, n)] for n in range(9)]))
     for batch in batches:
         assert equal(item(batch.sample, 0), data[batch.keys[0]])
 
 
 def test_two_batches_are_read_ahead(training):
     asked = count()
-    with closing(Loader(training, CPU).batches([Key(0, n)] for n in asked)) as batches:
+    with closing(Loader(training, CPU).batches([SampleKey(0, n)] for n in asked)) as batches:
         for taken in range(1, 5):
             next(batches)
             assert next(asked) == taken + 2 + taken - 1  # `next(asked)` takes one itself
 
 
 def test_closing_ends_the_threads(training):
-    batches = Loader(training, CPU, 3).batches([Key(0, n)] * 2 for n in count())
+    batches = Loader(training, CPU, 3).batches([SampleKey(0, n)] * 2 for n in count())
     next(batches)
     assert threading.active_count() > 1
     batches.close()  # no_stragglers looks for the threads
 
 
 def test_forgetting_ends_the_threads(training):
-    next(Loader(training, CPU).batches([Key(0, n)] for n in count()))
+    next(Loader(training, CPU).batches([SampleKey(0, n)] for n in count()))
     gc.collect()
 
 
@@ -133,7 +133,7 @@ def test_errors_come_as_they_are(training, monkeypatch, threads):
         return read(self, source, key, into)
 
     monkeypatch.setattr(TileDataset, "read", fail)
-    batches = Loader(training, CPU, threads).batches([Key(0, n)] for n in count())
+    batches = Loader(training, CPU, threads).batches([SampleKey(0, n)] for n in count())
     assert [next(batches).keys[0].seed for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(InputError) as caught:
         next(batches)
@@ -148,7 +148,7 @@ def test_errors_of_opening_come_as_they_are(training, monkeypatch):
 
     monkeypatch.setattr(TileDataset, "opened", fail)
     with pytest.raises(ConfigError, match="no such setting"):
-        list(Loader(training, CPU, 2).batches([[Key(0, 0), Key(1, 0)]]))
+        list(Loader(training, CPU, 2).batches([[SampleKey(0, 0), SampleKey(1, 0)]]))
 
 
 def test_what_a_thread_opens_it_closes(training, monkeypatch):
@@ -163,7 +163,7 @@ def test_what_a_thread_opens_it_closes(training, monkeypatch):
         seen.append(("close", threading.get_ident()))
 
     monkeypatch.setattr(TileDataset, "opened", noting)
-    list(Loader(training, CPU, 2).batches([[Key(0, n), Key(1, n)] for n in range(20)]))
+    list(Loader(training, CPU, 2).batches([[SampleKey(0, n), SampleKey(1, n)] for n in range(20)]))
     for kind in ("open", "close"):
         threads = [thread for what, thread in seen if what == kind]
         assert sorted(threads) == sorted(set(threads))
@@ -184,15 +184,15 @@ def test_waiting_is_told(training, monkeypatch):
     monkeypatch.setattr(TileDataset, "read", slow)
     monkeypatch.setattr("cafe_cli.training.data.loader.time.perf_counter", lambda: now)
     loader = Loader(training, CPU)
-    for _ in loader.batches([[Key(0, n) for n in range(3)]]):
+    for _ in loader.batches([[SampleKey(0, n) for n in range(3)]]):
         now += 100
     assert loader.waited == 3
     loader.waited = 0
-    list(loader.batches([[Key(0, 0)]]))
+    list(loader.batches([[SampleKey(0, 0)]]))
     assert loader.waited == 1
 
 
 def test_in_inference_mode(training):
     with torch.inference_mode():
-        for batch in Loader(training, CPU).batches([[Key(n, n)] for n in range(6)]):
+        for batch in Loader(training, CPU).batches([[SampleKey(n, n)] for n in range(6)]):
             assert batch.sample.inputs.optical.mean() > 0

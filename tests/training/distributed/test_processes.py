@@ -137,9 +137,9 @@ class FakeFabric:
 )
 def test_errors_are_shared(group, rank, helper, ends):
     team = Processes(FakeFabric(rank), group, helper)
-    with pytest.raises((InputError, SystemExit), match=ends), team.agreed():
+    with pytest.raises((InputError, SystemExit), match=ends), team.sync_errors():
         raise InputError("no tile")
-    with team.agreed():
+    with team.sync_errors():
         pass
 
 
@@ -147,16 +147,16 @@ def test_loss_of_another_process(group):
     team = Processes(FakeFabric(0), group)
     with (
         pytest.raises(TrainingError, match="another process of this run has ended"),
-        team.guarded(),
+        team.translate_peer_loss(),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="mat1 and mat2"), team.guarded():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), team.translate_peer_loss():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def test_lone_error_of_a_helper_is_told(group, caplog):
     team = Processes(FakeFabric(1), group, helper=True)
-    with pytest.raises(TrainingError), team.guarded():
+    with pytest.raises(TrainingError), team.translate_peer_loss():
         raise TrainingError("out of memory")
     assert "process 1: out of memory" in caplog.text
 
@@ -165,7 +165,7 @@ def test_one_process_needs_no_agreement():
     team = Processes(FakeFabric(0))
     assert team.gather(["a"]) == ["a"]
     assert team.largest(3) == 3
-    with pytest.raises(InputError), team.agreed():
+    with pytest.raises(InputError), team.sync_errors():
         raise InputError("no tile")
 
 

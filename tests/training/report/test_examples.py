@@ -4,7 +4,7 @@ import pytest
 from cafe_cli.errors import InputError
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.scenes.scene import Patch
-from cafe_cli.tilesets.tileset import Reader, load_tileset, tile_path
+from cafe_cli.tilesets.tileset import TileReader, load_tileset, tile_path
 from cafe_cli.training.report import examples
 from cafe_cli.training.report.examples import Example
 from tests.support.engines import TABLE, cut, tiny_model, town
@@ -70,7 +70,7 @@ def test_strips(tileset):
     found = examples.strips(tileset, known, {3: blank, 1: blank})
     assert list(found) == [own[1].name, own[3].name]
     assert found[own[1].name].shape == (64, 5 * 64 + 4 * 4, 3)
-    reader = Reader(tileset, known)
+    reader = TileReader(tileset, known)
     assert np.array_equal(
         found[own[1].name][:, :64].transpose(2, 0, 1), reader.read(own[1])[0].optical
     )
@@ -81,7 +81,7 @@ def test_tiles_are_predicted_as_in_validation(tileset):
     chosen = known.of("validation")[:2]
     found = list(examples.predicted(tileset, known, chosen, network.train()))
     for tile, example in zip(chosen, found, strict=True):
-        inside, truth = Reader(tileset, known).read(tile)
+        inside, truth = TileReader(tileset, known).read(tile)
         logits = network.eval()(*(part[None] for part in to_tensors(*inside)))
         assert np.array_equal(example.predicted, logits.argmax(dim=1)[0].numpy())
         assert np.array_equal(example.truth, truth)

@@ -23,7 +23,7 @@ from cafe_cli.training.history import HISTORY_FILE, to_csv
 from cafe_cli.training.report import examples, tables, tile_scores
 from cafe_cli.training.report.page import REPORT_FILE, duration, write_report
 from cafe_cli.training.report.run import BEST, SCORES
-from cafe_cli.training.validation import Tally
+from cafe_cli.training.validation import ValidationAccumulator
 from tests.support.engines import card_of, settings, tiny_model, write_town
 
 EVIL = "<script>alert(1)</script>"
@@ -98,7 +98,7 @@ def leave(folder: Path, tileset: Path, history_rows: list[dict[str, float]]) -> 
     model_file.save(folder / BEST, network, card)
     write_text(folder / "config.toml", dump_config(a_config()))
     write_text(folder / HISTORY_FILE, to_csv(history_rows))
-    tally = Tally(validation, len(table))
+    tally = ValidationAccumulator(validation, len(table))
     for i, example in enumerate(examples.predicted(tileset, known, validation, network)):
         maps = (
             torch.from_numpy(a.astype(np.int64))[None] for a in (example.truth, example.predicted)

@@ -9,7 +9,7 @@ from cafe_cli.evaluation.metrics import Confusion
 from cafe_cli.tilesets.tileset import Tile
 from cafe_cli.training.report import tile_scores
 from cafe_cli.training.report.tile_scores import TileScore, worst
-from cafe_cli.training.validation import Tally, confusions
+from cafe_cli.training.validation import ValidationAccumulator, confusions
 from tests.support.rasters import TABLE
 
 GROUND, TREE, BUILDING = 0, 1, 2
@@ -41,7 +41,7 @@ def test_counts_are_those_of_the_confusion_matrix(seed, batch, classes):
 
 
 def test_a_tile_is_summed_up():
-    tally = Tally(tiles(3), 3)
+    tally = ValidationAccumulator(tiles(3), 3)
     tally.add(
         [2, 0],
         ids([GROUND, GROUND, TREE, NONE], [TREE, TREE, BUILDING, GROUND]),
@@ -54,7 +54,10 @@ def test_a_tile_is_summed_up():
 def test_processes_add_up():
     truth = torch.randint(0, 3, (5, 4, 4), generator=torch.Generator().manual_seed(0))
     predicted = truth.roll(1, 2)
-    whole, shares = Tally(tiles(5), 3), [Tally(tiles(5), 3) for _ in range(2)]
+    whole, shares = (
+        ValidationAccumulator(tiles(5), 3),
+        [ValidationAccumulator(tiles(5), 3) for _ in range(2)],
+    )
     whole.add(range(5), truth, predicted)
     for rank, share in enumerate(shares):
         share.add(range(rank, 5, 2), truth[rank::2], predicted[rank::2])
@@ -63,14 +66,14 @@ def test_processes_add_up():
 
 
 def test_predictions_of_watched_tiles_are_kept():
-    tally = Tally(tiles(4), 3, watched=(1, 3))
+    tally = ValidationAccumulator(tiles(4), 3, watched=(1, 3))
     tally.add([0, 1], ids([0, 1], [1, 1]), ids([0, 2], [2, 1]))
     assert {n: ids_.tolist() for n, ids_ in tally.watched.items()} == {1: [[2, 1]]}
     assert tally.watched[1].dtype == np.uint8
 
 
 def test_labels_without_a_class():
-    tally = Tally(tiles(2), 3)
+    tally = ValidationAccumulator(tiles(2), 3)
     with pytest.raises(LabelError, match="2 pixels of the labels of tile t1 are neither a class"):
         tally.add([0, 1], ids([0, 1], [7, 3]), ids([0, 1], [0, 1]))
     assert not tally.counts.any()
