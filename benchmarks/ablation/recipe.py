@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.ablation.baselines import Network
-from benchmarks.ablation.package import Inputs, SampleKey, Sample
+from benchmarks.ablation.package import Inputs, Sample, SampleKey
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import ConfigError
 from cafe_cli.model.cafe import CaFE, TrainingOutputs, labels_at

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.ablation import records
 from benchmarks.ablation.baselines import Network, mixed
-from benchmarks.ablation.package import SampleKey, Sample, Tiles, batch_size, build, epochs
+from benchmarks.ablation.package import Sample, SampleKey, Tiles, batch_size, build, epochs
 from benchmarks.ablation.recipe import Averaged, Recipe, balance
 from benchmarks.ablation.records import Row, Study
 from benchmarks.ablation.scoring import score

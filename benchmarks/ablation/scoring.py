@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ablation.baselines import Network, mixed
-from benchmarks.ablation.package import Inputs, SampleKey, Sample, Tiles
+from benchmarks.ablation.package import Inputs, Sample, SampleKey, Tiles
 from benchmarks.ablation.records import Study
 from cafe_cli.classes import NODATA
 from cafe_cli.evaluation.metrics import Confusion, scores
