@@ -4,21 +4,26 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 import torch
 from affine import Affine
+from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.load import parse_config
-from cafe_cli.config.schema import Config, HeightSettings
+from cafe_cli.config.schema import Config, HeightSettings, PredictSettings
 from cafe_cli.inference import predict as predict_engine
-from cafe_cli.inference.job import ComputeOptions, PredictOutput
+from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+from cafe_cli.inference.throughput import Meter
 from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.inputs import Sample
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.tilesets.make import tile
 
@@ -47,7 +52,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def settings(**changes) -> Config:
+def settings(**changes: Any) -> Config:
     """Return the settings of the tests; changes are named ``section__key``."""
     values = json.loads(json.dumps(SETTINGS))
     for name, value in changes.items():
@@ -56,18 +61,25 @@ def settings(**changes) -> Config:
     return parse_config(values, "test")
 
 
-def write(path: Path, values, origin=(0, 0), crs=UTM, pixel=PIXEL, **profile) -> str:
+def write(
+    path: Path,
+    values: ArrayLike,
+    origin: tuple[int, int] = (0, 0),
+    crs: CRS | None = UTM,
+    pixel: float = PIXEL,
+    **profile: Any,
+) -> str:
     """Write (bands, height, width) as a GeoTIFF, its corner `origin` = (column, row) pixels off."""
-    values = np.asarray(values)
-    count, height, width = values.shape
+    stack = np.asarray(values)
+    count, height, width = stack.shape
     corner = 500_000 + origin[0] * pixel, 5_200_000 - origin[1] * pixel
     place = Affine(pixel, 0, corner[0], 0, -pixel, corner[1])
     mask, alpha = profile.pop("mask", None), profile.pop("alpha", False)
     with rasterio.open(
-        path, "w", driver="GTiff", width=width, height=height, count=count, dtype=values.dtype,
+        path, "w", driver="GTiff", width=width, height=height, count=count, dtype=stack.dtype,
         crs=crs, transform=place, **profile,
     ) as dataset:  # fmt: skip
-        dataset.write(values)
+        dataset.write(stack)
         if mask is not None:
             dataset.write_mask(mask)
         if alpha:
@@ -76,7 +88,9 @@ def write(path: Path, values, origin=(0, 0), crs=UTM, pixel=PIXEL, **profile) ->
     return str(path)
 
 
-def town(height: int, width: int, seed: int = 0, bands: int = 3, dtype="uint8"):
+def town(
+    height: int, width: int, seed: int = 0, bands: int = 3, dtype: str = "uint8"
+) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.uint8]]:
     """Return image, metres above ground and labels that can be told from both."""
     random = np.random.default_rng(seed)
     coarse = random.integers(len(TABLE), size=(-(-height // 16), -(-width // 16)), dtype=np.uint8)
@@ -90,7 +104,13 @@ def town(height: int, width: int, seed: int = 0, bands: int = 3, dtype="uint8"):
 
 
 def write_town(
-    folder: Path, name: str, height: int, width: int, seed: int = 0, origin=(0, 0), **kind
+    folder: Path,
+    name: str,
+    height: int,
+    width: int,
+    seed: int = 0,
+    origin: tuple[int, int] = (0, 0),
+    **kind: Any,
 ) -> None:
     """Write the three rasters of a scene."""
     image, metres, labels = town(height, width, seed, **kind)
@@ -99,20 +119,26 @@ def write_town(
     write(folder / f"{name}_labels.tif", labels, origin, nodata=255)
 
 
-def tiny_model(seed: int = 0, **changes) -> CaFE:
+def tiny_model(seed: int = 0, **changes: Any) -> CaFE:
     """Return a network with random weights, in inference mode."""
     torch.manual_seed(seed)
-    kind = {"classes": 3, "optical_bands": 3, "optical_encoder": ENCODER, "width": 8, **changes}
+    kind: dict[str, Any] = {
+        "classes": 3,
+        "optical_bands": 3,
+        "optical_encoder": ENCODER,
+        "width": 8,
+        **changes,
+    }
     network = CaFE(Architecture(**kind), weights="none")
     bands = network.architecture.optical_bands
     network.set_statistics([128.0] * bands, [64.0] * bands, 2.0, 4.0)
     return network.eval()
 
 
-def card_of(network: CaFE, **changes) -> ModelCard:
+def card_of(network: CaFE, **changes: Any) -> ModelCard:
     """Return a card that fits a network."""
     a = network.architecture
-    values = {
+    values: dict[str, Any] = {
         "architecture": vars(a),
         "classes": TABLE.as_json(),
         "band_names": tuple(["red", "green", "blue", "nir"][: a.optical_bands]),
@@ -127,7 +153,9 @@ def card_of(network: CaFE, **changes) -> ModelCard:
     return ModelCard(**{**values, **changes})
 
 
-def cafe(*words, cwd=None, **environment) -> subprocess.CompletedProcess:
+def cafe(
+    *words: object, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "cafe_cli", *map(str, words)],
@@ -137,8 +165,16 @@ def cafe(*words, cwd=None, **environment) -> subprocess.CompletedProcess:
 
 
 def predict(
-    model, source, labels: Path, *, device="cpu", jobs=2, progress=None, settings=None, **outputs
-):
+    model: Path | list[Path],
+    source: PredictInput,
+    labels: Path,
+    *,
+    device: str = "cpu",
+    jobs: int = 2,
+    progress: Callable[[Meter], None] | None = None,
+    settings: PredictSettings | None = None,
+    **outputs: Any,
+) -> Meter:
     """Predict a scene with one model or several; `outputs` are those of `Outputs`."""
     models = model if isinstance(model, list) else [model]
     return predict_engine.predict(
@@ -147,14 +183,14 @@ def predict(
     )  # fmt: skip
 
 
-def cut(scenes: Path, folder: Path, **changes) -> Path:
+def cut(scenes: Path, folder: Path, **changes: Any) -> Path:
     """Make a tile set."""
     config = settings(**changes)
     tile(config.model_copy(update={"root": str(scenes)}), folder)
     return folder
 
 
-def equal(one, other) -> bool:
+def equal(one: Sample, other: Sample) -> bool:
     """Whether two samples are the same to the bit."""
     pairs = zip([*one.inputs, one.labels], [*other.inputs, other.labels], strict=True)
     return all(torch.equal(a, b) for a, b in pairs)

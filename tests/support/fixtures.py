@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -10,9 +12,11 @@ from cafe_cli.cli import main
 from cafe_cli.model import model_file
 from tests.support.engines import card_of, cut, tiny_model, write_town
 
+Invoke: TypeAlias = Callable[..., tuple[Any, Any]]
+
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory) -> Path:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scenes side by side: `a` makes six training tiles, `b` five for validation."""
     folder = tmp_path_factory.mktemp("scenes")
     write_town(folder, "a", 128, 192, seed=1)
@@ -21,13 +25,13 @@ def scenes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tileset(scenes, tmp_path_factory) -> Path:
+def tileset(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tile set of both scenes."""
     return cut(scenes, tmp_path_factory.mktemp("tiles") / "tiles")
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file with random weights."""
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     network = tiny_model()
@@ -36,12 +40,12 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def invoke(monkeypatch, capsys):
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Invoke]:
     """Return a function that runs a command in this process: exit code, and what was captured."""
     log = logging.getLogger("cafe")
     before = (log.level, log.handlers)
 
-    def call(*words):
+    def call(*words: object) -> tuple[Any, Any]:
         monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:

@@ -3,11 +3,14 @@
 The fixture `write` in conftest.py writes into the test's own folder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.warp import transform
@@ -15,6 +18,9 @@ from rasterio.warp import transform
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
+
+Values: TypeAlias = NDArray[Any]
+Names: TypeAlias = str | Path | Sequence[str | Path] | None
 
 UTM = CRS.from_epsg(32632)
 LAMBERT = CRS.from_epsg(2154)
@@ -28,12 +34,21 @@ TABLE = ClassTable(
 )
 
 
-def grid(width=8, height=6, pixel=0.5, left=300_000.0, top=5_200_000.0, crs=UTM) -> Grid:
+def grid(
+    width: int = 8,
+    height: int = 6,
+    pixel: float = 0.5,
+    left: float = 300_000.0,
+    top: float = 5_200_000.0,
+    crs: CRS | None = UTM,
+) -> Grid:
     """Return a north-up grid; `left` and `top` are those of its corner."""
     return Grid(crs, Affine(pixel, 0, left, 0, -pixel, top), width, height)
 
 
-def around(x: float, y: float, size: float, pixel: float, crs=UTM, angle=0.0, flip=1) -> Grid:
+def around(
+    x: float, y: float, size: float, pixel: float, crs: CRS = UTM, angle: float = 0.0, flip: int = 1
+) -> Grid:
     """Return a square grid of `size` units of `crs` around a place in `UTM`; flip -1: south up."""
     (left,), (top,) = transform(UTM, crs, [x], [y])
     count = round(size / pixel)
@@ -46,20 +61,21 @@ def around(x: float, y: float, size: float, pixel: float, crs=UTM, angle=0.0, fl
     return Grid(crs, place, count, count)
 
 
-def centres(where: Grid, crs: CRS | None = None):
+def centres(where: Grid, crs: CRS | None = None) -> tuple[Values, ...]:
     """Return x and y of the pixel centres, (height, width) each, in another CRS if given.
 
     Every point is transformed by itself, without the approximations of a warp.
     """
     columns, rows = np.meshgrid(np.arange(where.width) + 0.5, np.arange(where.height) + 0.5)
-    x, y = where.transform @ (columns, rows)
+    place: Any = where.transform  # affine knows of single points only
+    x, y = place @ (columns, rows)
     if crs in (None, where.crs):
         return x, y
     flat = transform(where.crs, crs, x.ravel().tolist(), y.ravel().tolist())
     return tuple(np.array(a).reshape(x.shape) for a in flat)
 
 
-def nearest(values, where: Grid, target: Grid):
+def nearest(values: Values, where: Grid, target: Grid) -> Values:
     """Return the value (height, width) below each pixel centre of another grid, -1 outside."""
     column, row = (np.floor(a).astype(int) for a in ~where.transform @ centres(target, where.crs))
     inside = (column >= 0) & (column < where.width) & (row >= 0) & (row < where.height)
@@ -67,48 +83,64 @@ def nearest(values, where: Grid, target: Grid):
     return np.where(inside, found.astype(int), -1)
 
 
-def noise(count: int, where: Grid, dtype="uint8", seed=0):
+def noise(count: int, where: Grid, dtype: str = "uint8", seed: int = 0) -> Values:
     """Return random values (count, height, width) that fill the range of an integer type."""
     shape = (count, where.height, where.width)
     random = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
         return random.normal(100, 30, shape).astype(dtype)
-    return random.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    return random.integers(0, np.iinfo(dtype).max, shape, np.dtype(dtype), endpoint=True)
 
 
-def write(path: Path, values, where: Grid, *, mask=None, alpha=None, units=None, **profile) -> str:
+def write(
+    path: Path,
+    values: ArrayLike,
+    where: Grid,
+    *,
+    mask: Values | None = None,
+    alpha: int | None = None,
+    units: str | None = None,
+    **profile: Any,
+) -> str:
     """Write (bands, height, width) or (height, width) as GeoTIFF; band `alpha` is that."""
-    values = np.asarray(values)
-    values = values[None] if values.ndim == 2 else values
+    stack = np.asarray(values)
+    stack = stack[None] if stack.ndim == 2 else stack
     marked = {"photometric": "minisblack", "alpha": "no"}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
         rasterio.open(
-            path, "w", driver="GTiff", count=len(values), width=where.width, height=where.height,
-            dtype=values.dtype, crs=where.crs, transform=where.transform, **{**marked, **profile},
+            path, "w", driver="GTiff", count=len(stack), width=where.width, height=where.height,
+            dtype=stack.dtype, crs=where.crs, transform=where.transform, **{**marked, **profile},
         ) as dataset,
     ):  # fmt: skip
         if alpha:
             kinds = list(dataset.colorinterp)
             kinds[alpha - 1] = ColorInterp.alpha
             dataset.colorinterp = kinds
-        dataset.write(values)
+        dataset.write(stack)
         if mask is not None:
             dataset.write_mask(mask)
         if units:
-            dataset.units = [units] * len(values)
+            dataset.units = [units] * len(stack)
     return str(path)
 
 
-def scene_files(name, optical, elevation=None, labels=None, dtm=None) -> SceneFiles:
+def scene_files(
+    name: str,
+    optical: Names,
+    elevation: Names = None,
+    labels: Names = None,
+    dtm: Names = None,
+) -> SceneFiles:
     """Return the files of a scene; each is one name, a list, or None."""
     streams = {"optical": optical, "elevation": elevation, "labels": labels, "dtm": dtm}
     given = {k: (v,) if isinstance(v, str | Path) else v or () for k, v in streams.items()}
     return SceneFiles(name, **{k: tuple(map(str, v)) for k, v in given.items()})
 
 
-def read(path):
+def read(path: str | Path) -> Values:
     """Return all bands of a raster."""
     with rasterio.open(path) as dataset:
-        return dataset.read()
+        values: Values = dataset.read()
+    return values
