@@ -110,9 +110,10 @@ class Ground:
         if inside is None:
             raise ValueError(f"{window} lies beyond the scene")
         part = self.patch.at(inside.slices())
-        top, left = inside.row - window.row, inside.col - window.col
-        bottom, right = window.height - inside.height - top, window.width - inside.width - left
-        rim = ((top, bottom), (left, right))
+        rows, columns = inside.slices(window)
+        rim = (
+            (rows.start, window.height - rows.stop), (columns.start, window.width - columns.stop),
+        )  # fmt: skip
         return Patch(
             np.pad(part.optical, ((0, 0), *rim)),
             *(np.pad(a, rim) for a in (part.optical_valid, part.height, part.height_valid)),
@@ -300,9 +301,9 @@ def mean(values: Iterator[float]) -> float:
 def lines(grid: list[Window], kind: str, overlap: int) -> tuple[list[int], list[int]]:
     """Return the rows and columns at which another window begins to count, or ceases to."""
     inset = overlap // 2 if kind == "margin" else 0
-    ends = [(w.row, w.row + w.height, w.col, w.col + w.width) for w in grid]
-    rows = {r for top, bottom, _, _ in ends for r in (top + inset, bottom - inset)}
-    columns = {c for _, _, left, right in ends for c in (left + inset, right - inset)}
+    ends = [w.bounds for w in grid]
+    rows = {r for _, top, _, bottom in ends for r in (top + inset, bottom - inset)}
+    columns = {c for left, _, right, _ in ends for c in (left + inset, right - inset)}
     return sorted(rows), sorted(columns)
 
 

@@ -345,9 +345,8 @@ def _add(report: Report, where: str, findings: Iterable[Finding]) -> None:
 
 
 def _sides(window: Window, dataset: DatasetReader) -> tuple[bool, bool, bool, bool]:
-    bottom, right = window.row + window.height, window.col + window.width
-    ends = (bottom == dataset.height, window.col == 0, right == dataset.width)
-    return window.row == 0, *ends
+    left, top, right, bottom = window.bounds
+    return top == 0, bottom == dataset.height, left == 0, right == dataset.width
 
 
 def _look_factor(grid: Grid, ratio: float) -> int:

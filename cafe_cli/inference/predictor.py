@@ -73,8 +73,7 @@ class PredictPlan:
 
     def placed(self, extent: Window) -> Window:
         """Count from the upper left pixel of the outputs, instead of that of the scene."""
-        here = self.area.extent
-        return Window(extent.col - here.col, extent.row - here.row, extent.width, extent.height)
+        return extent.relative_to(self.area.extent)
 
 
 class Predictor:

@@ -97,8 +97,7 @@ class Strip:
     @property
     def extent(self) -> Window:
         """The pixels of the scene that it finishes."""
-        first, last = self.band.first, self.band.last
-        return Window(first, self.top, last - first, self.bottom - self.top)
+        return Window.from_bounds(self.band.first, self.top, self.band.last, self.bottom)
 
     @property
     def windows(self) -> int:
@@ -171,7 +170,7 @@ def bands(scene: Window, area: Window, slide: WindowGrid, classes: int) -> Itera
     """Divide the columns of an area into bands that fit into memory."""
     fitting = _MEMORY // (_PIXEL * slide.window + 4 * (classes + 1) * slide.overlap)
     broad = max(fitting // slide.step, 1) * slide.step
-    end = area.col + area.width
+    end = area.right
     # Borders lie on the grid of windows: nobody is to know from the map where a band began.
     borders = range((area.col // broad + 1) * broad, end, broad)
     for first, last in itertools.pairwise([area.col, *borders, end]):
@@ -179,7 +178,7 @@ def bands(scene: Window, area: Window, slide: WindowGrid, classes: int) -> Itera
 
 
 def _strips(scene: Window, area: Window, slide: WindowGrid, band: Band) -> Iterator[Strip]:
-    end = area.row + area.height
+    end = area.bottom
     rows = slide.touching(scene.height, area.row, end)
     # The rows of a window row are final where the next one begins.
     finishing = [row for row in rows[:-1] if row + slide.step > area.row] + [rows[-1]]

@@ -54,8 +54,7 @@ class WindowReader:
             arrays are used again for the next one.
         """
         size = self.slide.window
-        width, height = columns[-1] + size - columns[0], rows[-1] + size - rows[0]
-        span = Window(columns[0], rows[0], width, height)
+        span = Window.from_bounds(columns[0], rows[0], columns[-1] + size, rows[-1] + size)
         pieces = list(self._pieces(span))
         tallest = max((piece.height for piece in pieces), default=0)
         buffer = Window(span.col, span.row, span.width, size + tallest)
@@ -65,8 +64,8 @@ class WindowReader:
     def _pieces(self, span: Window) -> Iterator[Window]:
         """Divide what is to be read along the blocks in which it is stored."""
         width, height = self._piece(span.width)
-        for row, rows in _cut(span.row, span.row + span.height, height):
-            for col, columns in _cut(span.col, span.col + span.width, width):
+        for row, rows in _cut(span.row, span.bottom, height):
+            for col, columns in _cut(span.col, span.right, width):
                 piece = Window(col, row, columns, rows)
                 if self.wanted(piece.expand(self.slide.window)):
                     yield piece

@@ -14,7 +14,13 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.reader import RasterReader, open_raster
-from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, outline, read_on_grid
+from cafe_cli.raster.warp import (
+    enclosing_window,
+    locate,
+    open_on_grid,
+    pixels_around,
+    read_on_grid,
+)
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
 
@@ -78,13 +84,13 @@ class PlacedInput:
 def target_grid(sources: Sequence[MosaicInput], target: TargetGrid) -> Grid:
     """Return the grid of the mosaic: whole pixels of one grid, around all inputs or `bounds`."""
     base = _base_grid(sources[0].grid, target)
-    everything = enclosing_window([outline(source.path, source.grid, base) for source in sources])
+    everything = Window.hull([enclosing_window(s.path, s.grid, base) for s in sources])
     if target.bounds is None:
         extent = everything
     else:
         left, bottom, right, top = target.bounds
         corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
-        extent = enclosing_window([[~base.transform @ corner for corner in corners]])
+        extent = pixels_around([~base.transform @ corner for corner in corners])
         if extent.intersection(everything) is None:
             raise GridError(
                 f"bounds {left} {bottom} {right} {top} hold nothing: the inputs lie within "

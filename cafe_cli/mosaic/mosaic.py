@@ -293,14 +293,12 @@ def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _fill(plan: _Plan, writers: _Writers, progress: Callable[[int, int], None]) -> None:
-    boxes = np.array([(p.box.col, p.box.row, p.box.width, p.box.height) for p in plan.pieces])
-    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    start, end = np.hsplit(np.array([piece.box.bounds for piece in plan.pieces]), 2)
     todo = list(blocks(plan.grid.width, plan.grid.height, _WINDOW))
     with closing(OpenRasters(plan.grid)) as rasters:
         for done, window in enumerate(todo, start=1):
-            low = (window.col, window.row)
-            high = (window.col + window.width, window.row + window.height)
-            near = np.flatnonzero(((start < high) & (end > low)).all(axis=1))
+            left, top, right, bottom = window.bounds
+            near = np.flatnonzero(((start < (right, bottom)) & (end > (left, top))).all(axis=1))
             labels, confidence = _merge(plan, [plan.pieces[i] for i in near], window, rasters)
             for writer, plane in zip(writers, (labels, confidence), strict=True):
                 if writer:
@@ -354,8 +352,7 @@ def _parts(
         return
     size = -(-max(window.width, window.height) // 2)
     for block in blocks(window.width, window.height, size):
-        moved = Window(window.col + block.col, window.row + block.row, block.width, block.height)
-        yield from _parts(moved, here)
+        yield from _parts(block.shift(window.col, window.row), here)
 
 
 def _read_labels(

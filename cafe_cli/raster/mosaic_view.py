@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
 from cafe_cli.raster.reader import RasterReader, may_lack_data, open_raster
-from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, outline, read_on_grid
+from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, read_on_grid
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
 
@@ -130,7 +130,7 @@ def union_grid(members: Sequence[Member]) -> Grid:
     base = members[0].grid
     if len(members) == 1:
         return base
-    return base.at(enclosing_window([outline(m.path, m.grid, base) for m in members]))
+    return base.at(Window.hull([enclosing_window(m.path, m.grid, base) for m in members]))
 
 
 def covered_share(members: Sequence[Member], reference: str, target: Grid) -> float:

@@ -114,8 +114,16 @@ def in_memory_raster(values: NDArray[np.float32], grid: Grid) -> Iterator[Datase
 _SNAP = 1e-3  # pixels by which grids may differ and still be the same
 
 
-def outline(name: str, grid: Grid, base: Grid) -> list[tuple[float, float]]:
-    """Return the outline of a raster in pixels of `base`.
+def enclosing_window(name: str, grid: Grid, base: Grid) -> Window:
+    """Return the pixels of `base` around a raster.
+
+    Parameters
+    ----------
+    name : str
+        The raster in errors.
+    grid : Grid
+        That of the raster.
+    base : Grid
 
     Raises
     ------
@@ -132,20 +140,20 @@ def outline(name: str, grid: Grid, base: Grid) -> list[tuple[float, float]]:
         edge = grid.footprint_in(base.crs)
     except GDAL_ERRORS as error:
         raise GridError(f"cannot transform {name} to {describe_crs(base.crs)}: {error}") from error
-    return [~base.transform @ corner for corner in edge.exterior.coords]
+    return pixels_around([~base.transform @ corner for corner in edge.exterior.coords])
 
 
-def enclosing_window(outlines: Sequence[Sequence[tuple[float, float]]]) -> Window:
-    """Return the whole pixels around outlines in pixels."""
-    corners = np.concatenate([np.asarray(outline) for outline in outlines])
-    col, row = (math.floor(v + _SNAP) for v in corners.min(axis=0))
-    right, bottom = (math.ceil(v - _SNAP) for v in corners.max(axis=0))
-    return Window(col, row, max(right - col, 1), max(bottom - row, 1))
+def pixels_around(points: Sequence[tuple[float, float]]) -> Window:
+    """Return the smallest window with all points (column, row), to a thousandth of a pixel."""
+    columns, rows = zip(*points, strict=True)
+    left, top = (math.floor(min(values) + _SNAP) for values in (columns, rows))
+    right, bottom = (math.ceil(max(values) - _SNAP) for values in (columns, rows))
+    return Window.from_bounds(left, top, max(right, left + 1), max(bottom, top + 1))
 
 
 def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
     """Return the pixels of `base` that hold a raster, and whether they are its own, one by one."""
-    box = enclosing_window([outline(name, grid, base)])
+    box = enclosing_window(name, grid, base)
     if base.at(box).same_pixels(grid):
         return box, True
     # The outline of a warped raster is only nearly right; reading too much does no harm.
@@ -182,6 +190,6 @@ def read_on_grid(
     """
     if isinstance(reader, WarpedVRT):
         return read_warped(reader, window, bands)
-    own = Window(window.col - box.col, window.row - box.row, window.width, window.height)
+    own = window.relative_to(box)
     bands = bands or image_bands(reader, None)
     return read_window(reader, own, bands), read_valid(reader, own, bands, nodata)

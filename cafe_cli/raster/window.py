@@ -1,6 +1,6 @@
 """Integer pixel windows, and how to cover a raster with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -24,24 +24,57 @@ class Window:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"window of {self.width} x {self.height} pixels")
 
+    @classmethod
+    def from_bounds(cls, left: int, top: int, right: int, bottom: int) -> "Window":
+        """Return the window from column `left` to before `right`, row `top` to before `bottom`."""
+        return cls(left, top, right - left, bottom - top)
+
+    @classmethod
+    def hull(cls, windows: "Sequence[Window]") -> "Window":
+        """Return the smallest window that holds all of `windows`, at least one."""
+        lefts, tops, rights, bottoms = zip(*(w.bounds for w in windows), strict=True)
+        return cls.from_bounds(min(lefts), min(tops), max(rights), max(bottoms))
+
+    @property
+    def right(self) -> int:
+        """The column after the last."""
+        return self.col + self.width
+
+    @property
+    def bottom(self) -> int:
+        """The row after the last."""
+        return self.row + self.height
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in pixels; right and bottom lie outside the window."""
+        return self.col, self.row, self.right, self.bottom
+
     def intersection(self, other: "Window") -> "Window | None":
         """Return the pixels in both windows, None where there are none."""
-        col, row = max(self.col, other.col), max(self.row, other.row)
-        width = min(self.col + self.width, other.col + other.width) - col
-        height = min(self.row + self.height, other.row + other.height) - row
-        return Window(col, row, width, height) if width > 0 and height > 0 else None
+        left, top = max(self.col, other.col), max(self.row, other.row)
+        right, bottom = min(self.right, other.right), min(self.bottom, other.bottom)
+        return (
+            Window.from_bounds(left, top, right, bottom) if left < right and top < bottom else None
+        )
 
     def expand(self, margin: int) -> "Window":
         """Return the window grown by `margin` pixels on every side."""
-        return Window(
-            self.col - margin, self.row - margin, self.width + 2 * margin, self.height + 2 * margin
-        )
+        left, top, right, bottom = self.bounds
+        return Window.from_bounds(left - margin, top - margin, right + margin, bottom + margin)
+
+    def shift(self, columns: int, rows: int) -> "Window":
+        """Return the window moved to the right and down."""
+        return Window(self.col + columns, self.row + rows, self.width, self.height)
+
+    def relative_to(self, origin: "Window") -> "Window":
+        """Return the window counted from the first pixel of `origin`."""
+        return self.shift(-origin.col, -origin.row)
 
     def slices(self, origin: "Window | None" = None) -> tuple[slice, slice]:
         """Return (rows, columns) as slices of an array whose first pixel is that of `origin`."""
-        col, row = (origin.col, origin.row) if origin else (0, 0)
-        top, left = self.row - row, self.col - col
-        return slice(top, top + self.height), slice(left, left + self.width)
+        left, top, right, bottom = (self.relative_to(origin) if origin else self).bounds
+        return slice(top, bottom), slice(left, right)
 
 
 def offsets(length: int, size: int, step: int) -> range:

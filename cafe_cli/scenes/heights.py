@@ -31,7 +31,6 @@ from cafe_cli.raster.warp import (
     enclosing_window,
     in_memory_raster,
     open_warped,
-    outline,
     read_warped,
 )
 from cafe_cli.raster.window import Window
@@ -312,7 +311,7 @@ def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSetting
     own = union_grid(surface)
     grid = _ground_grid(own, settings.cell)
     if grid.width * grid.height > _WHOLE:
-        near = enclosing_window([outline(surface[0].path, scene, grid)])
+        near = enclosing_window(surface[0].path, scene, grid)
         near = near.expand(math.ceil(_REACH * settings.max_window / settings.cell))
         grid = grid.at(near.intersection(grid.extent) or near)
     if grid.width * grid.height > _MAX_GROUND_CELLS:

@@ -81,8 +81,7 @@ class VectorLabels:
         return Decoded(ids, decoded.odd)
 
     def _read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
-        edges = window.col, window.row, window.col + window.width, window.row + window.height
-        hits = np.sort(self._tree.query(shapely.box(*edges)))
+        hits = np.sort(self._tree.query(shapely.box(*window.bounds)))
         used, codes = np.unique(self._codes[hits], return_inverse=True)
         values = [self._values[code] for code in used.tolist()]
         meaning = value_to_class(classes, settings)

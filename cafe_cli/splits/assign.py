@@ -44,7 +44,7 @@ def divide(width: int, height: int, side: int) -> Iterator[Window]:
     )
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
-            yield Window(left, top, right - left, bottom - top)
+            yield Window.from_bounds(left, top, right, bottom)
 
 
 def assign(blocks: Sequence[Block], shares: Sequence[float], seed: int) -> list[int]:

@@ -108,7 +108,7 @@ def _polygons(geometries: Geometries, extent: Window) -> Geometries:
 
 def _boxes(windows: Sequence[Window], inset: float = 0.0) -> Geometries:
     """Return windows as polygons, smaller by `inset` on every side."""
-    edges = np.array([(w.col, w.row, w.col + w.width, w.row + w.height) for w in windows], float)
+    edges = np.array([window.bounds for window in windows], float)
     left, top, right, bottom = edges.reshape(-1, 4).T
     boxes: Geometries = shapely.box(left + inset, top + inset, right - inset, bottom - inset)
     return boxes
@@ -171,15 +171,8 @@ def _frames(boxes: list[Window], avoid: shapely.STRtree, extent: Window, size: i
         count, group = connected_components(graph, directed=False)
         if count == len(frames):
             return frames
-        boxes = [_hull(list(itertools.compress(boxes, group == g))) for g in range(count)]
+        boxes = [Window.hull(list(itertools.compress(boxes, group == g))) for g in range(count)]
     return []
-
-
-def _hull(windows: Sequence[Window]) -> Window:
-    """Return the smallest window that holds all of some."""
-    left, top = min(w.col for w in windows), min(w.row for w in windows)
-    right, bottom = max(w.col + w.width for w in windows), max(w.row + w.height for w in windows)
-    return Window(left, top, right - left, bottom - top)
 
 
 def _frame(box: Window, avoid: shapely.STRtree, extent: Window, size: int) -> Window:
@@ -218,8 +211,8 @@ def _moved(
 ) -> list[_Tile]:
     """Move a tile beside others to where it scores most of what it did; none if nothing is left."""
     size = tile.window.width
-    cols = {tile.window.col, *(c for o in others for c in (o.col - size, o.col + o.width))}
-    rows = {tile.window.row, *(r for o in others for r in (o.row - size, o.row + o.height))}
+    cols = {tile.window.col, *(c for o in others for c in (o.col - size, o.right))}
+    rows = {tile.window.row, *(r for o in others for r in (o.row - size, o.bottom))}
     places = [
         (place, scored)
         for place in itertools.starmap(
@@ -238,7 +231,6 @@ def _moved(
 
 def _fits(tile: Window, extent: Window) -> bool:
     """Whether a tile lies inside the scene, or begins with it where that is smaller."""
-    col, row = tile.col - extent.col, tile.row - extent.row
-    return 0 <= col <= max(extent.width - tile.width, 0) and 0 <= row <= max(
-        extent.height - tile.height, 0
-    )
+    place = tile.relative_to(extent)
+    spare = max(extent.width - tile.width, 0), max(extent.height - tile.height, 0)
+    return 0 <= place.col <= spare[0] and 0 <= place.row <= spare[1]

@@ -49,9 +49,9 @@ def scoring_windows(block: Window, size: int) -> Iterator[tuple[Window, Window]]
     below = block.row
     for row in flush(block.height, size, size):
         top, right = below, block.col
-        below = min(block.row + row + size, block.row + block.height)
+        below = min(block.row + row + size, block.bottom)
         for col in flush(block.width, size, size):
             left = right
-            right = min(block.col + col + size, block.col + block.width)
+            right = min(block.col + col + size, block.right)
             tile = Window(block.col + col, block.row + row, size, size)
-            yield tile, Window(left, top, right - left, below - top)
+            yield tile, Window.from_bounds(left, top, right, below)

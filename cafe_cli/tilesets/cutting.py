@@ -63,9 +63,9 @@ def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedT
 
 
 def _near(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
-    last, right = strip[-1].window, tile.window.col + tile.window.width
-    beside = last.col <= tile.col <= last.col + last.width
-    return beside and right - strip[0].col <= widest
+    last = strip[-1].window
+    beside = last.col <= tile.col <= last.right
+    return beside and tile.window.right - strip[0].col <= widest
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class TileCutter:
 
     def cut(self, scene: Scene, strip: Sequence[PlannedTile]) -> list[CutTile]:
         """Read a strip once and cut its tiles."""
-        first, last = strip[0].window, strip[-1].window
-        whole = Window(first.col, first.row, last.col + last.width - first.col, first.height)
+        whole = Window.hull([planned.window for planned in strip])
         patch = scene.read(whole)
         labels = scene.read_labels(whole, self.classes, self.config.labels).ids
         if not patch.optical_valid.all():

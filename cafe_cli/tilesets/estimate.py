@@ -65,7 +65,7 @@ def _cut(
 
 def _memory(plan: TilePlan, groups: Sequence[Sequence[PlannedTile]], jobs: int) -> int:
     """Return the bytes that strips take while they are read: the values, twice, and the masks."""
-    widest = max(g[-1].col + g[-1].window.width - g[0].col for g in groups)
+    widest = max(g[-1].window.right - g[0].col for g in groups)
     size = groups[0][0].window.height
     bands = len(plan.bands) * np.dtype(plan.dtype).itemsize
     return _BASE + jobs * widest * size * (2 * bands + 2 * 4 + 8)

@@ -170,7 +170,7 @@ def _count(
     """Count the labelled pixels of a window per class, and its values without a class."""
     counts, odd = np.zeros(len(classes), np.int64), Counter[int | str]()
     for part in blocks(window.width, window.height, _READ):
-        here = Window(window.col + part.col, window.row + part.row, part.width, part.height)
+        here = part.shift(window.col, window.row)
         decoded = scene.read_labels(here, classes, config.labels)
         odd.update(decoded.odd)
         ids = np.where(scene.read_valid(here), decoded.ids, np.uint8(NODATA))

@@ -173,7 +173,7 @@ class Area:
         if inside is not None and not self._limits:
             mask[inside.slices(window)] = True
         elif inside is not None:
-            runs = wanted(self._scene, self._limits, inside.row, inside.row + inside.height)
+            runs = wanted(self._scene, self._limits, inside.row, inside.bottom)
             mask[inside.slices(window)] = filled(runs, inside)
         return mask
 

@@ -29,6 +29,40 @@ def test_an_intersection_holds_the_common_pixels(one, other):
     assert (paint(common) if common else set()) == paint(one) & paint(other)
 
 
+@given(WINDOWS)
+def test_bounds_are_the_edges_of_the_pixels(window):
+    left, top, right, bottom = window.bounds
+    assert (right, bottom) == (window.right, window.bottom)
+    assert paint(window) == {(r, c) for r in range(top, bottom) for c in range(left, right)}
+    assert Window.from_bounds(*window.bounds) == window
+
+
+def test_bounds_without_a_pixel_between_them_are_refused():
+    with pytest.raises(ValueError, match="0 x 3"):
+        Window.from_bounds(5, 1, 5, 4)
+
+
+@given(st.lists(WINDOWS, min_size=1, max_size=4))
+def test_a_hull_is_the_smallest_window_around_others(windows):
+    hull = Window.hull(windows)
+    rows, columns = zip(*set().union(*map(paint, windows)), strict=True)
+    assert hull.bounds == (min(columns), min(rows), max(columns) + 1, max(rows) + 1)
+
+
+@given(WINDOWS, PLACES, PLACES)
+def test_a_shifted_window_keeps_its_size(window, columns, rows):
+    shifted = window.shift(columns, rows)
+    assert paint(shifted) == {(r + rows, c + columns) for r, c in paint(window)}
+
+
+@given(WINDOWS, WINDOWS)
+def test_a_relative_window_counts_from_the_first_pixel_of_another(window, origin):
+    relative = window.relative_to(origin)
+    assert relative.shift(origin.col, origin.row) == window
+    assert relative.slices() == window.slices(origin)
+    assert window.relative_to(window) == Window(0, 0, window.width, window.height)
+
+
 @given(WINDOWS, st.integers(0, 5))
 def test_an_expanded_window_has_a_rim(window, margin):
     grown = window.expand(margin)

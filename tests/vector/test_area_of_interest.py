@@ -160,8 +160,8 @@ def test_a_centre_on_a_shared_edge_has_one_owner():
 def test_a_pixel_is_wanted_if_its_centre_is_inside(shapes, window):
     area = drawn_or_not(shapes)
     x, y = np.meshgrid(
-        np.arange(window.col, window.col + window.width) + 0.5,
-        np.arange(window.row, window.row + window.height) + 0.5,
+        np.arange(window.col, window.right) + 0.5,
+        np.arange(window.row, window.bottom) + 0.5,
     )
     inside = np.any([enclosed(shape, x, y) for shape in shapes], axis=0)
     inside &= (x > 0) & (x < 40) & (y > 0) & (y < 30)
