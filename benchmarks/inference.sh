@@ -95,7 +95,7 @@ import rasterio
 from rasterio.windows import Window
 from cafe_cli.model.model_file import read_card
 from cafe_cli.raster.grid import Grid
-from cafe_cli.evaluation.metrics import Confusion, scores
+from cafe_cli.evaluation.metrics import Confusion, compute_scores
 out, scene = map(Path, sys.argv[1:])
 classes = read_card(scene / "model.safetensors").class_table
 runs = {}
@@ -114,7 +114,7 @@ def compare(name):
         truth, ours, theirs = (d.read(1, window=window) for d in (labels, *maps))
         same += int((ours == theirs).sum())
         confusion.add(truth, theirs)
-    return same / (labels.width * labels.height), scores(confusion, classes).miou
+    return same / (labels.width * labels.height), compute_scores(confusion, classes).miou
 
 
 with rasterio.open(scene / "ortho.tif") as ortho:

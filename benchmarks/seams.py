@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.evaluation.metrics import Confusion, Scores, scores
+from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE, ChannelAttention
 from cafe_cli.model.inputs import to_tensors
@@ -122,7 +122,7 @@ class Ground:
     def score(self, labels: Labels) -> Scores:
         confusion = Confusion(len(self.classes))
         confusion.add(self.truth, labels)
-        return scores(confusion, self.classes)
+        return compute_scores(confusion, self.classes)
 
     def differ(self, one: Labels, other: Labels) -> float:
         """Return the share of the scene's pixels that two maps label differently."""

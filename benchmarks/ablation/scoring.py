@@ -13,7 +13,7 @@ from benchmarks.ablation.baselines import Network, mixed
 from benchmarks.ablation.package import Inputs, Sample, SampleKey, Tiles
 from benchmarks.ablation.records import Study
 from cafe_cli.classes import NODATA
-from cafe_cli.evaluation.metrics import Confusion, scores
+from cafe_cli.evaluation.metrics import Confusion, compute_scores
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.tilesets.tileset import TileReader, TileSet, load_tileset
 
@@ -110,7 +110,7 @@ def score(
 
 
 def _as_json(confusion: Confusion, tileset: TileSet) -> dict[str, Any]:
-    result = scores(confusion, tileset.class_table).as_json()
+    result = compute_scores(confusion, tileset.class_table).as_json()
     classes: Any = result["classes"]
     return {
         "miou": _rounded(result["miou"]),

@@ -1,10 +1,11 @@
 """What people see: log lines, progress and tables on stderr. The only module that knows rich."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,9 @@ from rich.text import Text
 
 from cafe_cli.findings import LEVELS, Report
 from cafe_cli.inference.throughput import Meter
+
+if TYPE_CHECKING:
+    from cafe_cli.evaluation.metrics import Scores
 
 console = Console(stderr=True)
 
@@ -141,24 +145,24 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
         yield on_step, on_epoch
 
 
-def show_scores(scores: Mapping[str, Any], title: str) -> None:
-    """Print a table of scores (`cafe_cli.evaluation.metrics.Scores.as_json`)."""
+def show_scores(scores: "Scores", title: str) -> None:
+    """Print a table of scores, a row per class, and the overall accuracy."""
     table = Table(title=Text(title))
     table.add_column("class")
     for column in ("IoU", "F1", "precision", "recall", "pixels"):
         table.add_column(column, justify="right")
-    for name, row in scores["classes"].items():
-        values = [_number(row[key]) for key in ("iou", "f1", "precision", "recall")]
-        table.add_row(Text(name), *values, f"{row['pixels']:,}")
+    for name, row in scores.classes.items():
+        values = map(_number, (row.iou, row.f1, row.precision, row.recall))
+        table.add_row(Text(name), *values, f"{row.pixels:,}")
     table.add_section()
     table.add_row(
-        "mean", _number(scores["miou"]), _number(scores["mean_f1"]), "", "", f"{scores['pixels']:,}"
+        "mean", _number(scores.miou), _number(scores.mean_f1), "", "", f"{scores.pixels:,}"
     )
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
         console.print(table)
-    say(f"overall accuracy {_number(scores['overall_accuracy'])}")
-    if scores["unpredicted"]:
-        say(f"{scores['unpredicted']:,} labelled pixels have no prediction and are in no score")
+    say(f"overall accuracy {_number(scores.overall_accuracy)}")
+    if scores.unpredicted:
+        say(f"{scores.unpredicted:,} labelled pixels have no prediction and are in no score")
 
 
 def show_report(report: Report) -> None:
@@ -244,8 +248,8 @@ def _fact(key: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _line(kind: str | tuple[str, str], message: str) -> None:

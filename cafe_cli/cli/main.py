@@ -306,6 +306,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train CaFE on a tile set."""
     from cafe_cli.cli.console import say, show_scores, training_display
+    from cafe_cli.evaluation.metrics import Scores
     from cafe_cli.training.report.run import BEST
     from cafe_cli.training.train import TrainCallbacks, rehearse
     from cafe_cli.training.train import train as run
@@ -336,7 +337,7 @@ def train(
             report=TrainCallbacks(on_step, on_epoch),
         )  # fmt: skip
         if card.scores:
-            show_scores(card.scores, f"validation tiles, epoch {card.epoch}")
+            show_scores(Scores.from_json(card.scores), f"validation tiles, epoch {card.epoch}")
         say(f"wrote {output / BEST}")
 
 
@@ -519,7 +520,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(scores.as_json(), indent=1))
     else:
-        show_scores(scores.as_json(), f"{prediction} against {reference}")
+        show_scores(scores, f"{prediction} against {reference}")
     if min_miou is not None and not scores.miou >= min_miou:
         raise CafeError(f"mean IoU {scores.miou:.4f} is below --min-miou {min_miou}")
 
@@ -543,7 +544,7 @@ def demo(config_path: Path, output: Path, overwrite: bool, device: str) -> None:
             config_path, output, device=device, overwrite=overwrite,
             report=TrainCallbacks(on_step, on_epoch), say=say,
         )  # fmt: skip
-    show_scores(scores.as_json(), "map of the town against its true labels")
+    show_scores(scores, "map of the town against its true labels")
     say(f"wrote {output / 'demo.png'}: look at it")
 
 

@@ -14,7 +14,7 @@ from rasterio.vrt import WarpedVRT
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import BandError, InputError, LabelError
-from cafe_cli.evaluation.metrics import Confusion, Scores, scores
+from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.raster.grid import Grid, check_overlap
 from cafe_cli.raster.reader import image_bands, open_raster, read_valid, read_window
 from cafe_cli.raster.warp import open_warped, read_warped
@@ -74,7 +74,7 @@ def evaluate(
             tally = _count(_Pair(prediction, view, truth, bands, table, labels), progress)
     _check_values(tally, reference, labels)
     _check_counts(tally.confusion, prediction, reference)
-    return scores(tally.confusion, table)
+    return compute_scores(tally.confusion, table)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,20 @@
-"""One confusion matrix, and every score that is derived from it."""
+"""The confusion matrix of a land-cover map, and the scores derived from it."""
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import LabelError
 
-_VALUES = NODATA + 1
+_VALUES = NODATA + 1  # of a raster of class ids
+
+_Score = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float whose JSON form is null where it is NaN."""
 
 
 class Confusion:
@@ -83,10 +88,10 @@ class ClassScores:
         Support: pixels of the class in the reference that have a prediction.
     """
 
-    iou: float
-    f1: float
-    precision: float
-    recall: float
+    iou: _Score
+    f1: _Score
+    precision: _Score
+    recall: _Score
     pixels: int
 
 
@@ -109,16 +114,16 @@ class Scores:
         Pixels, a row per reference class.
     """
 
-    miou: float
-    mean_f1: float
-    overall_accuracy: float
+    miou: _Score
+    mean_f1: _Score
+    overall_accuracy: _Score
     pixels: int
     unpredicted: int
     classes: dict[str, ClassScores]
     confusion: tuple[tuple[int, ...], ...]
 
     def as_json(self) -> dict[str, object]:
-        """Return plain values for ``scores.json``; NaN becomes None."""
+        """Return plain values, as in ``scores.json``; NaN becomes None."""
         return {
             "miou": _or_none(self.miou),
             "mean_f1": _or_none(self.mean_f1),
@@ -132,8 +137,31 @@ class Scores:
             "confusion": [list(row) for row in self.confusion],
         }
 
+    @classmethod
+    def from_json(cls, values: object) -> "Scores":
+        """Return the scores that `as_json` made these values of; None becomes NaN.
 
-def scores(confusion: Confusion, classes: ClassTable) -> Scores:
+        Raises
+        ------
+        ValueError
+            A value is missing or of the wrong type, or the matrix does not fit the classes.
+        """
+        try:
+            found = _FROM_JSON.validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "scores"
+            raise ValueError(f"{where}: {first['msg']}") from error
+        classes = len(found.classes)
+        if [len(row) for row in found.confusion] != [classes] * classes:
+            raise ValueError(f"confusion: not a square matrix of {classes} classes")
+        return found
+
+
+_FROM_JSON = TypeAdapter(Scores)
+
+
+def compute_scores(confusion: Confusion, classes: ClassTable) -> Scores:
     """Derive all scores from a confusion matrix.
 
     Raises

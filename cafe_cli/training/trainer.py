@@ -14,7 +14,7 @@ import torch
 from cafe_cli.config.load import dump_config
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import CafeError, ModelFileError, OutputError, TrainingError
-from cafe_cli.evaluation.metrics import Confusion, Scores, scores
+from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
@@ -231,7 +231,7 @@ class TrainingRun:
             return None, tally
         with closing(self._validation.batches(self._order)) as batches:
             validate(self.network, batches, tally, self.processes)
-        return scores(Confusion.of(tally.counts), self._classes), tally
+        return compute_scores(Confusion.of(tally.counts), self._classes), tally
 
     def save_best(self, result: Scores | None, tally: ValidationAccumulator) -> None:
         """Write the model as it is now, to predict with, and how it scored."""

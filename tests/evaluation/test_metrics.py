@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import LabelError
-from cafe_cli.evaluation.metrics import ClassScores, Confusion, scores
+from cafe_cli.evaluation.metrics import ClassScores, Confusion, Scores, compute_scores
 
 LABELS = st.sampled_from([0, 1, 2, 255])
 
@@ -31,7 +31,7 @@ def test_counts_have_a_row_per_reference_class():
 
 
 def test_scores_by_hand():
-    result = scores(counted([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]), table("a", "b", "c"))
+    result = compute_scores(counted([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]), table("a", "b", "c"))
     assert result.classes == {
         "a": ClassScores(iou=2 / 3, f1=4 / 5, precision=1.0, recall=2 / 3, pixels=3),
         "b": ClassScores(iou=1 / 3, f1=1 / 2, precision=1 / 2, recall=1 / 2, pixels=2),
@@ -50,7 +50,7 @@ def test_scores_agree_with_counting_pixel_by_pixel():
     reference, prediction = values[rng.integers(0, 6, (2, 37, 53))]
     confusion = Confusion(5)
     confusion.add(reference, prediction)
-    result = scores(confusion, table(*"abcde"))
+    result = compute_scores(confusion, table(*"abcde"))
     pairs = [
         (r, p)
         for r, p in zip(reference.ravel().tolist(), prediction.ravel().tolist(), strict=True)
@@ -78,7 +78,7 @@ def test_unlabelled_pixels_do_not_count_and_unpredicted_ones_are_counted_apart()
     confusion = counted([255, 255, 0, 1, 1], [0, 255, 255, 255, 1])
     assert confusion.counts.sum() == 1
     assert confusion.unpredicted == 2
-    result = scores(confusion, table("a", "b", "c"))
+    result = compute_scores(confusion, table("a", "b", "c"))
     assert result.overall_accuracy == 1.0
     assert result.pixels == 1
     assert result.unpredicted == 2
@@ -86,7 +86,7 @@ def test_unlabelled_pixels_do_not_count_and_unpredicted_ones_are_counted_apart()
 
 
 def test_a_class_in_neither_has_no_score_and_is_left_out_of_the_means():
-    result = scores(counted([0, 0, 1], [0, 1, 1]), table("a", "b", "absent"))
+    result = compute_scores(counted([0, 0, 1], [0, 1, 1]), table("a", "b", "absent"))
     assert math.isnan(result.classes["absent"].iou)
     assert math.isnan(result.classes["absent"].f1)
     assert result.miou == pytest.approx((1 / 2 + 1 / 2) / 2)
@@ -94,7 +94,7 @@ def test_a_class_in_neither_has_no_score_and_is_left_out_of_the_means():
 
 
 def test_a_class_that_is_only_predicted_or_only_in_the_reference_scores_zero():
-    result = scores(counted([0, 0, 1], [0, 2, 0]), table("a", "missed", "invented"))
+    result = compute_scores(counted([0, 0, 1], [0, 2, 0]), table("a", "missed", "invented"))
     missed, invented = result.classes["missed"], result.classes["invented"]
     assert (missed.iou, missed.f1, missed.recall) == (0, 0, 0)
     assert math.isnan(missed.precision)
@@ -104,7 +104,7 @@ def test_a_class_that_is_only_predicted_or_only_in_the_reference_scores_zero():
 
 
 def test_an_unscored_class_counts_in_overall_accuracy_only():
-    result = scores(
+    result = compute_scores(
         counted([0, 0, 1, 2, 2], [0, 0, 1, 1, 1]), table("a", "b", "clutter", unscored="clutter")
     )
     assert result.miou == pytest.approx((1 + 1 / 3) / 2)
@@ -115,7 +115,7 @@ def test_an_unscored_class_counts_in_overall_accuracy_only():
 
 def test_no_pixels_score_nan_without_warnings():
     with np.errstate(all="raise"):
-        result = scores(Confusion(2), table("a", "b"))
+        result = compute_scores(Confusion(2), table("a", "b"))
     assert math.isnan(result.miou)
     assert math.isnan(result.mean_f1)
     assert math.isnan(result.overall_accuracy)
@@ -123,7 +123,7 @@ def test_no_pixels_score_nan_without_warnings():
 
 
 def test_json_has_no_nan_and_plain_numbers():
-    result = scores(counted([0, 0], [0, 0], classes=2), table("a", "b"))
+    result = compute_scores(counted([0, 0], [0, 0], classes=2), table("a", "b"))
     stored = json.loads(json.dumps(result.as_json(), allow_nan=False))
     nothing = {"iou": None, "f1": None, "precision": None, "recall": None, "pixels": 0}
     assert stored == {
@@ -182,4 +182,38 @@ def test_shapes_have_to_match():
     with pytest.raises(ValueError, match="shapes differ"):
         Confusion(2).add(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
     with pytest.raises(ValueError, match="2 classes"):
-        scores(Confusion(3), table("a", "b"))
+        compute_scores(Confusion(3), table("a", "b"))
+
+
+def test_scores_come_back_from_json():
+    result = compute_scores(counted([0, 0, 1], [0, 1, 1]), table("a", "b", "absent"))
+    values = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    found = Scores.from_json(values)
+    assert json.dumps(found.as_json()) == json.dumps(result.as_json())
+    assert found.classes["a"] == result.classes["a"]
+    assert math.isnan(found.classes["absent"].iou)
+    assert (found.confusion, found.pixels) == (result.confusion, 3)
+    nothing = compute_scores(Confusion(2), table("a", "b"))
+    assert math.isnan(Scores.from_json(nothing.as_json()).miou)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"miou": "good"}, "miou: Input should be a valid number"),
+        ({"pixels": None}, "pixels: Input should be a valid integer"),
+        ({"classes": {"a": {"iou": 1}}}, r"classes.a.f1: Field required"),
+        ({"confusion": [[1, 2]]}, "confusion: not a square matrix of 2 classes"),
+        ({"confusion": [[1, 2], [3]]}, "confusion: not a square matrix of 2 classes"),
+    ],
+)
+def test_damaged_scores(changes, message):
+    values = compute_scores(Confusion(2), table("a", "b")).as_json() | changes
+    with pytest.raises(ValueError, match=message):
+        Scores.from_json(values)
+
+
+@pytest.mark.parametrize("values", [3, None, [], {}])
+def test_what_is_no_scores(values):
+    with pytest.raises(ValueError, match=r"^(scores|miou): "):
+        Scores.from_json(values)

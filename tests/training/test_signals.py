@@ -161,12 +161,12 @@ def test_time_is_up_at_the_end(tileset, tmp_path, reports, clock):
 def test_patience(tileset, tmp_path, reports, monkeypatch, caplog):
     caplog.set_level("INFO", "cafe")
     mious = iter([0.2, 0.5, math.nan, 0.5, 0.9, 0.1, 0.1, 0.1])
-    real = metrics.scores
+    real = metrics.compute_scores
 
     def scripted(confusion, classes):
         return metrics.Scores(**{**vars(real(confusion, classes)), "miou": next(mious)})
 
-    monkeypatch.setattr(trainer, "scores", scripted)
+    monkeypatch.setattr(trainer, "compute_scores", scripted)
     output, changes = tmp_path / "run", {"train__epochs": 9, "train__patience": 2}
     changes["train__batch_size"] = 6
     assert run(tileset, output, changes).epoch == 2

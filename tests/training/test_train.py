@@ -593,12 +593,12 @@ def test_every_validation_pixel_counts_once(tileset, tmp_path, no_pictures):
 
 def test_best_is_the_best(tileset, tmp_path, no_pictures, monkeypatch):
     mious = iter([math.nan, 0.2, 0.5, math.nan, 0.3, 0.5])
-    real = metrics.scores
+    real = metrics.compute_scores
 
     def scripted(confusion, classes):
         return metrics.Scores(**{**vars(real(confusion, classes)), "miou": next(mious)})
 
-    monkeypatch.setattr(trainer, "scores", scripted)
+    monkeypatch.setattr(trainer, "compute_scores", scripted)
     told = []
     report = TrainCallbacks(epoch=lambda row, best: told.append((row["epoch"], best)))
     changes = {"train__epochs": 6, "train__batch_size": 6}

@@ -109,7 +109,7 @@ def _lead(run: Run, ended: str) -> Markup:
     done, best = len(run.rows), run.card.epoch
     text = f"{done} of {run.config.train.epochs} epochs; the best model is that of epoch {best}"
     if run.scores is not None:
-        text += f": mean IoU {number(run.scores['miou'])} on the validation tiles"
+        text += f": mean IoU {number(run.scores.miou)} on the validation tiles"
     note = element("p", f"{ended[0].upper()}{ended[1:]}.", class_="note") if ended else None
     return join(element("p", text, class_="lead"), note)
 

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.load import load_config
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError
+from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
@@ -33,8 +33,8 @@ class Run:
     config : Config
     rows : list of dict
         The history, one row per epoch; at least one.
-    scores : dict or None
-        Of the best epoch, as in ``scores.json``; None without validation tiles.
+    scores : Scores or None
+        Of the best epoch; None without validation tiles.
     tile_scores : list of TileScore
         Of the best epoch; empty without validation tiles.
     network : CaFE
@@ -47,7 +47,7 @@ class Run:
     tileset: TileSet
     config: Config
     rows: list[EpochRecord]
-    scores: dict[str, Any] | None
+    scores: Scores | None
     tile_scores: list[TileScore]
     network: CaFE
     card: ModelCard
@@ -93,10 +93,10 @@ def _rows(path: Path) -> list[EpochRecord]:
     return rows
 
 
-def _scores(path: Path) -> dict[str, Any] | None:
+def _scores(path: Path) -> Scores | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, TypeError, ValueError) as error:
+        return Scores.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} does not hold scores: {error}; cafe train writes it") from error

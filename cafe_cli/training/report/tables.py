@@ -1,9 +1,10 @@
 """Scores as tables for a page: by class, who is taken for whom, how much there is of each."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cafe_cli.classes import ClassTable
+from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.splits.assign import Split
 from cafe_cli.training.report.markup import Content, Markup, element, join
 
@@ -50,9 +51,9 @@ def named(classes: ClassTable) -> dict[str, Markup]:
     return {c.name: join(swatch(c.color), c.name) for c in classes}
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Write a number, or a dash for none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
+def number(value: float, digits: int = 3) -> str:
+    """Write a number, or a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
@@ -60,17 +61,22 @@ def percent(part: float, whole: float, digits: int = 1) -> str:
     return f"{100 * part / whole:.{digits}f} %" if whole else "-"
 
 
-def by_class(scores: Mapping[str, Any], classes: ClassTable) -> Markup:
-    """Return the scores of each class and their means; `scores` as in ``scores.json``."""
+def by_class(scores: Scores, classes: ClassTable) -> Markup:
+    """Return the scores of each class and their means."""
     names = named(classes)
-    keys = ("iou", "f1", "precision", "recall")
     rows: list[list[Content]] = []
     for c in classes:
-        row = scores["classes"][c.name]
+        row = scores.classes[c.name]
         name = names[c.name] if c.scored else join(names[c.name], " (in no mean)")
-        rows.append([name, *(number(row[key]) for key in keys), number(row["pixels"], 0)])
-    means = [number(scores["miou"]), number(scores["mean_f1"])]
-    rows.append(["mean", *means, "", "", number(scores["pixels"], 0)])
+        rows.append(
+            [
+                name,
+                *map(number, (row.iou, row.f1, row.precision, row.recall)),
+                number(row.pixels, 0),
+            ]
+        )
+    means = [number(scores.miou), number(scores.mean_f1)]
+    rows.append(["mean", *means, "", "", number(scores.pixels, 0)])
     columns = ["class", "IoU", "F1", "user's accuracy", "producer's accuracy", "pixels"]
     told = (
         "User's accuracy is precision, producer's accuracy is recall; pixels are those of the "
@@ -79,11 +85,11 @@ def by_class(scores: Mapping[str, Any], classes: ClassTable) -> Markup:
     return join(element("p", told), table("Scores by class", columns, rows, class_="numbers"))
 
 
-def confusion(scores: Mapping[str, Any], classes: ClassTable) -> Markup:
+def confusion(scores: Scores, classes: ClassTable) -> Markup:
     """Return the confusion matrix, or for more classes than make one the commonest mistakes."""
     if len(classes) > _MATRIX:
         return _mistakes(scores, classes)
-    counts: list[list[int]] = scores["confusion"]
+    counts = scores.confusion
     names = named(classes)
     columns = [sum(column) for column in zip(*counts, strict=True)]
     rows: list[list[Content]] = []
@@ -113,11 +119,11 @@ def _share(count: int, whole: int, right: bool) -> Markup:
     )
 
 
-def _mistakes(scores: Mapping[str, Any], classes: ClassTable) -> Markup:
-    names, total = named(classes), scores["pixels"]
+def _mistakes(scores: Scores, classes: ClassTable) -> Markup:
+    names, total = named(classes), scores.pixels
     pairs = [
         (count, classes[i].name, classes[j].name)
-        for i, row in enumerate(scores["confusion"])
+        for i, row in enumerate(scores.confusion)
         for j, count in enumerate(row)
         if i != j and count
     ]

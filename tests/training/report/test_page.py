@@ -14,7 +14,7 @@ import torch
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.load import dump_config, load_config, parse_config
 from cafe_cli.errors import InputError, ModelFileError
-from cafe_cli.evaluation.metrics import Confusion, scores
+from cafe_cli.evaluation.metrics import Confusion, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.tilesets.make import tile
@@ -104,7 +104,7 @@ def leave(folder: Path, tileset: Path, history_rows: list[dict[str, float]]) -> 
             torch.from_numpy(a.astype(np.int64))[None] for a in (example.truth, example.predicted)
         )
         tally.add([i], *maps)
-    result = scores(Confusion.of(tally.counts), table)
+    result = compute_scores(Confusion.of(tally.counts), table)
     write_text(folder / SCORES, json.dumps(result.as_json()))
     tile_scores.write_tile_scores(
         folder / tile_scores.VALIDATION_FILE, tally.rows, validation, table
@@ -256,7 +256,7 @@ def test_many_classes():
     table = ClassTable(tuple(LandClass(i, f"class {i}") for i in range(40)))
     counts = np.eye(40, dtype=np.int64) * 10
     counts[3, 7], counts[9, 1] = 500, 20
-    result = scores(Confusion.of(counts), table).as_json()
+    result = compute_scores(Confusion.of(counts), table)
     found = Page(tables.confusion(result, table))
     assert "The 2 commonest mistakes" in found.text
     assert "class 3class 7500" in found.text
