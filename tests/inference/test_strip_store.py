@@ -489,7 +489,9 @@ def test_outputs_that_cannot_be(tmp_path):
 def test_the_journal_can_be_read_by_people(tmp_path, values):
     values[:, *ROWS[1].slices()] = 255
     interrupted(tmp_path, ROWS[:2], values)
-    header, first, second = map(json.loads, (work(tmp_path) / "journal.jsonl").open())
+    header, first, second = map(
+        json.loads, (work(tmp_path) / "journal.jsonl").read_text().splitlines()
+    )
     assert header["made_of"]["height.unit"] == "metre"
     assert first["strip"] == [0, 0, 20, 20]
     assert first["bytes"]["labels"] == (work(tmp_path) / "0-0-20x20.labels.tif").stat().st_size
