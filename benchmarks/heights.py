@@ -15,6 +15,7 @@ import numpy as np
 from cafe_cli.config.load import load_config
 from cafe_cli.plotting import draw_scene
 from cafe_cli.scenes.discovery import find_scenes
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 
 
@@ -26,7 +27,7 @@ def main(data: str, picture: str | None = None) -> None:
     (files,) = find_scenes(config.scenes, config.root)
     classes = config.class_table
     for name, seen in {"surface model": files.elevation, "orthophoto": files.optical}.items():
-        with open_scene(replace(files, optical=seen), config.height) as scene:
+        with open_scene(inspect_scene(replace(files, optical=seen), config.height)) as scene:
             patch = scene.read(scene.grid.extent)
             labels = scene.read_labels(scene.grid.extent, classes, config.labels).ids
         ground, building = (

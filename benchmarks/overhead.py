@@ -95,6 +95,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     from cafe_cli.model.device import computes_in_bf16
     from cafe_cli.raster.window import Window
     from cafe_cli.scenes.discovery import SceneFiles
+    from cafe_cli.scenes.inspection import inspect_scene
     from cafe_cli.scenes.scene import open_scene
 
     ensemble = Ensemble.load([args.model])
@@ -102,7 +103,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     forward = ensemble.ready(PredictSettings(), slide, torch.device(args.device), engine)
     batch = forward.batch_size
     files = SceneFiles("scene", (args.ortho,), (args.dsm,))
-    with open_scene(files, HeightSettings(kind="ndsm")) as scene:
+    with open_scene(inspect_scene(files, HeightSettings(kind="ndsm"))) as scene:
         patch = scene.read(Window(scene.grid.width // 3, scene.grid.height // 3, window, window))
         pixels = scene.grid.width * scene.grid.height
     inputs = in_view(to_batch([patch] * batch, batch, forward.device), forward.views[0])

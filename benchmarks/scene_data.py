@@ -23,6 +23,7 @@ from cafe_cli.model import model_file
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 
 BLOCK = 1024  # pixels along each side of what is written at a time
@@ -61,7 +62,7 @@ def read(data: Path, card: ModelCard) -> Source:
     ortho, dsm, labels = (str(data / name) for name in ("ortho.tif", "dsm.tif", "labels.tif"))
     settings = LabelSettings.model_validate(card.config.get("labels", {}))
     files = SceneFiles("scene", (ortho,), (dsm,), (), (labels,))
-    with open_scene(files, card.height, labels=settings) as scene:
+    with open_scene(inspect_scene(files, card.height, labels=settings)) as scene:
         patch = scene.read(scene.grid.extent)
         ids = scene.read_labels(scene.grid.extent, card.class_table, settings).ids
         height = np.where(patch.height_valid, patch.height, np.float32(VOID))

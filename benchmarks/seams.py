@@ -35,6 +35,7 @@ from cafe_cli.model.inputs import to_tensors
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, open_scene
 from cafe_cli.tilesets.tileset import TileReader, load_tileset
 
@@ -131,7 +132,9 @@ class Ground:
 
 def read_scene(options: argparse.Namespace, card: ModelCard) -> Patch:
     elevation = (options.elevation,) if options.elevation else ()
-    with open_scene(SceneFiles("scene", (options.optical,), elevation), card.height) as scene:
+    with open_scene(
+        inspect_scene(SceneFiles("scene", (options.optical,), elevation), card.height)
+    ) as scene:
         return scene.read(scene.grid.extent)
 
 

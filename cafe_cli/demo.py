@@ -19,6 +19,7 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_window
 from cafe_cli.raster.writer import read_classes
 from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.system.atomic_write import check_output, remove, write_text
 from cafe_cli.tilesets.make import tile
@@ -108,7 +109,7 @@ def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, pictur
     if classes is None:
         raise InputError(f"{town} has no class table")
     files = SceneFiles("town", tuple(optical), (elevation,), (), (str(truth),))
-    with open_scene(files, Config().height) as scene:
+    with open_scene(inspect_scene(files, Config().height)) as scene:
         patch = scene.read(grid.extent)
         known = scene.read_labels(grid.extent, classes, LabelSettings()).ids
     height = np.where(patch.height_valid, patch.height, np.float32(np.nan))

@@ -20,6 +20,7 @@ from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.system.atomic_write import replacing, write_text
 from cafe_cli.tilesets.make import tile
@@ -115,7 +116,7 @@ def cut(study: Study) -> None:
     """Cut the tile sets that are not there yet."""
     config = load_config(study.config_path)
     files = _scene(config)
-    with open_scene(files, config.height, config.bands, crs=config.crs) as scene:
+    with open_scene(inspect_scene(files, config.height, config.bands, crs=config.crs)) as scene:
         grid = scene.grid
     sparse = Path(config.root) / SPARSE
     for fold in range(study.folds):

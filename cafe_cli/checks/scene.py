@@ -53,6 +53,7 @@ from cafe_cli.raster.reader import (
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.heights import ground_source, metres_per_unit
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.vector.features import is_vector
 
@@ -260,16 +261,19 @@ def _look_at_windows(report: Report, scene: Scene, settings: HeightSettings) -> 
         patch = scene.read(window)
         heights.append(patch.height[patch.height_valid][:: factor**2])
         hints.append(estimate_offset(*_coarser(patch, factor)))
-    _add(report, scene.files.id, _register(report, combine_offsets(hints), factor, scene.grid))
+    name = scene.inspection.files.id
+    _add(report, name, _register(report, combine_offsets(hints), factor, scene.grid))
     values = np.concatenate(heights)
-    if values.size and (scene.ground_source != "none" or settings.kind == "ndsm"):
+    heights_of = scene.inspection.heights
+    above_ground = heights_of is not None and heights_of.ground != "none"
+    if values.size and (above_ground or settings.kind == "ndsm"):
         percentiles = [float(p) for p in np.percentile(values, (1, 50, 99))]
         names = ("p1", "p50", "p99")
         elevation["above_ground"] = {
             name: round(p, 2) for name, p in zip(names, percentiles, strict=True)
         }
         if settings.kind == "dsm":
-            _add(report, scene.files.id, check_above_ground(*percentiles))
+            _add(report, name, check_above_ground(*percentiles))
 
 
 def _register(
@@ -321,7 +325,9 @@ def _look_at_labels(report: Report, files: SceneFiles, config: Config) -> None:
 def _open(
     files: SceneFiles, config: Config, settings: HeightSettings
 ) -> AbstractContextManager[Scene]:
-    return open_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
+    return open_scene(
+        inspect_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
+    )
 
 
 def _paths(files: SceneFiles, stream: str) -> tuple[str, ...]:

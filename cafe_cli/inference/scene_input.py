@@ -1,8 +1,7 @@
 """A scene to predict: opened as the models were trained, and what of it is wanted."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from cafe_cli.config.schema import HeightSettings
@@ -13,6 +12,7 @@ from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.scenes.scene import Scene, estimate_scene_ground, open_scene
 from cafe_cli.vector.area_of_interest import Area
 
@@ -56,14 +56,15 @@ class SceneInput:
         gsd = ensemble.card.gsd if source.gsd == "model" else None
         return cls(source, files, height_settings(source, ensemble), gsd)
 
-    @contextmanager
-    def open(self) -> Iterator[Scene]:
+    def inspect(self) -> SceneInspection:
+        """Look at the rasters; see `cafe_cli.scenes.inspection.inspect_scene`."""
+        return inspect_scene(
+            self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
+        )
+
+    def open(self) -> AbstractContextManager[Scene]:
         """Open the scene; see `cafe_cli.scenes.scene.open_scene`."""
-        with open_scene(
-            self.files, self.height, self.source.bands,
-            ground=self.ground, gsd=self.gsd, crs=self.source.crs,
-        ) as scene:  # fmt: skip
-            yield scene
+        return open_scene(self.inspect(), self.ground)
 
     def look(self, card: ModelCard) -> tuple[Grid, tuple[int, int], Area]:
         """Return the grid of the scene, its blocks and what of it is wanted.
@@ -75,14 +76,13 @@ class SceneInput:
         InputError, GridError, ConfigError
             See `cafe_cli.scenes.scene.open_scene` and `cafe_cli.vector.area_of_interest.Area`.
         """
-        with self.open() as scene:
-            _check_scene(scene, card)
-            return scene.grid, scene.optical_block, _area(self.source, scene.grid)
+        scene = self.inspect()
+        _check_scene(scene, card)
+        return scene.grid, scene.optical_block, _area(self.source, scene.grid)
 
     def with_ground(self) -> "SceneInput":
         """Estimate the ground once for all threads, if it is to be estimated."""
-        ground = estimate_scene_ground(self.files, self.height, self.source.crs)
-        return replace(self, ground=ground)
+        return replace(self, ground=estimate_scene_ground(self.inspect()))
 
 
 def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:
@@ -130,7 +130,7 @@ def _area(source: PredictInput, grid: Grid) -> Area:
     return inside if source.bbox is None else inside.intersection(area)
 
 
-def _check_scene(scene: Scene, card: ModelCard) -> None:
+def _check_scene(scene: SceneInspection, card: ModelCard) -> None:
     wanted, given = card.band_names, scene.bands
     if len(given) != len(wanted):
         raise BandError(

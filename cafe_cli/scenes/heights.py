@@ -6,7 +6,7 @@ for the scene, and voids are filled from what lies around them, inside the windo
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,51 +70,89 @@ class GroundSurface:
     grid: Grid
 
 
-class HeightReader:
-    """Heights shown on the grid of a scene. Not to be shared between threads.
+@dataclass(frozen=True)
+class HeightRasters:
+    """Surface and terrain models that were inspected, and how their values become heights.
 
-    Parameters
+    Attributes
     ----------
-    stack : ExitStack
-        Closes what is opened here.
-    surface, terrain : sequence of Member
+    surface, terrain : tuple of Member
         Rasters of the surface model, and of the terrain model if there is one.
-    grid : Grid
     settings : HeightSettings
-    ground : Ground, optional
-        From `ground_below`; estimated when it is needed first if None.
+    ground : {"dtm", "estimate", "none"}
+        Where the ground below the heights comes from.
+    metres, terrain_metres : float
+        Metres per unit of both models.
+    """
+
+    surface: tuple[Member, ...]
+    terrain: tuple[Member, ...]
+    settings: HeightSettings
+    ground: str
+    metres: float
+    terrain_metres: float = 1.0
+
+
+def inspect_heights(
+    surface: tuple[Member, ...], terrain: tuple[Member, ...], settings: HeightSettings
+) -> HeightRasters:
+    """Check surface and terrain models, on a sample of their pixels.
 
     Raises
     ------
     InputError
         A unit that is not known, heights that cannot be, or none at all.
-    GridError
-        A CRS on one side only.
+    BandError
+        An image instead of heights.
     ConfigError
         ``ground = "dtm"`` without a terrain model.
+    """
+    ground = ground_source(settings, bool(terrain))
+    metres = metres_per_unit(surface[0], settings)
+    check_heights(surface, settings)
+    if ground != "dtm":
+        return HeightRasters(surface, terrain, settings, ground, metres)
+    own = _terrain_settings(settings)
+    check_heights(terrain, own)
+    return HeightRasters(
+        surface, terrain, settings, ground, metres, metres_per_unit(terrain[0], own)
+    )
+
+
+def _terrain_settings(settings: HeightSettings) -> HeightSettings:
+    """Return the settings of a terrain model: the nodata value is that of the surface model."""
+    return settings.model_copy(update={"nodata": None})
+
+
+class HeightReader:
+    """Reads heights on the grid of a scene. Not to be shared between threads.
+
+    Parameters
+    ----------
+    rasters : HeightRasters
+    grid : Grid
+        Grid of the scene.
+    ground : GroundSurface, optional
+        From `ground_below`; estimated when it is needed first if None.
+
+    Raises
+    ------
+    GridError
+        A CRS on one side only.
     """
 
     def __init__(
         self,
-        stack: ExitStack,
-        surface: Sequence[Member],
-        terrain: Sequence[Member],
+        rasters: HeightRasters,
         grid: Grid,
-        settings: HeightSettings,
         ground: GroundSurface | None = None,
     ) -> None:
-        self._stack, self._members, self._grid, self._settings = stack, surface, grid, settings
-        self._ground = ground
-        self.source = ground_source(settings, bool(terrain))
-        self.metres = metres_per_unit(surface[0], settings)
-        check_heights(surface, settings)
-        self._surface = self._shown(surface, settings)
+        self._stack, self._rasters, self._grid, self._ground = ExitStack(), rasters, grid, ground
+        self._surface = self._view(rasters.surface, rasters.settings)
         self._terrain = None
-        if self.source == "dtm":
-            own = settings.model_copy(update={"nodata": None})  # that is the surface model's
-            check_heights(terrain, own)
-            self._terrain = (self._shown(terrain, own), metres_per_unit(terrain[0], own))
-        self._margin = math.ceil(settings.fill / grid.gsd)
+        if rasters.ground == "dtm":
+            self._terrain = self._view(rasters.terrain, _terrain_settings(rasters.settings))
+        self._margin = math.ceil(rasters.settings.fill / grid.gsd)
 
     def read(self, window: Window) -> tuple[Values, Mask]:
         """Read heights (height, width) in metres, 0 where not valid, and where they are valid.
@@ -132,30 +170,36 @@ class HeightReader:
         inside = window.slices(around)
         return height[inside], valid[inside]
 
+    def close(self) -> None:
+        """Close what is open."""
+        self._stack.close()
+
     def _above_ground(self, window: Window) -> tuple[Values, Mask]:
-        height, valid = _in_metres(self._surface, self.metres, window, self._members[0].path)
-        if self.source != "none":
-            ground, known = self._below(window)
+        path = self._rasters.surface[0].path
+        height, valid = _in_metres(self._surface, self._rasters.metres, window, path)
+        if self._rasters.ground != "none":
+            ground, known = self._read_ground(window)
             height = height - ground
             valid &= known
         return height if valid.all() else np.where(valid, height, np.float32(0)), valid
 
-    def _below(self, window: Window) -> tuple[Values, Mask]:
+    def _read_ground(self, window: Window) -> tuple[Values, Mask]:
         if self._terrain is not None:
-            return _in_metres(*self._terrain, window, "the terrain model")
+            metres = self._rasters.terrain_metres
+            return _in_metres(self._terrain, metres, window, "the terrain model")
         values, valid = read_warped(self._estimate, window)
         return values[0], valid
 
     @cached_property
     def _estimate(self) -> RasterReader:
-        ground = self._ground or ground_below(self._members, self._grid, self._settings)
+        ground = self._ground or ground_below(self._rasters, self._grid)
         source = self._stack.enter_context(in_memory_raster(ground.surface, ground.grid))
         return self._stack.enter_context(open_warped(source, self._grid, Resampling.bilinear))
 
-    def _shown(self, members: Sequence[Member], settings: HeightSettings) -> MosaicView:
-        joined = _joined(members, self._grid, Resampling.bilinear, settings)
-        self._stack.callback(joined.close)
-        return joined
+    def _view(self, members: Sequence[Member], settings: HeightSettings) -> MosaicView:
+        view = _height_view(members, self._grid, Resampling.bilinear, settings)
+        self._stack.callback(view.close)
+        return view
 
 
 def ground_source(settings: HeightSettings, has_terrain: bool) -> str:
@@ -209,7 +253,8 @@ def _vertical_unit(crs: CRS | None) -> float:
 def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
     """Refuse heights that cannot be: voids coded as a number that nobody declared.
 
-    A look at a part of them, once for rasters that do not change; `Heights.read` looks at the rest.
+    A sample of the pixels is looked at, once for rasters that do not change; `HeightReader.read`
+    checks the others.
 
     Raises
     ------
@@ -282,7 +327,7 @@ def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:
     return np.where(known, filled, np.float32(0)), known
 
 
-def _joined(
+def _height_view(
     members: Sequence[Member], grid: Grid, resampling: Resampling, settings: HeightSettings
 ) -> MosaicView:
     nodata = settings.nodata
@@ -291,7 +336,7 @@ def _joined(
     )
 
 
-def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSettings) -> GroundSurface:
+def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
     """Estimate the ground on the lowest heights of coarse cells.
 
     Below the whole surface model, whatever part of it the scene shows; only where that is larger
@@ -299,15 +344,15 @@ def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSetting
 
     Parameters
     ----------
-    surface : sequence of Member
+    rasters : HeightRasters
     scene : Grid
-    settings : HeightSettings
 
     Raises
     ------
     GridError
         The scene itself is too large for the ground filter.
     """
+    surface, settings = rasters.surface, rasters.settings
     own = union_grid(surface)
     grid = _ground_grid(own, settings.cell)
     if grid.width * grid.height > _WHOLE:
@@ -319,12 +364,8 @@ def ground_below(surface: Sequence[Member], scene: Grid, settings: HeightSetting
             f"{surface[0].path} has {grid.width} x {grid.height} ground cells of {settings.cell} "
             f"m, more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
         )
-    metres = metres_per_unit(surface[0], settings)
-    joined = _joined(surface, grid, Resampling.min, settings)
-    try:
-        heights, valid = _in_metres(joined, metres, grid.extent, surface[0].path)
-    finally:
-        joined.close()
+    with closing(_height_view(surface, grid, Resampling.min, settings)) as view:
+        heights, valid = _in_metres(view, rasters.metres, grid.extent, surface[0].path)
     lowest = np.where(valid, heights, np.float32(np.nan))
     ground_filter = GroundFilter(
         cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope

@@ -6,46 +6,25 @@ files.
 """
 
 import functools
-import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.io import DatasetReader
+from rasterio.enums import Resampling
 
 from cafe_cli.classes import ClassTable
-from cafe_cli.config.schema import HeightSettings, LabelSettings
-from cafe_cli.errors import BandError, InputError
+from cafe_cli.config.schema import LabelSettings
+from cafe_cli.errors import InputError
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.mosaic_view import (
-    Member,
-    MosaicView,
-    covered_share,
-    inspect_rasters,
-    parse_crs,
-    union_grid,
-)
-from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
+from cafe_cli.raster.mosaic_view import MosaicView
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import (
-    GroundSurface,
-    HeightReader,
-    check_heights,
-    ground_below,
-    ground_source,
-)
+from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
+from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded, decode
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.system.atomic_write import stamps
-from cafe_cli.vector.features import is_vector, warn_once
-
-log = logging.getLogger("cafe")
 
 
 class Patch(NamedTuple):
@@ -66,7 +45,7 @@ class Patch(NamedTuple):
     height_valid: NDArray[np.bool_]
 
     def at(self, part: tuple[slice, slice]) -> "Patch":
-        """Return a part of it, (rows, columns), without a copy."""
+        """Return a part of the patch, (rows, columns), as views."""
         return Patch(
             self.optical[:, *part],
             self.optical_valid[part],
@@ -76,59 +55,40 @@ class Patch(NamedTuple):
 
 
 class Scene:
-    """Open rasters of one scene. Not to be shared between threads: each opens its own.
+    """The open rasters of one scene. Not to be shared between threads: each opens its own.
+
+    Parameters
+    ----------
+    inspection : SceneInspection
+    optical : MosaicView
+    heights : HeightReader, optional
+    labels : MosaicView or VectorLabels, optional
 
     Attributes
     ----------
-    files : SceneFiles
-    grid : Grid
-        That of the optical raster.
-    bands : tuple of int
-        Bands read from the optical raster, from 1.
-    dtype : str
-        Data type of the optical bands.
-    band_names : tuple of str
-        Description of each band, or its colour, or its number.
+    inspection : SceneInspection
+        Grid, bands and data type among others.
     """
 
-    def __init__(self, files: SceneFiles, optical: MosaicView, grid: Grid, kind: "_Kind") -> None:
-        self.files = files
-        self.grid = grid
-        self.bands, self.dtype, self.band_names = kind.bands, kind.dtype, kind.names
-        self._optical = optical
-        self._heights: HeightReader | None = None
-        self._labels: MosaicView | VectorLabels | None = None
-        self._members = [*kind.members]
+    def __init__(
+        self,
+        inspection: SceneInspection,
+        optical: MosaicView,
+        heights: HeightReader | None = None,
+        labels: MosaicView | VectorLabels | None = None,
+    ) -> None:
+        self.inspection = inspection
+        self._optical, self._heights, self._labels = optical, heights, labels
         # Several rasters may leave gaps between them.
-        self._lacks_data = len(kind.members) > 1 or kind.members[0].masked
+        self._lacks_data = len(inspection.optical) > 1 or inspection.optical[0].masked
 
     @property
-    def block(self) -> int:
-        """Width in pixels of the largest blocks that a raster of the scene is stored in."""
-        return max(member.block for member in self._members)
-
-    @property
-    def optical_block(self) -> tuple[int, int]:
-        """Width and height in pixels of the blocks that the optical raster is stored in."""
-        return self._members[0].block, self._members[0].block_rows
-
-    @property
-    def has_height(self) -> bool:
-        """Whether the scene has a height raster."""
-        return self._heights is not None
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the scene has labels."""
-        return self._labels is not None
-
-    @property
-    def ground_source(self) -> str:
-        """Where the ground below the heights comes from: ``dtm``, ``estimate`` or ``none``."""
-        return self._heights.source if self._heights else "none"
+    def grid(self) -> Grid:
+        """The grid that everything is read on."""
+        return self.inspection.grid
 
     def read(self, window: Window) -> Patch:
-        """Read a window; what lies beyond the rasters is not valid."""
+        """Read a window; pixels beyond the rasters are not valid."""
         optical, valid = self._optical.read(window)
         if optical.dtype.kind == "f":
             valid &= np.isfinite(optical).all(axis=0)
@@ -150,7 +110,7 @@ class Scene:
             The scene has no labels.
         """
         if self._labels is None:
-            raise InputError(f"scene {self.files.id} has no labels")
+            raise InputError(f"scene {self.inspection.files.id} has no labels")
         if isinstance(self._labels, VectorLabels):
             return self._labels.read(window, classes, settings)
         return decode(*self._labels.read(window), classes, settings)
@@ -162,144 +122,61 @@ class Scene:
         return self._heights.read(window)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What the optical bands are."""
-
-    members: list[Member]
-    bands: tuple[int, ...]
-    dtype: str
-    names: tuple[str, ...]
-
-
 @contextmanager
-def open_scene(
-    files: SceneFiles,
-    settings: HeightSettings,
-    bands: tuple[int, ...] | None = None,
-    *,
-    labels: LabelSettings | None = None,
-    ground: GroundSurface | None = None,
-    gsd: float | None = None,
-    crs: str | None = None,
-) -> Iterator[Scene]:
-    """Open the rasters of a scene and check that they belong together.
+def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None) -> Iterator[Scene]:
+    """Open the rasters of a scene that was inspected; each thread opens its own.
 
     Parameters
     ----------
-    files : SceneFiles
-        What to open; without `elevation` every height is invalid.
-    settings : HeightSettings
-        What the height raster holds.
-    bands : tuple of int, optional
-        Bands of the optical raster from 1; all but alpha if None.
-    labels : LabelSettings, optional
-        Layer and attribute of vector labels.
-    ground : Ground, optional
+    inspection : SceneInspection
+        From `cafe_cli.scenes.inspection.inspect_scene`.
+    ground : GroundSurface, optional
         From `estimate_scene_ground`, to open a scene several times; estimated when the first
         heights are read if None.
-    gsd : float, optional
-        Resample the scene to this ground sampling distance in metres.
-    crs : str, optional
-        Of rasters that do not say theirs.
 
     Raises
     ------
     InputError
-        A file that is missing or unreadable, heights that cannot be (undeclared nodata).
-    BandError
-        A band the optical raster does not have.
+        Vector labels that cannot be read, or without a feature in the scene.
     GridError
-        A CRS on one side only, or no overlap.
-    ConfigError
-        A CRS that means nothing, a ground from a terrain model that is not there.
+        A raster of several that cannot be brought onto the grid.
     """
-    assumed = parse_crs(crs)
-    members = inspect_rasters(files.optical, assumed)
-    kind = _kind(members, bands)
-    native = grid = union_grid(members)
-    resampling = Resampling.bilinear
-    if gsd is not None:
-        factor = gsd / grid.gsd
-        grid = grid.rescaled(factor)
-        resampling = Resampling.average if factor > 1 else Resampling.bilinear
+    grid = inspection.grid
     with ExitStack() as stack:
-        optical = MosaicView(members, grid, resampling, bands=kind.bands)
+        optical = MosaicView(
+            inspection.optical, grid, inspection.resampling, bands=inspection.bands
+        )
         stack.callback(optical.close)
-        scene = Scene(files, optical, grid, kind)
-        if files.elevation:
-            surface = _partner(files.elevation, scene, native, assumed)
-            terrain = _partner(files.dtm, scene, native, assumed) if files.dtm else []
-            scene._heights = HeightReader(stack, surface, terrain, grid, settings, ground)
-        if files.labels:
-            scene._labels = _open_labels(stack, scene, native, assumed, labels or LabelSettings())
-        yield scene
+        heights = None
+        if inspection.heights is not None:
+            heights = HeightReader(inspection.heights, grid, ground)
+            stack.callback(heights.close)
+        yield Scene(inspection, optical, heights, _open_labels(stack, inspection))
 
 
-def estimate_scene_ground(
-    files: SceneFiles, settings: HeightSettings, crs: str | None = None
-) -> GroundSurface | None:
-    """Estimate the ground below a scene once, where the settings ask for it."""
-    if not files.elevation or ground_source(settings, bool(files.dtm)) != "estimate":
+def estimate_scene_ground(inspection: SceneInspection) -> GroundSurface | None:
+    """Estimate the ground below a scene, None where the settings do not ask for it."""
+    heights = inspection.heights
+    if heights is None or heights.ground != "estimate":
         return None
-    assumed = parse_crs(crs)
-    grid = union_grid(inspect_rasters(files.optical, assumed))
-    surface = inspect_rasters(files.elevation, assumed, grid)
-    check_heights(surface, settings)
-    return ground_below(surface, grid, settings)
+    return ground_below(heights, inspection.native)
 
 
-def _kind(members: list[Member], bands: tuple[int, ...] | None) -> _Kind:
-    path = members[0].path
-    with open_raster(path) as optical:
-        chosen = image_bands(optical, bands)
-        if not chosen:
-            raise BandError(f"{path} has no band besides alpha")
-        if bands is None:
-            _check_alpha(optical)
-        about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
-        plain = ("undefined", "gray", "palette", "alpha")
-        names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
-        dtype = np.result_type(*(optical.dtypes[b - 1] for b in chosen)).name
-        return _Kind(members, chosen, dtype, names)
-
-
-def _partner(paths: Sequence[str], scene: Scene, native: Grid, crs: CRS | None) -> list[Member]:
-    """Look at heights or labels; `native` is the grid of the image as it was delivered."""
-    members = inspect_rasters(paths, crs, native)
-    share = covered_share(members, scene.files.name, scene.grid)
-    if share < 0.995:
-        more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
-        warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene.files.name}")
-    scene._members += members
-    return members
-
-
-def _open_labels(
-    stack: ExitStack, scene: Scene, native: Grid, crs: CRS | None, settings: LabelSettings
-) -> MosaicView | VectorLabels:
-    paths = scene.files.labels
-    if any(map(is_vector, paths)):
-        known = (*stamps(paths).items(),)
-        return _vector_labels(paths, known, scene.grid, settings, scene.files.name)
-    labels = MosaicView(_partner(paths, scene, native, crs), scene.grid, Resampling.nearest)
-    stack.callback(labels.close)
-    return labels
-
-
-def _check_alpha(optical: DatasetReader) -> None:
-    """Warn of a fourth band, infrared mostly, that GDAL has marked as alpha."""
-    for band, kind in enumerate(optical.colorinterp, start=1):
-        if kind == ColorInterp.alpha and shows_an_image(optical, band):
-            warn_once(
-                f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
-                "like an image; to use it, name the bands (--bands or scenes.bands)"
-            )
+def _open_labels(stack: ExitStack, inspection: SceneInspection) -> MosaicView | VectorLabels | None:
+    files, grid = inspection.files, inspection.grid
+    if inspection.labels:
+        labels = MosaicView(inspection.labels, grid, Resampling.nearest)
+        stack.callback(labels.close)
+        return labels
+    if not files.labels:
+        return None
+    changes = (*stamps(files.labels).items(),)
+    return _vector_labels(files.labels, changes, grid, inspection.label_settings, files.name)
 
 
 @functools.lru_cache(maxsize=4)
 def _vector_labels(
-    paths: tuple[str, ...], known: Hashable, grid: Grid, settings: LabelSettings, name: str
+    paths: tuple[str, ...], changes: Hashable, grid: Grid, settings: LabelSettings, name: str
 ) -> VectorLabels:
     """Read vector labels once for all threads, until the files change."""
     return VectorLabels.of(paths, grid, settings, name)

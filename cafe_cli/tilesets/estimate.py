@@ -12,7 +12,7 @@ import numpy as np
 
 from cafe_cli.config.schema import Config
 from cafe_cli.raster.statistics import BandHistogram
-from cafe_cli.scenes.scene import estimate_scene_ground
+from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.tilesets.cutting import TileCutter, strips
 from cafe_cli.tilesets.plan import TilePlan
@@ -53,10 +53,10 @@ def _cut(
     plan: TilePlan, config: Config, name: str, groups: Sequence[Sequence[PlannedTile]], folder: Path
 ) -> float:
     source = next(s for s in plan.sources if s.files.id == name)
-    ground = estimate_scene_ground(source.files, config.height, config.crs)
+    ground = estimate_scene_ground(source)
     pixels = BandHistogram(len(plan.bands), plan.dtype)
     cutter = TileCutter(config, config.class_table, plan.polygons.get(name), pixels, folder)
-    with source.open(ground) as scene:
+    with open_scene(source, ground) as scene:
         start = time.perf_counter()
         for group in groups:
             cutter.cut(scene, group)

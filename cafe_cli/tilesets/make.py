@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from cafe_cli.errors import InputError, LabelError
 from cafe_cli.raster.grid import describe_crs
 from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.scenes.heights import ground_source
-from cafe_cli.scenes.scene import estimate_scene_ground
+from cafe_cli.scenes.inspection import SceneInspection
+from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.splits.assign import SPLITS, Split
 from cafe_cli.system.atomic_write import replacing, write_text
 from cafe_cli.system.threads import cores, in_order
 from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
-from cafe_cli.tilesets.plan import SceneSource, TilePlan, block_side, plan
+from cafe_cli.tilesets.plan import TilePlan, block_side, plan
 from cafe_cli.tilesets.tileset import (
     Tile,
     TileSet,
@@ -130,13 +132,13 @@ def _cuts(
         name = source.files.id
         if not (ours := planned.of(name)):
             continue
-        ground = estimate_scene_ground(source.files, config.height, config.crs)
+        ground = estimate_scene_ground(source)
         if virtual and ground is not None:
             write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
         cutter = TileCutter(config, config.class_table, polygons, optical, folder, virtual)
         parts = list(strips(ours, planned.blocks[name]))
-        opened = lambda source=source, ground=ground: source.open(ground)  # noqa: E731
+        opened = partial(open_scene, source, ground)
         yield from in_order(opened, cutter.cut, parts, min(jobs, len(parts)))
 
 
@@ -162,7 +164,7 @@ def _about(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, 
     }
 
 
-def _ground(sources: Sequence[SceneSource], config: Config) -> str:
+def _ground(sources: Sequence[SceneInspection], config: Config) -> str:
     """Return where the ground below the heights came from."""
     if config.height.kind == "ndsm":
         return config.height.ground

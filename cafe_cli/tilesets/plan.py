@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,14 +15,14 @@ from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
-from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import list_unknown
-from cafe_cli.scenes.scene import Scene
+from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.splits.assign import Block, divide
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import in_order
 from cafe_cli.tilesets.index import meeting
-from cafe_cli.tilesets.tileset import open_config_scene, pixel_counts
+from cafe_cli.tilesets.tileset import inspect_config_scene, pixel_counts
 
 log = logging.getLogger("cafe")
 
@@ -33,24 +32,12 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class SceneSource:
-    """A scene to be opened when it is needed, by as many threads as like."""
-
-    files: SceneFiles
-    config: Config
-
-    def open(self, ground: GroundSurface | None = None) -> AbstractContextManager[Scene]:
-        """Open its rasters; `ground` as in `cafe_cli.scenes.scene.open_scene`."""
-        return open_config_scene(self.files, self.config, ground)
-
-
-@dataclass(frozen=True)
 class TilePlan:
     """What would be cut.
 
     Attributes
     ----------
-    sources : list of Source
+    sources : list of SceneInspection
     grids : dict
         Grid of each scene, by its id.
     tiles : list of Planned
@@ -67,7 +54,7 @@ class TilePlan:
         Training tiles left out because another scene validates or tests on their ground.
     """
 
-    sources: list[SceneSource]
+    sources: list[SceneInspection]
     grids: dict[str, Grid]
     tiles: list[PlannedTile]
     counts: NDArray[np.int64]
@@ -86,6 +73,7 @@ class TilePlan:
 class _Looked:
     """What one look at every scene tells."""
 
+    sources: list[SceneInspection] = field(default_factory=list)
     grids: dict[str, Grid] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     kinds: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
@@ -111,14 +99,14 @@ def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total:
     ConfigError
         No scenes or classes in the config, scenes in the split that do not exist.
     InputError
-        Rasters that do not fit together (see `open_scene`), label values without
+        Rasters that do not fit together (see `inspect_scene`), label values without
         a class, a split file that cannot be used.
     """
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError("[scenes] has to name at least optical and labels")
     classes = config.class_table
-    sources = [SceneSource(files, config) for files in find_scenes(config.scenes, config.root)]
-    looked = _look(sources, config, classes, jobs, progress)
+    looked = _look(find_scenes(config.scenes, config.root), config, classes, jobs, progress)
+    sources = looked.sources
     _report_odd(looked, config)
     _check_alike(sources, looked)
     names = [s.files.id for s in sources]
@@ -144,23 +132,23 @@ def block_side(config: Config) -> int:
 
 
 def _look(
-    sources: list[SceneSource], config: Config, classes: ClassTable, jobs: int, progress: Progress
+    scenes: list[SceneFiles], config: Config, classes: ClassTable, jobs: int, progress: Progress
 ) -> _Looked:
     looked = _Looked()
-    for done, source in enumerate(sources, start=1):
-        name = source.files.id
-        with source.open() as scene:
-            grid = looked.grids[name] = scene.grid
-            looked.widths[name] = scene.block
-            looked.kinds.append((scene.band_names, scene.dtype))
+    for done, files in enumerate(scenes, start=1):
+        name, source = files.id, inspect_config_scene(files, config)
+        looked.sources.append(source)
+        grid = looked.grids[name] = source.grid
+        looked.widths[name] = source.block
+        looked.kinds.append((source.band_names, source.dtype))
         windows = list(divide(grid.width, grid.height, block_side(config)))
         count = partial(_count, config=config, classes=classes)
-        counted = in_order(source.open, count, windows, min(jobs, len(windows)))
+        counted = in_order(partial(open_scene, source), count, windows, min(jobs, len(windows)))
         for window, (counts, odd) in zip(windows, counted, strict=True):
             looked.blocks.append(Block(name, window, counts))
             looked.odd.update(odd)
             looked.first |= {value: name for value in odd if value not in looked.first}
-        progress(done, len(sources))
+        progress(done, len(scenes))
     return looked
 
 
@@ -197,7 +185,7 @@ def _report_odd(looked: _Looked, config: Config) -> None:
         raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")
 
 
-def _check_alike(sources: list[SceneSource], looked: _Looked) -> None:
+def _check_alike(sources: list[SceneInspection], looked: _Looked) -> None:
     """Refuse scenes with other bands or data types than the first; warn of another GSD."""
     first, (names, dtype) = sources[0].files, looked.kinds[0]
     gsd = looked.grids[first.id].gsd

@@ -15,7 +15,7 @@ that the split cuts through.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import write_geotiff
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.splits.assign import Split
 from cafe_cli.system.atomic_write import stamps, write_text
@@ -301,17 +302,14 @@ class TileReader:
             with open_raster(str(path)) as surface:
                 grid = Grid.of(surface)
                 ground = GroundSurface(read_window(surface, grid.extent, [1])[0], grid)
-        with open_config_scene(virtual.scenes[name].files(name), config, ground) as scene:
+        inspection = inspect_config_scene(virtual.scenes[name].files(name), config)
+        with open_scene(inspection, ground) as scene:
             yield scene
 
 
-def open_config_scene(
-    files: SceneFiles, config: Config, ground: GroundSurface | None = None
-) -> AbstractContextManager[Scene]:
-    """Open a scene as a config says (see `cafe_cli.scenes.scene.open_scene`)."""
-    return open_scene(
-        files, config.height, config.bands, labels=config.labels, ground=ground, crs=config.crs
-    )
+def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
+    """Look at a scene as a config says (see `cafe_cli.scenes.inspection.inspect_scene`)."""
+    return inspect_scene(files, config.height, config.bands, labels=config.labels, crs=config.crs)
 
 
 def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:

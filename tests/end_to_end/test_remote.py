@@ -20,6 +20,7 @@ from cafe_cli.inference.job import PredictInput
 from cafe_cli.raster.reader import open_raster, read_window
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import find_scenes
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import TileReader, load_tileset, read_tile, tile_path
@@ -165,7 +166,7 @@ def test_a_scene_from_elsewhere_is_the_same(folder, remote):
     seen = []
     for where in (folder, remote()):
         scene_files = find_scenes(files(where, "a"))[0]
-        with open_scene(scene_files, HEIGHTS) as scene:
+        with open_scene(inspect_scene(scene_files, HEIGHTS)) as scene:
             table = settings().class_table
             labels = scene.read_labels(window, table, LabelSettings())
             seen.append((scene.grid, scene.read(window), labels.ids))
@@ -196,7 +197,7 @@ def test_a_window_costs_a_part_of_the_file(site, folder, url):
 def test_a_url_may_have_a_query(folder, url):
     path = write_to(folder / "a.tif", noise(3, grid()), grid())
     name = f"{url()}/a.tif?token=a*b&expires=[1]"
-    with open_scene(find_scenes(SceneSettings(optical=name))[0], HEIGHTS) as scene:
+    with open_scene(inspect_scene(find_scenes(SceneSettings(optical=name))[0], HEIGHTS)) as scene:
         assert np.array_equal(scene.read(scene.grid.extent).optical, read(path))
 
 
@@ -207,7 +208,7 @@ def test_rasters_from_elsewhere_are_joined(folder, remote):
         write_to(folder / f"{number}.tif", image[:, :, 8 * number :][:, :, :8], part)
     where = remote()
     names = tuple(f"{where}/{number}.tif" for number in range(3))
-    with open_scene(find_scenes(SceneSettings(optical=names))[0], HEIGHTS) as scene:
+    with open_scene(inspect_scene(find_scenes(SceneSettings(optical=names))[0], HEIGHTS)) as scene:
         assert scene.grid == grid(24)
         assert np.array_equal(scene.read(scene.grid.extent).optical, image)
 
@@ -261,7 +262,10 @@ def test_a_virtual_tile_set_reads_windows_from_elsewhere(folder, url, tmp_path):
 def refused(name: str, heights: str | None = None, kind: type[CafeError] = InputError) -> str:
     """Open and read a scene that cannot be: return the one line that is said."""
     scene_files = find_scenes(SceneSettings(optical=name, elevation=heights))[0]
-    with pytest.raises(CafeError) as caught, open_scene(scene_files, HEIGHTS) as scene:
+    with (
+        pytest.raises(CafeError) as caught,
+        open_scene(inspect_scene(scene_files, HEIGHTS)) as scene,
+    ):
         scene.read(scene.grid.extent)
     assert type(caught.value) is kind
     said = str(caught.value)

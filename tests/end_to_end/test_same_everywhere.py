@@ -17,6 +17,7 @@ from cafe_cli.model.cafe import Architecture
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.scenes.discovery import find_scenes
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.make import tile
@@ -100,7 +101,10 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
         in_training(tmp_path / "tiles", cut), in_training(tmp_path / "virtual", seen), strict=True
     )
     feeder = WindowReader(
-        partial(open_scene, files, heights, source.bands), (64, 64), WindowGrid(SIZE, SIZE), 2
+        partial(open_scene, inspect_scene(files, heights, source.bands)),
+        (64, 64),
+        WindowGrid(SIZE, SIZE),
+        2,
     )
     columns = range(0, WHERE.width + SIZE, SIZE)
     for (kept, one), (_, other) in pairs:

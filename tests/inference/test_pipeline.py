@@ -19,6 +19,7 @@ from cafe_cli.inference.tiling import WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.vector.area_of_interest import Area
 from tests.support.engines import tiny_model, town, write
@@ -39,7 +40,7 @@ def opened(tmp_path_factory):
     blocks = {"tiled": True, "blockxsize": 32, "blockysize": 32}
     optical = write(folder / "ortho.tif", image, mask=mask, **blocks)
     files = SceneFiles("scene", (optical,), (write(folder / "dsm.tif", metres),))
-    return partial(open_scene, files, HeightSettings(kind="ndsm", fill=0))
+    return partial(open_scene, inspect_scene(files, HeightSettings(kind="ndsm", fill=0)))
 
 
 @pytest.fixture(scope="module")

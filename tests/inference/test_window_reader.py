@@ -12,6 +12,7 @@ from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.raster.window import Window, offsets
 from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Scene, open_scene
 from tests.support.engines import write
 
@@ -30,7 +31,7 @@ def opened(tmp_path_factory):
     optical = write(folder / "ortho.tif", image, mask=mask, **blocks)
     elevation = write(folder / "dsm.tif", metres, origin=(-7, 5))
     files = SceneFiles("scene", (optical,), (elevation,))
-    return partial(open_scene, files, HeightSettings(kind="ndsm", fill=2))
+    return partial(open_scene, inspect_scene(files, HeightSettings(kind="ndsm", fill=2)))
 
 
 @settings(max_examples=40, deadline=None)

@@ -22,6 +22,7 @@ from cafe_cli.raster.mosaic_view import (
     union_grid,
 )
 from cafe_cli.raster.window import Window, blocks
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from tests.support.rasters import LAMBERT, UTM, around, grid, noise, scene_files
 from tests.support.rasters import write as write_to
@@ -93,7 +94,7 @@ def test_a_scene_of_many_sheets_in_two_crs(write, tmp_path):
         write(f"h{i}.tif", np.full((120, 60), 4 + i, np.float32), surface.at(w))
         for i, w in enumerate(halves)
     ]
-    with open_scene(scene_files("a", images, heights), NDSM) as scene:
+    with open_scene(inspect_scene(scene_files("a", images, heights), NDSM)) as scene:
         assert (scene.grid.width, scene.grid.height) == (90, 90)
         patch = scene.read(scene.grid.extent)
     assert np.array_equal(patch.optical, optical)
@@ -167,7 +168,7 @@ def test_a_crs_given_for_rasters_without_one(write):
     shifted = bare.at(Window(5, 0, 60, 40))
     image = write("a.tif", noise(1, bare), bare)
     dsm = write("b.tif", np.ones((40, 60), np.float32), shifted)
-    with open_scene(scene_files("a", image, dsm), NDSM, crs="EPSG:32632") as scene:
+    with open_scene(inspect_scene(scene_files("a", image, dsm), NDSM, crs="EPSG:32632")) as scene:
         assert scene.grid.crs == UTM
         patch = scene.read(scene.grid.extent)
     assert np.array_equal(patch.height_valid[0], np.arange(60) >= 5)
@@ -186,7 +187,7 @@ def test_heights_without_georeference_on_a_resampled_scene(write):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         dsm = write("dsm.tif", np.ones((40, 60), np.float32), nowhere)
     files = scene_files("a", write("a.tif", noise(1, WHOLE), WHOLE), dsm)
-    with open_scene(files, NDSM, gsd=1.0) as scene:
+    with open_scene(inspect_scene(files, NDSM, gsd=1.0)) as scene:
         assert scene.read(scene.grid.extent).height_valid.all()
 
 

@@ -12,6 +12,7 @@ from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes import heights
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from tests.support.rasters import LAMBERT, around, grid, noise, scene_files
 from tests.support.rasters import write as write_to
@@ -21,8 +22,8 @@ WHERE = around(X, Y, 40, 0.5)
 WHOLE = WHERE.extent
 
 
-def read(files, settings, window=WHOLE, **options):
-    with open_scene(files, settings, **options) as scene:
+def read(files, settings, window=WHOLE, ground=None, **options):
+    with open_scene(inspect_scene(files, settings, **options), ground) as scene:
         patch = scene.read(window)
     return patch.height, patch.height_valid
 
@@ -51,7 +52,7 @@ def test_heights_above_a_terrain_model(image, write, slope, ground):
     height, valid = read(files, HeightSettings(ground=ground, fill=0))
     assert valid.all()
     assert height == pytest.approx(surface - slope, abs=1e-4)
-    assert estimate_scene_ground(files, HeightSettings(ground=ground)) is None
+    assert estimate_scene_ground(inspect_scene(files, HeightSettings(ground=ground))) is None
 
 
 def test_a_terrain_model_of_another_grid_unit_and_extent(image, write):
@@ -77,8 +78,8 @@ def test_which_ground_is_taken_off(image, write, slope):
         ("ndsm", "auto", "none", float(slope.mean()) + 3),
     ]:
         settings = HeightSettings(kind=kind, ground=ground, fill=0)
-        with open_scene(files, settings) as scene:
-            assert scene.ground_source == source
+        with open_scene(inspect_scene(files, settings)) as scene:
+            assert scene.inspection.heights.ground == source
             assert scene.read(WHOLE).height.mean() == pytest.approx(mean, abs=0.1)
 
 
@@ -98,7 +99,7 @@ def test_the_ground_below_a_part_of_a_large_surface(image, write, monkeypatch):
     settings = HeightSettings(cell=1.0, max_window=30.0, fill=0)
     whole, _ = read(files, settings)
     monkeypatch.setattr(heights, "_WHOLE", 100)
-    ground = estimate_scene_ground(files, settings)
+    ground = estimate_scene_ground(inspect_scene(files, settings))
     assert ground.grid.width == ground.grid.height < 400
     part, valid = read(files, settings)
     assert valid.all()
@@ -169,7 +170,7 @@ def voids(tmp_path_factory):
         write_to(folder / "dsm.tif", values, surface, nodata=-9999),
     )
     settings = HeightSettings(cell=1.0, max_window=20.0, fill=3.0)
-    with open_scene(files, settings) as scene:
+    with open_scene(inspect_scene(files, settings)) as scene:
         yield scene, *scene._heights.read(WHOLE.expand(20))
 
 

@@ -13,6 +13,7 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_decimated
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from tests.support.rasters import (
     LAMBERT,
@@ -35,8 +36,8 @@ OREGON = CRS.from_epsg(2994)
 FAR = transform(CRS.from_epsg(4326), UTM, [-123.07], [44.05])
 
 
-def read(files: SceneFiles, settings=NDSM, window=None, bands=None, **options):
-    with open_scene(files, settings, bands, **options) as scene:
+def read(files: SceneFiles, settings=NDSM, window=None, bands=None, ground=None, **options):
+    with open_scene(inspect_scene(files, settings, bands, **options), ground) as scene:
         return scene.read(window or scene.grid.extent)
 
 
@@ -114,7 +115,7 @@ def test_an_orthophoto_in_feet_below_a_surface_in_metres(write):
     path = write("ortho.tif", noise(3, where), where)
     place = (FAR[0][0], FAR[1][0])
     dsm = write("dsm.tif", plane_on(delivered, utm, place).astype(np.float32), delivered)
-    with open_scene(scene_files("a", path, dsm), PLAIN) as scene:
+    with open_scene(inspect_scene(scene_files("a", path, dsm), PLAIN)) as scene:
         patch = scene.read(scene.grid.extent)
         assert scene.grid.gsd == pytest.approx(0.3048)
     assert patch.height_valid.all()
@@ -147,13 +148,13 @@ def test_voids_and_what_lies_outside_is_not_valid(optical, write, declared):
 
 def test_without_a_height_raster_no_height_is_valid(optical):
     path, _ = optical
-    with open_scene(scene_files("a", path), DSM) as scene:
+    with open_scene(inspect_scene(scene_files("a", path), DSM)) as scene:
         patch = scene.read(Window(-5, -5, 20, 30))
-        assert not scene.has_height
+        assert scene.inspection.heights is None
     assert patch.height.shape == (30, 20)
     assert not patch.height.any()
     assert not patch.height_valid.any()
-    assert estimate_scene_ground(scene_files("a", path), DSM) is None
+    assert estimate_scene_ground(inspect_scene(scene_files("a", path), DSM)) is None
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_heights_count_from_the_ground(hillside, optical):
 def test_a_window_shows_the_same_as_the_whole(hillside):
     """The ground was estimated once, over the whole raster, whatever is read."""
     files, _ = hillside
-    ground = estimate_scene_ground(files, DSM)
+    ground = estimate_scene_ground(inspect_scene(files, DSM))
     whole = read(files, DSM)
     for window in (Window(0, 0, 50, 50), Window(31, 64, 50, 20), Window(100, -10, 40, 60)):
         inside = window.intersection(Window(0, 0, 120, 120))
@@ -257,7 +258,7 @@ def test_a_single_void_in_a_large_raster_is_not_overlooked(write, settings):
         read(files, settings)
     if settings is DSM:
         with pytest.raises(InputError, match=r"height\.nodata = -9999 "):
-            estimate_scene_ground(files, settings)
+            estimate_scene_ground(inspect_scene(files, settings))
 
 
 def test_a_surface_without_any_height(optical, write):
@@ -313,8 +314,8 @@ def test_labels_are_those_below_each_pixel_centre(optical, write, crs, pixel):
     delivered = around(X - 6, Y + 2, 30, pixel, crs)
     values = noise(1, delivered)[0] % 4
     labels = write("labels.tif", values, delivered, nodata=3)
-    with open_scene(scene_files("a", path, labels=labels), NDSM) as scene:
-        assert scene.has_labels
+    with open_scene(inspect_scene(scene_files("a", path, labels=labels), NDSM)) as scene:
+        assert scene.inspection.labels
         decoded = scene.read_labels(where.extent, TABLE, LabelSettings())
     expected = nearest(values, delivered, where)
     expected[(expected == 3) | (expected < 0)] = 255
@@ -328,14 +329,14 @@ def test_color_labels_with_alpha(optical, write):
     shown = np.where(noise(1, where, seed=1) > 50, 255, 0).astype(np.uint8)
     rgba = np.concatenate([TABLE.palette[ids].transpose(2, 0, 1), shown])
     labels = write("labels.tif", rgba, where, alpha=4)
-    with open_scene(scene_files("a", path, labels=labels), NDSM) as scene:
+    with open_scene(inspect_scene(scene_files("a", path, labels=labels), NDSM)) as scene:
         decoded = scene.read_labels(where.extent, TABLE, LabelSettings(encoding="colors"))
     assert np.array_equal(decoded.ids, np.where(shown[0] > 0, ids, 255))
 
 
 def test_a_scene_without_labels(optical):
     with (
-        open_scene(scene_files("a", optical[0]), NDSM) as scene,
+        open_scene(inspect_scene(scene_files("a", optical[0]), NDSM)) as scene,
         pytest.raises(InputError, match="scene a has no labels"),
     ):
         scene.read_labels(scene.grid.extent, TABLE, LabelSettings())
@@ -349,10 +350,10 @@ def test_a_scene_without_labels(optical):
 def test_bands_are_read_raw_and_in_the_order_asked_for(write, dtype, bands):
     values = noise(5, grid(), dtype)
     path = write("a.tif", values, grid())
-    with open_scene(scene_files("a", path), NDSM, bands) as scene:
+    with open_scene(inspect_scene(scene_files("a", path), NDSM, bands)) as scene:
         patch = scene.read(Window(1, 2, 5, 4))
-        assert scene.dtype == dtype
-        assert len(scene.band_names) == len(scene.bands)
+        assert scene.inspection.dtype == dtype
+        assert len(scene.inspection.band_names) == len(scene.inspection.bands)
     chosen = values if bands is None else values[[b - 1 for b in bands]]
     assert patch.optical.dtype == dtype
     assert np.array_equal(patch.optical, chosen[:, 2:6, 1:6])
@@ -383,8 +384,8 @@ def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write, caplog)
     assert "band 4 of" in caplog.text
     assert "name the bands" in caplog.text
     caplog.clear()
-    with open_scene(scene_files("a", path), NDSM, (1, 2, 3, 4)) as scene:
-        assert scene.band_names[-1] == "band 4"
+    with open_scene(inspect_scene(scene_files("a", path), NDSM, (1, 2, 3, 4))) as scene:
+        assert scene.inspection.band_names[-1] == "band 4"
         patch = scene.read(scene.grid.extent)
     assert np.array_equal(patch.optical, values)
     assert patch.optical_valid.all()
@@ -402,18 +403,18 @@ def test_bands_have_names(write):
     with rasterio.open(path, "r+") as dataset:
         dataset.set_band_description(2, "near infrared")
     for gsd in (None, 1.0):
-        with open_scene(scene_files("a", path), NDSM, (2, 3), gsd=gsd) as scene:
-            assert scene.band_names == ("near infrared", "band 3")
+        with open_scene(inspect_scene(scene_files("a", path), NDSM, (2, 3), gsd=gsd)) as scene:
+            assert scene.inspection.band_names == ("near infrared", "band 3")
     rgb = write("b.tif", noise(3, grid()), grid(), photometric="rgb")
-    with open_scene(scene_files("a", rgb), NDSM) as scene:
-        assert scene.band_names == ("red", "green", "blue")
+    with open_scene(inspect_scene(scene_files("a", rgb), NDSM)) as scene:
+        assert scene.inspection.band_names == ("red", "green", "blue")
 
 
 def test_a_scene_of_coarser_pixels_holds_the_mean_of_the_fine(write):
     where = grid(40, 24, 0.5)
     values = noise(3, where, "uint16")
     path = write("a.tif", values, where)
-    with open_scene(scene_files("a", path), NDSM, gsd=1.0) as scene:
+    with open_scene(inspect_scene(scene_files("a", path), NDSM, gsd=1.0)) as scene:
         assert scene.grid == Grid(UTM, grid(20, 12, 1.0).transform, 20, 12)
         patch = scene.read(scene.grid.extent)
     mean = values.reshape(3, 12, 2, 20, 2).mean(axis=(2, 4))
@@ -425,7 +426,7 @@ def test_a_scene_of_finer_pixels_is_interpolated(write):
     where = around(X, Y, 40, 1.0)
     values = (plane_on(where, UTM) * 10).astype(np.float32)
     path = write("a.tif", values, where)
-    with open_scene(scene_files("a", path), NDSM, gsd=0.25) as scene:
+    with open_scene(inspect_scene(scene_files("a", path), NDSM, gsd=0.25)) as scene:
         fine = scene.grid
         patch = scene.read(Window(8, 8, 140, 140))
     expected = plane_on(fine, UTM)[8:148, 8:148] * 10
@@ -453,7 +454,7 @@ def test_a_resampled_scene_has_its_heights_and_labels_there(optical, write):
     path, where = optical
     dsm = write("dsm.tif", plane_on(where, UTM).astype(np.float32), where)
     labels = write("labels.tif", noise(1, where)[0] % 3, where)
-    with open_scene(scene_files("a", path, dsm, labels), PLAIN, gsd=0.75) as scene:
+    with open_scene(inspect_scene(scene_files("a", path, dsm, labels), PLAIN, gsd=0.75)) as scene:
         patch = scene.read(scene.grid.extent)
         ids = scene.read_labels(scene.grid.extent, TABLE, LabelSettings()).ids
     assert patch.height.shape == patch.optical.shape[1:] == ids.shape == (40, 40)
@@ -469,7 +470,7 @@ def test_an_image_of_one_pixel(write):
     labels = write(
         "labels.tif", np.full((40, 40), 2, np.uint8), grid(40, 40, left=X - 5, top=Y + 5)
     )
-    with open_scene(scene_files("a", path, dsm, labels), NDSM) as scene:
+    with open_scene(inspect_scene(scene_files("a", path, dsm, labels), NDSM)) as scene:
         patch = scene.read(Window(0, 0, 1, 1))
         ids = scene.read_labels(Window(0, 0, 1, 1), TABLE, LabelSettings()).ids
     assert (patch.optical[0, 0, 0], patch.height[0, 0], ids[0, 0]) == (7, 5, 2)

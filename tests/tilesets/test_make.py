@@ -16,6 +16,7 @@ from cafe_cli.raster import statistics
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import find_scenes
+from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.index import shared_ground
@@ -104,7 +105,7 @@ def painted(kept, where=PLACE):
 def test_tiles_hold_what_the_scene_shows(cut):
     folder, config = cut
     files = find_scenes(config.scenes, config.root)[0]
-    with open_scene(files, config.height) as scene:
+    with open_scene(inspect_scene(files, config.height)) as scene:
         for kept in load_tileset(folder).tiles:
             window = Window(kept.col, kept.row, SIZE, SIZE)
             shown = scene.read(window)

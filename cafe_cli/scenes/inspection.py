@@ -1,0 +1,186 @@
+"""What the rasters of a scene are, and whether they belong together: learnt before any is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.io import DatasetReader
+
+from cafe_cli.config.schema import HeightSettings, LabelSettings
+from cafe_cli.errors import BandError
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.mosaic_view import (
+    Member,
+    covered_share,
+    inspect_rasters,
+    parse_crs,
+    union_grid,
+)
+from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.heights import HeightRasters, inspect_heights
+from cafe_cli.vector.features import is_vector, warn_once
+
+
+@dataclass(frozen=True)
+class SceneInspection:
+    """A scene whose rasters belong together, ready to be opened by any number of threads.
+
+    Attributes
+    ----------
+    files : SceneFiles
+    native : Grid
+        Grid of the optical rasters as they were delivered.
+    grid : Grid
+        Grid that the scene is read on; `native` unless the scene is resampled.
+    resampling : Resampling
+        How optical rasters are brought onto `grid` where its pixels are not theirs.
+    optical : tuple of Member
+    bands : tuple of int
+        Bands read from the optical rasters, from 1.
+    dtype : str
+        Data type of these bands.
+    band_names : tuple of str
+        Description of each band, or its colour, or its number.
+    heights : HeightRasters or None
+        None without a surface model.
+    labels : tuple of Member
+        Label rasters; empty where there are no labels or where they are vectors.
+    label_settings : LabelSettings
+        Layer and attribute of vector labels.
+    """
+
+    files: SceneFiles
+    native: Grid
+    grid: Grid
+    resampling: Resampling
+    optical: tuple[Member, ...]
+    bands: tuple[int, ...]
+    dtype: str
+    band_names: tuple[str, ...]
+    heights: HeightRasters | None
+    labels: tuple[Member, ...]
+    label_settings: LabelSettings
+
+    @property
+    def block(self) -> int:
+        """Width in pixels of the largest blocks that a raster of the scene is stored in."""
+        heights = self.heights
+        partners = (*heights.surface, *heights.terrain) if heights else ()
+        return max(member.block for member in (*self.optical, *partners, *self.labels))
+
+    @property
+    def optical_block(self) -> tuple[int, int]:
+        """Width and height in pixels of the blocks that the optical raster is stored in."""
+        return self.optical[0].block, self.optical[0].block_rows
+
+
+def inspect_scene(
+    files: SceneFiles,
+    settings: HeightSettings,
+    bands: tuple[int, ...] | None = None,
+    *,
+    labels: LabelSettings | None = None,
+    gsd: float | None = None,
+    crs: str | None = None,
+) -> SceneInspection:
+    """Look at the rasters of a scene and check that they belong together.
+
+    Parameters
+    ----------
+    files : SceneFiles
+        What to look at; without `elevation` every height is invalid.
+    settings : HeightSettings
+        What the height raster holds.
+    bands : tuple of int, optional
+        Bands of the optical raster from 1; all but alpha if None.
+    labels : LabelSettings, optional
+        Layer and attribute of vector labels, which are not read here.
+    gsd : float, optional
+        Resample the scene to this ground sampling distance in metres.
+    crs : str, optional
+        CRS of the rasters that have none.
+
+    Raises
+    ------
+    InputError
+        A file that is missing or unreadable, heights that cannot be (undeclared nodata).
+    BandError
+        A band the optical raster does not have.
+    GridError
+        A CRS on one side only, or no overlap.
+    ConfigError
+        A CRS that means nothing, a ground from a terrain model that is not there.
+    """
+    assumed = parse_crs(crs)
+    optical = tuple(inspect_rasters(files.optical, assumed))
+    chosen, dtype, names = _inspect_bands(optical[0].path, bands)
+    native = union_grid(optical)
+    factor = 1.0 if gsd is None else gsd / native.gsd
+    grid = native if gsd is None else native.rescaled(factor)
+
+    def partner(paths: Sequence[str]) -> tuple[Member, ...]:
+        return _inspect_partner(paths, files.name, native, grid, assumed)
+
+    heights = None
+    if files.elevation:
+        surface = partner(files.elevation)
+        heights = inspect_heights(surface, partner(files.dtm) if files.dtm else (), settings)
+    return SceneInspection(
+        files=files,
+        native=native,
+        grid=grid,
+        resampling=Resampling.average if factor > 1 else Resampling.bilinear,
+        optical=optical,
+        bands=chosen,
+        dtype=dtype,
+        band_names=names,
+        heights=heights,
+        labels=partner(files.labels) if _are_rasters(files.labels) else (),
+        label_settings=labels or LabelSettings(),
+    )
+
+
+def _are_rasters(paths: Sequence[str]) -> bool:
+    return bool(paths) and not any(map(is_vector, paths))
+
+
+def _inspect_bands(
+    path: str, bands: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], str, tuple[str, ...]]:
+    """Return the bands to read from an optical raster, their data type and their names."""
+    with open_raster(path) as optical:
+        chosen = image_bands(optical, bands)
+        if not chosen:
+            raise BandError(f"{path} has no band besides alpha")
+        if bands is None:
+            _check_alpha(optical)
+        about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
+        plain = ("undefined", "gray", "palette", "alpha")
+        names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
+        dtype = np.result_type(*(optical.dtypes[b - 1] for b in chosen)).name
+        return chosen, dtype, names
+
+
+def _check_alpha(optical: DatasetReader) -> None:
+    """Warn of a fourth band, infrared mostly, that GDAL has marked as alpha."""
+    for band, kind in enumerate(optical.colorinterp, start=1):
+        if kind == ColorInterp.alpha and shows_an_image(optical, band):
+            warn_once(
+                f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
+                "like an image; to use it, name the bands (--bands or scenes.bands)"
+            )
+
+
+def _inspect_partner(
+    paths: Sequence[str], scene: str, native: Grid, grid: Grid, crs: CRS | None
+) -> tuple[Member, ...]:
+    """Look at heights or labels and warn where they leave a part of the scene uncovered."""
+    members = tuple(inspect_rasters(paths, crs, native))
+    share = covered_share(members, scene, grid)
+    if share < 0.995:
+        more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
+        warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene}")
+    return members
