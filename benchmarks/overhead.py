@@ -90,7 +90,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
 
     from cafe_cli.config.schema import HeightSettings, PredictSettings
     from cafe_cli.inference.ensemble import Ensemble
-    from cafe_cli.inference.forward import in_view, to_batch
+    from cafe_cli.inference.forward import to_batch, transform_inputs
     from cafe_cli.inference.tiling import WindowGrid
     from cafe_cli.model.device import computes_in_bf16
     from cafe_cli.raster.window import Window
@@ -99,14 +99,16 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     from cafe_cli.scenes.scene import open_scene
 
     ensemble = Ensemble.load([args.model])
-    slide = WindowGrid(window, window - overlap)
-    forward = ensemble.ready(PredictSettings(), slide, torch.device(args.device), engine)
+    windows = WindowGrid(window, window - overlap)
+    forward = ensemble.prepare(PredictSettings(), windows, torch.device(args.device), engine)
     batch = forward.batch_size
     files = SceneFiles("scene", (args.ortho,), (args.dsm,))
     with open_scene(inspect_scene(files, HeightSettings(kind="ndsm"))) as scene:
         patch = scene.read(Window(scene.grid.width // 3, scene.grid.height // 3, window, window))
         pixels = scene.grid.width * scene.grid.height
-    inputs = in_view(to_batch([patch] * batch, batch, forward.device), forward.views[0])
+    inputs = transform_inputs(
+        to_batch([patch] * batch, batch, forward.device), forward.transforms[0]
+    )
     mixed = torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bf16(forward.device))
     durations: list[float] = []
     with torch.inference_mode(), mixed:

@@ -422,8 +422,9 @@ def predict(
     from cafe_cli.cli.console import inference_display, show_meter
     from cafe_cli.config.load import parse_config
     from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+    from cafe_cli.inference.predict import dry_run as check_run
+    from cafe_cli.inference.predict import dry_run_per_file, predict_per_file
     from cafe_cli.inference.predict import predict as run
-    from cafe_cli.inference.predict import predict_per_file, rehearse, rehearse_each
     from cafe_cli.scenes.discovery import expand_inputs
 
     if not (models := (*models, *more)):
@@ -438,7 +439,7 @@ def predict(
         options[stream] = tuple(expand_inputs(options[stream]))
     source, compute = PredictInput(**options), ComputeOptions(device, jobs)
     if dry_run:
-        each = rehearse_each if per_file else rehearse
+        each = dry_run_per_file if per_file else check_run
         found = each(models, source, outputs, settings=settings, compute=compute)
         _show_reports(found if isinstance(found, list) else [found])
         return

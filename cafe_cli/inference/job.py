@@ -1,4 +1,4 @@
-"""What to predict, from what, and what to write: plain values."""
+"""Inputs, outputs and compute options of `cafe predict`, as plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,28 +16,28 @@ QUALITY = ClassTable(
 
 @dataclass(frozen=True)
 class PredictInput:
-    """What to predict from.
+    """The rasters of a scene to predict.
 
     Parameters
     ----------
     optical : tuple of str
-        Orthophotos, joined into one scene.
+        Orthophotos, mosaicked into one scene.
     elevation, dtm : tuple of str
         Surface models and terrain models.
     bands : tuple of int, optional
-        Bands of the optical raster, from 1, in the model's order; all but alpha if None.
+        Bands of the orthophotos, from 1, in the model's order; all but alpha if None.
     height_unit, height_nodata : optional
-        Replace those of the model's training data.
+        Unit and nodata value of the heights, in place of those of the training data.
     crs : str, optional
-        Of rasters that do not say theirs.
+        CRS of rasters without one.
     gsd : {'own', 'model'}
-        Predict on the optical raster's grid, or resample to the model's ground sampling distance.
+        Predict on the grid of the orthophoto, or resample to the model's ground sampling distance.
     aoi : str, optional
-        Vector file; only what lies in its polygons is predicted.
+        Vector file with the area of interest as polygons.
     bbox : tuple of float, optional
-        Left, bottom, right, top; only what lies within is predicted.
+        Left, bottom, right, top of the area of interest.
     bbox_crs : str, optional
-        CRS of `bbox`; that of the optical raster if None.
+        CRS of `bbox`; that of the orthophoto if None.
     """
 
     optical: tuple[str, ...]
@@ -53,31 +53,31 @@ class PredictInput:
     bbox_crs: str | None = None
 
     @property
-    def names(self) -> list[str]:
-        """All files that are read."""
+    def paths(self) -> list[str]:
+        """All files to read."""
         return [*self.optical, *self.elevation, *self.dtm, *([self.aoi] if self.aoi else [])]
 
 
 @dataclass(frozen=True)
 class PredictOutput:
-    """Rasters to write: COG, uint8, nodata 255, on the grid of the optical raster.
+    """The rasters to write: COGs, uint8, nodata 255, on the grid of the scene.
 
     Parameters
     ----------
     labels : Path
-        Class ids; ``.toml`` is appended to its name for the settings it was made with.
+        Class ids. The settings are written beside it, with ``.toml`` appended to the name.
     confidence : Path, optional
         Probability of the label in per cent.
     probabilities : Path, optional
-        Of all classes in per cent, a band for each.
+        Probability of every class in per cent, one band each.
     quality : Path, optional
-        What a label rests on: 0 image and heights, 1 the image only.
+        Data behind a label: 0 image and heights, 1 image only.
     options : mapping
-        Creation options of GDAL's COG driver, laid over ours.
+        Creation options of GDAL's COG driver, in place of the defaults.
     overwrite : bool
         Replace outputs that exist.
     resume : bool
-        Go on with what an interrupted run has left.
+        Continue an interrupted run.
     """
 
     labels: Path
@@ -90,17 +90,17 @@ class PredictOutput:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files by the name of what they hold, labels first."""
+        """The files by product name, labels first."""
         names = ("labels", "confidence", "probabilities", "quality")
         return {name: path for name in names if (path := getattr(self, name))}
 
-    def inside(self, name: str) -> "PredictOutput":
-        """Return the files of a name in these, which are folders."""
-        files: dict[str, Any] = {what: folder / name for what, folder in self.paths.items()}
+    def in_folders(self, name: str) -> "PredictOutput":
+        """Return the outputs as files called `name` in the folders that these paths are."""
+        files: dict[str, Any] = {product: path / name for product, path in self.paths.items()}
         return replace(self, **files)
 
     def products(self, classes: ClassTable) -> list[Product]:
-        """Return what the files hold."""
+        """Return the products to write."""
         kinds: dict[str, tuple[int, ClassTable | None, tuple[str, ...]]] = {
             "labels": (1, classes, ()),
             "confidence": (1, None, ("confidence in per cent",)),
@@ -112,14 +112,14 @@ class PredictOutput:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """Where to compute.
+    """Devices and threads.
 
     Parameters
     ----------
     device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:N``, a list of them, or ``all`` GPUs.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N``, a list of these, or ``all`` GPUs.
     jobs : int, optional
-        Threads that read; one per core if None.
+        Reader threads; one per core if None.
     """
 
     device: str = "auto"

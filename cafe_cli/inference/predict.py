@@ -11,7 +11,7 @@ from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
 from cafe_cli.findings import Report
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
-from cafe_cli.inference.predictor import Predictor, Progress
+from cafe_cli.inference.predictor import Predictor, ProgressCallback
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.system.atomic_write import check_outputs
@@ -26,7 +26,7 @@ def predict(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
-    progress: Progress = lambda meter: None,
+    progress: ProgressCallback = lambda meter: None,
 ) -> Meter:
     """Write the label raster of a scene.
 
@@ -41,7 +41,7 @@ def predict(
     source : Source
     outputs : Outputs
     settings : PredictSettings, optional
-        How windows slide, and what is averaged.
+        Size and overlap of windows, and what is averaged.
     compute : Compute, optional
     progress : callable
         Called with the meter after every row of windows.
@@ -77,7 +77,7 @@ def predict_per_file(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
-    progress: Progress = lambda meter: None,
+    progress: ProgressCallback = lambda meter: None,
 ) -> Meter:
     """Write the label raster of every orthophoto, one after the other; arguments as in `predict`.
 
@@ -106,7 +106,7 @@ def predict_per_file(
             log.error("%s", f"{error}" if name in str(error) else f"{name}: {error}")
             failed.append(name)
         else:
-            total.join(meter)
+            total.merge(meter)
     if failed:
         kind = PartialFailureError if len(failed) < len(orders) else CafeError
         made = f"; {len(orders) - len(failed)} maps are in {outputs.labels}"
@@ -131,10 +131,10 @@ def _orders(
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; with --per-file, name a folder")
     for name, stem in zip(source.optical, stems, strict=True):
-        yield replace(source, optical=(name,)), outputs.inside(f"{stem}.tif")
+        yield replace(source, optical=(name,)), outputs.in_folders(f"{stem}.tif")
 
 
-def rehearse(
+def dry_run(
     models: Sequence[Path],
     source: PredictInput,
     outputs: PredictOutput,
@@ -152,7 +152,7 @@ def rehearse(
     return report
 
 
-def rehearse_each(
+def dry_run_per_file(
     models: Sequence[Path],
     source: PredictInput,
     outputs: PredictOutput,
@@ -179,24 +179,24 @@ def _look(
 ) -> None:
     """Look at a scene, and report what there is to know."""
     card = predictor.ensemble.card
-    subject = SceneInput.of(source, predictor.ensemble)
+    scene_input = SceneInput.of(source, predictor.ensemble)
     scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
-    found = diagnose(subject.files, Config(scenes=scenes, height=subject.height))
+    found = diagnose(scene_input.files, Config(scenes=scenes, height=scene_input.height))
     report.facts["scenes"] = {Path(source.optical[0]).name: found.facts}
     report.add(*found.findings)
     if not found.ok:
         return
-    work = predictor.plan(subject)
-    size = work.target
+    plan = predictor.plan(scene_input)
+    size = plan.target
     bytes_each = sum(product.count for product in outputs.products(card.class_table))
     report.facts |= {
         "model": {"classes": list(card.class_table.names), "bands": list(card.band_names)},
-        "map": {"width": size.width, "height": size.height, "gsd": work.grid.gsd},
-        "windows": work.windows,
-        "window": work.slide.window,
+        "map": {"width": size.width, "height": size.height, "gsd": plan.grid.gsd},
+        "windows": plan.window_count,
+        "window": plan.windows.size,
         "device": ", ".join(map(str, predictor.devices)),
         "estimate": {
-            **predictor.estimate(work),
+            **predictor.estimate(plan),
             "disk_at_most": size.width * size.height * bytes_each,
         },
     }
@@ -205,7 +205,7 @@ def _look(
 def _check_outputs(
     models: Sequence[Path], source: PredictInput, outputs: PredictOutput, overwrite: bool
 ) -> None:
-    inputs = [*map(str, models), *source.names]
+    inputs = [*map(str, models), *source.paths]
     paths = [*outputs.paths.values()]
     beside = {os.path.realpath(f"{outputs.labels}.toml")}
     beside |= {os.path.realpath(f"{path}.aux.xml") for path in paths}

@@ -1,4 +1,4 @@
-"""A scene to predict: opened as the models were trained, and what of it is wanted."""
+"""A scene to predict: opener as the models were trained, and what of it is wanted."""
 
 import logging
 from contextlib import AbstractContextManager

@@ -35,7 +35,7 @@ from cafe_cli.system.locks import locked
 log = logging.getLogger("cafe")
 
 
-class Terms(Protocol):
+class OutputPolicy(Protocol):
     """What the user asks for and allows."""
 
     @property
@@ -66,7 +66,7 @@ class StripStore:
     made_of : mapping
         All that the pixels depend on, as plain values by names for people. Strips made of anything
         else are not used.
-    terms : Terms
+    policy : OutputPolicy
     tags : mapping
         Stored in every product.
 
@@ -76,7 +76,7 @@ class StripStore:
         On entering: a creation option that cannot be used.
     OutputError
         On entering: a product exists; another process is writing it; strips are left over and
-        `terms` say neither to use nor to remove them, or they were made of something else.
+        `policy` say neither to use nor to remove them, or they were made of something else.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class StripStore:
         products: Sequence[Product],
         grid: Grid,
         made_of: Mapping[str, object],
-        terms: Terms,
+        policy: OutputPolicy,
         tags: Mapping[str, str],
     ) -> None:
-        self._products, self._grid, self._terms, self._tags = products, grid, terms, tags
+        self._products, self._grid, self._policy, self._tags = products, grid, policy, tags
         self._path = products[0].path
         self._names = {p.name for p in products}
-        self._folder = folder_of(self._path)
+        self._folder = strips_folder(self._path)
         self._journal = Journal(
             self._folder / "journal.jsonl", {**made_of, **_described(products, grid)}
         )
@@ -109,7 +109,7 @@ class StripStore:
 
     def __enter__(self) -> "StripStore":
         """Lock the folder, and take over what is left in it."""
-        check_creation_options(self._terms.options)
+        check_creation_options(self._policy.options)
         for product in self._products:
             check_output(product.path, self._may_replace)
             check_file(product.path)
@@ -186,7 +186,7 @@ class StripStore:
     @property
     def _may_replace(self) -> bool:
         """Whether outputs may exist: as allowed, or a run that is resumed has named some."""
-        return self._terms.overwrite or (self._terms.resume and self._naming.exists())
+        return self._policy.overwrite or (self._policy.resume and self._naming.exists())
 
     def _write(self, product: Product, window: Window, values: NDArray[np.uint8]) -> int:
         """Return the bytes of a strip's file, 0 where all is nodata and there is none."""
@@ -207,11 +207,11 @@ class StripStore:
 
     def _left_over(self) -> Strips:
         """Return the strips to go on with."""
-        if self._terms.overwrite and not self._terms.resume:
+        if self._policy.overwrite and not self._policy.resume:
             return {}
         listed, changes = self._journal.read()
         whole = {w: sizes for w, sizes in listed.items() if self._is_whole(w, sizes)}
-        if whole and not self._terms.resume:
+        if whole and not self._policy.resume:
             raise OutputError(
                 f"an interrupted run left {self._amount(whole)}; pass --resume to go on with it, "
                 "or --overwrite to start again"
@@ -260,18 +260,18 @@ class StripStore:
         with saying(product.path):
             vrt.write_text(vrt_of(product, self._grid, self._tags, strips), "utf-8")
         overviews = product.overviews or ("mode" if product.classes else "average")
-        convert_to_cog(vrt, cog, overviews, self._terms.options, product.path)
+        convert_to_cog(vrt, cog, overviews, self._policy.options, product.path)
         flush(cog)
 
 
-def folder_of(path: Path) -> Path:
+def strips_folder(path: Path) -> Path:
     """Return where the strips of a map lie."""
     return path.absolute().with_name(f".{path.name}.strips")
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove what is left of the strips of a complete map, if a run was killed doing so."""
-    shutil.rmtree(_gone(folder_of(path)), ignore_errors=True)  # or another process does it now
+    shutil.rmtree(_gone(strips_folder(path)), ignore_errors=True)  # or another process does it now
 
 
 def _gone(folder: Path) -> Path:

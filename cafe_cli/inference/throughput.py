@@ -1,4 +1,4 @@
-"""How far an inference is, how fast, and what it waits for."""
+"""Progress and throughput of an inference, and the time each stage takes."""
 
 import threading
 import time
@@ -10,45 +10,44 @@ Stage = Literal["read", "forward", "write"]
 
 
 class Meter:
-    """Counts windows and pixels, and the seconds spent on each stage. Shared by threads.
+    """Counts windows and pixels, and the seconds of each stage; safe to share between threads.
 
     Attributes
     ----------
     name : str
-        Of the scene, if there are several.
+        Name of the scene, where there are several.
     windows, total : int
-        Windows that are done, empty ones among them, and all of them.
+        Windows done, empty ones included, and windows in all.
     run : int
         Windows that went through the network.
     pixels : int
-        Pixels of the scene that are finished in this run.
+        Pixels of the scene that this run has decided.
     written : int
-        Maps that were written; none where they were complete.
+        Maps written; maps that were complete already do not count.
     seconds : dict
-        Waited for pixels to be read, spent on the network, waited for strips to be written.
+        Seconds by stage: waiting for pixels, running the network, waiting for the writer.
     """
 
     def __init__(self, total: int = 0, name: str = "") -> None:
         self.total, self.name = total, name
         self.windows = self.run = self.pixels = self.written = 0
         self.seconds: dict[Stage, float] = {"read": 0.0, "forward": 0.0, "write": 0.0}
-        self._resumed = 0
         self._start = time.perf_counter()
         self._lock = threading.Lock()
 
     def resume(self, windows: int) -> None:
-        """Count windows that an earlier run has done."""
-        self.windows = self._resumed = windows
+        """Count the windows of an earlier run that this one continues."""
+        self.windows = windows
 
     def add(self, windows: int, run: int, pixels: int) -> None:
-        """Count what has been done."""
+        """Count windows done, windows run and pixels decided."""
         with self._lock:
             self.windows += windows
             self.run += run
             self.pixels += pixels
 
-    def join(self, other: "Meter") -> None:
-        """Add what another one has counted; the time is that of this one."""
+    def merge(self, other: "Meter") -> None:
+        """Add the counts of another meter; the start time stays."""
         self.total += other.total
         self.written += other.written
         self.add(other.windows, other.run, other.pixels)
@@ -56,8 +55,8 @@ class Meter:
             self.seconds[stage] += seconds
 
     @contextmanager
-    def on(self, stage: Stage) -> Iterator[None]:
-        """Count the time inside for a stage."""
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Add the time spent inside the context to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -67,27 +66,21 @@ class Meter:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return time.perf_counter() - self._start
 
     @property
     def windows_per_second(self) -> float:
-        """Windows that went through the network, per second."""
+        """Windows through the network per second."""
         return self.run / max(self.elapsed, 1e-9)
 
     @property
     def megapixels_per_second(self) -> float:
-        """Finished pixels of the scene, in millions per second."""
+        """Pixels decided, in millions per second."""
         return self.pixels / 1e6 / max(self.elapsed, 1e-9)
 
     @property
-    def remaining(self) -> float | None:
-        """Seconds left at the pace so far, None before there is one."""
-        done = self.windows - self._resumed
-        return self.elapsed * (self.total - self.windows) / done if done else None
-
-    @property
     def shares(self) -> dict[Stage, float]:
-        """Share of each stage in the time that was measured."""
+        """Fraction of the measured time by stage."""
         total = sum(self.seconds.values())
         return {stage: value / max(total, 1e-9) for stage, value in self.seconds.items()}

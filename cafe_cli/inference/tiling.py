@@ -1,7 +1,7 @@
-"""How windows slide over a scene: columns in bands, rows in strips, and what finishes where.
+"""The grid of windows over a scene, and its division into column bands and strips of rows.
 
-The windows of a scene lie on one grid that begins at its upper left pixel, whatever part of it is
-wanted and however the work is divided. So a pixel is always seen by the same windows.
+The grid begins at the upper left pixel of the scene, whatever part of the scene is predicted and
+however the work is divided, so that the same windows cover a pixel in every run.
 """
 
 import itertools
@@ -15,58 +15,64 @@ STRIDE = 32
 """Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
 
 _MEMORY = 192_000_000  # bytes of pixels and scores of a band, about
-_PIXEL = 20  # bytes of a pixel while it is read: values, masks, and what is read ahead
+_PIXEL = 20  # bytes per pixel while it is read: values, masks, and the pieces read ahead
 _OVERLAP = 128
-_LARGE = range(768, 1280)  # sides of windows to choose from, where a scene is large enough
-_STRIP = 4_000_000  # pixels that a strip has at least, if there are more window rows
+_LARGE = range(768, 1280)  # window sizes to choose from where the scene is large enough
+_STRIP = 4_000_000  # pixels per strip, at least, where the scene has more than one row of windows
 
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """Side of the windows and distance from one to the next, in pixels.
+    """Square windows of `size` pixels, the first pixels of neighbours `stride` pixels apart.
 
     Raises
     ------
     ConfigError
-        They are no multiples of the network's stride, or leave gaps.
+        A number is no multiple of the network's stride, or the windows leave gaps.
     """
 
-    window: int
-    step: int
+    size: int
+    stride: int
 
     def __post_init__(self) -> None:
-        """Check the numbers, which a person gave."""
-        if self.window % STRIDE or self.step % STRIDE or not STRIDE <= self.step <= self.window:
-            near = max(round(self.window / STRIDE), 1) * STRIDE
+        """Validate size and stride, which come from the command line."""
+        if self.size % STRIDE or self.stride % STRIDE or not STRIDE <= self.stride <= self.size:
+            near = max(round(self.size / STRIDE), 1) * STRIDE
             raise ConfigError(
-                f"window {self.window} and overlap {self.overlap} have to be multiples of {STRIDE} "
+                f"window {self.size} and overlap {self.overlap} have to be multiples of {STRIDE} "
                 "(the network's stride), the overlap the smaller one, e.g. "
-                f"--window {near} --overlap {usual_overlap(near)}"
+                f"--window {near} --overlap {default_overlap(near)}"
             )
 
     @property
     def overlap(self) -> int:
-        """Pixels that a window shares with the next."""
-        return self.window - self.step
+        """Pixels that neighbouring windows share."""
+        return self.size - self.stride
 
-    def computed(self, scene: Window) -> int:
-        """Return how many pixels all windows over a scene have."""
+    def computed_pixels(self, scene: Window) -> int:
+        """Return the number of pixels of all windows over a scene, overlaps counted repeatedly."""
         columns, rows = (
-            len(offsets(length, self.window, self.step)) for length in (scene.width, scene.height)
+            len(offsets(length, self.size, self.stride)) for length in (scene.width, scene.height)
         )
-        return columns * rows * self.window**2
+        return columns * rows * self.size**2
 
-    def touching(self, length: int, first: int, last: int) -> tuple[int, ...]:
-        """Return the offsets of the windows, of those over `length` pixels, that touch a part."""
-        every = offsets(length, self.window, self.step)
-        return tuple(o for o in every if o < last and o + self.window > first)
+    def overlapping(self, length: int, first: int, last: int) -> tuple[int, ...]:
+        """Return the offsets of the windows over `length` pixels that overlap [first, last)."""
+        every = offsets(length, self.size, self.stride)
+        return tuple(o for o in every if o < last and o + self.size > first)
 
 
 @dataclass(frozen=True)
 class Band:
-    """Columns whose scores are in memory together: [first, last), and the windows over them.
+    """The pixel columns [first, last), whose scores fit into memory, and the windows over them.
 
-    Windows on the border of two bands are run for both.
+    A window that overlaps two bands is run for both.
+
+    Attributes
+    ----------
+    first, last : int
+    columns : tuple of int
+        First pixel columns of the windows.
     """
 
     first: int
@@ -76,15 +82,15 @@ class Band:
 
 @dataclass(frozen=True)
 class Strip:
-    """The unit of work: rows [top, bottom) of a band, finished by whole rows of windows.
+    """The unit of work: the pixel rows [top, bottom) of a band.
 
     Attributes
     ----------
     band : Band
     before : tuple of int
-        Rows of windows that reach in from the strip above, which has run them already.
+        First pixel rows of the windows that belong to the strip above and overlap this one.
     rows : tuple of int
-        Rows of windows that finish here.
+        First pixel rows of the windows that belong to this strip.
     top, bottom : int
     """
 
@@ -96,58 +102,60 @@ class Strip:
 
     @property
     def extent(self) -> Window:
-        """The pixels of the scene that it finishes."""
+        """The pixels of the scene that the strip covers."""
         return Window.from_bounds(self.band.first, self.top, self.band.last, self.bottom)
 
     @property
-    def windows(self) -> int:
-        """How many windows finish here."""
+    def window_count(self) -> int:
+        """Number of windows that belong to the strip."""
         return len(self.rows) * len(self.band.columns)
 
     def finished(self) -> Iterator[tuple[int, int, int]]:
-        """Yield each of `rows` with the rows of pixels [top, bottom) that are final after it."""
+        """Yield each of `rows` with the pixel rows [top, bottom) that no later window overlaps."""
         for row, below in zip(self.rows, (*self.rows[1:], self.bottom), strict=True):
             yield row, max(row, self.top), below
 
 
-def usual_overlap(window: int) -> int:
-    """Return the overlap for a window: 128 pixels, or about a quarter of a small window."""
-    if window >= 4 * _OVERLAP:
+def default_overlap(size: int) -> int:
+    """Return the default overlap: 128 pixels, or about a quarter of a small window."""
+    if size >= 4 * _OVERLAP:
         return _OVERLAP
-    return max(window // 4 // STRIDE, 1) * STRIDE if window > STRIDE else 0
+    return max(size // 4 // STRIDE, 1) * STRIDE if size > STRIDE else 0
 
 
-def fitting(scene: Window, trained: int, overlap: int | None = None) -> WindowGrid:
-    """Return the slide that computes the fewest pixels for a scene, with windows that are large.
+def fit_window_grid(scene: Window, trained: int, overlap: int | None = None) -> WindowGrid:
+    """Return the grid of large windows that computes the fewest pixels for a scene.
 
     Parameters
     ----------
     scene : Window
-        Its extent. Nothing else counts, so that a map does not depend on the machine.
+        Extent of the scene. The choice depends on nothing else, so that every machine makes the
+        same map.
     trained : int
-        Side of the windows that a network was trained on; larger ones are as good if its attention
-        is bounded.
+        Window size that the network was trained on. Larger windows are as accurate if the
+        attention is bounded.
     overlap : int, optional
-        A multiple of the network's stride; `usual_overlap` if None.
+        A multiple of the network's stride; `default_overlap` if None.
     """
     longer, shorter = max(scene.width, scene.height), min(scene.width, scene.height)
     least = min(_LARGE.start, max(trained, shorter), longer)
-    slides = []
-    for window in range(whole_strides(least), max(_LARGE.stop, whole_strides(trained)) + 1, STRIDE):
-        shared = usual_overlap(window) if overlap is None else overlap
-        if shared < window:
-            slides.append(WindowGrid(window, window - shared))
-    if not slides:
+    grids = []
+    largest = max(_LARGE.stop, whole_strides(trained))
+    for size in range(whole_strides(least), largest + 1, STRIDE):
+        shared = default_overlap(size) if overlap is None else overlap
+        if shared < size:
+            grids.append(WindowGrid(size, size - shared))
+    if not grids:
         raise ConfigError(f"overlap {overlap} leaves nothing of windows of {_LARGE.stop} pixels")
-    return min(slides, key=lambda slide: (slide.computed(scene), -slide.window))
+    return min(grids, key=lambda windows: (windows.computed_pixels(scene), -windows.size))
 
 
 def whole_strides(length: int) -> int:
-    """Return the next multiple of the network's stride."""
+    """Round a length up to a multiple of the network's stride."""
     return -(-length // STRIDE) * STRIDE
 
 
-def divide(scene: Window, area: Window, slide: WindowGrid, classes: int) -> list[Strip]:
+def divide(scene: Window, area: Window, windows: WindowGrid, classes: int) -> list[Strip]:
     """Divide an area of a scene into strips, band by band from top to bottom.
 
     Parameters
@@ -155,38 +163,38 @@ def divide(scene: Window, area: Window, slide: WindowGrid, classes: int) -> list
     scene : Window
         Extent of the scene.
     area : Window
-        What is wanted of it.
-    slide : Slide
+        The part of the scene to predict.
+    windows : WindowGrid
     classes : int
-        Scores per pixel; they decide how broad a band is.
+        Number of scores per pixel, which limits the width of a band.
     """
     strips: list[Strip] = []
-    for band in bands(scene, area, slide, classes):
-        strips += _strips(scene, area, slide, band)
+    for band in bands(scene, area, windows, classes):
+        strips += _strips(scene, area, windows, band)
     return strips
 
 
-def bands(scene: Window, area: Window, slide: WindowGrid, classes: int) -> Iterator[Band]:
-    """Divide the columns of an area into bands that fit into memory."""
-    fitting = _MEMORY // (_PIXEL * slide.window + 4 * (classes + 1) * slide.overlap)
-    broad = max(fitting // slide.step, 1) * slide.step
+def bands(scene: Window, area: Window, windows: WindowGrid, classes: int) -> Iterator[Band]:
+    """Divide the columns of an area into bands whose scores fit into memory."""
+    columns = _MEMORY // (_PIXEL * windows.size + 4 * (classes + 1) * windows.overlap)
+    broad = max(columns // windows.stride, 1) * windows.stride
     end = area.right
-    # Borders lie on the grid of windows: nobody is to know from the map where a band began.
+    # Bands meet on the grid of windows, so that the map does not show where.
     borders = range((area.col // broad + 1) * broad, end, broad)
     for first, last in itertools.pairwise([area.col, *borders, end]):
-        yield Band(first, last, slide.touching(scene.width, first, last))
+        yield Band(first, last, windows.overlapping(scene.width, first, last))
 
 
-def _strips(scene: Window, area: Window, slide: WindowGrid, band: Band) -> Iterator[Strip]:
+def _strips(scene: Window, area: Window, windows: WindowGrid, band: Band) -> Iterator[Strip]:
     end = area.bottom
-    rows = slide.touching(scene.height, area.row, end)
-    # The rows of a window row are final where the next one begins.
-    finishing = [row for row in rows[:-1] if row + slide.step > area.row] + [rows[-1]]
-    each = max(_STRIP // ((band.last - band.first) * slide.step), 1)
+    rows = windows.overlapping(scene.height, area.row, end)
+    # Of a row of windows, the pixels above the next row of windows are final.
+    finishing = [row for row in rows[:-1] if row + windows.stride > area.row] + [rows[-1]]
+    each = max(_STRIP // ((band.last - band.first) * windows.stride), 1)
     for own in _batched(finishing, each):
         top = max(own[0], area.row)
-        bottom = end if own[-1] == rows[-1] else own[-1] + slide.step
-        before = tuple(row for row in rows if row < own[0] and row + slide.window > top)
+        bottom = end if own[-1] == rows[-1] else own[-1] + windows.stride
+        before = tuple(row for row in rows if row < own[0] and row + windows.size > top)
         yield Strip(band, before, own, top, bottom)
 
 
@@ -195,17 +203,18 @@ def _batched(values: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
         yield tuple(values[start : start + size])
 
 
-def runs(strips: Sequence[Strip], most: int | None = None) -> Iterator[list[Strip]]:
-    """Group strips that follow each other downwards, at most so many of them.
+def contiguous_groups(strips: Sequence[Strip], most: int | None = None) -> Iterator[list[Strip]]:
+    """Group strips that lie directly below each other, at most `most` per group.
 
-    A group can be run in one go: every strip carries on with the scores of the one above.
+    Within a group, a strip goes on with the scores of the one above, without running the windows
+    that overlap both again.
     """
-    run: list[Strip] = []
+    group: list[Strip] = []
     for strip in strips:
-        follows = run and strip.band == run[-1].band and strip.top == run[-1].bottom
-        if run and (not follows or len(run) == most):
-            yield run
-            run = []
-        run.append(strip)
-    if run:
-        yield run
+        follows = group and strip.band == group[-1].band and strip.top == group[-1].bottom
+        if group and (not follows or len(group) == most):
+            yield group
+            group = []
+        group.append(strip)
+    if group:
+        yield group

@@ -1,4 +1,4 @@
-"""Rows of windows of a scene, read ahead by several threads, no pixel asked for twice."""
+"""Rows of windows of a scene, read ahead by several threads, every pixel read once."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
@@ -12,75 +12,75 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch, Scene
 from cafe_cli.system.threads import in_order
 
-_PIECE = 1_000_000  # pixels that are read at a time, about
-_BROAD = 2048  # columns that are read at a time, where the raster is stored in smaller blocks
+_PIECE = 1_000_000  # pixels per read, about
+_BROAD = 2048  # columns per read, where the raster is stored in smaller blocks
 
 
 @dataclass(frozen=True)
 class WindowReader:
-    """Reads rows of windows.
+    """Reads the rows of windows of a scene.
 
     Parameters
     ----------
-    opened : callable
-        Opens the scene; once in every thread.
+    opener : callable
+        Opens the scene; called once in every thread.
     block : (int, int)
-        Width and height of the blocks that it is stored in.
-    slide : Slide
+        Width and height of the raster's blocks in pixels.
+    windows : WindowGrid
     jobs : int
-        Threads.
-    wanted : callable
-        Whether anything of a window is wanted; the rest is not read.
+        Number of threads.
+    is_needed : callable
+        Whether a window contains pixels to predict; what is not needed is not read.
     """
 
-    opened: Callable[[], AbstractContextManager[Scene]]
+    opener: Callable[[], AbstractContextManager[Scene]]
     block: tuple[int, int]
-    slide: WindowGrid
+    windows: WindowGrid
     jobs: int
-    wanted: Callable[[Window], bool] = lambda window: True
+    is_needed: Callable[[Window], bool] = lambda window: True
 
     def rows(self, columns: Sequence[int], rows: Sequence[int]) -> Generator[Patch, None, None]:
-        """Yield the pixels of each row of windows, from the first column to the end of the last.
+        """Yield the pixels of each row of windows.
 
         Parameters
         ----------
         columns, rows : sequence of int
-            First pixels of the windows, each one step after the other.
+            First pixel columns and rows of the windows, in steps of the grid's stride.
 
         Yields
         ------
         Patch
-            As high as a window; what lies beyond the scene, or was not wanted, is not valid. Its
-            arrays are used again for the next one.
+            Of the height of a window, from the first column to the end of the last window. Pixels
+            beyond the scene or not needed are not valid. The next patch reuses the arrays.
         """
-        size = self.slide.window
+        size = self.windows.size
         span = Window.from_bounds(columns[0], rows[0], columns[-1] + size, rows[-1] + size)
         pieces = list(self._pieces(span))
         tallest = max((piece.height for piece in pieces), default=0)
         buffer = Window(span.col, span.row, span.width, size + tallest)
-        with closing(in_order(self.opened, Scene.read, pieces, self.jobs)) as read:
-            yield from _assembled(zip(pieces, read, strict=True), buffer, size, rows)
+        with closing(in_order(self.opener, Scene.read, pieces, self.jobs)) as read:
+            yield from _assemble(zip(pieces, read, strict=True), buffer, size, rows)
 
     def _pieces(self, span: Window) -> Iterator[Window]:
-        """Divide what is to be read along the blocks in which it is stored."""
-        width, height = self._piece(span.width)
+        """Yield the windows to read: parts of `span` along the raster's blocks."""
+        width, height = self._piece_size(span.width)
         for row, rows in _cut(span.row, span.bottom, height):
             for col, columns in _cut(span.col, span.right, width):
                 piece = Window(col, row, columns, rows)
-                if self.wanted(piece.expand(self.slide.window)):
+                if self.is_needed(piece.expand(self.windows.size)):
                     yield piece
 
-    def _piece(self, width: int) -> tuple[int, int]:
-        """Return how broad and how high the pieces of a region are."""
+    def _piece_size(self, width: int) -> tuple[int, int]:
+        """Return width and height of the pieces of a region of that width."""
         block, rows = self.block
-        broad = max(_BROAD // block, 1) * block if block < width else width
-        return broad, max(_PIECE // min(broad, width) // rows, 1) * rows
+        columns = max(_BROAD // block, 1) * block if block < width else width
+        return columns, max(_PIECE // min(columns, width) // rows, 1) * rows
 
 
-def _assembled(
+def _assemble(
     pieces: Iterator[tuple[Window, Patch]], extent: Window, size: int, rows: Sequence[int]
 ) -> Iterator[Patch]:
-    """Put pieces together to rows of windows; `extent` is what is in memory at first."""
+    """Put pieces together to rows of windows; `extent` is the size of the buffer."""
     buffer: _Buffer | None = None
     ahead = next(pieces, None)
     for row in rows:
@@ -91,11 +91,11 @@ def _assembled(
                 buffer = _Buffer(ahead[1], Window(extent.col, row, extent.width, extent.height))
             buffer.put(*ahead)
             ahead = next(pieces, None)
-        yield buffer.top(size) if buffer else _nothing(extent.width, size)
+        yield buffer.top(size) if buffer else _empty_patch(extent.width, size)
 
 
 class _Buffer:
-    """Rows of pixels that move up."""
+    """A patch in memory that moves down the scene."""
 
     def __init__(self, like: Patch, extent: Window) -> None:
         self._extent = extent
@@ -107,24 +107,24 @@ class _Buffer:
         )  # fmt: skip
 
     def put(self, window: Window, patch: Patch) -> None:
-        """Take what was read of a window."""
+        """Copy the pixels of a window into the buffer."""
         place = window.slices(self._extent)
         for held, values in zip(_arrays(self._held), _arrays(patch), strict=True):
             held[..., *place] = values
 
     def advance(self, row: int) -> None:
-        """Let `row` be the first one."""
+        """Move the buffer down until `row` is its first row."""
         drop = min(row - self._extent.row, self._extent.height)
         kept = self._extent.height - drop
         for values in _arrays(self._held):
-            for top in range(0, kept, drop):  # piece by piece, because the two may overlap
+            for top in range(0, kept, drop):  # in pieces, because source and target may overlap
                 end = min(top + drop, kept)
                 values[..., top:end, :] = values[..., top + drop : end + drop, :]
             values[..., kept:, :] = 0
         self._extent = Window(self._extent.col, row, self._extent.width, self._extent.height)
 
     def top(self, rows: int) -> Patch:
-        """Return the first rows, without a copy."""
+        """Return the first rows as a view."""
         return self._held.at((slice(0, rows), slice(None)))
 
 
@@ -132,15 +132,15 @@ def _arrays(patch: Patch) -> tuple[NDArray[np.generic], ...]:
     return patch.optical, patch.optical_valid, patch.height, patch.height_valid
 
 
-def _nothing(width: int, height: int) -> Patch:
-    """Return a patch without a valid pixel and without bands: no window of it will be run."""
+def _empty_patch(width: int, height: int) -> Patch:
+    """Return a patch without bands and without valid pixels: none of its windows is run."""
     empty = np.zeros((height, width), bool)
     none, level = np.zeros((0, height, width), np.uint8), np.zeros((height, width), np.float32)
     return Patch(none, empty, level, empty)
 
 
 def _cut(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at the multiples of `size`: yield begin and length."""
+    """Cut [first, last) at the multiples of `size`: yield the start and length of each part."""
     begin = first
     while begin < last:
         end = min((begin // size + 1) * size, last)

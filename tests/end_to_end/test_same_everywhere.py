@@ -100,7 +100,7 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     pairs = zip(
         in_training(tmp_path / "tiles", cut), in_training(tmp_path / "virtual", seen), strict=True
     )
-    feeder = WindowReader(
+    reader = WindowReader(
         partial(open_scene, inspect_scene(files, heights, source.bands)),
         (64, 64),
         WindowGrid(SIZE, SIZE),
@@ -109,7 +109,7 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     columns = range(0, WHERE.width + SIZE, SIZE)
     for (kept, one), (_, other) in pairs:
         assert torch.equal(one.labels, other.labels)
-        (strip,) = feeder.rows(columns, [kept.row])
+        (strip,) = reader.rows(columns, [kept.row])
         predicted = to_tensors(*strip.at((slice(None), slice(kept.col, kept.col + SIZE))))
         for name, *tensors in zip(
             one.inputs._fields, one.inputs, other.inputs, predicted, strict=True

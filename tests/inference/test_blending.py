@@ -19,7 +19,7 @@ def blended(scores_at, classes, height, width, size, step, blend="hann"):
     for row in rows:
         down = slice(0, size if row == rows[-1] else step)
         for col in columns:
-            blender.go_to(col)
+            blender.move_to(col)
             blender.add(scores_at(row, col))
             across = slice(0, size if col == columns[-1] else step)
             means = blender.means(down, across)
@@ -27,7 +27,7 @@ def blended(scores_at, classes, height, width, size, step, blend="hann"):
             assert torch.equal(best, means.max(dim=0).values)
             assert torch.equal(means.gather(0, labels[None])[0], best)
             out[:, row : row + down.stop, col : col + across.stop] = means
-            blender.leave(across)
+            blender.save_overlap(across)
     return out[:, :height, :width].numpy()
 
 
@@ -109,16 +109,16 @@ def test_scores_that_agree_come_back(geometry, blend):
 def test_windows_that_are_not_run_leave_nothing():
     blender = Blender(2, 20, window_weights(8), 4, CPU)
     for col in (0, 4, 8, 12):
-        blender.go_to(col)
+        blender.move_to(col)
         if col == 4:
             blender.add(torch.ones(2, 8, 8))
         labels, scores = blender.best(slice(0, 4), slice(0, 4))
         assert scores.tolist() == [[float(col in (4, 8))] * 4] * 4
         assert not labels.any()
-        blender.leave(slice(0, 4))
-    blender.go_to(0)
+        blender.save_overlap(slice(0, 4))
+    blender.move_to(0)
     assert not blender.means(slice(0, 8), slice(0, 4)).any()
-    blender.go_to(4)
+    blender.move_to(4)
     assert (blender.means(slice(0, 8), slice(0, 8))[:, :4] == 1).all()
     assert not blender.means(slice(4, 8), slice(0, 8)).any()
 
@@ -133,8 +133,8 @@ def test_memory_stays_the_same():
     before = held()
     for _ in range(20):
         for col in (0, 4, 8, 12):
-            blender.go_to(col)
+            blender.move_to(col)
             blender.add(torch.ones(2, 8, 8))
-            blender.leave(slice(0, 4))
+            blender.save_overlap(slice(0, 4))
     assert held() == before
     assert blender._above.scores.shape == (2, 4, 20)

@@ -31,9 +31,11 @@ def test_models_that_belong_together(tmp_path):
     ensemble = Ensemble.load(paths)
     assert ensemble.has_height
     assert ensemble.names == "a.safetensors, b.safetensors, c.safetensors"
-    hashes = list(ensemble.made_of().values())
+    hashes = list(ensemble.fingerprint().values())
     assert len(set(hashes)) == 3
-    assert Ensemble.load(paths[:1]).made_of() == dict([next(iter(ensemble.made_of().items()))])
+    assert Ensemble.load(paths[:1]).fingerprint() == dict(
+        [next(iter(ensemble.fingerprint().items()))]
+    )
     assert not Ensemble.load(paths[2:]).has_height
 
 
@@ -57,29 +59,29 @@ def test_models_that_do_not(tmp_path, card, says):
     ("given", "window", "overlap"),
     [({"window": 128}, 128, None), ({"window": 128, "overlap": 0}, 128, 0)],
 )
-def test_slides_as_asked(given, window, overlap):
+def test_windows_as_asked(given, window, overlap):
     ensemble = Ensemble((), (), (SimpleNamespace(window=64, architecture={}),))
-    slide = ensemble.slide(PredictSettings(**given), Window(0, 0, 500, 500))
-    assert slide.window == window
-    assert overlap is None or slide.overlap == overlap
-    assert slide.overlap % 32 == 0
+    windows = ensemble.window_grid(PredictSettings(**given), Window(0, 0, 500, 500))
+    assert windows.size == window
+    assert overlap is None or windows.overlap == overlap
+    assert windows.overlap % 32 == 0
 
 
 @pytest.mark.parametrize("trained", [32, 64, 96, 250, 256, 512])
 def test_windows_of_a_model_whose_attention_has_no_bounds_are_those_of_its_training(trained):
     card = SimpleNamespace(window=trained, architecture={"attention": 0})
-    slide = Ensemble((), (), (card,)).slide(PredictSettings(), Window(0, 0, 5000, 5000))
-    assert trained <= slide.window < trained + 32
-    assert slide.window % 32 == slide.step % 32 == 0
+    windows = Ensemble((), (), (card,)).window_grid(PredictSettings(), Window(0, 0, 5000, 5000))
+    assert trained <= windows.size < trained + 32
+    assert windows.size % 32 == windows.stride % 32 == 0
 
 
 def test_windows_of_a_model_whose_attention_is_bounded_suit_the_scene():
     ensemble = Ensemble((), (), (SimpleNamespace(window=256, architecture={"attention": 512}),))
     for scene in (Window(0, 0, 6000, 6000), Window(0, 0, 1994, 4332)):
-        slide = ensemble.slide(PredictSettings(), scene)
-        assert slide.window >= 768
-        assert slide.computed(scene) < 1.31 * scene.width * scene.height
-    given = ensemble.slide(PredictSettings(overlap=256), Window(0, 0, 6000, 6000))
+        windows = ensemble.window_grid(PredictSettings(), scene)
+        assert windows.size >= 768
+        assert windows.computed_pixels(scene) < 1.31 * scene.width * scene.height
+    given = ensemble.window_grid(PredictSettings(overlap=256), Window(0, 0, 6000, 6000))
     assert given.overlap == 256
 
 
@@ -102,7 +104,7 @@ def test_both_engines_agree(tmp_path, heights):
     ensemble = Ensemble.load([saved(tmp_path, "a", tiny_model(heights=heights))])
     settings = PredictSettings(tta="flips", scales=(0.5, 1.0))
     both = [
-        ensemble.ready(settings, WindowGrid(64, 32), CPU, engine)([patch()])
+        ensemble.prepare(settings, WindowGrid(64, 32), CPU, engine)([patch()])
         for engine in ("torch", "onnx")
     ]
     assert torch.allclose(*both, atol=1e-4)

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from cafe_cli.inference.forward import (
     BatchedForward,
     TTATransform,
-    in_view,
     to_batch,
+    transform_inputs,
     tta_transforms,
 )
 from cafe_cli.scenes.scene import Patch
@@ -33,15 +33,15 @@ def pixelwise(optical, optical_valid, height, height_valid):
 def test_views_are_different_and_can_be_undone(kind, count):
     seen = tta_transforms(kind)
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    shown = {tuple(view.show(x).flatten().tolist()) for view in seen}
+    shown = {tuple(transform.apply(x).flatten().tolist()) for transform in seen}
     assert len(seen) == len(shown) == count
-    assert all(torch.equal(view.restore(view.show(x)), x) for view in seen)
+    assert all(torch.equal(transform.invert(transform.apply(x)), x) for transform in seen)
 
 
 def test_scales_multiply_views():
     seen = tta_transforms("flips", (0.5, 1.0))
     assert len(seen) == 8
-    assert {view.side(64) for view in seen} == {32, 64}
+    assert {transform.side(64) for transform in seen} == {32, 64}
     assert TTATransform(scale=0.75).side(512) == 384
     assert TTATransform(scale=0.1).side(64) == 32
 
@@ -93,7 +93,7 @@ def test_scaling_never_mixes_in_what_is_not_valid():
     one = patch(dtype="float32", valid=valid)
     one.optical[:] = 80
     one.optical[:, :, 32:] = np.nan
-    shown = in_view(to_batch([one], 1, CPU), TTATransform(scale=1.5))
+    shown = transform_inputs(to_batch([one], 1, CPU), TTATransform(scale=1.5))
     assert shown.optical.shape == (1, 3, 96, 96)
     assert shown.optical_valid[0, :, :48].all()
     assert not shown.optical_valid[0, :, 49:].any()

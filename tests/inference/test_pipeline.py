@@ -31,7 +31,7 @@ DEPTH = {"labels": 1, "confidence": 1, "probabilities": 3, "quality": 1}
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opener(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     image, metres, _ = town(HEIGHT, WIDTH)
     metres[0, 100:140, 20:90] = np.nan
@@ -70,24 +70,33 @@ class Predicted:
 
 
 def run(
-    opened, networks, slide, *, area=None, strips=None, jobs=2, batch=1, blend="hann", products=ALL
+    opener,
+    networks,
+    windows,
+    *,
+    area=None,
+    strips=None,
+    jobs=2,
+    batch=1,
+    blend="hann",
+    products=ALL,
 ):
-    with opened() as scene:
+    with opener() as scene:
         grid = scene.grid
     area = area or Area.whole(grid)
-    strips = strips or divide(grid.extent, area.extent, slide, 3)
-    meter = Meter(sum(strip.windows for strip in strips))
-    feeder = WindowReader(opened, (32, 32), slide, jobs, area.touches)
-    weights = window_weights(slide.window, blend, slide.overlap)
-    inference = Inference(feeder, area, slide, weights, 3, products, meter)
+    strips = strips or divide(grid.extent, area.extent, windows, 3)
+    meter = Meter(sum(strip.window_count for strip in strips))
+    reader = WindowReader(opener, (32, 32), windows, jobs, area.touches)
+    weights = window_weights(windows.size, blend, windows.overlap)
+    inference = Inference(reader, area, windows, weights, 3, products, meter)
     got = Predicted(area.extent)
     inference.run(strips, [BatchedForward([n], CPU, batch) for n in networks], got.write)
     return got, meter
 
 
 @pytest.fixture(scope="module")
-def whole(opened, network):
-    return run(opened, [network], WindowGrid(64, 32))
+def whole(opener, network):
+    return run(opener, [network], WindowGrid(64, 32))
 
 
 def same(a: Predicted, b: Predicted, inside=...) -> None:
@@ -128,27 +137,27 @@ def test_products_belong_together(whole):
     st.integers(1, 3), st.integers(64, 30_000),
 )  # fmt: skip
 def test_strips_bands_readers_and_devices_change_nothing(
-    opened, network, whole, strip, scores, jobs, devices, piece
+    opener, network, whole, strip, scores, jobs, devices, piece
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling, "_STRIP", strip)
         patch.setattr(tiling, "_MEMORY", scores)
         patch.setattr(window_reader, "_PIECE", piece)
-        got, _ = run(opened, [network] * devices, WindowGrid(64, 32), jobs=jobs)
+        got, _ = run(opener, [network] * devices, WindowGrid(64, 32), jobs=jobs)
     assert (got.times == 1).all()
     same(got, whole[0])
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.data())
-def test_what_was_done_before_changes_nothing(opened, network, whole, data):
+def test_what_was_done_before_changes_nothing(opener, network, whole, data):
     """Any part of the strips can be missing, as after a kill."""
-    with pytest.MonkeyPatch.context() as patch, opened() as scene:
+    with pytest.MonkeyPatch.context() as patch, opener() as scene:
         patch.setattr(tiling, "_STRIP", 1)
         patch.setattr(tiling, "_MEMORY", 200_000)
         strips = divide(scene.grid.extent, scene.grid.extent, WindowGrid(64, 32), 3)
     left = data.draw(st.lists(st.sampled_from(strips), min_size=1, unique=True))
-    got, meter = run(opened, [network], WindowGrid(64, 32), strips=[s for s in strips if s in left])
+    got, meter = run(opener, [network], WindowGrid(64, 32), strips=[s for s in strips if s in left])
     redone = got.times == 1
     assert redone.sum() == sum(s.extent.width * s.extent.height for s in left) == meter.pixels
     same(got, whole[0], (slice(None), redone))
@@ -156,8 +165,8 @@ def test_what_was_done_before_changes_nothing(opened, network, whole, data):
 
 @settings(max_examples=10, deadline=None)
 @given(st.data())
-def test_an_area_is_cut_out_of_the_whole(opened, network, whole, data):
-    with opened() as scene:
+def test_an_area_is_cut_out_of_the_whole(opener, network, whole, data):
+    with opener() as scene:
         grid = scene.grid
     left, right = sorted(
         data.draw(st.lists(st.integers(0, WIDTH), min_size=2, max_size=2, unique=True))
@@ -169,7 +178,7 @@ def test_an_area_is_cut_out_of_the_whole(opened, network, whole, data):
     x2, y2 = grid.transform @ (right, top)
     area = Area.from_bbox((x, y, x2, y2), grid)
     assert area.extent == Window(left, top, right - left, bottom - top)
-    got, meter = run(opened, [network], WindowGrid(64, 32), area=area)
+    got, meter = run(opener, [network], WindowGrid(64, 32), area=area)
     assert (got.times == 1).all()
     for name, values in whole[0].planes.items():
         assert np.array_equal(got.planes[name], values[:, top:bottom, left:right]), name
@@ -177,22 +186,22 @@ def test_an_area_is_cut_out_of_the_whole(opened, network, whole, data):
 
 
 @pytest.mark.parametrize("blend", ["hann", "gaussian", "crop"])
-def test_batches_change_next_to_nothing(opened, network, blend):
+def test_batches_change_next_to_nothing(opener, network, blend):
     one, more = (
-        run(opened, [network], WindowGrid(96, 64), batch=size, blend=blend)[0].planes["labels"]
+        run(opener, [network], WindowGrid(96, 64), batch=size, blend=blend)[0].planes["labels"]
         for size in (1, 5)
     )
     assert (one != more).mean() < 1e-4
 
 
-def test_only_what_is_asked_for(opened, network):
-    got, _ = run(opened, [network], WindowGrid(64, 64), products=frozenset({"labels"}))
+def test_only_what_is_asked_for(opener, network):
+    got, _ = run(opener, [network], WindowGrid(64, 64), products=frozenset({"labels"}))
     assert (got.planes["confidence"] == 200).all()
     assert (got.planes["labels"] != 200).all()
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_an_error_ends_it(opened, network, devices, monkeypatch):
+def test_an_error_ends_it(opener, network, devices, monkeypatch):
     calls = []
 
     def fails(*inputs):
@@ -203,12 +212,12 @@ def test_an_error_ends_it(opened, network, devices, monkeypatch):
 
     monkeypatch.setattr(tiling, "_STRIP", 1)
     with pytest.raises(RuntimeError, match="broke"):
-        run(opened, [fails] * devices, WindowGrid(64, 32))
+        run(opener, [fails] * devices, WindowGrid(64, 32))
     assert threading.active_count() < 5
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_full_disk_ends_it(opened, network, devices, monkeypatch):
+def test_a_full_disk_ends_it(opener, network, devices, monkeypatch):
     monkeypatch.setattr(tiling, "_STRIP", 1)
 
     def full(self, window, planes):
@@ -216,4 +225,4 @@ def test_a_full_disk_ends_it(opened, network, devices, monkeypatch):
 
     monkeypatch.setattr(Predicted, "write", full)
     with pytest.raises(OSError, match="No space"):
-        run(opened, [network] * devices, WindowGrid(64, 32))
+        run(opener, [network] * devices, WindowGrid(64, 32))

@@ -103,20 +103,20 @@ SHAPES = [
     (777, 1000), (1024, 1024), (513, 512), (300, 200), (100, 1000), (1, 1), (1, 97), (97, 1),
     (64, 64), (65, 64), (64, 65),
 ]  # fmt: skip
-SLIDES = [(64, 32), (64, 0), (32, 0), (128, 96), (256, 64), (512, 256)]
+GRIDS = [(64, 32), (64, 0), (32, 0), (128, 96), (256, 64), (512, 256)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("slide", [(256, 64), (64, 32)], ids=str)
-def test_stitching(tmp_path, pointwise, shape, slide):
-    check_stitching(tmp_path, pointwise, shape, slide)
+@pytest.mark.parametrize("windows", [(256, 64), (64, 32)], ids=str)
+def test_stitching(tmp_path, pointwise, shape, windows):
+    check_stitching(tmp_path, pointwise, shape, windows)
 
 
-@pytest.mark.parametrize("slide", SLIDES, ids=str)
+@pytest.mark.parametrize("windows", GRIDS, ids=str)
 @pytest.mark.parametrize("scores", [1, 300_000, 10**9])
-def test_bands_of_columns(tmp_path, pointwise, monkeypatch, slide, scores):
+def test_bands_of_columns(tmp_path, pointwise, monkeypatch, windows, scores):
     monkeypatch.setattr(tiling, "_MEMORY", scores)
-    check_stitching(tmp_path, pointwise, (200, 333), slide)
+    check_stitching(tmp_path, pointwise, (200, 333), windows)
 
 
 @pytest.mark.parametrize("shape", [(130, 131), (1, 97), (65, 64)], ids=str)
@@ -131,9 +131,9 @@ def test_views_of_a_pixelwise_model(tmp_path, pointwise, tta):
     check_stitching(tmp_path, pointwise, (70, 100), (64, 32), tta=tta)
 
 
-def check_stitching(folder, model, shape, slide, **more) -> None:
+def check_stitching(folder, model, shape, windows, **more) -> None:
     image, metres = numbers(*shape)
-    settings = PredictSettings(window=slide[0], overlap=slide[1], **more)
+    settings = PredictSettings(window=windows[0], overlap=windows[1], **more)
     out, sure = folder / "map.tif", folder / "sure.tif"
     calls = []
     predict(
@@ -147,7 +147,7 @@ def check_stitching(folder, model, shape, slide, **more) -> None:
     assert calls[-1][0] == calls[-1][1]
 
 
-def test_default_slide(tmp_path, pointwise):
+def test_default_windows(tmp_path, pointwise):
     image, metres = numbers(70, 100)
     predict(pointwise, scene(tmp_path, image, metres), tmp_path / "map.tif")
     assert np.array_equal(read(tmp_path / "map.tif"), Pointwise().direct(image, metres)[0])
@@ -157,7 +157,7 @@ def test_default_slide(tmp_path, pointwise):
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(500, "auto"), (512, 100), (512, 512), (64, 96)])
-def test_slides_off_the_stride(tmp_path, pointwise, window, overlap):
+def test_windows_off_the_stride(tmp_path, pointwise, window, overlap):
     image, metres = numbers(70, 100)
     settings = PredictSettings(window=window, overlap=overlap)
     source = scene(tmp_path, image, metres)
@@ -177,8 +177,8 @@ def test_whole_array_reference(tmp_path, monkeypatch, scores):
     image, metres, _ = town(height, width)
     out, sure = tmp_path / "map.tif", tmp_path / "sure.tif"
     source = scene(tmp_path, image, metres)
-    slide = PredictSettings(window=size, overlap=size - step)
-    predict(tmp_path / "m.safetensors", source, out, confidence=sure, settings=slide)
+    settings = PredictSettings(window=size, overlap=size - step)
+    predict(tmp_path / "m.safetensors", source, out, confidence=sure, settings=settings)
 
     total, sums = np.zeros((3, height + 99, width + 99)), np.zeros((height + 99, width + 99))
     whole = np.zeros((5, height + 99, width + 99), np.float32)

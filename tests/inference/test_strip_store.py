@@ -31,7 +31,7 @@ GRID = grid(70, 50)
 
 
 @dataclass(frozen=True)
-class Terms:
+class OutputPolicy:
     overwrite: bool = False
     resume: bool = False
     options: dict = field(default_factory=dict)
@@ -43,9 +43,9 @@ def label_values(where=GRID, seed=0):
     return np.where(values == 3, 255, values).astype(np.uint8)
 
 
-def store_in(folder, where=GRID, made_of=MADE_OF, products=None, tags=None, **terms):
+def store_in(folder, where=GRID, made_of=MADE_OF, products=None, tags=None, **policy):
     products = products or [Product("labels", folder / "map.tif", classes=TABLE)]
-    return StripStore(products, where, made_of, Terms(**terms), tags or {"CAFE": "x"})
+    return StripStore(products, where, made_of, OutputPolicy(**policy), tags or {"CAFE": "x"})
 
 
 def write(store, window, values) -> None:
@@ -378,11 +378,11 @@ def run(code: str, *args: object) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
-@pytest.mark.parametrize("terms", [{}, {"resume": True}, {"overwrite": True}])
-def test_two_at_once(tmp_path, values, terms):
+@pytest.mark.parametrize("policy", [{}, {"resume": True}, {"overwrite": True}])
+def test_two_at_once(tmp_path, values, policy):
     with store_in(tmp_path) as store:
         write(store, ROWS[0], values)
-        refused(tmp_path, "another process is writing .*map.tif; wait for it, or name", **terms)
+        refused(tmp_path, "another process is writing .*map.tif; wait for it, or name", **policy)
         store.finish()
     assert np.array_equal(read(make(tmp_path, ROWS, values, overwrite=True)), values)
 

@@ -7,12 +7,19 @@ from hypothesis import strategies as st
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference import tiling
-from cafe_cli.inference.tiling import STRIDE, WindowGrid, divide, fitting, runs, usual_overlap
+from cafe_cli.inference.tiling import (
+    STRIDE,
+    WindowGrid,
+    contiguous_groups,
+    default_overlap,
+    divide,
+    fit_window_grid,
+)
 from cafe_cli.raster.window import Window, offsets
 
 
 @pytest.mark.parametrize(("window", "step"), [(500, 250), (512, 412), (512, 0), (64, 96), (48, 32)])
-def test_slides_off_the_stride(window, step):
+def test_windows_off_the_stride(window, step):
     with pytest.raises(ConfigError, match=r"multiples of 32 .* e\.g\. --window \d+ --overlap"):
         WindowGrid(window, step)
 
@@ -20,30 +27,30 @@ def test_slides_off_the_stride(window, step):
 @st.composite
 def plans(draw):
     window = draw(st.integers(1, 5))
-    slide = WindowGrid(window * STRIDE, draw(st.integers(1, window)) * STRIDE)
+    windows = WindowGrid(window * STRIDE, draw(st.integers(1, window)) * STRIDE)
     width, height = draw(st.integers(1, 700)), draw(st.integers(1, 700))
     col, row = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     area = Window(col, row, draw(st.integers(1, width - col)), draw(st.integers(1, height - row)))
-    return Window(0, 0, width, height), area, slide, draw(st.integers(1, 400_000))
+    return Window(0, 0, width, height), area, windows, draw(st.integers(1, 400_000))
 
 
 @given(plans(), st.integers(1, 100_000))
 def test_strips_cover_an_area_and_know_their_windows(plan, strip):
-    scene, area, slide, scores = plan
+    scene, area, windows, scores = plan
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling, "_MEMORY", scores)
         patch.setattr(tiling, "_STRIP", strip)
-        strips = divide(scene, area, slide, 3)
+        strips = divide(scene, area, windows, 3)
     times = np.zeros((scene.height, scene.width), int)
     for one in strips:
         times[one.extent.slices()] += 1
         band = one.band
-        columns = offsets(scene.width, slide.window, slide.step)
-        rows = offsets(scene.height, slide.window, slide.step)
-        touching = [c for c in columns if c < band.last and c + slide.window > band.first]
+        columns = offsets(scene.width, windows.size, windows.stride)
+        rows = offsets(scene.height, windows.size, windows.stride)
+        touching = [c for c in columns if c < band.last and c + windows.size > band.first]
         assert list(band.columns) == touching
         # Every row of windows that has a part in these pixels is run, and in order.
-        needed = [r for r in rows if r < one.bottom and r + slide.window > one.top]
+        needed = [r for r in rows if r < one.bottom and r + windows.size > one.top]
         assert [*one.before, *one.rows] == needed
         # Nothing is final before the last window that touches it.
         ends = 0
@@ -51,7 +58,7 @@ def test_strips_cover_an_area_and_know_their_windows(plan, strip):
             assert one.top <= top < bottom <= one.bottom
             assert all(r <= row or r >= bottom for r in rows)
             assert row <= top
-            assert bottom <= row + slide.window
+            assert bottom <= row + windows.size
             assert not ends or top == ends
             ends = bottom
         assert ends == one.bottom
@@ -61,20 +68,20 @@ def test_strips_cover_an_area_and_know_their_windows(plan, strip):
 
 
 @given(plans(), st.integers(1, 5))
-def test_runs_are_strips_below_each_other(plan, most):
-    scene, area, slide, _ = plan
+def test_groups_are_strips_below_each_other(plan, most):
+    scene, area, windows, _ = plan
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling, "_STRIP", 1)
-        strips = divide(scene, area, slide, 3)
+        strips = divide(scene, area, windows, 3)
     for limit in (None, most):
-        groups = list(runs(strips, limit))
+        groups = list(contiguous_groups(strips, limit))
         assert [strip for group in groups for strip in group] == strips
         for group in groups:
             assert len(group) <= (limit or len(group))
             pairs = itertools.pairwise(group)
             assert all(b.top == a.bottom and b.band == a.band for a, b in pairs)
     gaps = [strip for index, strip in enumerate(strips) if index != 1]
-    assert [strip for group in runs(gaps) for strip in group] == gaps
+    assert [strip for group in contiguous_groups(gaps) for strip in group] == gaps
 
 
 def test_memory_of_a_band_is_bounded():
@@ -89,26 +96,26 @@ SCENES = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)).map(lambda n:
 
 
 @given(SCENES, st.integers(32, 1500))
-def test_a_slide_for_a_scene(scene, trained):
-    slide = fitting(scene, trained)
-    assert slide.window <= max(1280, trained + 31)
-    assert slide.overlap == usual_overlap(slide.window)
+def test_a_window_grid_for_a_scene(scene, trained):
+    windows = fit_window_grid(scene, trained)
+    assert windows.size <= max(1280, trained + 31)
+    assert windows.overlap == default_overlap(windows.size)
     # No other choice from there on computes less.
     others = [
-        WindowGrid(w, w - usual_overlap(w))
-        for w in range(slide.window, max(1280, trained) + 32, 32)
+        WindowGrid(w, w - default_overlap(w))
+        for w in range(windows.size, max(1280, trained) + 32, 32)
     ]
-    assert slide.computed(scene) == min(other.computed(scene) for other in others)
+    assert windows.computed_pixels(scene) == min(other.computed_pixels(scene) for other in others)
     if min(scene.width, scene.height) > 1500:
-        assert slide.window >= 768
+        assert windows.size >= 768
 
 
-def test_slides_waste_little_on_large_scenes():
+def test_window_grids_waste_little_on_large_scenes():
     for side in (2000, 6000, 12_000, 30_000):
         scene = Window(0, 0, side, side)
-        assert fitting(scene, 256).computed(scene) < 1.31 * side * side
+        assert fit_window_grid(scene, 256).computed_pixels(scene) < 1.31 * side * side
 
 
 def test_an_overlap_that_leaves_nothing():
     with pytest.raises(ConfigError, match="overlap 1280 leaves nothing"):
-        fitting(Window(0, 0, 9000, 9000), 256, 1280)
+        fit_window_grid(Window(0, 0, 9000, 9000), 256, 1280)

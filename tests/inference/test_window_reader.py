@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 210, 170
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opener(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     random = np.random.default_rng(0)
     image = random.integers(0, 65535, (3, HEIGHT, WIDTH), dtype=np.uint16)
@@ -36,22 +36,22 @@ def opened(tmp_path_factory):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 3), st.integers(64, 20_000))
-def test_rows_of_windows_are_what_the_scene_holds(opened, data, window, jobs, piece):
+def test_rows_of_windows_are_what_the_scene_holds(opener, data, window, jobs, piece):
     step = data.draw(st.integers(1, window)) * 32
-    slide = WindowGrid(window * 32, step)
+    windows = WindowGrid(window * 32, step)
     block = data.draw(st.sampled_from([(32, 16), (170, 1), (64, 64), (512, 512)]))
-    columns, rows = (offsets(n, slide.window, step) for n in (WIDTH, HEIGHT))
+    columns, rows = (offsets(n, windows.size, step) for n in (WIDTH, HEIGHT))
     a, b = sorted(data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=2, max_size=2)))
     c, d = sorted(data.draw(st.lists(st.integers(0, len(columns) - 1), min_size=2, max_size=2)))
     columns, rows = columns[c : d + 1], rows[a : b + 1]
-    feeder = WindowReader(opened, block, slide, jobs)
-    with pytest.MonkeyPatch.context() as patch, opened() as scene:
+    reader = WindowReader(opener, block, windows, jobs)
+    with pytest.MonkeyPatch.context() as patch, opener() as scene:
         patch.setattr(window_reader, "_PIECE", piece)
         patch.setattr(window_reader, "_BROAD", data.draw(st.sampled_from([32, 100, 2048])))
         seen = 0
-        for row, got in zip(rows, feeder.rows(columns, rows), strict=True):
-            width = columns[-1] + slide.window - columns[0]
-            want = scene.read(Window(columns[0], row, width, slide.window))
+        for row, got in zip(rows, reader.rows(columns, rows), strict=True):
+            width = columns[-1] + windows.size - columns[0]
+            want = scene.read(Window(columns[0], row, width, windows.size))
             valid = want.optical_valid
             assert np.array_equal(got.optical_valid, valid)
             assert np.array_equal(got.optical[:, valid], want.optical[:, valid])
@@ -61,7 +61,7 @@ def test_rows_of_windows_are_what_the_scene_holds(opened, data, window, jobs, pi
         assert seen == len(rows)
 
 
-def test_no_pixel_is_asked_for_twice(opened, monkeypatch):
+def test_no_pixel_is_asked_for_twice(opener, monkeypatch):
     asked = np.zeros((HEIGHT + 96, WIDTH + 96), int)
     read = Scene.read
 
@@ -72,56 +72,56 @@ def test_no_pixel_is_asked_for_twice(opened, monkeypatch):
     monkeypatch.setattr(Scene, "read", spy)
     monkeypatch.setattr(window_reader, "_PIECE", 1000)
     monkeypatch.setattr(window_reader, "_BROAD", 64)
-    feeder = WindowReader(opened, (32, 16), WindowGrid(96, 32), 2)
+    reader = WindowReader(opener, (32, 16), WindowGrid(96, 32), 2)
     columns, rows = (offsets(n, 96, 32) for n in (WIDTH, HEIGHT))
-    assert len(list(feeder.rows(columns, rows))) == len(rows)
+    assert len(list(reader.rows(columns, rows))) == len(rows)
     assert (asked[:HEIGHT, :WIDTH] == 1).all()
     assert asked.max() == 1
 
 
-def test_what_is_not_wanted_is_not_read(opened, monkeypatch):
+def test_what_is_not_wanted_is_not_read(opener, monkeypatch):
     windows, read = [], Scene.read
     monkeypatch.setattr(Scene, "read", lambda self, w: (windows.append(w), read(self, w))[1])
     monkeypatch.setattr(window_reader, "_PIECE", 1000)
     monkeypatch.setattr(window_reader, "_BROAD", 32)
     near = Window(100, 120, 10, 10)
-    feeder = WindowReader(
-        opened, (32, 16), WindowGrid(32, 32), 1,
+    reader = WindowReader(
+        opener, (32, 16), WindowGrid(32, 32), 1,
         lambda window: window.intersection(near) is not None,
     )  # fmt: skip
     columns, rows = (offsets(n, 32, 32) for n in (WIDTH, HEIGHT))
-    patches = [p.optical_valid.any() for p in feeder.rows(columns, rows)]
+    patches = [p.optical_valid.any() for p in reader.rows(columns, rows)]
     assert windows
     assert all(w.expand(32).intersection(near) for w in windows)
     assert patches[0] is np.False_
     assert any(patches)
 
 
-def test_nothing_wanted_at_all(opened):
-    feeder = WindowReader(opened, (32, 16), WindowGrid(64, 32), 1, lambda window: False)
-    for patch in feeder.rows([0, 32], [0, 32]):
+def test_nothing_wanted_at_all(opener):
+    reader = WindowReader(opener, (32, 16), WindowGrid(64, 32), 1, lambda window: False)
+    for patch in reader.rows([0, 32], [0, 32]):
         assert patch.optical_valid.shape == (64, 96)
         assert not patch.optical_valid.any()
 
 
-def test_memory_does_not_grow_with_the_scene(opened, monkeypatch):
+def test_memory_does_not_grow_with_the_scene(opener, monkeypatch):
     """Every row of windows lies in the same memory."""
     monkeypatch.setattr(window_reader, "_PIECE", 1000)
-    feeder = WindowReader(opened, (32, 16), WindowGrid(64, 32), 2)
+    reader = WindowReader(opener, (32, 16), WindowGrid(64, 32), 2)
     places = [
         patch.optical.__array_interface__["data"][0]
-        for patch in feeder.rows(offsets(WIDTH, 64, 32), offsets(HEIGHT, 64, 32))
+        for patch in reader.rows(offsets(WIDTH, 64, 32), offsets(HEIGHT, 64, 32))
     ]
     assert len(places) > 3
     assert len(set(places)) == 1
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_a_damaged_file_ends_it(opened, monkeypatch, jobs):
+def test_a_damaged_file_ends_it(opener, monkeypatch, jobs):
     def fail(self, window):
         raise InputError("truncated")
 
     monkeypatch.setattr(Scene, "read", fail)
-    feeder = WindowReader(opened, (32, 16), WindowGrid(64, 32), jobs)
+    reader = WindowReader(opener, (32, 16), WindowGrid(64, 32), jobs)
     with pytest.raises(InputError, match="truncated"):
-        list(feeder.rows([0, 32], [0, 32]))
+        list(reader.rows([0, 32], [0, 32]))
