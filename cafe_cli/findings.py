@@ -1,20 +1,20 @@
-"""What a check found: facts, and what is wrong with them, as plain values."""
+"""Reports of checks and dry runs: facts, and findings of three levels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from cafe_cli.errors import CafeError
 
 Level: TypeAlias = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-"""Gravest first: an error stops the commands, a warning costs accuracy, a note explains."""
+"""Most severe first: an error stops the commands, a warning costs accuracy, a note explains."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth knowing.
+    """One thing that a check found.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a check of one thing returns; its verdict is `ok`.
+    """The result of a check or a dry run; its verdict is `ok`.
 
     Attributes
     ----------
     title : str
     facts : dict
-        Nested, ordered, of values that JSON knows.
+        Nested; values that JSON knows.
     findings : list of Finding
         In the order they were found.
     """
@@ -57,19 +57,23 @@ class Report:
         return sum(finding.level == level for finding in self.findings)
 
     def add(self, *findings: Finding) -> None:
-        """Add findings, each of them once: several looks may meet the same fault."""
+        """Add findings, each of them once: several checks may find the same fault."""
         self.findings += [f for f in dict.fromkeys(findings) if f not in self.findings]
+
+    def add_all(self, findings: Iterable[Finding], where: str) -> None:
+        """Add findings of one place, a file or a scene."""
+        self.add(*(replace(finding, where=where) for finding in findings))
 
     @contextmanager
     def noting(self, where: str = "") -> Iterator[None]:
-        """Make an error of what fails inside, for the check to go on with the rest."""
+        """Turn an exception of the block into an error finding, so that the check goes on."""
         try:
             yield
         except CafeError as error:
             self.add(Finding("error", str(error), where))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as values that JSON knows; the gravest findings first."""
+        """Return the report as values that JSON knows; the most severe findings first."""
         ranked = sorted(self.findings, key=lambda f: LEVELS.index(f.level))
         return {
             "title": self.title,

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,81 @@ from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import check_output
 from cafe_cli.system.threads import cores
-from cafe_cli.tilesets.estimate import cutting
+from cafe_cli.tilesets.estimate import Cost, cutting
 from cafe_cli.tilesets.index import shared_ground
-from cafe_cli.tilesets.plan import TilePlan, plan
+from cafe_cli.tilesets.plan import plan
 from cafe_cli.tilesets.tileset import check_replaceable
 
 log = logging.getLogger("cafe")
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What ``cafe tile`` would cut.
+
+    Attributes
+    ----------
+    labels : dict
+        Labelled pixels per class name.
+    tiles : dict
+        Tiles per split, among them those with too few valid or labelled pixels to be kept.
+    size : int
+        Side of a tile in pixels.
+    shared_ground : float
+        Square metres in tiles of more than one split.
+    left_out : int
+        Training tiles on ground that another scene validates or tests on.
+    """
+
+    labels: dict[str, int]
+    tiles: dict[str, int]
+    size: int
+    shared_ground: float
+    left_out: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as values that JSON knows."""
+        tiles = {
+            **self.tiles,
+            "size": self.size,
+            "shared_ground_m2": round(self.shared_ground, 1),
+            "left_out_for_overlap": self.left_out,
+        }
+        return {"labels": self.labels, "tiles": tiles}
+
+
+@dataclass
+class CheckFacts:
+    """What a check learns. Filled step by step.
+
+    Attributes
+    ----------
+    jobs : int
+        Threads that would cut.
+    scenes : dict
+        Facts of each scene, as `cafe_cli.checks.facts.SceneFacts.as_json` returns them.
+    output : Path or None
+    plan : PlanFacts or None
+    cost : Cost or None
+        None without tiles.
+    """
+
+    jobs: int
+    scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    output: Path | None = None
+    plan: PlanFacts | None = None
+    cost: Cost | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as values that JSON knows."""
+        facts: dict[str, Any] = {"scenes": self.scenes}
+        if self.output is not None:
+            facts["output"] = str(self.output)
+        if self.plan is not None:
+            facts |= self.plan.as_json()
+        if self.cost is not None:
+            facts["estimate"] = {**self.cost.as_json(), "jobs": self.jobs}
+        return facts
 
 
 def check(
@@ -32,7 +102,7 @@ def check(
     *,
     jobs: int | None = None,
 ) -> Report:
-    """Look at the scenes of a config, and at what ``cafe tile`` would cut from them.
+    """Check the scenes of a config, and what ``cafe tile`` would cut from them.
 
     Parameters
     ----------
@@ -59,69 +129,63 @@ def check(
     """
     if config.scenes is None:
         raise ConfigError("[scenes] has to name at least optical (--optical)")
-    report = Report("check")
+    report, facts = Report("check"), CheckFacts(jobs or cores(), output=output)
     scenes: list[SceneFiles] = []
     with report.noting():
         scenes = find_scenes(config.scenes, config.root)
-    report.facts["scenes"] = {}
     for done, files in enumerate(scenes, start=1):
-        with _quiet():  # what is said there is found here
-            own = diagnose(files, config)
-        report.facts["scenes"][files.id] = own.facts
-        report.add(*own.findings)
+        with _without_warnings():  # the report has findings for them
+            scene = diagnose(files, config)
+        facts.scenes[files.id] = scene.facts
+        report.add(*scene.findings)
         progress(done, len(scenes))
     if output is not None:
-        report.facts["output"] = str(output)
         with report.noting(str(output)):
             check_output(output, overwrite)
             check_replaceable(output)
     if report.ok and config.scenes.labels is not None and config.classes:
         with report.noting():
-            _plan(report, config, jobs or cores())
-            if output is not None:
-                _check_space(report, output)
+            _check_plan(report, facts, config)
+            if output is not None and facts.cost is not None:
+                _check_space(report, output, facts.cost)
+    report.facts = facts.as_json()
     return report
 
 
-def _check_space(report: Report, output: Path) -> None:
+def _check_space(report: Report, output: Path, cost: Cost) -> None:
     free = shutil.disk_usage(output.absolute().parent).free
-    if (needed := report.facts.get("estimate", {}).get("disk", 0)) > free:
-        message = f"about {needed / 1e6:,.0f} MB would be written, {free / 1e6:,.0f} MB are free"
+    if cost.disk > free:
+        message = f"about {cost.disk / 1e6:,.0f} MB would be written, {free / 1e6:,.0f} MB are free"
         report.add(Finding("error", message, str(output)))
 
 
-def _plan(report: Report, config: Config, jobs: int) -> None:
-    """Say what would be cut."""
-    planned = plan(config, jobs)
-    shared = shared_ground(planned.tiles, planned.grids, config.tile.size)
+def _check_plan(report: Report, facts: CheckFacts, config: Config) -> None:
+    """Plan the tiles, and check that every class and split has some."""
+    planned = plan(config, facts.jobs)
     names = config.class_table.names
-    report.facts["labels"] = dict(zip(names, planned.counts.tolist(), strict=True))
-    report.facts["tiles"] = {
-        **_tiles(planned),
-        "size": config.tile.size,
-        "shared_ground_m2": round(shared, 1),
-        "left_out_for_overlap": planned.dropped,
-    }
-    absent = [n for n in names if not report.facts["labels"][n] and n not in config.labels.absent]
+    found = Counter(tile.split for tile in planned.tiles)
+    facts.plan = PlanFacts(
+        labels=dict(zip(names, planned.counts.tolist(), strict=True)),
+        tiles={split: found[split] for split in SPLITS},
+        size=config.tile.size,
+        shared_ground=shared_ground(planned.tiles, planned.grids, config.tile.size),
+        left_out=planned.dropped,
+    )
+    absent = [n for n in names if not facts.plan.labels[n] and n not in config.labels.absent]
     if absent:
         message = f"no scene shows {', '.join(absent)}: check the label values, or labels.absent"
         report.add(Finding("error", message))
     for split in SPLITS[:2]:
-        if not report.facts["tiles"][split]:
+        if not found[split]:
             message = f"no tile for {split}: lower split.block or tile.size, or name its scenes"
             report.add(Finding("error" if split == "train" else "warning", message))
     if planned.tiles:
-        report.facts["estimate"] = {**cutting(planned, config, jobs).as_json(), "jobs": jobs}
-
-
-def _tiles(planned: TilePlan) -> dict[str, Any]:
-    """Count the tiles of each split; what has too few valid or labelled pixels goes later."""
-    found = Counter(t.split for t in planned.tiles)
-    return {split: found[split] for split in SPLITS}
+        facts.cost = cutting(planned, config, facts.jobs)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
+    """Log errors only."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:

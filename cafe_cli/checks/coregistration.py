@@ -1,12 +1,14 @@
-"""Registration: whether the height raster lies shifted against the image.
+"""Co-registration of image and heights: by how much one is shifted against the other.
 
-Roofs and crowns have an outline in both: the edges of one are correlated with those of the other
-at every offset of a few pixels. The outlines of shadows would win that by their number, so what is
-dark is left out of the image. The best offset is a hint and no measurement: in an orthophoto that
-is not true, roofs and crowns lean away from their place by metres, each in a direction of its own.
+Roofs and crowns have an outline in both: the edges of one are cross-correlated with those of the
+other at every offset of a few pixels. The outlines of shadows would dominate that by their number,
+so dark pixels are left out of the image. The best offset is an estimate and no measurement: in an
+orthophoto that is not a true one, roofs and crowns lean away from their place by metres, each in a
+direction of its own.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,33 +16,35 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, uniform_filter
 
+from cafe_cli.findings import Finding
+
 Plane = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _BLUR = 1.0  # pixels; edges of resampled heights are no sharper than that
-_MARGIN = 4  # pixels that a border or a shadow reaches into the edges beside it
-_SHADE = 0.5  # between the darkest and the median brightness
-_SURROUNDINGS = 25  # pixels; an edge is one by comparison with those around it
-_CLIP = 98.0  # percentile beyond which an edge is an edge, however high the tower
-_MIN_SHARE = 0.1  # of a window that has to have data
-_MIN_PEAK = 0.05
-_CLEAR = 4.0  # standard errors between a peak and its surroundings
-_BETTER = 2.0  # standard errors between the peak and no offset
-_AGREE = 1.5  # pixels between offsets that are the same
+_MARGIN = 4  # pixels beside a border or a shadow whose edge strength it spoils
+_SHADE = 0.5  # darker is shadow: 0 is the darkest, 1 the median brightness
+_SURROUNDINGS = 25  # pixels along each side of the area that edge strength is normalised by
+_CLIP = 98.0  # percentile that edge strength is clipped to: a tower must not count more
+_MIN_SHARE = 0.1  # of a window with data, below which there is no estimate
+_MIN_PEAK = 0.05  # correlation
+_CLEAR = 4.0  # standard errors that a peak lies above its surroundings
+_BETTER = 2.0  # standard errors that a peak lies above no offset
+_AGREE = 1.5  # pixels from the median within which offsets agree
 
 
 @dataclass(frozen=True)
-class Registration:
-    """How one window of heights lies on its image.
+class OffsetEstimate:
+    """The offset between heights and image in one window.
 
     Attributes
     ----------
     columns, rows : float
-        How far the heights have to be moved to fit, in pixels to the right and down.
+        Pixels that the heights have to be moved to the right and down.
     at_zero, at_peak : float
-        Correlation of the edges as they lie, and at that offset.
+        Correlation of the edges without an offset, and at that offset.
     clear : bool
-        Whether the offset can be believed: a single peak off the rim of the search, well above
+        Whether the offset is reliable: a single peak inside the range that was searched, well above
         chance and its surroundings.
     shifted : bool
         Whether it is clear and fits significantly better than no offset.
@@ -56,7 +60,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class OffsetConsensus:
-    """What several windows say together.
+    """The offset that several windows agree on.
 
     Attributes
     ----------
@@ -65,7 +69,7 @@ class OffsetConsensus:
     at_zero, at_peak : float
         Their median correlations.
     windows : int
-        How many were clear.
+        Number of clear windows.
     agree : float
         Share of the clear windows whose offset lies within 1.5 pixels of the median.
     shifted : float
@@ -87,7 +91,7 @@ def estimate_offset(
     height: NDArray[np.floating],
     height_valid: NDArray[np.bool_],
     max_offset: int = 8,
-) -> Registration | None:
+) -> OffsetEstimate | None:
     """Find the offset at which the edges of the heights fit those of the image best.
 
     Parameters
@@ -97,27 +101,27 @@ def estimate_offset(
     height : ndarray, (height, width)
     height_valid : ndarray of bool, (height, width)
     max_offset : int
-        Pixels to look in each direction.
+        Pixels to search in each direction.
 
     Returns
     -------
-    Registration or None
-        None where there is too little to see: flat, void or smaller than the search.
+    OffsetEstimate or None
+        None where no edges can be compared: flat, void or smaller than the range searched.
     """
     if min(height.shape) <= 4 * max_offset:
         return None
     brightness = image.mean(axis=0, dtype=np.float64)
-    ours = _edges(brightness, _lit(brightness, image_valid))
-    theirs = _edges(height.astype(np.float64), height_valid)
-    if ours is None or theirs is None:
+    image_edges = _edges(brightness, _sunlit(brightness, image_valid))
+    height_edges = _edges(height.astype(np.float64), height_valid)
+    if image_edges is None or height_edges is None:
         return None
-    surface, error = _correlate(ours, theirs, max_offset)
+    surface, error = _correlate(image_edges, height_edges, max_offset)
     row, column = (int(i) for i in np.unravel_index(surface.argmax(), surface.shape))
     zero, peak = float(surface[max_offset, max_offset]), float(surface[row, column])
     clear = _stands_out(surface, row, column, error)
-    return Registration(
-        columns=column + _vertex(surface[row], column) - max_offset,
-        rows=row + _vertex(surface[:, column], row) - max_offset,
+    return OffsetEstimate(
+        columns=column + _subpixel_peak(surface[row], column) - max_offset,
+        rows=row + _subpixel_peak(surface[:, column], row) - max_offset,
         at_zero=zero,
         at_peak=peak,
         clear=clear,
@@ -125,20 +129,49 @@ def estimate_offset(
     )
 
 
-def combine_offsets(hints: Sequence[Registration | None]) -> OffsetConsensus | None:
-    """Combine the hints of several windows; None where none of them is clear."""
-    clear = [h for h in hints if h is not None and h.clear]
+def combine_offsets(estimates: Sequence[OffsetEstimate | None]) -> OffsetConsensus | None:
+    """Combine the estimates of several windows; None where none of them is clear."""
+    clear = [e for e in estimates if e is not None and e.clear]
     if not clear:
         return None
-    rows = np.array([(h.columns, h.rows, h.at_zero, h.at_peak) for h in clear])
+    rows = np.array([(e.columns, e.rows, e.at_zero, e.at_peak) for e in clear])
     columns, down, zero, peak = (float(m) for m in np.median(rows, axis=0))
     near = np.hypot(rows[:, 0] - columns, rows[:, 1] - down) <= _AGREE
-    shifted = sum(h.shifted for h in clear) / len(clear)
+    shifted = sum(e.shifted for e in clear) / len(clear)
     return OffsetConsensus(columns, down, zero, peak, len(clear), float(near.mean()), shifted)
 
 
-def _lit(brightness: Plane, valid: Mask) -> Mask:
-    """Return what is neither void nor in the shade, nor beside it: (height, width)."""
+def check_registration(
+    found: OffsetConsensus, columns: float, rows: float, metres: float | None
+) -> Iterator[Finding]:
+    """Warn of heights that are shifted by half a metre or more, by the same offset in most windows.
+
+    Parameters
+    ----------
+    found : OffsetConsensus
+        In pixels of the coarser image that was searched.
+    columns, rows : float
+        The same offset in pixels of the image.
+    metres : float, optional
+        Its length; None where the size of a pixel is not known.
+    """
+    small = math.hypot(found.columns, found.rows) < 1.5
+    if small or (metres or 1.0) < 0.5 or min(found.agree, found.shifted) < 0.6:
+        return
+    right = f"{abs(columns):.1f} px to the {'right' if columns > 0 else 'left'}"
+    down = f"{abs(rows):.1f} px {'down' if rows > 0 else 'up'}"
+    length = "" if metres is None else f" ({metres:.1f} m)"
+    places = f"{round(found.agree * found.windows)} of {found.windows}"
+    yield Finding(
+        "warning" if found.windows >= 3 else "note",
+        f"the heights fit the image better when moved {right} and {down}{length}: correlation of "
+        f"edges {found.at_zero:.2f}, then {found.at_peak:.2f}, alike in {places} places; compare "
+        "them in a GIS, as roofs that lean do the same",
+    )
+
+
+def _sunlit(brightness: Plane, valid: Mask) -> Mask:
+    """Return which valid pixels (height, width) are neither in shadow nor beside one."""
     if not valid.any():
         return valid
     darkest, median = np.percentile(brightness[valid], [0.5, 50])
@@ -150,7 +183,7 @@ def _lit(brightness: Plane, valid: Mask) -> Mask:
 def _edges(values: Plane, valid: Mask) -> tuple[Plane, Mask] | None:
     """Return edge strength (mean 0, deviation 1; 0 where unknown) and where it is known.
 
-    None where there is no edge, or hardly anything known.
+    None where there is no edge, or too few valid pixels.
     """
     known = binary_erosion(valid, iterations=_MARGIN)  # the border of a void is no edge
     if known.mean() < _MIN_SHARE:
@@ -160,13 +193,13 @@ def _edges(values: Plane, valid: Mask) -> tuple[Plane, Mask] | None:
     if strength[known].std() <= 1e-9 * max(1.0, float(np.abs(filled).max())):
         return None
     strength = np.minimum(strength, np.percentile(strength[known], _CLIP))
-    strength = _against_surroundings(strength, known)
+    strength = _normalise_locally(strength, known)
     strength = (strength - strength[known].mean()) / strength[known].std()
     return np.where(known, strength, 0.0), known
 
 
-def _against_surroundings(strength: Plane, known: Mask) -> Plane:
-    """Even out edge strength: what is textured (trees, fields) must not count more than a roof."""
+def _normalise_locally(strength: Plane, known: Mask) -> Plane:
+    """Divide edge strength by that around it: texture (trees, fields) must not outweigh roofs."""
     share = np.maximum(uniform_filter(known.astype(np.float64), _SURROUNDINGS), 1e-6)
 
     def mean(values: Plane) -> Plane:
@@ -180,16 +213,16 @@ def _against_surroundings(strength: Plane, known: Mask) -> Plane:
 
 
 def _correlate(
-    ours: tuple[Plane, Mask], theirs: tuple[Plane, Mask], reach: int
+    image: tuple[Plane, Mask], height: tuple[Plane, Mask], reach: int
 ) -> tuple[Plane, float]:
-    """Return Pearson's correlation of what both know at every offset, and its standard error.
+    """Return Pearson's correlation at every offset, and the standard error of unrelated images.
 
-    Element (reach + r, reach + c) is the correlation once `theirs` have moved by r rows down and c
-    columns to the right. The error is that of images that have nothing to do with each other:
-    neighbouring pixels are alike, so fewer count than there are, by the product of both
-    autocorrelations (Bartlett).
+    Element (reach + r, reach + c) is the correlation of the edges that both know when those of the
+    heights are moved by r rows down and c columns to the right. The standard error allows for the
+    similarity of neighbouring pixels: the product of both autocorrelations reduces the number of
+    independent ones (Bartlett).
     """
-    size = tuple(fft.next_fast_len(n + reach, real=True) for n in ours[0].shape)
+    size = tuple(fft.next_fast_len(n + reach, real=True) for n in image[0].shape)
     around = np.ix_(*(np.arange(-reach, reach + 1),) * 2)
 
     def spectrum(values: NDArray[np.generic]) -> NDArray[np.complex128]:
@@ -200,8 +233,8 @@ def _correlate(
         found: Plane = fft.irfft2(a * b.conj(), size)[around]
         return found
 
-    a, aa, am = (spectrum(v) for v in (ours[0], ours[0] ** 2, ours[1]))
-    b, bb, bm = (spectrum(v) for v in (theirs[0], theirs[0] ** 2, theirs[1]))
+    a, aa, am = (spectrum(v) for v in (image[0], image[0] ** 2, image[1]))
+    b, bb, bm = (spectrum(v) for v in (height[0], height[0] ** 2, height[1]))
     count = np.maximum(sums(am, bm), 1.0)
     mean_a, mean_b = sums(a, bm) / count, sums(am, b) / count
     spread = (sums(aa, bm) / count - mean_a**2) * (sums(am, bb) / count - mean_b**2)
@@ -214,7 +247,7 @@ def _correlate(
 
 
 def _stands_out(surface: Plane, row: int, column: int, error: float) -> bool:
-    """Whether a peak is off the rim and well above what lies further away from it."""
+    """Whether a peak is inside the range searched and well above the correlation farther away."""
     last = len(surface) - 1
     if not (0 < row < last and 0 < column < last):
         return False
@@ -224,8 +257,8 @@ def _stands_out(surface: Plane, row: int, column: int, error: float) -> bool:
     return bool(peak > _MIN_PEAK and peak - np.median(around) > _CLEAR * error)
 
 
-def _vertex(line: Plane, at: int) -> float:
-    """Return how far the top of a parabola through a peak and its neighbours is off the peak."""
+def _subpixel_peak(line: Plane, at: int) -> float:
+    """Return the offset from a peak to the vertex of the parabola through it and its neighbours."""
     if not 0 < at < len(line) - 1:
         return 0.0
     before, peak, after = (float(line[at + d]) for d in (-1, 0, 1))

@@ -9,7 +9,13 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from scipy.ndimage import gaussian_filter, shift
 
-from cafe_cli.checks.coregistration import Registration, combine_offsets, estimate_offset
+from cafe_cli.checks.coregistration import (
+    OffsetConsensus,
+    OffsetEstimate,
+    check_registration,
+    combine_offsets,
+    estimate_offset,
+)
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 SIZE = 256
@@ -156,7 +162,7 @@ def test_a_window_smaller_than_the_search_says_nothing():
 
 
 def offset(columns, rows, *, clear=True, shifted=True):
-    return Registration(columns, rows, 0.1, 0.3, clear, shifted)
+    return OffsetEstimate(columns, rows, 0.1, 0.3, clear, shifted)
 
 
 def test_combines_by_the_median_and_counts_who_agrees():
@@ -200,3 +206,37 @@ def test_sample_town(name, columns, rows):
     assert found.clear
     assert (found.columns, found.rows) == pytest.approx((-columns, -rows), abs=1)
     assert found.shifted == (columns != 0)
+
+
+# Registration
+
+
+def agreement(columns=4.0, rows=-2.5, windows=9, agree=0.8, shifted=1.0):
+    return OffsetConsensus(columns, rows, 0.1, 0.3, windows, agree, shifted)
+
+
+def test_a_shift_is_told_with_where_to():
+    (found,) = check_registration(agreement(), 8.0, -5.0, 2.36)
+    assert found.level == "warning"
+    assert "moved 8.0 px to the right and 5.0 px up (2.4 m)" in found.message
+    assert "correlation of edges 0.10, then 0.30, alike in 7 of 9 places" in found.message
+    (found,) = check_registration(agreement(-4, 2), -4, 2, None)
+    assert "moved 4.0 px to the left and 2.0 px down: correlation" in found.message
+
+
+def test_few_places_make_a_note():
+    (found,) = check_registration(agreement(windows=2, agree=1.0), 4, -2.5, 2.4)
+    assert found.level == "note"
+
+
+@pytest.mark.parametrize(
+    ("found", "metres"),
+    [
+        (agreement(1.0, 1.0), 3.0),
+        (agreement(), 0.4),
+        (agreement(agree=0.5), 2.4),
+        (agreement(shifted=0.5), 2.4),
+    ],
+)
+def test_small_or_doubtful_shifts_are_no_finding(found, metres):
+    assert not list(check_registration(found, found.columns, found.rows, metres))

@@ -1,0 +1,206 @@
+"""What a check learns of a scene, as values; `as_json` gives each as the report shows it.
+
+Numbers are rounded as they are printed. What could not be learnt, because a file is missing or
+damaged, stays None and is left out of the JSON.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What windows of an optical raster show."""
+
+    valid_percent: float
+
+
+@dataclass(frozen=True)
+class HeightFacts:
+    """What a decimated view of a height raster shows; `lowest` and `highest` are metres."""
+
+    unit: str | None
+    metres_per_unit: float
+    lowest: float | str | None
+    highest: float | str | None
+    void_percent: float
+    largest_gap_percent: float
+
+
+@dataclass(frozen=True)
+class RasterFacts:
+    """A raster as its header describes it.
+
+    Attributes
+    ----------
+    pixel : list of float
+        Width and height of a pixel in units of the CRS.
+    gsd : float or None
+        Metres; None without a CRS.
+    rotation : float
+        Degrees.
+    dtype : str or list of str
+        One for all bands, or one per band where they differ.
+    bands : list of str
+        Colour of each band, and its description if it has one.
+    mask : {"alpha", "mask", "nodata", "none"}
+        What marks pixels without data.
+    block : list of int
+        Height and width of the blocks that are stored as a whole.
+    overviews : list of int
+        Decimation factors.
+    pixels : ImageFacts or HeightFacts or None
+        What a sample of the pixels shows.
+    """
+
+    path: str
+    width: int
+    height: int
+    crs: str
+    pixel: list[float]
+    gsd: float | None
+    rotation: float
+    dtype: str | list[str]
+    bands: list[str]
+    nodata: float | str | None
+    mask: str
+    compression: str | None
+    block: list[int]
+    overviews: list[int]
+    pixels: ImageFacts | HeightFacts | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return header and pixels as one flat object."""
+        facts = asdict(self)
+        return facts | (facts.pop("pixels") or {})
+
+
+@dataclass(frozen=True)
+class VectorFacts:
+    """A vector file with labels."""
+
+    path: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the path."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GridFacts:
+    """How the grid of a stream lies on that of the image.
+
+    Attributes
+    ----------
+    overlap_percent : float
+        How much of the image the stream covers.
+    shift_pixels : list of float or None
+        Columns and rows off the pixels of the image; None where the pixels differ anyhow.
+    gsd_ratio : float
+        GSD of the stream by that of the image.
+    """
+
+    overlap_percent: float
+    shift_pixels: list[float] | None
+    gsd_ratio: float
+
+
+@dataclass(frozen=True)
+class AboveGroundFacts:
+    """Percentiles of the heights above ground, metres."""
+
+    p1: float
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What a sample of the labels shows: pixels per class name, and per value of no class."""
+
+    looked_at_percent: float
+    unlabelled_percent: float
+    classes: dict[str, int]
+    unknown: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RegistrationFacts:
+    """How far the heights have to be moved to fit the image, in its pixels and in metres."""
+
+    columns: float
+    rows: float
+    metres: float | str | None
+    correlation_at_zero: float
+    correlation_at_peak: float
+    windows: int
+    agree_percent: int
+    shifted_percent: int
+
+
+@dataclass
+class StreamFacts:
+    """Image, heights, terrain or labels: the files, and what they hold. Filled step by step.
+
+    Attributes
+    ----------
+    files : int
+        All of them; `rasters` are those that were looked at.
+    """
+
+    files: int
+    rasters: list[RasterFacts | VectorFacts] = field(default_factory=list)
+    grid: GridFacts | None = None
+    above_ground: AboveGroundFacts | None = None
+    labels: LabelFacts | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as values that JSON knows."""
+        facts: dict[str, Any] = {"files": self.files}
+        facts["rasters"] = [raster.as_json() for raster in self.rasters]
+        if self.grid is not None:
+            facts |= asdict(self.grid)
+        if self.above_ground is not None:
+            facts["above_ground"] = asdict(self.above_ground)
+        return facts | (asdict(self.labels) if self.labels is not None else {})
+
+
+@dataclass
+class SceneFacts:
+    """All that is known of a scene. Filled step by step.
+
+    Attributes
+    ----------
+    streams : dict of StreamFacts
+        By name: optical, elevation, dtm, labels; those that the scene has.
+    size : (int, int) or None
+        Width and height of the grid.
+    compared : bool
+        Whether image and heights were compared.
+    registration : RegistrationFacts or None
+        None where no window was clear enough.
+    """
+
+    streams: dict[str, StreamFacts] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    compared: bool = False
+    registration: RegistrationFacts | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as values that JSON knows."""
+        facts: dict[str, Any] = {name: s.as_json() for name, s in self.streams.items()}
+        if self.size is not None:
+            facts["grid"] = dict(zip(("width", "height"), self.size, strict=True))
+        if self.compared:
+            facts["registration"] = asdict(self.registration) if self.registration else None
+        return facts
+
+
+def json_number(value: float | None) -> float | str | None:
+    """Return a number as JSON knows it: as an integer where it is one, and NaN as a text."""
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        return str(float(value))
+    return int(value) if float(value).is_integer() and abs(value) < 1e15 else float(value)
