@@ -13,7 +13,8 @@ from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import predict
-from cafe_cli.mosaic.mosaic import Confidences, mosaic
+from cafe_cli.mosaic.mosaic import mosaic
+from cafe_cli.mosaic.plan import Confidences
 from cafe_cli.plotting import draw_scene
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_window

@@ -474,8 +474,9 @@ def mosaic(
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.mosaic.grid import TargetGrid
-    from cafe_cli.mosaic.mosaic import Confidences, rehearse
+    from cafe_cli.mosaic.mosaic import dry_run as rehearse
     from cafe_cli.mosaic.mosaic import mosaic as run
+    from cafe_cli.mosaic.plan import Confidences
     from cafe_cli.scenes.discovery import expand_inputs
 
     files = expand_inputs(inputs)
@@ -485,7 +486,9 @@ def mosaic(
     given = surer if confidences else None
     target = TargetGrid(like, resolution, bbox)
     if dry_run:
-        _show_report(rehearse(files, output, method, given, target, overwrite))
+        _show_report(rehearse(
+            files, output, method=method, confidences=given, target=target, overwrite=overwrite,
+        ))  # fmt: skip
         return
     with progress_bar("mosaic") as progress:
         run(

@@ -1,4 +1,4 @@
-"""Where rasters lie on a common grid, and reading them there, however many they are."""
+"""The grid of a mosaic, where its inputs lie on it, and reading them there."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _MAX_PIXELS = 10**12
 
 @dataclass(frozen=True)
 class TargetGrid:
-    """The grid of a mosaic; what is None follows from the inputs.
+    """The grid that is asked for; what is None follows from the inputs.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class TargetGrid:
     bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is not an area."""
+        """Refuse values that are no area."""
         if self.resolution is not None and not 0 < self.resolution < math.inf:
             raise ConfigError(f"resolution {self.resolution} is not above 0")
         if self.bounds is not None:
@@ -61,7 +61,7 @@ class TargetGrid:
 
 @dataclass(frozen=True)
 class MosaicInput:
-    """An input as it was delivered."""
+    """A label raster, and its confidence raster if there is one."""
 
     path: str
     confidence: str | None
@@ -71,9 +71,15 @@ class MosaicInput:
 
 @dataclass(frozen=True)
 class PlacedInput:
-    """An input as it lies on the grid of the mosaic, which it may reach beyond.
+    """An input on the grid of the mosaic, beyond which it may reach.
 
-    `box` holds all of its pixels; with `exact` it is the raster, pixel by pixel.
+    Attributes
+    ----------
+    source : MosaicInput
+    box : Window
+        Holds all pixels of the input.
+    exact : bool
+        Whether the pixels of the input are those of the grid, so that `box` is its extent.
     """
 
     source: MosaicInput
@@ -119,22 +125,22 @@ def _base_grid(first: Grid, target: TargetGrid) -> Grid:
 
 
 def place(sources: Sequence[MosaicInput], grid: Grid) -> list[PlacedInput]:
-    """Say where each input lies on the grid of the mosaic."""
+    """Locate each input on the grid of the mosaic."""
     return [PlacedInput(source, *locate(source.path, source.grid, grid)) for source in sources]
 
 
 class OpenRasters:
-    """The inputs of a mosaic, open between windows."""
+    """The inputs of a mosaic, kept open between windows, a bounded number of them at a time."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._pool = Pool[RasterReader]()
 
-    def read(self, path: str, piece: PlacedInput, window: Window) -> NDArray[np.uint8]:
+    def read(self, path: str, placed: PlacedInput, window: Window) -> NDArray[np.uint8]:
         """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
         nearest = Resampling.nearest
-        reader = self._pool.get(path, lambda: open_on_grid(path, self._grid, piece.exact, nearest))
-        values, valid = read_on_grid(reader, piece.box, window)
+        reader = self._pool.get(path, lambda: open_on_grid(path, self._grid, placed.exact, nearest))
+        values, valid = read_on_grid(reader, placed.box, window)
         labels: NDArray[np.uint8] = np.where(valid, values[0], np.uint8(NODATA))
         return labels
 

@@ -26,8 +26,11 @@ from cafe_cli.errors import (
     OutputError,
 )
 from cafe_cli.mosaic import mosaic as engine
+from cafe_cli.mosaic import plan as planning
 from cafe_cli.mosaic.grid import TargetGrid
-from cafe_cli.mosaic.mosaic import METHODS, Confidences, mosaic
+from cafe_cli.mosaic.methods import METHODS
+from cafe_cli.mosaic.mosaic import mosaic
+from cafe_cli.mosaic.plan import Confidences
 from cafe_cli.raster import reader, warp, writer
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster
@@ -416,7 +419,7 @@ def test_overviews_hold_classes_even_without_a_class_table(tmp_path, caplog):
 
 
 def count_opening(monkeypatch, counting):
-    for module in (engine, warp, reader):
+    for module in (planning, warp, reader):
         if hasattr(module, "open_raster"):
             monkeypatch.setattr(module, "open_raster", counting)
 
