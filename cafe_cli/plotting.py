@@ -1,12 +1,14 @@
-"""Pictures for people: training curves, and a scene beside its map."""
+"""Pictures of scenes and label maps, and what every figure shares: legends, PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ _WRONG, _RIGHT, _UNKNOWN = (
     np.array(rgb, np.uint8) for rgb in ((215, 25, 28), (247, 247, 247), (176, 176, 176))
 )
 _GAP = 4  # pixels between pictures in a row
+_PANEL = 4.2  # width of a panel in inches
 
 
 def draw_scene(
@@ -30,7 +33,7 @@ def draw_scene(
     classes: ClassTable,
     path: Path,
 ) -> None:
-    """Draw image, height and label maps side by side, with a legend.
+    """Write a PNG of image, heights and label maps side by side, with a legend.
 
     Parameters
     ----------
@@ -39,30 +42,50 @@ def draw_scene(
         Metres, NaN where there is none.
     maps : dict of ndarray of uint8, (height, width)
         Class ids by title.
+    classes : ClassTable
+    path : Path
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
     """
-    panels = 2 + len(maps)
+    pictures = {"orthophoto": to_rgb(image), "height above ground": shade(height)}
+    pictures |= {title: classes.paint(labels) for title, labels in maps.items()}
     rows, columns = image.shape[1:]
-    shape = min(max(rows / columns, 0.2), 5)  # a narrow strip is still to be seen
-    figure = Figure(figsize=(4.2 * panels, 4.2 * shape + 1), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    axes[0].imshow(to_rgb(image))
-    axes[0].set_title("orthophoto")
-    axes[1].imshow(shade(height))
-    axes[1].set_title("height above ground")
-    for panel, (title, labels) in zip(axes[2:], maps.items(), strict=True):
-        panel.imshow(classes.paint(labels), interpolation="nearest")
-        panel.set_title(title)
-    for panel in axes:
+    aspect = min(max(rows / columns, 0.2), 5)  # narrow strips stay visible
+    width = _PANEL * len(pictures)
+    figure = Figure(figsize=(width, _PANEL * aspect + 1), layout="constrained")
+    panels = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for panel, (title, picture) in zip(panels, pictures.items(), strict=True):
+        panel.imshow(picture, interpolation="nearest" if title in maps else None)
+        panel.set_title(title, parse_math=False)
         panel.set_axis_off()
-    swatches = [Swatch(facecolor=c.color, edgecolor="#555555", label=c.name) for c in classes]
-    widest = 0.6 + 0.1 * max(map(len, classes.names))  # inches
-    fit = min(max(int(4.2 * panels / widest), 1), len(classes))
-    figure.legend(handles=swatches, loc="outside lower center", ncols=fit, frameon=False)
+    handles = [Swatch(facecolor=c.color, edgecolor="#555555") for c in classes]
+    entry = 0.6 + 0.1 * max(map(len, classes.names))  # inches
+    fit = min(max(int(width / entry), 1), len(classes))
+    add_legend(figure, handles, classes.names, loc="outside lower center", ncols=fit, frameon=False)
     save_figure(figure, path)
 
 
+def add_legend(
+    owner: Axes | Figure, handles: Sequence[Artist], names: Sequence[str], **options: Any
+) -> None:
+    """Add a legend that shows names as they are, with options of matplotlib's `legend`.
+
+    matplotlib itself would set ``$...$`` as mathematics and leave out names that begin with ``_``.
+    """
+    legend = owner.legend(handles, ["name"] * len(names), **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
 def to_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Stretch the first three bands (or the only one) from their 1st to 99th percentile."""
+    """Return the first three bands, or the first one in grey, as 8-bit RGB (height, width, 3).
+
+    uint8 is taken as it is; other types are stretched from their 1st to their 99th percentile.
+    """
     bands = image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0)
     if bands.dtype == np.uint8:
         return np.moveaxis(bands.astype(np.uint8), 0, -1)
@@ -73,9 +96,15 @@ def to_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def shade(height: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Colour heights and shade their slopes: (height, width, 3 or 4)."""
+    """Return heights (height, width; NaN where unknown) as a hillshade in colour.
+
+    Returns
+    -------
+    ndarray of float64, (height, width, 3 or 4)
+        RGB or RGBA from 0 to 1; white where the height is unknown, grey where no slope exists.
+    """
     known = np.isfinite(height)
-    if not known.any() or min(height.shape) < 2:  # a single row has no slope
+    if not known.any() or min(height.shape) < 2:  # one row or column has no slope
         return np.full((*height.shape, 3), 0.8)
     low, high = np.percentile(height[known], (1, 99))
     filled = np.where(known, height, low)
@@ -88,7 +117,7 @@ def shade(height: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def error_map(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Draw what is wrong: (height, width, 3), red where it is, grey without a label, else white."""
+    """Return RGB (height, width, 3): red where the prediction is wrong, grey without a label."""
     known = (truth != NODATA)[..., None]
     wrong = (truth != predicted)[..., None]
     picture: NDArray[np.uint8] = np.select([known & wrong, known], [_WRONG, _RIGHT], _UNKNOWN)
@@ -96,14 +125,14 @@ def error_map(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray
 
 
 def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Put pictures (height, width, 3) of one height into a row, with white between them."""
+    """Join pictures (height, width, 3) of one height into a row, with white gaps."""
     gap = np.full((len(pictures[0]), _GAP, 3), 255, np.uint8)
     parts = [part for picture in pictures for part in (gap, picture)]
     return np.concatenate(parts[1:], axis=1)
 
 
 def encode(picture: NDArray[np.uint8], kind: Literal["png", "jpeg"]) -> bytes:
-    """Return a picture (height, width, 3) as a file: ``png`` for maps, ``jpeg`` for photographs."""
+    """Encode a picture (height, width, 3); ``png`` suits maps, ``jpeg`` photographs."""
     file = io.BytesIO()
     options = {"quality": 80} if kind == "jpeg" else {"optimize": True}
     imsave(file, picture, format=kind, pil_kwargs=options)

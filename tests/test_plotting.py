@@ -1,17 +1,16 @@
 import io
-import math
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib import image as reader
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch as Swatch
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import OutputError
-from cafe_cli.plotting import draw_scene, encode, error_map, shade, side_by_side, to_rgb
-from cafe_cli.training.curves import draw_curves
+from cafe_cli.plotting import add_legend, draw_scene, encode, error_map, shade, side_by_side, to_rgb
 from tests.support.engines import TABLE, town
 
 
@@ -24,54 +23,10 @@ def check(path: Path, width: int, height: int) -> np.ndarray:
     return pixels
 
 
-def rows(count: int, **changes) -> list[dict[str, float]]:
-    names = ["loss", "student", "teacher", "distillation", "miou", "mean_f1", "overall_accuracy"]
-    names += [f"{kind}_{name}" for kind in ("iou", "f1") for name in TABLE.names]
-    values = {name: 0.1 + 0.05 * k for k, name in enumerate(names)}  # no line covers another
-    return [{"epoch": i + 1, "step": 3 * i, **values, **changes} for i in range(count)]
-
-
 def inked(pixels: np.ndarray, color: str) -> int:
     """Count the pixels of a colour, give or take the smoothing of edges."""
     target = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return int((np.abs(pixels - target).max(axis=-1) < 0.08).sum())
-
-
-BLUE = "#1f77b4"  # the first line of a panel
-
-
-@pytest.mark.parametrize("count", [1, 2, 30])
-def test_curves(tmp_path, count):
-    draw_curves(rows(count), TABLE, tmp_path / "curves.png")
-    pixels = check(tmp_path / "curves.png", 1320, 440)
-    if count > 1:
-        for first in (0, 440):
-            assert inked(pixels[:, first : first + 440], BLUE) > 300
-
-
-def test_curves_of_one_epoch_have_a_point(tmp_path):
-    draw_curves(rows(1), TABLE, tmp_path / "one.png")
-    draw_curves(rows(1, loss=math.nan), TABLE, tmp_path / "none.png")
-    drawn = [inked(reader.imread(tmp_path / name)[:, :440, :3], BLUE) for name in
-             ("one.png", "none.png")]  # fmt: skip
-    assert drawn[0] > drawn[1]
-
-
-def test_curves_with_nan(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        draw_curves(rows(3, iou_tree=math.nan), TABLE, tmp_path / "curves.png")
-        draw_curves(rows(2, miou=math.nan, loss=math.nan), TABLE, tmp_path / "empty.png")
-    check(tmp_path / "curves.png", 1320, 440)
-    check(tmp_path / "empty.png", 1320, 440)
-
-
-def test_curves_without_validation(tmp_path):
-    history = [{k: row[k] for k in ("epoch", "step", "loss", "student")} for row in rows(4)]
-    draw_curves(history, TABLE, tmp_path / "curves.png")
-    pixels = check(tmp_path / "curves.png", 1320, 440)
-    assert inked(pixels[:, :440], BLUE) > 100
-    assert inked(pixels[:, 440:], BLUE) == 0
 
 
 @pytest.mark.parametrize(
@@ -143,11 +98,26 @@ def test_shade():
 
 
 def test_a_picture_is_complete_or_not_there(tmp_path):
+    image, metres, labels = town(40, 60)
     with pytest.raises(OutputError, match="does not exist"):
-        draw_curves(rows(2), TABLE, tmp_path / "no" / "curves.png")
-    draw_curves(rows(2), TABLE, tmp_path / "curves.png")
-    draw_curves(rows(3), TABLE, tmp_path / "curves.png")
-    assert os.listdir(tmp_path) == ["curves.png"]
+        draw_scene(image, metres[0], {"map": labels[0]}, TABLE, tmp_path / "no" / "scene.png")
+    for maps in ({}, {"map": labels[0]}):
+        draw_scene(image, metres[0], maps, TABLE, tmp_path / "scene.png")
+    assert os.listdir(tmp_path) == ["scene.png"]
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "_hidden", "$x$ & <y>", "100 % {a}"])
+def test_names_are_shown_as_they_are(tmp_path, name):
+    """matplotlib would read mathematics, and leave out what begins with an underscore."""
+    image, metres, labels = town(40, 60)
+    table = ClassTable((LandClass(0, name), *TABLE.classes[1:]))
+    draw_scene(image, metres[0], {name: labels[0]}, table, tmp_path / "scene.png")
+    check(tmp_path / "scene.png", 3 * 462, 3.8 * 110)
+    axes = Figure().subplots()
+    add_legend(axes, [Swatch(), Swatch()], [name, "tree"])
+    texts = axes.get_legend().get_texts()
+    assert [text.get_text() for text in texts] == [name, "tree"]
+    assert not any(text.get_parse_math() for text in texts)
 
 
 def test_errors():

@@ -1,57 +1,221 @@
-"""What a training run leaves to look at: the history as CSV, curves as PNG, TensorBoard."""
+"""Learning curves of a run: ``curves.png``, TensorBoard, and SVG for the report."""
 
+import colorsys
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.errors import OutputError
-from cafe_cli.plotting import save_figure
+from cafe_cli.plotting import add_legend, save_figure
 from cafe_cli.system.atomic_write import write_text
-from cafe_cli.training.history import HISTORY_FILE, group, to_csv
-from cafe_cli.training.history import EpochRecord as Row
+from cafe_cli.training.history import HISTORY_FILE, SCORES, EpochRecord, group, to_csv
+
+MEAN_SCORES = SCORES[:3]
+
+_COLORS = ("#1f77b4", "#d9750d", "#2ca02c", "#d62728", "#9467bd", "#8c6d62", "#d65fb0", "#7f7f7f")
+_DASHES = ((), (5, 2), (1.5, 2), (6, 2, 1.5, 2))  # on and off, in widths of the line
+_WIDTH = 1.5  # of a line, in points
+_POINTS = 400  # of a line in SVG; a longer one is thinned out, so that the report stays small
+_LOSSES = ("loss", "student", "teacher", "distillation")
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], classes: ClassTable, path: Path) -> None:
-    """Draw loss, mean scores and the IoU of each class over the epochs."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    loss, means, each = figure.subplots(1, 3)
+@dataclass(frozen=True)
+class Line:
+    """The values of one quantity over the epochs.
+
+    Attributes
+    ----------
+    name : str
+        Shown in the legend as it is.
+    values : sequence of float
+        One per epoch, NaN where there is none.
+    color : str
+        ``#rrggbb``; empty for the next colour of the default ones.
+    """
+
+    name: str
+    values: Sequence[float]
+    color: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the epochs.
+
+    Attributes
+    ----------
+    title : str
+    epochs : sequence of float
+        Rising.
+    lines : sequence of Line
+        Each with a value per epoch.
+    top : float, optional
+        Upper limit of the y axis; by default it follows the values, and the lower limit is 0 or
+        below.
+    mark : float, optional
+        The epoch at which a vertical line is drawn.
+    """
+
+    title: str
+    epochs: Sequence[float]
+    lines: Sequence[Line]
+    top: float | None = None
+    mark: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no line has a finite value."""
+        return not any(math.isfinite(v) for line in self.lines for v in line.values)
+
+    @property
+    def description(self) -> str:
+        """The chart in words, for readers who cannot see it."""
+        ends = [f"{k.name} from {k.values[0]:.3g} to {k.values[-1]:.3g}" for k in self.lines]
+        span = f"epochs {self.epochs[0]:g} to {self.epochs[-1]:g}"
+        return f"{self.title}, {span}: {', '.join(ends)}"
+
+    @property
+    def styles(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Colour and dashes of each line; the dashes (points) tell lines apart without colours."""
+        return [
+            (
+                _readable(line.color or _COLORS[i % len(_COLORS)]),
+                tuple(_WIDTH * length for length in _DASHES[i % len(_DASHES)]),
+            )
+            for i, line in enumerate(self.lines)
+        ]
+
+
+def line_of(rows: Sequence[EpochRecord], column: str, name: str = "", color: str = "") -> Line:
+    """Return a column of the history as a line, with NaN where a row lacks it."""
+    values = [row.get(column, math.nan) for row in rows]
+    return Line(name or column.replace("_", " ").replace("miou", "mIoU"), values, color)
+
+
+def lines_of(rows: Sequence[EpochRecord], columns: Sequence[str]) -> list[Line]:
+    """Return those columns of the history that any row has."""
+    return [line_of(rows, column) for column in columns if any(column in row for row in rows)]
+
+
+def draw_curves(history: Sequence[EpochRecord], classes: ClassTable, path: Path) -> None:
+    """Write a PNG of loss, mean scores and the IoU of each class over the epochs."""
     epochs = [row["epoch"] for row in history]
-    dot = "." if len(epochs) < 2 else ""  # one epoch makes no line
-    for axes, title, names in (
-        (loss, "training loss", ["loss", "student", "teacher", "distillation"]),
-        (means, "validation", ["miou", "mean_f1", "overall_accuracy"]),
-    ):
-        for name in names:
-            if all(name in row for row in history):
-                values = [row[name] for row in history]
-                axes.plot(epochs, values, label=name.replace("_", " "), marker=dot)
-        axes.set_title(title)
-    for c in classes:
-        if all(f"iou_{c.name}" in row for row in history):
-            values = [row[f"iou_{c.name}"] for row in history]
-            each.plot(epochs, values, label=c.name, color=_darker(c.color), marker=dot)
-    each.set_title("IoU by class")
-    for axes in (means, each):
-        axes.set_ylim(0, 1)
-    for axes in (loss, means, each):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
+    ious = [(f"iou_{c.name}", c.name, c.color) for c in classes]
+    known = [iou for iou in ious if any(iou[0] in row for row in history)]
+    charts = (
+        Chart("training loss", epochs, lines_of(history, _LOSSES)),
+        Chart("validation", epochs, lines_of(history, MEAN_SCORES), top=1),
+        Chart("IoU by class", epochs, [line_of(history, *iou) for iou in known], top=1),
+    )
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, chart in zip(figure.subplots(1, len(charts)), charts, strict=True):
+        _plot(axes, chart)
+        axes.set_title(chart.title)
+        if chart.top is not None:
+            axes.set_ylim(0, chart.top)
+        if chart.lines:
+            add_legend(
+                axes, axes.get_lines(), [line.name for line in chart.lines], fontsize="small"
+            )
     save_figure(figure, path)
 
 
-def _darker(color: str) -> str:
-    """Keep pale class colours readable as lines on white."""
-    red, green, blue = (int(v * 0.75) for v in bytes.fromhex(color[1:]))
-    return f"#{red:02x}{green:02x}{blue:02x}"
+def to_svg(chart: Chart) -> str:
+    """Return the axes and lines of a chart as an SVG element to be embedded in HTML.
+
+    Its parts have the classes ``grid``, ``line``, ``dot`` and ``mark``, so that the style sheet of
+    the page sets all colours but those of the lines. They have no ids, which would have to differ
+    among the charts of a page.
+    """
+    kept = _thinned(len(chart.epochs))
+    lines = [Line(k.name, [k.values[i] for i in kept], k.color) for k in chart.lines]
+    epochs = [chart.epochs[i] for i in kept]
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    _plot(figure.subplots(), Chart(chart.title, epochs, lines, chart.top, chart.mark))
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg")
+    drawn = ElementTree.fromstring(file.getvalue())
+    label = {"role": "img", "aria-label": chart.description}
+    root = ElementTree.Element("svg", {"viewBox": drawn.attrib["viewBox"], **label})
+    _copy_parts(drawn, "", root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _plot(axes: Axes, chart: Chart) -> None:
+    for line, (color, dashes) in zip(chart.lines, chart.styles, strict=True):
+        values = [v if math.isfinite(v) else math.nan for v in line.values]
+        dots = _lone_points(values)
+        axes.plot(
+            chart.epochs, values, color=color, linewidth=_WIDTH, gid="line", markersize=5,
+            linestyle=(0, tuple(length / _WIDTH for length in dashes)) if dashes else "solid",
+            marker="o" if dots else "", markevery=dots or None,
+        )  # fmt: skip
+    if chart.mark is not None:
+        axes.axvline(chart.mark, color="black", linewidth=1, linestyle=":", gid="mark")
+    if len(chart.epochs) > 1:
+        axes.set_xlim(chart.epochs[0], chart.epochs[-1])
+    if chart.top is None:
+        axes.set_ylim(bottom=min(0, axes.dataLim.y0 if not chart.is_empty else 0))
+    else:
+        axes.set_ylim(top=chart.top)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="x", alpha=0.3)
+    axes.grid(axis="y", alpha=0.3, gid="grid")
+
+
+def _lone_points(values: Sequence[float]) -> list[int]:
+    """Return the places of values without a neighbour: no line is drawn there."""
+    known = [False, *(not math.isnan(v) for v in values), False]
+    return [i for i in range(len(values)) if known[i : i + 3] == [False, True, False]]
+
+
+def _thinned(count: int) -> list[int]:
+    """Return the places of the points to draw, the last one among them."""
+    step = math.ceil(count / _POINTS)
+    return sorted({*range(0, count, step), count - 1})
+
+
+def _copy_parts(drawn: ElementTree.Element, kind: str, root: ElementTree.Element) -> None:
+    """Copy what `to_svg` keeps of matplotlib's SVG; `kind` is the id of the group it is in."""
+    for element in drawn:
+        tag, values = element.tag.rpartition("}")[2], element.attrib
+        style = values.get("style", "")
+        if tag == "g":
+            _copy_parts(element, values.get("id", kind), root)
+        elif tag == "path" and kind in ("line", "mark", "grid") and "d" in values:
+            path = re.sub(r"(\.\d\d)\d+", r"\1", " ".join(values["d"].split()))
+            own = {"style": style} if kind == "line" else {}
+            ElementTree.SubElement(root, "path", {"class": kind, "d": path, **own})
+        elif tag == "use" and kind == "line":
+            place = {"cx": values["x"], "cy": values["y"], "r": "3"}
+            ElementTree.SubElement(root, "circle", {"class": "dot", **place, "style": style})
+        elif tag == "text":
+            anchor = re.search(r"text-anchor: (\w+)", style)
+            place = {"x": values["x"], "y": values["y"]}
+            place |= {"text-anchor": anchor[1]} if anchor else {}
+            ElementTree.SubElement(root, "text", place).text = element.text
+
+
+def _readable(color: str) -> str:
+    """Bring a colour ``#rrggbb`` to a lightness that stands out from white and from black."""
+    red, green, blue = (v / 255 for v in bytes.fromhex(color[1:]))
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    rgb = colorsys.hls_to_rgb(hue, min(max(light, 0.42), 0.58), saturation)
+    return "#" + bytes(round(v * 255) for v in rgb).hex()
 
 
 _NO_PICTURES: Mapping[str, NDArray[np.uint8]] = {}
@@ -59,38 +223,50 @@ _NO_PICTURES: Mapping[str, NDArray[np.uint8]] = {}
 
 def write_history(
     folder: Path,
-    rows: Sequence[Row],
+    rows: Sequence[EpochRecord],
     classes: ClassTable,
     pictures: Mapping[str, NDArray[np.uint8]] = _NO_PICTURES,
 ) -> None:
-    """Write ``history.csv`` and ``curves.png`` anew, and the last epoch to TensorBoard.
+    """Rewrite ``history.csv`` and ``curves.png``, and add the last epoch to TensorBoard.
 
-    Nothing is done where ``history.csv`` has all rows: it is written last.
+    Does nothing if ``history.csv`` already holds these rows: it is written last.
 
     Parameters
     ----------
-    pictures : dict of ndarray of uint8, (rows, columns, 3)
+    folder : Path
+        Of the run.
+    rows : sequence of dict
+        All epochs, at least one.
+    classes : ClassTable
+    pictures : dict of ndarray of uint8, (height, width, 3)
         For TensorBoard, by name.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
     """
     path, text = folder / HISTORY_FILE, to_csv(rows)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     draw_curves(rows, classes, folder / "curves.png")
-    _write_board(folder / "tensorboard", rows[-1], pictures)
+    _write_tensorboard(folder / "tensorboard", rows[-1], pictures)
     write_text(path, text)
 
 
-def _write_board(folder: Path, row: Row, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+def _write_tensorboard(
+    folder: Path, row: EpochRecord, pictures: Mapping[str, NDArray[np.uint8]]
+) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     step = int(row["step"])
     try:
-        # What a killed run wrote of this epoch, and of later ones, is not shown twice.
-        with SummaryWriter(str(folder), purge_step=step) as board:
+        # Hides what a killed run logged for this epoch and later ones.
+        with SummaryWriter(str(folder), purge_step=step) as writer:
             for name, value in row.items():
-                if (about := group(name)) and math.isfinite(value):
-                    board.add_scalar(f"{about}/{name}", value, step)
+                if (prefix := group(name)) and math.isfinite(value):
+                    writer.add_scalar(f"{prefix}/{name}", value, step)
             for name, picture in pictures.items():
-                board.add_image(f"validation/{name}", picture, step, dataformats="HWC")
+                writer.add_image(f"validation/{name}", picture, step, dataformats="HWC")
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error

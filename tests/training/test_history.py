@@ -102,7 +102,7 @@ def test_the_csv_is_written_last(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk")
 
-    monkeypatch.setattr(curves, "_write_board", fail)
+    monkeypatch.setattr(curves, "_write_tensorboard", fail)
     with pytest.raises(OSError, match="disk"):
         write_history(tmp_path, [row(1)], TABLE)
     assert HISTORY_FILE not in os.listdir(tmp_path)

@@ -25,7 +25,7 @@ STEPS = 3  # of an epoch
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     monkeypatch.setattr(curves, "draw_curves", lambda *args: None)
-    monkeypatch.setattr(curves, "_write_board", lambda *args: None)
+    monkeypatch.setattr(curves, "_write_tensorboard", lambda *args: None)
 
 
 @pytest.fixture

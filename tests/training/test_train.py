@@ -64,7 +64,7 @@ def whole(tileset, tmp_path_factory) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch):
     monkeypatch.setattr(curves, "draw_curves", lambda *args: None)
-    monkeypatch.setattr(curves, "_write_board", lambda *args: None)
+    monkeypatch.setattr(curves, "_write_tensorboard", lambda *args: None)
     monkeypatch.setattr(trainer, "write_report", lambda *args, **options: None)
 
 

@@ -1,163 +1,183 @@
-"""Scores as tables for a page: by class, who is taken for whom, how much there is of each."""
+"""The tables of a report as plain values: scores by class, confusion matrix, class balance."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from cafe_cli.classes import ClassTable
+from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.splits.assign import Split
-from cafe_cli.training.report.markup import Content, Markup, element, join
+from cafe_cli.training.history import EpochRecord, columns
 
-_MATRIX = 32  # classes; more do not make a table that anyone reads
+_MATRIX = 32  # classes; a larger matrix cannot be read
 _LISTED = 20  # mistakes
+_CELLS = 20_000  # in the table of all epochs
 
 
-def table(
-    caption: str, columns: Sequence[Content], rows: Sequence[Sequence[Content]], **attributes: str
-) -> Markup:
-    """Return a table whose first column names its rows, in a box that scrolls sideways.
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is more than text.
 
-    A cell that is a ``td`` already is taken as it is.
+    Attributes
+    ----------
+    text : str
+    color : str
+        ``#rrggbb`` of a square before the text; empty for none.
+    note : str
+        Shown after the text.
+    share : float, optional
+        0 to 1, drawn as `kind` says: the colour of a right or a wrong pair of classes, or a bar.
+    kind : "right", "wrong" or "bar"
     """
-    head = element("tr", *(element("th", name, scope="col") for name in columns))
-    body = [element("tr", _first(row[0]), *map(_cell, row[1:])) for row in rows]
-    whole = element(
-        "table",
-        element("caption", caption),
-        element("thead", head),
-        element("tbody", *body),
-        **attributes,
-    )
-    return element("div", whole, class_="scroll", role="region", aria_label=caption, tabindex=0)
+
+    text: str
+    color: str = ""
+    note: str = ""
+    share: float | None = None
+    kind: Literal["right", "wrong", "bar"] = "bar"
 
 
-def _first(name: Content) -> Markup:
-    return element("th", name, scope="row")
+Row: TypeAlias = Sequence[str | Cell]
 
 
-def _cell(value: Content) -> Markup:
-    if isinstance(value, Markup) and value.startswith("<td"):
-        return value
-    return element("td", value)
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names its rows.
 
+    Attributes
+    ----------
+    caption : str
+    columns : sequence of str or Cell
+        Heads.
+    rows : sequence of sequences of str or Cell
+    explanation : str
+        A paragraph before the table.
+    kind : str
+        Class of the style sheet, besides ``numbers``.
+    """
 
-def swatch(color: str) -> Markup:
-    """Return a small square of a colour ``#rrggbb``."""
-    return element("span", class_="swatch", style=f"background:{color}", aria_hidden="true")
-
-
-def named(classes: ClassTable) -> dict[str, Markup]:
-    """Return each class with its colour, by name."""
-    return {c.name: join(swatch(c.color), c.name) for c in classes}
+    caption: str
+    columns: Row
+    rows: Sequence[Row]
+    explanation: str = ""
+    kind: str = ""
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number, or a dash for NaN."""
+    """Format a number with commas between thousands; NaN as a dash."""
     return "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
-    """Write a share in percent, or a dash where there is nothing to share."""
+    """Format a share in percent; a dash if `whole` is 0."""
     return f"{100 * part / whole:.{digits}f} %" if whole else "-"
 
 
-def by_class(scores: Scores, classes: ClassTable) -> Markup:
-    """Return the scores of each class and their means."""
-    names = named(classes)
-    rows: list[list[Content]] = []
+def by_class(scores: Scores, classes: ClassTable) -> Table:
+    """Return the scores of each class, and their means."""
+    rows: list[Row] = []
     for c in classes:
         row = scores.classes[c.name]
-        name = names[c.name] if c.scored else join(names[c.name], " (in no mean)")
-        rows.append(
-            [
-                name,
-                *map(number, (row.iou, row.f1, row.precision, row.recall)),
-                number(row.pixels, 0),
-            ]
-        )
+        name = Cell(c.name, c.color, "" if c.scored else " (in no mean)")
+        values = map(number, (row.iou, row.f1, row.precision, row.recall))
+        rows.append([name, *values, number(row.pixels, 0)])
     means = [number(scores.miou), number(scores.mean_f1)]
     rows.append(["mean", *means, "", "", number(scores.pixels, 0)])
-    columns = ["class", "IoU", "F1", "user's accuracy", "producer's accuracy", "pixels"]
-    told = (
+    return Table(
+        "Scores by class",
+        ["class", "IoU", "F1", "user's accuracy", "producer's accuracy", "pixels"],
+        rows,
         "User's accuracy is precision, producer's accuracy is recall; pixels are those of the "
-        "reference."
+        "reference.",
     )
-    return join(element("p", told), table("Scores by class", columns, rows, class_="numbers"))
 
 
-def confusion(scores: Scores, classes: ClassTable) -> Markup:
-    """Return the confusion matrix, or for more classes than make one the commonest mistakes."""
+def confusion(scores: Scores, classes: ClassTable) -> Table:
+    """Return the confusion matrix, or the commonest mistakes if it has too many classes."""
     if len(classes) > _MATRIX:
         return _mistakes(scores, classes)
     counts = scores.confusion
-    names = named(classes)
-    columns = [sum(column) for column in zip(*counts, strict=True)]
-    rows: list[list[Content]] = []
+    predicted = [sum(column) for column in zip(*counts, strict=True)]
+    rows: list[Row] = []
     for i, (c, row) in enumerate(zip(classes, counts, strict=True)):
-        cells = [_share(count, sum(row), i == j) for j, count in enumerate(row)]
-        rows.append([names[c.name], *cells, percent(row[i], sum(row)), number(sum(row), 0)])
-    right = [percent(counts[i][i], columns[i]) for i in range(len(classes))]
-    overall = percent(sum(counts[i][i] for i in range(len(classes))), sum(columns))
+        cells = [_pair(count, sum(row), i == j) for j, count in enumerate(row)]
+        rows.append([_name(c), *cells, percent(row[i], sum(row)), number(sum(row), 0)])
+    right = [percent(counts[i][i], predicted[i]) for i in range(len(classes))]
+    overall = percent(sum(counts[i][i] for i in range(len(classes))), sum(predicted))
     rows.append(["user's accuracy", *right, overall, ""])
-    rows.append(["pixels predicted", *(number(n, 0) for n in columns), "", number(sum(columns), 0)])
-    heads = ["reference \\ predicted", *names.values(), "producer's accuracy", "pixels"]
-    told = (
+    pixels = (number(n, 0) for n in predicted)
+    rows.append(["pixels predicted", *pixels, "", number(sum(predicted), 0)])
+    return Table(
+        "Confusion matrix",
+        ["reference \\ predicted", *map(_name, classes), "producer's accuracy", "pixels"],
+        rows,
         "Of the pixels of the class that a row is named after, the share and the number that were "
-        "given the class of the column. Where the accuracies meet is the overall accuracy."
+        "given the class of the column. Where the accuracies meet is the overall accuracy.",
+        kind="matrix",
     )
-    return join(element("p", told), table("Confusion matrix", heads, rows, class_="numbers matrix"))
 
 
-def _share(count: int, whole: int, right: bool) -> Markup:
+def _name(c: LandClass) -> Cell:
+    return Cell(c.name, c.color)
+
+
+def _pair(count: int, whole: int, right: bool) -> Cell:
     share = count / whole if whole else 0.0
-    return element(
-        "td",
-        element("b", percent(count, whole)),
-        element("small", f"{count:,}"),
-        class_="right" if right else "wrong",
-        style=f"--share:{share:.3f}",
-    )
+    kind: Literal["right", "wrong"] = "right" if right else "wrong"
+    return Cell(percent(count, whole), note=f"{count:,}", share=share, kind=kind)
 
 
-def _mistakes(scores: Scores, classes: ClassTable) -> Markup:
-    names, total = named(classes), scores.pixels
+def _mistakes(scores: Scores, classes: ClassTable) -> Table:
     pairs = [
-        (count, classes[i].name, classes[j].name)
+        (count, i, j)
         for i, row in enumerate(scores.confusion)
         for j, count in enumerate(row)
         if i != j and count
     ]
-    rows = [
-        [names[truth], names[predicted], number(count, 0), percent(count, total, 2)]
-        for count, truth, predicted in sorted(pairs, reverse=True)[:_LISTED]
+    rows: list[Row] = [
+        [_name(classes[i]), _name(classes[j]), number(n, 0), percent(n, scores.pixels, 2)]
+        for n, i, j in sorted(pairs, reverse=True)[:_LISTED]
     ]
     columns = ["reference", "predicted", "pixels", "of all"]
-    return table(f"The {len(rows)} commonest mistakes", columns, rows, class_="numbers")
+    return Table(f"The {len(rows)} commonest mistakes", columns, rows)
 
 
-def balance(pixels: Mapping[Split, Mapping[str, int]], classes: ClassTable) -> Markup:
-    """Return how much of each class there is in the tiles of each split that has any.
+def balance(pixels: Mapping[Split, Mapping[str, int]], classes: ClassTable) -> Table:
+    """Return the share of each class in the tiles of each split that has any.
 
     Parameters
     ----------
     pixels : dict
-        By split, by class name and ``unlabelled``.
+        Counts by split, then by class name and ``unlabelled``.
+    classes : ClassTable
     """
     splits = {split: counts for split, counts in pixels.items() if any(counts.values())}
     labelled = {s: sum(counts.get(n, 0) for n in classes.names) for s, counts in splits.items()}
-    rows: list[list[Content]] = [
-        [name, *(_bar(counts.get(c.name, 0), labelled[s]) for s, counts in splits.items())]
-        for c, name in zip(classes, named(classes).values(), strict=True)
+    rows: list[Row] = [
+        [_name(c), *(_bar(counts.get(c.name, 0), labelled[s]) for s, counts in splits.items())]
+        for c in classes
     ]
     rows.append(["labelled pixels", *(number(n, 0) for n in labelled.values())])
     bare = (percent(c.get("unlabelled", 0), sum(c.values())) for c in splits.values())
     rows.append(["without a label", *bare])
-    told = "Shares of the labelled pixels; where tiles overlap, pixels count more than once."
-    whole = table("Classes by split", ["class", *splits], rows, class_="numbers balance")
-    return join(element("p", told), whole)
+    return Table(
+        "Classes by split",
+        ["class", *splits],
+        rows,
+        "Shares of the labelled pixels; where tiles overlap, pixels count more than once.",
+        kind="balance",
+    )
 
 
-def _bar(count: int, whole: int) -> Markup:
-    share = count / whole if whole else 0.0
-    text = percent(count, whole) if count else "none"
-    return element("td", element("i", style=f"--share:{share:.3f}"), text)
+def _bar(count: int, whole: int) -> Cell:
+    return Cell(percent(count, whole) if count else "none", share=count / whole if whole else 0.0)
+
+
+def epochs(rows: Sequence[EpochRecord]) -> Table | None:
+    """Return the history, a row per epoch; None if it is too long for a page."""
+    names = columns(rows)
+    if len(names) * len(rows) > _CELLS:
+        return None
+    cells = [[f"{row[name]:.5g}" if name in row else "-" for name in names] for row in rows]
+    return Table("The history, one row per epoch", names, cells)

@@ -21,7 +21,7 @@ from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.history import HISTORY_FILE, to_csv
 from cafe_cli.training.report import examples, tables, tile_scores
-from cafe_cli.training.report.page import REPORT_FILE, duration, write_report
+from cafe_cli.training.report.page import REPORT_FILE, duration, templates, write_report
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.validation import ValidationAccumulator
 from tests.support.engines import card_of, settings, tiny_model, write_town
@@ -39,6 +39,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        text = str(text)  # what is added to the markup of a template would be escaped
         self.elements: list[tuple[str, dict]] = []
         self.source = text
         self.text, self.open, self.wrong = "", [], []
@@ -257,7 +258,8 @@ def test_many_classes():
     counts = np.eye(40, dtype=np.int64) * 10
     counts[3, 7], counts[9, 1] = 500, 20
     result = compute_scores(Confusion.of(counts), table)
-    found = Page(tables.confusion(result, table))
+    macros = templates().get_template("macros.html.jinja").module
+    found = Page(macros.table(tables.confusion(result, table)))
     assert "The 2 commonest mistakes" in found.text
     assert "class 3class 7500" in found.text
     assert len(found.of("tr")) == 3
