@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -137,8 +138,9 @@ class Ensemble:
             networks, device, windows_that_fit(device, lambda: alone([window])), transforms
         )
 
+    @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """Return the SHA-256 of every model file by its name, with a number if several share it."""
+        """The SHA-256 of every model file by its name, with a number if several share it."""
         names = [path.name for path in self.paths]
         # Models of several runs often share a name.
         numbers = [f" {n}" if names.count(name) > 1 else "" for n, name in enumerate(names, 1)]

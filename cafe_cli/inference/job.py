@@ -1,13 +1,16 @@
 """Inputs, outputs and compute options of `cafe predict`, as plain values."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.schema import Unit
+from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.raster.vrt import Product
+from cafe_cli.system.atomic_write import check_outputs
 
 QUALITY = ClassTable(
     (LandClass(0, "image and heights", "#1a9850"), LandClass(1, "image only", "#fdae61"))
@@ -78,6 +81,8 @@ class PredictOutput:
         Replace outputs that exist.
     resume : bool
         Continue an interrupted run.
+    make_folders : bool
+        Make the folders of the outputs where they do not exist.
     """
 
     labels: Path
@@ -87,6 +92,7 @@ class PredictOutput:
     options: Mapping[str, str] = field(default_factory=dict)
     overwrite: bool = False
     resume: bool = False
+    make_folders: bool = False
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -97,7 +103,32 @@ class PredictOutput:
     def in_folders(self, name: str) -> "PredictOutput":
         """Return the outputs as files called `name` in the folders that these paths are."""
         files: dict[str, Any] = {product: path / name for product, path in self.paths.items()}
-        return replace(self, **files)
+        return replace(self, **files, make_folders=True)
+
+    def check(self, inputs: Sequence[str]) -> None:
+        """Refuse outputs that cannot be written, or must not be, before any work is done.
+
+        With `resume` outputs may exist: whether they are those of the run to resume is known only
+        when the run is planned.
+
+        Raises
+        ------
+        ConfigError
+            One file for two purposes.
+        OutputError
+            An output exists or is a folder, or its folder does not exist.
+        """
+        paths = [*self.paths.values()]
+        beside = {os.path.realpath(f"{self.labels}.toml")}
+        beside |= {os.path.realpath(f"{path}.aux.xml") for path in paths}
+        for path in paths:
+            if os.path.realpath(path) in beside:
+                raise ConfigError(f"{path} is written beside another output; choose another name")
+            if path.is_dir():
+                raise OutputError(f"{path} is a folder; name a file, or pass --per-file")
+        if self.make_folders:
+            paths = [path for path in paths if path.parent.exists()]
+        check_outputs(paths, inputs, self.overwrite or self.resume)
 
     def products(self, classes: ClassTable) -> list[Product]:
         """Return the products to write."""

@@ -1,4 +1,4 @@
-"""What is done of a long piece of work: a line for each part, safe from kills and power cuts."""
+"""A crash-safe journal of the finished strips of a map: one JSON line per strip."""
 
 import errno
 import json
@@ -12,57 +12,59 @@ from cafe_cli.raster.window import Window
 from cafe_cli.system.atomic_write import flush, replacing, saying
 
 Strips: TypeAlias = dict[Window, dict[str, int]]
-"""Sizes in bytes by product name, of the files of every strip."""
+"""By strip: the sizes in bytes of its files, by product name."""
 
 _FORMAT = "cafe strips 1"
-_SHORT = 40  # characters of a value that is shown
-_NAMED = 3  # changes that are named
+_SHORT = 40  # characters of the longest value that a message shows
+_NAMED = 3  # changes that a message names
 
 
 class Journal:
-    """The list of the strips that are complete, headed by what they were made of.
+    """The list of complete strips, after a header with the fingerprint of the run.
 
     Parameters
     ----------
     path : Path
-    made_of : mapping
-        Plain values by names for people; those of nested mappings become ``name.key``.
+    fingerprint : mapping
+        Everything that the pixels depend on: plain values by readable names. Nested mappings are
+        flattened to ``name.key``.
     """
 
-    def __init__(self, path: Path, made_of: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, object]) -> None:
         self._path = path
-        self._made_of: dict[str, Any] = json.loads(json.dumps(_flat(made_of), default=str))
+        plain = json.dumps(_flatten(fingerprint), default=str)
+        self._fingerprint: dict[str, Any] = json.loads(plain)
         self._file: IO[bytes] | None = None
 
     def read(self) -> tuple[Strips, str]:
-        """Return the strips listed, and how what they were made of differs; "" if it does not.
+        """Return the listed strips and, in words, how their fingerprint differs from this one.
 
-        Lines torn by a crash are passed over.
+        The text is empty if nothing differs. Lines cut off by a crash are skipped.
 
         Raises
         ------
         OutputError
-            It cannot be read, or it is no such journal.
+            The file cannot be read, or is not a journal of this format.
         """
         try:
             first, *lines = self._path.read_bytes().split(b"\n")[:-1]
-        except (FileNotFoundError, ValueError):  # none, or torn in its first line: nothing listed
+        except (FileNotFoundError, ValueError):  # no file, or an incomplete header
             return {}, ""
         except OSError as error:
             raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
-        made_of = self._header(first)
-        return dict(filter(None, map(_entry, lines))), _changes(made_of, self._made_of)
+        changes = _changes(self._header(first), self._fingerprint)
+        return dict(filter(None, map(_parse_entry, lines))), changes
 
     def start(self, strips: Strips) -> None:
-        """Write the journal anew with some strips, and make ready to add others.
+        """Write the journal with these strips and keep it open for `add`.
 
         Raises
         ------
         OutputError
-            It cannot be written; so does `add`.
+            The file cannot be written; `add` raises it, too.
         """
-        header = {"format": _FORMAT, "made_of": self._made_of}
-        lines = [_line(header), *(_line(_listed(*strip)) for strip in strips.items())]
+        header = {"format": _FORMAT, "made_of": self._fingerprint}
+        lines = [_line(header), *(_line(_entry(*strip)) for strip in strips.items())]
         with saying(self._path):
             with replacing(self._path) as beside:
                 beside.write_bytes(b"".join(lines))
@@ -70,17 +72,17 @@ class Journal:
             self._file = self._path.open("ab", buffering=0)
 
     def add(self, window: Window, sizes: Mapping[str, int]) -> None:
-        """List a strip; it is on the disk when this returns. From one thread at a time."""
+        """Append a strip and flush it to the disk; not to be called from two threads at once."""
         if self._file is None:
             raise ValueError("the journal is not started")
-        line = _line(_listed(window, sizes))
+        line = _line(_entry(window, sizes))
         with saying(self._path):
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if `start` has opened it."""
         if self._file is not None:
             self._file.close()
 
@@ -97,10 +99,10 @@ class Journal:
         )
 
 
-def _flat(values: Mapping[str, object]) -> dict[str, object]:
+def _flatten(values: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in values.items():
-        inner = _flat(value) if isinstance(value, Mapping) else {}
+        inner = _flatten(value) if isinstance(value, Mapping) else {}
         flat |= {f"{name}.{key}": v for key, v in inner.items()} or {name: value}
     return flat
 
@@ -109,11 +111,11 @@ def _line(value: Mapping[str, object]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _listed(window: Window, sizes: Mapping[str, int]) -> dict[str, object]:
+def _entry(window: Window, sizes: Mapping[str, int]) -> dict[str, object]:
     return {"strip": [window.col, window.row, window.width, window.height], "bytes": sizes}
 
 
-def _entry(line: bytes) -> tuple[Window, dict[str, int]] | None:
+def _parse_entry(line: bytes) -> tuple[Window, dict[str, int]] | None:
     try:
         entry = json.loads(line)
         sizes = {str(name): int(size) for name, size in entry["bytes"].items()}
@@ -123,11 +125,11 @@ def _entry(line: bytes) -> tuple[Window, dict[str, int]] | None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Say in a line what differs, with the values where they are short."""
+    """Describe in one line what differs, with the values where they are short."""
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    said = [_change(name, old.get(name), new.get(name)) for name in changed[:_NAMED]]
-    more = len(changed) - len(said)
-    return "; ".join([*said, f"and {more} more"] if more else said)
+    named = [_change(name, old.get(name), new.get(name)) for name in changed[:_NAMED]]
+    more = len(changed) - len(named)
+    return "; ".join([*named, f"and {more} more"] if more else named)
 
 
 def _change(name: str, old: object, new: object) -> str:

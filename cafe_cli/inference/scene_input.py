@@ -1,8 +1,8 @@
-"""A scene to predict: opener as the models were trained, and what of it is wanted."""
+"""A scene as the input of models: its rasters, height settings and area of interest."""
 
 import logging
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError
@@ -11,9 +11,8 @@ from cafe_cli.inference.job import PredictInput
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
-from cafe_cli.scenes.scene import Scene, estimate_scene_ground, open_scene
+from cafe_cli.system.atomic_write import stamps
 from cafe_cli.vector.area_of_interest import Area
 
 log = logging.getLogger("cafe")
@@ -23,70 +22,76 @@ _GSD_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class SceneInput:
-    """What it takes to open a scene, as often as there are threads.
+    """The rasters of a scene that the models use, and how to read them.
 
     Attributes
     ----------
-    source : Source
+    source : PredictInput
     files : SceneFiles
-        Those of them that the models have a use for.
+        The rasters of `source` without heights that the models do not use.
     height : HeightSettings
     gsd : float or None
-        To resample the scene to.
-    ground : Ground or None
-        Estimated when the first heights are read if None.
+        Ground sampling distance in metres to resample the scene to; None for its own.
     """
 
     source: PredictInput
     files: SceneFiles
     height: HeightSettings
     gsd: float | None
-    ground: GroundSurface | None = None
 
     @classmethod
     def of(cls, source: PredictInput, ensemble: Ensemble) -> "SceneInput":
-        """Choose what the models have a use for; warn where they get less than they know.
+        """Select what the models use, without opening a file.
 
         Raises
         ------
         ConfigError
-            A terrain model without a surface model.
+            A terrain model without a surface model, or `bbox_crs` without `bbox`.
         """
-        files = SceneFiles("scene", source.optical, *_heights_used(source, ensemble))
+        if source.dtm and not source.elevation:
+            raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
+        if source.bbox is None and source.bbox_crs is not None:
+            raise ConfigError("--bbox-crs is the CRS of --bbox: give --bbox too")
+        heights = (source.elevation, source.dtm) if ensemble.has_height else ((), ())
+        files = SceneFiles("scene", source.optical, *heights)
         gsd = ensemble.card.gsd if source.gsd == "model" else None
         return cls(source, files, height_settings(source, ensemble), gsd)
 
-    def inspect(self) -> SceneInspection:
-        """Look at the rasters; see `cafe_cli.scenes.inspection.inspect_scene`."""
-        return inspect_scene(
-            self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
-        )
+    def inspect(self, ensemble: Ensemble) -> tuple[SceneInspection, Area]:
+        """Inspect the rasters, warn where they differ from the training data, find the area.
 
-    def open(self) -> AbstractContextManager[Scene]:
-        """Open the scene; see `cafe_cli.scenes.scene.open_scene`."""
-        return open_scene(self.inspect(), self.ground)
-
-    def look(self, card: ModelCard) -> tuple[Grid, tuple[int, int], Area]:
-        """Return the grid of the scene, its blocks and what of it is wanted.
+        Returns
+        -------
+        inspection : SceneInspection
+        area : Area
+            The area of interest.
 
         Raises
         ------
         BandError
-            Another number of bands than the model was trained on.
+            The number of bands differs from that of the training data.
         InputError, GridError, ConfigError
-            See `cafe_cli.scenes.scene.open_scene` and `cafe_cli.vector.area_of_interest.Area`.
+            See `cafe_cli.scenes.inspection.inspect_scene` and
+            `cafe_cli.vector.area_of_interest.Area`.
         """
-        scene = self.inspect()
-        _check_scene(scene, card)
-        return scene.grid, scene.optical_block, _area(self.source, scene.grid)
+        _warn_about_heights(self.source, ensemble)
+        inspection = inspect_scene(
+            self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
+        )
+        _check_image(inspection, ensemble.card)
+        return inspection, _area(self.source, inspection.grid)
 
-    def with_ground(self) -> "SceneInput":
-        """Estimate the ground once for all threads, if it is to be estimated."""
-        return replace(self, ground=estimate_scene_ground(self.inspect()))
+    def fingerprint(self) -> dict[str, object]:
+        """Return what the pixels of a map depend on: files, bands, height settings, resampling."""
+        files = {f"input {n}": _describe_stamp(*s) for n, s in stamps(self.source.paths).items()}
+        source = asdict(self.source)
+        for name in ("aoi", "bbox", "bbox_crs"):  # `Area.key` stands for them
+            del source[name]
+        return {**files, **source, "height": self.height.model_dump()}
 
 
 def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:
-    """Return how heights are brought to what the model was trained on."""
+    """Return the height settings of the training data, with the unit and nodata of the source."""
     height = ensemble.height
     given = {"unit": source.height_unit, "nodata": source.height_nodata}
     changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
@@ -95,33 +100,23 @@ def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:
     return height.model_copy(update=changes)
 
 
-def _heights_used(
-    source: PredictInput, ensemble: Ensemble
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the surface and terrain models that the models have a use for."""
-    if source.dtm and not source.elevation:
-        raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
+def _warn_about_heights(source: PredictInput, ensemble: Ensemble) -> None:
     if not ensemble.has_height:
         if source.elevation:
             unused = ", ".join(source.elevation)
             log.warning("the model was trained without heights: %s will not be read", unused)
-        return (), ()
-    if not source.elevation:
+    elif not source.elevation:
         log.warning("the model was trained with heights and gets none: expect a poorer map")
-        return (), ()
-    if ensemble.height.ground == "dtm" and not source.dtm:
+    elif ensemble.height.ground == "dtm" and not source.dtm:
         log.warning(
             "the model was trained with heights above a terrain model and gets none (--dtm): the "
             "ground is estimated"
         )
-    return source.elevation, source.dtm
 
 
 def _area(source: PredictInput, grid: Grid) -> Area:
-    """Return what of a scene is wanted."""
+    """Return the area of interest: the whole scene, or what lies in the box and the polygons."""
     area = Area.whole(grid)
-    if source.bbox is None and source.bbox_crs is not None:
-        raise ConfigError("--bbox-crs is the CRS of --bbox: give --bbox too")
     if source.bbox is not None:
         area = Area.from_bbox(source.bbox, grid, source.bbox_crs)
     if source.aoi is None:
@@ -130,7 +125,8 @@ def _area(source: PredictInput, grid: Grid) -> Area:
     return inside if source.bbox is None else inside.intersection(area)
 
 
-def _check_scene(scene: SceneInspection, card: ModelCard) -> None:
+def _check_image(scene: SceneInspection, card: ModelCard) -> None:
+    """Compare bands, data type and GSD of a scene with those of the training data."""
     wanted, given = card.band_names, scene.bands
     if len(given) != len(wanted):
         raise BandError(
@@ -152,3 +148,9 @@ def _check_scene(scene: SceneInspection, card: ModelCard) -> None:
             scene.grid.gsd,
             card.gsd,
         )
+
+
+def _describe_stamp(size: int, changed: int) -> str:
+    """Describe a file by its size in bytes and the time of its last change in ns."""
+    second, rest = divmod(changed, 10**9)
+    return f"{size} bytes of {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}.{rest:09}"

@@ -1,6 +1,6 @@
-"""Finished strips of a map on disk: an interrupted run goes on from them, and COGs come of them.
+"""Finished strips of a map on disk, from which a run is resumed and the COGs are assembled.
 
-A strip is a rectangle of the map, in a file of its own for every product. It counts once the
+A strip is a rectangle of the map, stored as one GeoTIFF per product. It is complete once the
 journal lists it.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import OutputError
+from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.journal import Journal, Strips
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.vrt import Product, block_side, vrt_of
@@ -35,66 +35,52 @@ from cafe_cli.system.locks import locked
 log = logging.getLogger("cafe")
 
 
-class OutputPolicy(Protocol):
-    """What the user asks for and allows."""
-
-    @property
-    def overwrite(self) -> bool:
-        """Replace outputs that exist and, without `resume`, strips that are left over."""
-
-    @property
-    def resume(self) -> bool:
-        """Go on with the strips of an interrupted run."""
-
-    @property
-    def options(self) -> Mapping[str, str]:
-        """Creation options; see `cafe_cli.raster.writer.check_creation_options`."""
-
-
 class StripStore:
     """The strips of a map; a context manager.
 
-    They lie in a folder beside the first product, ``.NAME.strips``. It goes when the products are
-    complete, or when nothing is; otherwise it stays, to be resumed.
+    The strips lie in a folder beside the first product, ``.NAME.strips``. On exit the folder is
+    removed if the products are complete or no strip is; otherwise it is kept for ``--resume``.
 
     Parameters
     ----------
     products : sequence of Product
-        uint8, nodata 255; what is never written is nodata.
+        Rasters of uint8 with nodata 255, which pixels without a strip get.
     grid : Grid
-        Of all products.
-    made_of : mapping
-        All that the pixels depend on, as plain values by names for people. Strips made of anything
-        else are not used.
-    policy : OutputPolicy
+        Grid of all products.
+    fingerprint : mapping
+        Everything that the pixels depend on, as plain values by readable names. Strips with
+        another fingerprint are not used.
+    outputs : PredictOutput
+        Its `overwrite` allows to replace products and, without `resume`, strips; `resume` to use
+        strips of an interrupted run; `options` are creation options of the COGs.
     tags : mapping
-        Stored in every product.
+        Metadata of every product.
 
     Raises
     ------
     ConfigError
         On entering: a creation option that cannot be used.
     OutputError
-        On entering: a product exists; another process is writing it; strips are left over and
-        `policy` say neither to use nor to remove them, or they were made of something else.
+        On entering: a product exists; another process is writing it; there are strips and neither
+        `resume` nor `overwrite`, or their fingerprint is another one.
     """
 
     def __init__(
         self,
         products: Sequence[Product],
         grid: Grid,
-        made_of: Mapping[str, object],
-        policy: OutputPolicy,
+        fingerprint: Mapping[str, object],
+        outputs: PredictOutput,
         tags: Mapping[str, str],
     ) -> None:
-        self._products, self._grid, self._policy, self._tags = products, grid, policy, tags
+        self._products, self._grid, self._outputs, self._tags = products, grid, outputs, tags
         self._path = products[0].path
         self._names = {p.name for p in products}
         self._folder = strips_folder(self._path)
         self._journal = Journal(
-            self._folder / "journal.jsonl", {**made_of, **_described(products, grid)}
+            self._folder / "journal.jsonl", {**fingerprint, **_describe(products, grid)}
         )
-        # Made before the first output gets its name: those that exist are of these strips then.
+        # Made before the first output is renamed: then outputs that exist are of these strips.
         self._naming = self._folder / "naming"
         self._done: Strips = {}
         self._mutex = threading.Lock()
@@ -103,28 +89,28 @@ class StripStore:
 
     @property
     def done(self) -> frozenset[Window]:
-        """The strips that are complete."""
+        """The complete strips."""
         with self._mutex:
             return frozenset(self._done)
 
     def __enter__(self) -> "StripStore":
-        """Lock the folder, and take over what is left in it."""
-        check_creation_options(self._policy.options)
+        """Lock the folder and take over the strips in it."""
+        check_creation_options(self._outputs.options)
         for product in self._products:
             check_output(product.path, self._may_replace)
             check_file(product.path)
         busy = f"another process is writing {self._path}; wait for it, or name another output"
         with ExitStack() as stack:
             stack.enter_context(locked(self._folder / "lock", busy))
-            self._done = self._left_over()
-            stack.callback(self._tidy)
+            self._done = self._find_strips()
+            stack.callback(self._remove_folder)
             if not self._done:
                 remove(self._naming)
-            for product in self._products:  # another process may have finished just now
+            for product in self._products:  # another process may have written them
                 check_output(product.path, self._may_replace)
             self._journal.start(self._done)
             stack.callback(self._journal.close)
-            self._clear()
+            self._remove_unlisted()
             self._held = stack.pop_all()
         return self
 
@@ -134,26 +120,26 @@ class StripStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the folder, unless there is something to resume."""
+        """Remove the folder, unless it holds strips to resume."""
         self._finished = self._finished and kind is None
         self._held.close()
         if kind and self._done and not self._finished:
-            log.warning("%s kept; go on with --resume", self._amount(self._done))
+            log.warning("%s kept; go on with --resume", self._summary(self._done))
 
     def write(self, window: Window, planes: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Store a strip; from any thread.
+        """Write a strip; safe to call from any thread.
 
         Parameters
         ----------
         window : Window
-            Pixels of the map. Strips must not overlap.
+            Pixels of the map that the strip covers. Strips must not overlap.
         planes : mapping
             Values (bands, height, width) by product name.
 
         Raises
         ------
         OutputError
-            The strip cannot be written: disk full.
+            The files cannot be written, e.g. because the disk is full.
         """
         if window.intersection(self._grid.extent) != window:
             raise ValueError(f"{window} is not within {self._grid.extent}")
@@ -163,15 +149,15 @@ class StripStore:
             self._done[window] = sizes
 
     def finish(self) -> None:
-        """Make the products from the strips; they get their names once all of them are complete.
+        """Assemble the products from the strips, and rename them once all are complete.
 
         Raises
         ------
         OutputError
-            A product cannot be written. The strips stay.
+            A product cannot be written. The strips are kept.
         """
         with ExitStack() as stack:
-            # The first product gets its name last, when the others can no longer fail.
+            # The first product is renamed last, when the others can no longer fail.
             for product in self._products:
                 beside = stack.enter_context(replacing(product.path, self._may_replace))
                 self._convert(product, beside)
@@ -185,11 +171,11 @@ class StripStore:
 
     @property
     def _may_replace(self) -> bool:
-        """Whether outputs may exist: as allowed, or a run that is resumed has named some."""
-        return self._policy.overwrite or (self._policy.resume and self._naming.exists())
+        """Whether outputs may be replaced: with `overwrite`, or if the resumed run wrote them."""
+        return self._outputs.overwrite or (self._outputs.resume and self._naming.exists())
 
     def _write(self, product: Product, window: Window, values: NDArray[np.uint8]) -> int:
-        """Return the bytes of a strip's file, 0 where all is nodata and there is none."""
+        """Write a file of a strip and return its bytes; 0 and no file if all pixels are nodata."""
         if values.shape != (product.count, window.height, window.width):
             raise ValueError(f"{product.name} of {window}: {values.shape}")
         if (values == NODATA).all():
@@ -205,15 +191,15 @@ class StripStore:
         place = f"{window.row}-{window.col}-{window.height}x{window.width}"
         return self._folder / f"{place}.{product}.tif"
 
-    def _left_over(self) -> Strips:
-        """Return the strips to go on with."""
-        if self._policy.overwrite and not self._policy.resume:
+    def _find_strips(self) -> Strips:
+        """Return the complete strips of an interrupted run, if they may be used."""
+        if self._outputs.overwrite and not self._outputs.resume:
             return {}
         listed, changes = self._journal.read()
         whole = {w: sizes for w, sizes in listed.items() if self._is_whole(w, sizes)}
-        if whole and not self._policy.resume:
+        if whole and not self._outputs.resume:
             raise OutputError(
-                f"an interrupted run left {self._amount(whole)}; pass --resume to go on with it, "
+                f"an interrupted run left {self._summary(whole)}; pass --resume to go on with it, "
                 "or --overwrite to start again"
             )
         if whole and changes:
@@ -224,32 +210,32 @@ class StripStore:
         return {w: sizes for w, sizes in whole.items() if sizes.keys() == self._names}
 
     def _is_whole(self, window: Window, sizes: Mapping[str, int]) -> bool:
-        """Whether the files of a strip are there, in the size that they had."""
+        """Whether all files of a strip exist in the size that the journal lists."""
         files = {self._file(name, window): size for name, size in sizes.items()}
         return all(
             size == 0 or (file.is_file() and file.stat().st_size == size)
             for file, size in files.items()
         )
 
-    def _amount(self, strips: Iterable[Window]) -> str:
-        """Say how many strips there are, and how much of the map."""
+    def _summary(self, strips: Iterable[Window]) -> str:
+        """Say how many strips there are, and which share of the map they cover."""
         areas = [w.width * w.height for w in strips]
         share = sum(areas) / (self._grid.width * self._grid.height)
         return f"{len(areas)} strip{'s' * (len(areas) > 1)} ({share:.0%}) of {self._path}"
 
-    def _clear(self) -> None:
-        """Remove strips that the journal does not list."""
+    def _remove_unlisted(self) -> None:
+        """Remove the files of strips that the journal does not list."""
         listed = {self._file(name, w) for w in self._done for name in self._names}
         for file in set(self._folder.glob("*.tif")) - listed:
             remove(file)
 
-    def _tidy(self) -> None:
-        """Remove the folder if it is of no more use; whoever waits for it meets all or nothing."""
+    def _remove_folder(self) -> None:
+        """Remove the folder unless there are strips to resume; the rename makes it atomic."""
         if self._finished or not self._done:
-            gone = _gone(self._folder)
-            remove(gone)
-            self._folder.rename(gone)
-            remove(gone)
+            trash = _trash(self._folder)
+            remove(trash)
+            self._folder.rename(trash)
+            remove(trash)
 
     def _convert(self, product: Product, cog: Path) -> None:
         with self._mutex:
@@ -260,26 +246,27 @@ class StripStore:
         with saying(product.path):
             vrt.write_text(vrt_of(product, self._grid, self._tags, strips), "utf-8")
         overviews = product.overviews or ("mode" if product.classes else "average")
-        convert_to_cog(vrt, cog, overviews, self._policy.options, product.path)
+        convert_to_cog(vrt, cog, overviews, self._outputs.options, product.path)
         flush(cog)
 
 
 def strips_folder(path: Path) -> Path:
-    """Return where the strips of a map lie."""
+    """Return the folder with the strips of a map."""
     return path.absolute().with_name(f".{path.name}.strips")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what is left of the strips of a complete map, if a run was killed doing so."""
-    shutil.rmtree(_gone(strips_folder(path)), ignore_errors=True)  # or another process does it now
+    """Remove the strips of a complete map, if a run was killed while it removed them."""
+    # Errors are ignored, because another process may remove them at the same time.
+    shutil.rmtree(_trash(strips_folder(path)), ignore_errors=True)
 
 
-def _gone(folder: Path) -> Path:
-    """Return what a folder of strips is called while it is removed."""
+def _trash(folder: Path) -> Path:
+    """Return the name of a folder of strips while it is being removed."""
     return folder.with_name(f"{folder.name}.old")
 
 
-def _described(products: Sequence[Product], grid: Grid) -> dict[str, object]:
+def _describe(products: Sequence[Product], grid: Grid) -> dict[str, object]:
     return {
         "outputs": {p.name: p.count for p in products},
         "size": [grid.width, grid.height],

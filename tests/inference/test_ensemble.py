@@ -31,11 +31,9 @@ def test_models_that_belong_together(tmp_path):
     ensemble = Ensemble.load(paths)
     assert ensemble.has_height
     assert ensemble.names == "a.safetensors, b.safetensors, c.safetensors"
-    hashes = list(ensemble.fingerprint().values())
+    hashes = list(ensemble.fingerprint.values())
     assert len(set(hashes)) == 3
-    assert Ensemble.load(paths[:1]).fingerprint() == dict(
-        [next(iter(ensemble.fingerprint().items()))]
-    )
+    assert Ensemble.load(paths[:1]).fingerprint == dict([next(iter(ensemble.fingerprint.items()))])
     assert not Ensemble.load(paths[2:]).has_height
 
 

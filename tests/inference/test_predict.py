@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -27,6 +28,7 @@ from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model import model_file
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.window import offsets
 from cafe_cli.raster.writer import read_classes
 from tests.support.engines import PIXEL, TABLE, UTM, card_of, predict, tiny_model, town, write
@@ -553,3 +555,18 @@ def test_truncated_image(tmp_path, pointwise):
     with pytest.raises(CafeError, match=r"ortho\.tif"):
         predict(pointwise, source, tmp_path / "map.tif")
     assert sorted(os.listdir(tmp_path)) == ["dsm.tif", "ortho.tif"]
+
+
+def test_rasters_are_inspected_once(tmp_path, pointwise, monkeypatch):
+    source = scene(tmp_path, *numbers(300, 200))
+    asked, inspect = [], mosaic_view.inspect_rasters
+
+    def spy(paths, *rest):
+        asked.extend(paths)
+        return inspect(paths, *rest)
+
+    for name, module in sys.modules.items():
+        if name.startswith("cafe_cli.") and hasattr(module, "inspect_rasters"):
+            monkeypatch.setattr(module, "inspect_rasters", spy)
+    predict(pointwise, source, tmp_path / "map.tif", jobs=3)
+    assert sorted(asked) == sorted([*source.optical, *source.elevation])

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rasterio.enums import ColorInterp
 
 from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.inference import strip_store
+from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.strip_store import StripStore
 from cafe_cli.raster.vrt import Product
 from cafe_cli.raster.window import Window, blocks
@@ -26,15 +26,8 @@ from cafe_cli.raster.writer import create_cog, read_classes
 from cafe_cli.system import locks
 from tests.support.rasters import TABLE, grid, noise, read
 
-MADE_OF = {"model": "aa" * 32, "window": 512, "height": {"unit": "metre"}, "bands": (1, 2)}
+FINGERPRINT = {"model": "aa" * 32, "window": 512, "height": {"unit": "metre"}, "bands": (1, 2)}
 GRID = grid(70, 50)
-
-
-@dataclass(frozen=True)
-class OutputPolicy:
-    overwrite: bool = False
-    resume: bool = False
-    options: dict = field(default_factory=dict)
 
 
 def label_values(where=GRID, seed=0):
@@ -43,9 +36,10 @@ def label_values(where=GRID, seed=0):
     return np.where(values == 3, 255, values).astype(np.uint8)
 
 
-def store_in(folder, where=GRID, made_of=MADE_OF, products=None, tags=None, **policy):
+def store_in(folder, where=GRID, fingerprint=FINGERPRINT, products=None, tags=None, **allowed):
     products = products or [Product("labels", folder / "map.tif", classes=TABLE)]
-    return StripStore(products, where, made_of, OutputPolicy(**policy), tags or {"CAFE": "x"})
+    outputs = PredictOutput(folder / "map.tif", **allowed)
+    return StripStore(products, where, fingerprint, outputs, tags or {"CAFE": "x"})
 
 
 def write(store, window, values) -> None:
@@ -288,8 +282,8 @@ def test_resume_and_replace(tmp_path, values):
 def test_strips_of_something_else(tmp_path, values, changes, says):
     interrupted(tmp_path, ROWS[:1], values)
     says = f"cannot resume .*map.tif: {says}; pass --overwrite without --resume to start again"
-    refused(tmp_path, says, made_of=MADE_OF | changes, resume=True)
-    with store_in(tmp_path, made_of=MADE_OF | changes, overwrite=True) as store:
+    refused(tmp_path, says, fingerprint=FINGERPRINT | changes, resume=True)
+    with store_in(tmp_path, fingerprint=FINGERPRINT | changes, overwrite=True) as store:
         assert store.done == frozenset()
 
 
@@ -378,11 +372,11 @@ def run(code: str, *args: object) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
-@pytest.mark.parametrize("policy", [{}, {"resume": True}, {"overwrite": True}])
-def test_two_at_once(tmp_path, values, policy):
+@pytest.mark.parametrize("allowed", [{}, {"resume": True}, {"overwrite": True}])
+def test_two_at_once(tmp_path, values, allowed):
     with store_in(tmp_path) as store:
         write(store, ROWS[0], values)
-        refused(tmp_path, "another process is writing .*map.tif; wait for it, or name", **policy)
+        refused(tmp_path, "another process is writing .*map.tif; wait for it, or name", **allowed)
         store.finish()
     assert np.array_equal(read(make(tmp_path, ROWS, values, overwrite=True)), values)
 

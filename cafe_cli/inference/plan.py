@@ -1,0 +1,91 @@
+"""What a prediction of one scene computes and writes, decided before a pixel is read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cafe_cli.config.provenance import read_beside
+from cafe_cli.errors import OutputError
+from cafe_cli.inference.ensemble import Engine
+from cafe_cli.inference.job import PredictInput, PredictOutput
+from cafe_cli.inference.strip_store import strips_folder
+from cafe_cli.inference.tiling import Strip, WindowGrid
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.window import Window
+from cafe_cli.scenes.inspection import SceneInspection
+from cafe_cli.vector.area_of_interest import Area
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """The work of one scene: `Predictor.run` does it, a dry run reports it.
+
+    Attributes
+    ----------
+    source : PredictInput
+    outputs : PredictOutput
+    inspection : SceneInspection
+    area : Area
+        Area of interest.
+    windows : WindowGrid
+    strips : list of Strip
+    engine : {"torch", "onnx"}
+    fingerprint : mapping
+        Everything that the pixels of the outputs depend on, as plain values by readable names.
+    """
+
+    source: PredictInput
+    outputs: PredictOutput
+    inspection: SceneInspection
+    area: Area
+    windows: WindowGrid
+    strips: list[Strip]
+    engine: Engine
+    fingerprint: Mapping[str, object]
+
+    @property
+    def window_count(self) -> int:
+        """Number of windows, empty ones included."""
+        return sum(strip.window_count for strip in self.strips)
+
+    @property
+    def target(self) -> Grid:
+        """Grid of the outputs."""
+        return self.inspection.grid.at(self.area.extent)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that the bytes of the outputs depend on."""
+        values = {**self.fingerprint, "options": dict(self.outputs.options)}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the outputs exist already, from a run with the same digest."""
+        if strips_folder(self.outputs.labels).exists():  # that run was killed before its end
+            return False
+        if not all(path.exists() for path in self.outputs.paths.values()):
+            return False
+        return bool(read_beside(self.outputs.labels).get("made_of") == self.digest)
+
+    def check_resume(self) -> None:
+        """Refuse to resume where the outputs are those of a complete run of something else.
+
+        Raises
+        ------
+        OutputError
+            There is such a map, and it may not be overwritten.
+        """
+        outputs = self.outputs
+        if not outputs.resume or outputs.overwrite or self.is_complete:
+            return
+        if outputs.labels.exists() and not strips_folder(outputs.labels).exists():
+            raise OutputError(
+                f"{outputs.labels} exists and was made of other inputs or with other settings; "
+                "pass --overwrite to make it again"
+            )
+
+    def in_outputs(self, window: Window) -> Window:
+        """Return a window of the scene in pixel coordinates of the outputs."""
+        return window.relative_to(self.area.extent)
