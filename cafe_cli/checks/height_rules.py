@@ -12,7 +12,7 @@ from scipy.ndimage import label
 from cafe_cli.checks.rules import percent
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.findings import Finding
-from cafe_cli.scenes.heights import PLAUSIBLE, as_written
+from cafe_cli.scenes.height_rasters import PLAUSIBLE, as_written
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]

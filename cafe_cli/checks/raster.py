@@ -34,7 +34,7 @@ from cafe_cli.raster.reader import (
     shows_an_image,
 )
 from cafe_cli.raster.window import Window, spread
-from cafe_cli.scenes.heights import metres_per_unit
+from cafe_cli.scenes.height_rasters import metres_per_unit
 from cafe_cli.vector.features import is_vector
 
 _MOST_FILES = 16  # of a stream that are looked at; the others are counted

@@ -45,7 +45,7 @@ from cafe_cli.raster.mosaic_view import (
 )
 from cafe_cli.raster.window import spread
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import ground_source
+from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.vector.features import is_vector
@@ -186,7 +186,7 @@ def _check_labels(report: Report, facts: SceneFacts, files: SceneFiles, config: 
         for window in spread(scene.grid.width, scene.grid.height, 512, 5):
             decoded = scene.read_labels(window, classes, config.labels)
             counts += np.bincount(decoded.ids.ravel(), minlength=NODATA + 1)
-            unknown.update(decoded.odd)
+            unknown.update(decoded.unknown_values)
             seen += decoded.ids.size
         pixels = scene.grid.width * scene.grid.height
     labelled = counts[: len(classes)]

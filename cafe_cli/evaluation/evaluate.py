@@ -91,7 +91,7 @@ class _Pair:
 
 @dataclass
 class _Tally:
-    """What has been counted so far; `odd` as in `cafe_cli.scenes.label_coding.Decoded`."""
+    """What has been counted so far; `odd` as `unknown_values` of `Decoded`."""
 
     confusion: Confusion
     odd: Counter[int | str] = field(default_factory=Counter)
@@ -104,7 +104,7 @@ def _count(pair: _Pair, progress: Callable[[int, int], None]) -> _Tally:
         raw = read_window(pair.reference, window, pair.bands)
         valid = read_valid(pair.reference, window, pair.bands)
         decoded = decode(raw, valid, pair.classes, pair.labels)
-        tally.odd.update(decoded.odd)
+        tally.odd.update(decoded.unknown_values)
         tally.confusion.add(decoded.ids, _read_prediction(pair, window))
         progress(done, len(todo))
         if pair.labels.encoding == "ids" and len(tally.odd) > _TOO_MANY:

@@ -20,7 +20,7 @@ from cafe_cli.raster.mosaic_view import (
 )
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import HeightRasters, inspect_heights
+from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
 from cafe_cli.vector.features import is_vector, warn_once
 
 

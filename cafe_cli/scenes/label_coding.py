@@ -16,7 +16,7 @@ from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.vector.features import Value
 
-Meanings: TypeAlias = dict[int | str, int]
+ValueToClass: TypeAlias = dict[int | str, int]
 """Class id by label value, 255 where it is ignored; texts that are whole numbers are int."""
 
 IGNORE = "ignore"
@@ -32,19 +32,19 @@ class Decoded:
     ----------
     ids : ndarray of uint8, (height, width)
         255 where there is no label.
-    odd : Counter
+    unknown_values : Counter
         Pixels per value (or ``#rrggbb``) that no class and no ignored value names exactly. Values
         have become 255; colours have become the nearest one.
     """
 
     ids: NDArray[np.uint8]
-    odd: "Counter[int | str]" = field(default_factory=Counter)
+    unknown_values: "Counter[int | str]" = field(default_factory=Counter)
 
 
-def list_unknown(odd: "Counter[int | str]", most: int = 8) -> str:
+def list_unknown(values: "Counter[int | str]", most: int = 8) -> str:
     """List values for a message, the most frequent first: ``7 (30 px), 9 (1 px) and 2 more``."""
-    listed = ", ".join(f"{value} ({n:,} px)" for value, n in odd.most_common(most))
-    return listed + (f" and {len(odd) - most} more" if len(odd) > most else "")
+    listed = ", ".join(f"{value} ({n:,} px)" for value, n in values.most_common(most))
+    return listed + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
 def decode(
@@ -78,12 +78,12 @@ def decode(
 
 
 def label_key(value: Value) -> int | str:
-    """Return a label value as `Meanings` have it: "5" and 5 are one, and so is 5.0."""
+    """Return a label value as `ValueToClass` have it: "5" and 5 are one, and so is 5.0."""
     text = NONE if value is None else str(value).strip() or NONE
     return int(text.split(".")[0]) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0)?", text) else text
 
 
-def value_to_class(classes: ClassTable, settings: LabelSettings) -> Meanings:
+def value_to_class(classes: ClassTable, settings: LabelSettings) -> ValueToClass:
     """Return what label values mean: by the table, or by the values and names of the classes.
 
     Raises
@@ -100,7 +100,7 @@ def value_to_class(classes: ClassTable, settings: LabelSettings) -> Meanings:
     return known | dict.fromkeys(map(label_key, settings.ignore), NODATA)
 
 
-def read_table(path: str, classes: ClassTable) -> Meanings:
+def read_table(path: str, classes: ClassTable) -> ValueToClass:
     """Read a CSV file with the columns ``value`` and ``class``: what label values mean.
 
     A class is a name or an id; empty or ``ignore`` is none (255). Other columns are left alone;
@@ -124,8 +124,8 @@ def _listed(classes: ClassTable) -> str:
     return f"the classes are {', '.join(classes.names)}"
 
 
-def _values(classes: ClassTable) -> Meanings:
-    known: Meanings = {}
+def _values(classes: ClassTable) -> ValueToClass:
+    known: ValueToClass = {}
     for land in classes:
         for value in land.values:
             other = known.setdefault(label_key(value), land.id)
@@ -138,7 +138,7 @@ def _values(classes: ClassTable) -> Meanings:
 
 
 @functools.lru_cache(maxsize=8)
-def _parse_table(path: str, changed: int, classes: ClassTable) -> Meanings:
+def _parse_table(path: str, changed: int, classes: ClassTable) -> ValueToClass:
     """Parse a table; `changed` makes it read again when the file is another."""
     rows = _rows(path)
     header = [name.strip().lower() for name in rows[0][1]] if rows else []
@@ -147,7 +147,7 @@ def _parse_table(path: str, changed: int, classes: ClassTable) -> Meanings:
             f"labels.table {path} needs the columns value and class in its first line, which has: "
             f"{', '.join(header) or 'nothing'}"
         )
-    known: Meanings = {}
+    known: ValueToClass = {}
     seen: dict[int | str, int] = {}
     for line, cells in rows[1:]:
         row = dict(zip(header, cells, strict=False))
@@ -195,7 +195,7 @@ def _lookup(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Decoded:
-    meaning = value_to_class(classes, settings)
+    classes_by_value = value_to_class(classes, settings)
     if raw.dtype.kind == "f":
         valid = valid & np.isfinite(raw)  # declared or not
     everywhere = bool(valid.all())
@@ -208,10 +208,10 @@ def _lookup(
         values, where = np.unique(known, return_inverse=True)
         where = where.reshape(raw.shape)
     counts = np.bincount(where.ravel() if everywhere else where[valid], minlength=len(values))
-    table = np.array([meaning.get(v, NODATA) for v in values.tolist()], np.uint8)
+    table = np.array([classes_by_value.get(v, NODATA) for v in values.tolist()], np.uint8)
     ids = table[where] if everywhere else np.where(valid, table[where], np.uint8(NODATA))
     found = zip(values[counts > 0].tolist(), counts[counts > 0].tolist(), strict=True)
-    return Decoded(ids, Counter({v: n for v, n in found if v not in meaning}))
+    return Decoded(ids, Counter({v: n for v, n in found if v not in classes_by_value}))
 
 
 def _nearest_color(
@@ -224,10 +224,10 @@ def _nearest_color(
     packed = red << 16 | green << 8 | blue
     ignored = [LandClass(0, "", color).rgb for color in settings.ignore_colors]
     palette = np.array([*classes.palette.tolist(), *ignored], np.int64)
-    meaning = np.append(np.arange(len(classes)), [NODATA] * len(ignored)).astype(np.uint8)
+    class_ids = np.append(np.arange(len(classes)), [NODATA] * len(ignored)).astype(np.uint8)
     ids = np.full(valid.shape, NODATA, np.uint8)
     rest = valid.copy()
-    for color, id_ in zip(palette @ [1 << 16, 1 << 8, 1], meaning, strict=True):
+    for color, id_ in zip(palette @ [1 << 16, 1 << 8, 1], class_ids, strict=True):
         exact = packed == color
         ids[exact & valid] = id_
         rest &= ~exact
@@ -235,6 +235,6 @@ def _nearest_color(
     colors, where, counts = np.unique(packed[rest], return_inverse=True, return_counts=True)
     parts = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=-1).astype(np.int64)
     distance = ((parts[:, None] - palette) ** 2).sum(axis=-1)
-    ids[rest] = meaning[distance.argmin(axis=1)][where]
-    odd = {f"#{c:06x}": int(n) for c, n in zip(colors, counts, strict=True)}
-    return Decoded(ids, Counter(odd))
+    ids[rest] = class_ids[distance.argmin(axis=1)][where]
+    unknown = {f"#{c:06x}": int(n) for c, n in zip(colors, counts, strict=True)}
+    return Decoded(ids, Counter(unknown))

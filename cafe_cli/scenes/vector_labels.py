@@ -70,7 +70,7 @@ class VectorLabels:
         ConfigError
             ``labels.unlabelled`` or ``labels.priority`` names no class.
         InputError
-            See `meanings`.
+            See `value_to_class`.
         """
         ids = np.full((window.height, window.width), NODATA, np.uint8)
         inside = window.intersection(self._extent)
@@ -78,21 +78,22 @@ class VectorLabels:
             return Decoded(ids)
         decoded = self._read(inside, classes, settings)
         ids[inside.slices(window)] = decoded.ids
-        return Decoded(ids, decoded.odd)
+        return Decoded(ids, decoded.unknown_values)
 
     def _read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
         hits = np.sort(self._tree.query(shapely.box(*window.bounds)))
         used, codes = np.unique(self._codes[hits], return_inverse=True)
         values = [self._values[code] for code in used.tolist()]
-        meaning = value_to_class(classes, settings)
-        ids = np.array([meaning.get(value, NODATA) for value in values], np.uint8)
+        classes_by_value = value_to_class(classes, settings)
+        ids = np.array([classes_by_value.get(value, NODATA) for value in values], np.uint8)
         order = np.argsort(_ranks(classes, settings)[ids[codes]], kind="stable")
         top = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
         # -1, where there is no feature, is the last of each of these.
         shown = np.append(codes[order], len(values))[top]
         counts = np.bincount(shown.ravel(), minlength=len(values) + 1).tolist()
-        odd = {v: n for v, n in zip(values, counts, strict=False) if n and v not in meaning}
-        return Decoded(np.append(ids, _unlabelled(classes, settings))[shown], Counter(odd))
+        found = {value: n for value, n in zip(values, counts, strict=False) if n}
+        unknown = {value: n for value, n in found.items() if value not in classes_by_value}
+        return Decoded(np.append(ids, _unlabelled(classes, settings))[shown], Counter(unknown))
 
 
 def _ranks(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:

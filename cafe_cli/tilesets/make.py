@@ -15,7 +15,7 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.raster.grid import describe_crs
 from cafe_cli.raster.statistics import BandHistogram, RunningMoments
-from cafe_cli.scenes.heights import ground_source
+from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.splits.assign import SPLITS, Split

@@ -78,7 +78,7 @@ class _Looked:
     widths: dict[str, int] = field(default_factory=dict)
     kinds: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
-    odd: "Counter[int | str]" = field(default_factory=Counter)
+    unknown: "Counter[int | str]" = field(default_factory=Counter)
     first: dict[int | str, str] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total:
     classes = config.class_table
     looked = _look(find_scenes(config.scenes, config.root), config, classes, jobs, progress)
     sources = looked.sources
-    _report_odd(looked, config)
+    _report_unknown(looked, config)
     _check_alike(sources, looked)
     names = [s.files.id for s in sources]
     splitter = SplitPlanner(config, looked.grids, looked.blocks)
@@ -144,10 +144,10 @@ def _look(
         windows = list(divide(grid.width, grid.height, block_side(config)))
         count = partial(_count, config=config, classes=classes)
         counted = in_order(partial(open_scene, source), count, windows, min(jobs, len(windows)))
-        for window, (counts, odd) in zip(windows, counted, strict=True):
+        for window, (counts, unknown) in zip(windows, counted, strict=True):
             looked.blocks.append(Block(name, window, counts))
-            looked.odd.update(odd)
-            looked.first |= {value: name for value in odd if value not in looked.first}
+            looked.unknown.update(unknown)
+            looked.first |= {value: name for value in unknown if value not in looked.first}
         progress(done, len(scenes))
     return looked
 
@@ -156,30 +156,31 @@ def _count(
     scene: Scene, window: Window, config: Config, classes: ClassTable
 ) -> "tuple[NDArray[np.int64], Counter[int | str]]":
     """Count the labelled pixels of a window per class, and its values without a class."""
-    counts, odd = np.zeros(len(classes), np.int64), Counter[int | str]()
+    counts, unknown = np.zeros(len(classes), np.int64), Counter[int | str]()
     for part in blocks(window.width, window.height, _READ):
         here = part.shift(window.col, window.row)
         decoded = scene.read_labels(here, classes, config.labels)
-        odd.update(decoded.odd)
+        unknown.update(decoded.unknown_values)
         ids = np.where(scene.read_valid(here), decoded.ids, np.uint8(NODATA))
         counts += pixel_counts(ids, classes)[:-1]
-    return counts, odd
+    return counts, unknown
 
 
-def _report_odd(looked: _Looked, config: Config) -> None:
+def _report_unknown(looked: _Looked, config: Config) -> None:
     """Refuse values without a class; say how many colours were not exact."""
-    odd = looked.odd
-    if odd and config.labels.encoding == "ids":
+    unknown = looked.unknown
+    if unknown and config.labels.encoding == "ids":
+        ((most_frequent, _),) = unknown.most_common(1)
         raise LabelError(
-            f"label values without a class: {list_unknown(odd)}, the first of them in scene "
-            f"{looked.first[odd.most_common(1)[0][0]]}; add them to a class with values = [...] "
+            f"label values without a class: {list_unknown(unknown)}, the first of them in scene "
+            f"{looked.first[most_frequent]}; add them to a class with values = [...] "
             "or to labels.ignore"
         )
-    if odd:
+    if unknown:
         log.warning(
             "%s label pixels had no exact class colour and took the nearest one: %s",
-            f"{odd.total():,}",
-            list_unknown(odd),
+            f"{unknown.total():,}",
+            list_unknown(unknown),
         )
     if not any(b.counts.any() for b in looked.blocks):
         raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")

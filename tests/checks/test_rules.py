@@ -97,8 +97,8 @@ def test_a_margin_is_told_with_its_value():
 # Labels
 
 
-def labels(counts, odd=(), **settings):
-    return check_labels(np.array(counts), Counter(dict(odd)), TABLE, LabelSettings(**settings))
+def labels(counts, unknown=(), **settings):
+    return check_labels(np.array(counts), Counter(dict(unknown)), TABLE, LabelSettings(**settings))
 
 
 def test_nothing_is_said_of_good_labels():

@@ -12,6 +12,7 @@ from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes import heights
+from cafe_cli.scenes.height_rasters import metres_per_unit
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from tests.support.rasters import LAMBERT, around, grid, noise, scene_files
@@ -122,8 +123,8 @@ def test_the_unit_of_the_vertical_crs(crs, metres):
     found = mosaic_view.Member(
         "dsm.tif", Grid(CRS.from_user_input(crs), WHERE.transform, 1, 1), 1, "float32", ""
     )
-    assert heights.metres_per_unit(found, HeightSettings()) == pytest.approx(metres)
-    assert heights.metres_per_unit(found, HeightSettings(unit="decimetre")) == 0.1
+    assert metres_per_unit(found, HeightSettings()) == pytest.approx(metres)
+    assert metres_per_unit(found, HeightSettings(unit="decimetre")) == 0.1
 
 
 # Voids

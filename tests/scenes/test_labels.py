@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 
 import numpy as np
 import pyogrio.raw
@@ -42,14 +43,14 @@ def ids_of(values, classes=TABLE, settings=IDS, valid=None, dtype=np.uint8):
     valid = np.ones(raw.shape[1:], bool) if valid is None else np.array([valid])
     decoded = decode(raw, valid, classes, settings)
     assert decoded.ids.dtype == np.uint8
-    return decoded.ids[0].tolist(), dict(decoded.odd)
+    return decoded.ids[0].tolist(), dict(decoded.unknown_values)
 
 
 def colors_of(*colors, settings=COLORS, valid=None):
     raw = np.array([colors], np.uint8).transpose(2, 0, 1)
     valid = np.ones(raw.shape[1:], bool) if valid is None else np.array([valid])
     decoded = decode(raw, valid, ISPRS, settings)
-    return decoded.ids[0].tolist(), dict(decoded.odd)
+    return decoded.ids[0].tolist(), dict(decoded.unknown_values)
 
 
 def test_ids_mean_themselves_and_unknown_ones_are_counted():
@@ -62,17 +63,17 @@ def test_values_stand_for_a_class_instead_of_its_id():
     assert ids_of([2, 9, 0, 1], classes) == ([0, 0, 1, _], {1: 1})
 
 
-def test_ignored_values_are_no_class_and_not_odd():
+def test_ignored_values_are_no_class_and_not_unknown():
     ignoring = LabelSettings(ignore=(4, 7))
     assert ids_of([4, 7, 2, 255], settings=ignoring) == ([_, _, 2, _], {255: 1})
 
 
 def test_a_class_value_that_is_ignored_is_no_class():
-    ids, odd = ids_of([0, 1], settings=LabelSettings(ignore=(255, 1)))
-    assert (ids, odd) == ([0, _], {})
+    ids, unknown = ids_of([0, 1], settings=LabelSettings(ignore=(255, 1)))
+    assert (ids, unknown) == ([0, _], {})
 
 
-def test_what_is_not_valid_is_neither_a_class_nor_odd():
+def test_what_is_not_valid_is_neither_a_class_nor_unknown():
     assert ids_of([1, 9, 9, 0], valid=[False, False, True, True]) == ([_, _, _, 0], {9: 1})
     assert ids_of([9, 9], valid=[False, False]) == ([_, _], {})
     classes = ClassTable((LandClass(0, "a", values=(1,)),))
@@ -93,10 +94,10 @@ def test_fractions_and_negative_values_have_no_class():
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
-def test_every_pixel_has_a_class_or_is_ignored_or_odd(values):
-    ids, odd = ids_of(values)
+def test_every_pixel_has_a_class_or_is_ignored_or_unknown(values):
+    ids, unknown = ids_of(values)
     assert ids == [v if v < len(TABLE) else _ for v in values]
-    assert sum(odd.values()) == sum(len(TABLE) <= v < 255 for v in values)
+    assert sum(unknown.values()) == sum(len(TABLE) <= v < 255 for v in values)
 
 
 def test_colors_of_the_benchmark():
@@ -111,9 +112,9 @@ def test_the_nearest_color_counts_and_is_reported():
 
 
 def test_black_is_the_nearest_class_unless_it_is_ignored():
-    ids, odd = colors_of([0, 0, 10], settings=LabelSettings(encoding="colors"))
+    ids, unknown = colors_of([0, 0, 10], settings=LabelSettings(encoding="colors"))
     assert ids[0] in (1, 3, 5)
-    assert odd == {"#00000a": 1}
+    assert unknown == {"#00000a": 1}
 
 
 def test_invalid_pixels_have_no_color():
@@ -145,7 +146,7 @@ def test_lossy_colors_decode_where_exact_ones_would_not():
     inexact = (lossy.transpose(1, 2, 0) != ISPRS.palette[truth]).any(axis=-1)
     assert inexact.mean() > 0.2
     assert (decoded.ids == truth).mean() > 0.97
-    assert decoded.odd.total() == pytest.approx(inexact.sum(), rel=0.05)
+    assert decoded.unknown_values.total() == pytest.approx(inexact.sum(), rel=0.05)
 
 
 def test_nearest_is_nearest_by_brute_force():
@@ -297,7 +298,7 @@ def row_of(labels, settings=IDS, classes=TABLE, window=SCENE):
     assert decoded.ids.dtype == np.uint8
     assert decoded.ids.shape == (window.height, window.width)
     assert (decoded.ids == decoded.ids[0]).all()
-    return decoded.ids[0].tolist(), dict(decoded.odd)
+    return decoded.ids[0].tolist(), dict(decoded.unknown_values)
 
 
 def test_values_of_features_become_ids():
@@ -316,7 +317,7 @@ def test_what_has_no_class_is_counted_in_pixels():
         [_] * 4 + [1] * 5 + [_] + [1] * 2,
         {"bush": 32, "(none)": 8},
     )
-    assert labels.read(Window(3, 0, 2, 5), TABLE, IDS).odd == {"bush": 5}
+    assert labels.read(Window(3, 0, 2, 5), TABLE, IDS).unknown_values == {"bush": 5}
 
 
 def test_a_fraction_has_no_class_unless_it_is_named():
@@ -386,7 +387,7 @@ def test_outside_the_scene_there_are_no_labels():
     inside = np.zeros((20, 16), bool)
     inside[SCENE.slices(window)] = True
     assert (decoded.ids == np.where(inside, 1, _)).all()
-    assert not decoded.odd
+    assert not decoded.unknown_values
     assert (labels.read(Window(50, 50, 3, 2), TABLE, filled).ids == np.full((2, 3), _)).all()
 
 
@@ -402,7 +403,8 @@ def test_windows_make_up_the_scene(data, all_touched):
     whole = labels.read(SCENE, TABLE, chosen)
     parts = [(w, labels.read(w, TABLE, chosen)) for w in blocks(12, 8, 5)]
     assert all((part.ids == whole.ids[w.slices()]).all() for w, part in parts)
-    assert sum((part.odd for _, part in parts), start=type(whole.odd)()) == whole.odd
+    together = sum((part.unknown_values for _, part in parts), start=Counter())
+    assert together == whole.unknown_values
 
 
 def test_features_are_counted_by_value():
