@@ -203,7 +203,7 @@ def measure(tool: Tool, options: argparse.Namespace) -> dict[str, object]:
     network: nn.Module = model.deployed()
     if not options.contiguous:
         network = network.to(memory_format=torch.channels_last)
-    stacked = Stacked(network, len(card.class_table))
+    stacked = Stacked(network, len(card.classes))
     job = Job(
         stacked, options.optical, options.elevation, options.output, options.window,
         options.overlap, options.batch_size,

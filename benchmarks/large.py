@@ -129,7 +129,7 @@ def save_model(path: Path, seed: int) -> Path:
     network = CaFE(kind, weights="none")
     network.set_statistics([128.0] * 3, [64.0] * 3, 2.0, 4.0)
     card = ModelCard(
-        architecture=vars(kind), classes=CLASSES.as_json(), band_names=("red", "green", "blue"),
+        architecture=kind, classes=CLASSES, band_names=("red", "green", "blue"),
         dtype="uint8", gsd=PIXEL, height=HeightSettings(kind="ndsm", fill=0), window=WINDOW,
         epoch=1, scores=None, config={},
     )  # fmt: skip

@@ -64,7 +64,7 @@ def read(data: Path, card: ModelCard) -> Source:
     files = SceneFiles("scene", (ortho,), (dsm,), (), (labels,))
     with open_scene(inspect_scene(files, card.height, labels=settings)) as scene:
         patch = scene.read(scene.grid.extent)
-        ids = scene.read_labels(scene.grid.extent, card.class_table, settings).ids
+        ids = scene.read_labels(scene.grid.extent, card.classes, settings).ids
         height = np.where(patch.height_valid, patch.height, np.float32(VOID))
         return Source(scene.grid, patch.optical, height, ids)
 

@@ -55,7 +55,7 @@ def main() -> None:
     if options.part:
         part = Window(*options.part)
         patch, truth = patch.at(part.slices()), truth[part.slices()]
-    scene = Ground(patch, truth, card.class_table)
+    scene = Ground(patch, truth, card.classes)
     with ExitStack() as stack:
         if options.descriptors == "scene":
             stack.enter_context(scene_attention(network, scene, options.windows[0]))

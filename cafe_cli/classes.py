@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
 from cafe_cli.errors import ConfigError
 
@@ -136,16 +138,40 @@ class ClassTable(Sequence[LandClass]):
         ]
 
     @classmethod
-    def from_json(cls, rows: Sequence[dict[str, object]]) -> "ClassTable":
-        """Rebuild the table that `as_json` wrote."""
+    def from_json(cls, rows: Any) -> "ClassTable":
+        """Rebuild the table that `as_json` wrote.
+
+        Raises
+        ------
+        ConfigError
+            The classes break a rule of the table.
+        KeyError, TypeError, ValueError
+            `rows` is not what `as_json` writes.
+        """
         return cls(
             tuple(
                 LandClass(
-                    id=int(str(r["id"])),
-                    name=str(r["name"]),
-                    color=str(r["color"]),
-                    scored=bool(r["scored"]),
+                    id=int(str(row["id"])),
+                    name=str(row["name"]),
+                    color=str(row["color"]),
+                    scored=bool(row["scored"]),
                 )
-                for r in rows
+                for row in rows
             )
         )
+
+
+def _parse(value: Any) -> ClassTable:
+    """Validate a field of a pydantic model; pydantic reports a ValueError with the field's name."""
+    if isinstance(value, ClassTable):
+        return value
+    try:
+        return ClassTable.from_json(value)
+    except KeyError as error:
+        raise ValueError(f"a class has no {error}") from error
+    except (ConfigError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+ClassTableField = Annotated[ClassTable, PlainValidator(_parse), PlainSerializer(ClassTable.as_json)]
+"""A class table as a field of a pydantic model; in JSON it is what `ClassTable.as_json` returns."""

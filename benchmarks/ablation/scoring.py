@@ -110,7 +110,7 @@ def score(
 
 
 def _as_json(confusion: Confusion, tileset: TileSet) -> dict[str, Any]:
-    result = compute_scores(confusion, tileset.class_table).as_json()
+    result = compute_scores(confusion, tileset.classes).as_json()
     classes: Any = result["classes"]
     return {
         "miou": _rounded(result["miou"]),

@@ -108,7 +108,7 @@ class Ensemble:
     @property
     def is_bounded(self) -> bool:
         """Whether the attention of every model pools over a neighbourhood, not the whole window."""
-        return all(card.architecture.get("attention", 0) for card in self.cards)
+        return all(card.architecture.attention for card in self.cards)
 
     def prepare(
         self, settings: PredictSettings, windows: WindowGrid, device: torch.device, engine: Engine
@@ -173,7 +173,7 @@ def _network(
 
 
 def _comparable(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]]:
-    yield "classes", ", ".join(a.class_table.names), ", ".join(b.class_table.names)
+    yield "classes", ", ".join(a.classes.names), ", ".join(b.classes.names)
     yield "bands", ", ".join(a.band_names), ", ".join(b.band_names)
     yield "data type", a.dtype, b.dtype
     yield "GSD", f"{a.gsd:.3g} m", f"{b.gsd:.3g} m"

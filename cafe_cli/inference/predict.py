@@ -187,9 +187,9 @@ def _dry_run_scene(
 def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]:
     """Return the facts of a dry run."""
     card, target = predictor.ensemble.card, plan.target
-    depth = sum(product.count for product in plan.outputs.products(card.class_table))
+    depth = sum(product.count for product in plan.outputs.products(card.classes))
     return {
-        "model": {"classes": list(card.class_table.names), "bands": list(card.band_names)},
+        "model": {"classes": list(card.classes.names), "bands": list(card.band_names)},
         "map": {"width": target.width, "height": target.height, "gsd": plan.inspection.grid.gsd},
         "windows": plan.window_count,
         "window": plan.windows.size,

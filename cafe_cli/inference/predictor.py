@@ -62,7 +62,7 @@ class Predictor:
         self.check_outputs(scene_input.source, outputs)
         inspection, area = scene_input.inspect(ensemble)
         windows = ensemble.window_grid(settings, inspection.grid.extent)
-        classes = len(ensemble.card.class_table)
+        classes = len(ensemble.card.classes)
         strips = divide(inspection.grid.extent, area.extent, windows, classes)
         count = sum(strip.window_count for strip in strips)
         engine = choose_engine(settings.engine, self.devices, count)
@@ -127,14 +127,14 @@ class Predictor:
         forward(batch).sum().item()
         each = (time.perf_counter() - start) / len(batch) / len(self.devices)
         width = max(strip.extent.width for strip in plan.strips) + 2 * size
-        scores = width * size * (4 * len(card.class_table) + 44)
+        scores = width * size * (4 * len(card.classes) + 44)
         return {
             "seconds": float(f"{each * plan.window_count:.2g}"),
             "memory": _PROCESS + self.ensemble.parameters * 8 + scores,
         }
 
     def _store(self, plan: PredictPlan) -> StripStore:
-        products = plan.outputs.products(self.ensemble.card.class_table)
+        products = plan.outputs.products(self.ensemble.card.classes)
         tags = {"CAFE_MODEL": self.ensemble.names, "CAFE_VERSION": __version__}
         return StripStore(products, plan.target, plan.fingerprint, plan.outputs, tags)
 
@@ -155,7 +155,7 @@ class Predictor:
             area,
             windows,
             window_weights(windows.size, self.settings.blend, windows.overlap),
-            len(self.ensemble.card.class_table),
+            len(self.ensemble.card.classes),
             frozenset(plan.outputs.paths),
             meter,
             progress,

@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from cafe_cli import __version__
-from cafe_cli.classes import ClassTable
+from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.model.cafe import Architecture, CaFE
@@ -35,15 +42,43 @@ _ENCODER = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _MAX_WIDTH = 4096
 
 
+def _parse_architecture(value: Any) -> Architecture:
+    """Validate the architecture of a file, which may name no code and ask for no endless memory."""
+    if isinstance(value, Architecture):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("input should be an object")
+    known = {field.name for field in dataclasses.fields(Architecture)}
+    if unknown := sorted(set(value) - known):
+        raise ValueError(f"unknown architecture setting {reprlib.repr(unknown[0])}")
+    for key in ("optical_encoder", "height_encoder"):
+        name = value.get(key)
+        if name is None and key == "height_encoder":
+            continue
+        if not isinstance(name, str) or not _ENCODER.fullmatch(name):
+            raise ValueError(f"{key} {reprlib.repr(name)} is not the name of an encoder")
+    for key in ("classes", "optical_bands", "width"):
+        number = value.get(key)
+        if not isinstance(number, int) or not 0 < number <= _MAX_WIDTH:
+            raise ValueError(f"{key} is {reprlib.repr(number)}: it has to be 1 to {_MAX_WIDTH}")
+    try:
+        return Architecture(**value)
+    except (ConfigError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
 class ModelCard(BaseModel):
-    """What travels with the weights.
+    """The description that travels with the weights.
+
+    In the file it is JSON: the architecture as an object of its arguments, the class table as
+    `ClassTable.as_json` returns it. Parsing checks both.
 
     Attributes
     ----------
-    architecture : dict
-        Arguments of `cafe_cli.model.cafe.Architecture`.
-    classes : list of dict
-        The class table.
+    architecture : Architecture
+        Of the network.
+    classes : ClassTable
+        The classes that the network tells apart.
     band_names : tuple of str
         Optical bands in the order the network expects.
     dtype : str
@@ -54,8 +89,11 @@ class ModelCard(BaseModel):
         How heights were brought to metres (above ground).
     window : int
         Side of the windows it was trained on, in pixels.
+    epoch : int
+        Epochs of training behind the weights.
     scores : dict or None
-        On the validation tiles.
+        Scores on the validation tiles as `cafe_cli.evaluation.metrics.Scores.as_json` returns them:
+        plain values, since this package lies below `evaluation`.
     config : dict
         The settings of the training run.
     """
@@ -65,8 +103,10 @@ class ModelCard(BaseModel):
     format: Literal["cafe model 2"] = "cafe model 2"
     cafe_version: str = __version__
     torch_version: str = torch.__version__
-    architecture: dict[str, Any]
-    classes: list[dict[str, object]]
+    architecture: Annotated[
+        Architecture, PlainValidator(_parse_architecture), PlainSerializer(dataclasses.asdict)
+    ]
+    classes: ClassTableField
     band_names: tuple[str, ...]
     dtype: str
     gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -77,14 +117,9 @@ class ModelCard(BaseModel):
     config: dict[str, Any]
 
     @property
-    def class_table(self) -> ClassTable:
-        """The classes."""
-        return ClassTable.from_json(self.classes)
-
-    @property
     def has_height(self) -> bool:
         """Whether the network has a height stream."""
-        return bool(self.architecture.get("heights", True))
+        return self.architecture.heights
 
 
 def save(
@@ -236,45 +271,25 @@ def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         raise ModelFileError(f"{path} holds weights, but not those of a cafe model")
     try:
         card = ModelCard.model_validate_json(metadata["cafe"])
-        classes = len(card.class_table)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "metadata"
         raise ModelFileError(
-            f"{path}: its description cannot be used: {where}: {first['msg']}; it is damaged, or "
-            f"of another version of cafe (this is {__version__})"
+            f"{path}: its description cannot be used: {where}: "
+            f"{first['msg'].removeprefix('Value error, ')}; it is damaged, or of another version "
+            f"of cafe (this is {__version__})"
         ) from error
-    except (ConfigError, KeyError, ValueError) as error:
-        raise ModelFileError(f"{path}: its class table cannot be used: {error}") from error
-    counts = (card.architecture.get("classes"), card.architecture.get("optical_bands"))
-    if counts != (classes, len(card.band_names)):
+    network, classes = card.architecture, len(card.classes)
+    if (network.classes, network.optical_bands) != (classes, len(card.band_names)):
         raise ModelFileError(
-            f"{path}: a network of {reprlib.repr(counts[0])} classes and "
-            f"{reprlib.repr(counts[1])} bands is described with {classes} classes and "
-            f"{len(card.band_names)} bands"
+            f"{path}: a network of {network.classes} classes and {network.optical_bands} bands is "
+            f"described with {classes} classes and {len(card.band_names)} bands"
         )
     return card
 
 
 def _build(path: Path, card: ModelCard) -> CaFE:
-    known = {f.name for f in dataclasses.fields(Architecture)}
-    if unknown := sorted(set(card.architecture) - known):
-        raise ModelFileError(f"{path}: unknown architecture setting {reprlib.repr(unknown[0])}")
-    for key in ("optical_encoder", "height_encoder"):
-        name = card.architecture.get(key)
-        if name is None and key == "height_encoder":
-            continue
-        if not isinstance(name, str) or not _ENCODER.fullmatch(name):
-            raise ModelFileError(
-                f"{path}: {key} {reprlib.repr(name)} is not the name of an encoder"
-            )
-    for key in ("classes", "optical_bands", "width"):
-        number = card.architecture.get(key)
-        if not isinstance(number, int) or not 0 < number <= _MAX_WIDTH:
-            raise ModelFileError(
-                f"{path}: {key} is {reprlib.repr(number)}: it has to be 1 to {_MAX_WIDTH}"
-            )
     try:
-        return CaFE(Architecture(**card.architecture), weights="none")
+        return CaFE(card.architecture, weights="none")
     except (ConfigError, ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: cannot build its network: {error}") from error

@@ -160,7 +160,7 @@ def _about(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, 
         "crs": describe_crs(first.crs),
         "has_height": any(s.files.elevation for s in planned.sources),
         "height": config.height.model_copy(update={"ground": _ground(planned.sources, config)}),
-        "classes": classes.as_json(),
+        "classes": classes,
     }
 
 

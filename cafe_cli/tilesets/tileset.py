@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.classes import NODATA, ClassTable, ClassTableField
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.schema import Config, HeightSettings
 from cafe_cli.errors import InputError, OutputError
@@ -130,18 +130,13 @@ class TileSet(_Record):
     crs: str
     has_height: bool
     height: HeightSettings
-    classes: list[dict[str, object]]
+    classes: ClassTableField
     pixels: dict[Split, dict[str, int]]
     optical_statistics: Statistics
     height_statistics: Statistics
     shared_ground: float
     virtual: Virtual | None = None
     tiles: tuple[Tile, ...]
-
-    @property
-    def class_table(self) -> ClassTable:
-        """The classes."""
-        return ClassTable.from_json(self.classes)
 
     def of(self, split: Split) -> list[Tile]:
         """Return the tiles of one split."""
@@ -164,7 +159,8 @@ def load_tileset(folder: Path) -> TileSet:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} is damaged: {where}: {first['msg']}; run cafe tile") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path} is damaged: {where}: {reason}; run cafe tile") from error
 
 
 def is_tileset(folder: Path) -> bool:

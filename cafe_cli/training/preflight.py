@@ -131,7 +131,7 @@ def warnings(folder: Path, tileset: TileSet, settings: TrainSettings) -> list[st
 
 def _training_pixels(tileset: TileSet) -> dict[str, int]:
     counts = tileset.pixels["train"]
-    return {name: counts.get(name, 0) for name in tileset.class_table.names}
+    return {name: counts.get(name, 0) for name in tileset.classes.names}
 
 
 def _elsewhere(tileset: TileSet, name: str) -> int:

@@ -72,7 +72,7 @@ class TrainingRun:
     ) -> None:
         self.folder, self.tileset, self.output, self.config = folder, tileset, output, config
         self.processes, self.progress = processes, TrainState()
-        self._classes = tileset.class_table
+        self._classes = tileset.classes
         self._tiles, self._validation_tiles = tileset.of("train"), tileset.of("validation")
         settings = config.train
         size = batch_size(config)
@@ -268,7 +268,7 @@ class TrainingRun:
     def _card(self, network: CaFE, result: Scores | None) -> ModelCard:
         tileset = self.tileset
         return ModelCard(
-            architecture=asdict(network.architecture),
+            architecture=network.architecture,
             classes=tileset.classes,
             band_names=tileset.band_names,
             dtype=tileset.dtype,

@@ -183,7 +183,7 @@ def test_two_steps_of_training(request, name, tmp_path):
     half = len(load_tileset(folder).of("train")) // 2
     config = settings(train={"epochs": 1, "workers": 0, "batch_size": half, "crop": 32})
     card = train(folder, tmp_path / "run", config, device="cpu")
-    assert card.architecture["optical_bands"] == 4
+    assert card.architecture.optical_bands == 4
     assert len(card.band_names) == 4
     history = (tmp_path / "run/history.csv").read_text().splitlines()
     row = dict(zip(*(line.split(",") for line in history), strict=True))

@@ -460,8 +460,8 @@ def test_the_tile_set_says_what_it_is(request, which):
     tileset = load_tileset(folder)
     assert tileset.gsd == pytest.approx({"potsdam": 0.05, "vaihingen": 0.09}[which])
     assert tileset.crs == "pixel coordinates (no CRS)"
-    assert [c.scored for c in tileset.class_table] == [True] * 5 + [False]
-    assert tileset.class_table.palette.tolist() == COLORS.tolist()
+    assert [c.scored for c in tileset.classes] == [True] * 5 + [False]
+    assert tileset.classes.palette.tolist() == COLORS.tolist()
     for split in ("train", "validation", "test"):
         assert all(n > 0 for n in tileset.pixels[split].values()), tileset.pixels[split]
 

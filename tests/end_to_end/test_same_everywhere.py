@@ -90,7 +90,7 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     assert seen.optical_statistics == cut.optical_statistics
     assert seen.height_statistics == cut.height_statistics
     card = ModelCard(
-        architecture=vars(Architecture(classes=3, optical_bands=2)), classes=TABLE.as_json(),
+        architecture=Architecture(classes=3, optical_bands=2), classes=TABLE,
         band_names=("a", "b"), dtype="uint16", gsd=0.5, height=cut.height, window=SIZE, epoch=1,
         scores=None, config={},
     )  # fmt: skip

@@ -1,18 +1,26 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.ensemble import Ensemble, choose_engine
 from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.model import model_file
+from cafe_cli.model.cafe import Architecture
 from cafe_cli.raster.window import Window
 from tests.support.engines import TABLE, card_of, tiny_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+
+
+def described(window, attention=0):
+    """Return what `Ensemble.slide` reads of a card."""
+    return SimpleNamespace(window=window, architecture=Architecture(3, 3, attention=attention))
 
 
 def saved(folder, name, network=None, **card):
@@ -40,7 +48,7 @@ def test_models_that_belong_together(tmp_path):
 @pytest.mark.parametrize(
     ("card", "says"),
     [
-        ({"classes": [c | {"name": f"my {c['name']}"} for c in TABLE.as_json()]}, "classes my"),
+        ({"classes": ClassTable((replace(TABLE[0], name="my ground"), *TABLE[1:]))}, "classes my"),
         ({"gsd": 0.2}, r"GSD 0\.2 m and 0\.5 m"),
         ({"dtype": "uint16"}, "data type uint16 and uint8"),
         ({"band_names": ("nir", "red", "green")}, "bands nir, red, green and red, green, blue"),
@@ -58,7 +66,7 @@ def test_models_that_do_not(tmp_path, card, says):
     [({"window": 128}, 128, None), ({"window": 128, "overlap": 0}, 128, 0)],
 )
 def test_windows_as_asked(given, window, overlap):
-    ensemble = Ensemble((), (), (SimpleNamespace(window=64, architecture={}),))
+    ensemble = Ensemble((), (), (described(window=64),))
     windows = ensemble.window_grid(PredictSettings(**given), Window(0, 0, 500, 500))
     assert windows.size == window
     assert overlap is None or windows.overlap == overlap
@@ -67,14 +75,14 @@ def test_windows_as_asked(given, window, overlap):
 
 @pytest.mark.parametrize("trained", [32, 64, 96, 250, 256, 512])
 def test_windows_of_a_model_whose_attention_has_no_bounds_are_those_of_its_training(trained):
-    card = SimpleNamespace(window=trained, architecture={"attention": 0})
+    card = described(window=trained)
     windows = Ensemble((), (), (card,)).window_grid(PredictSettings(), Window(0, 0, 5000, 5000))
     assert trained <= windows.size < trained + 32
     assert windows.size % 32 == windows.stride % 32 == 0
 
 
 def test_windows_of_a_model_whose_attention_is_bounded_suit_the_scene():
-    ensemble = Ensemble((), (), (SimpleNamespace(window=256, architecture={"attention": 512}),))
+    ensemble = Ensemble((), (), (described(window=256, attention=512),))
     for scene in (Window(0, 0, 6000, 6000), Window(0, 0, 1994, 4332)):
         windows = ensemble.window_grid(PredictSettings(), scene)
         assert windows.size >= 768

@@ -13,6 +13,7 @@ import rasterio
 import torch
 from torch import nn
 
+from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import (
     BandError,
@@ -27,6 +28,7 @@ from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model import model_file
+from cafe_cli.model.cafe import Architecture
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.window import offsets
@@ -71,10 +73,9 @@ class Pointwise(nn.Module):
 @pytest.fixture
 def pointwise(monkeypatch, tmp_path_factory) -> Path:
     """Put a network in place of what any model file holds."""
-    table = [{"id": i, "name": f"class {i}", "color": f"#0{i}0000", "scored": True}
-             for i in range(4)]  # fmt: skip
+    table = ClassTable(tuple(LandClass(i, f"class {i}", f"#0{i}0000") for i in range(4)))
     card = ModelCard(
-        architecture={"classes": 4, "optical_bands": 3}, classes=table, dtype="uint8", gsd=PIXEL,
+        architecture=Architecture(4, 3), classes=table, dtype="uint8", gsd=PIXEL,
         band_names=("red", "green", "blue"), height=HeightSettings(kind="ndsm", fill=0), window=64,
         epoch=1, scores=None, config={},
     )  # fmt: skip

@@ -78,13 +78,45 @@ def test_card(model):
     assert card.format == "cafe model 2"
     assert card.cafe_version == __version__
     assert card.torch_version == torch.__version__
-    assert card.class_table.names == TABLE.names
-    assert card.class_table.palette.tolist() == TABLE.palette.tolist()
+    assert card.classes.names == TABLE.names
+    assert card.classes.palette.tolist() == TABLE.palette.tolist()
     assert card.band_names == ("red", "green", "blue")
     assert (card.dtype, card.gsd, card.window, card.epoch) == ("uint8", 0.5, 64, 1)
     assert card.height == HeightSettings(kind="ndsm", fill=0)
     assert card.has_height
-    assert card.architecture["optical_encoder"] == ENCODER
+    assert card.architecture.optical_encoder == ENCODER
+
+
+def test_card_in_the_file(parts):
+    """The JSON of the card is a format: models of older versions are read, and read ours."""
+    description = {k: v for k, v in parts[1].items() if not k.endswith("_version")}
+    assert description == {
+        "format": "cafe model 2",
+        "architecture": {
+            "classes": 3, "optical_bands": 3, "heights": True, "optical_encoder": ENCODER,
+            "height_encoder": None, "width": 8, "fusion": "sum", "attention": 0,
+            "guidance": "none", "enhancement": "1-p", "pyramid": True,
+        },
+        "classes": [
+            {"id": 0, "name": "ground", "color": "#b8b0a6", "scored": True},
+            {"id": 1, "name": "building", "color": "#d7301f", "scored": True},
+            {"id": 2, "name": "tree", "color": "#1a7a3a", "scored": True},
+        ],
+        "band_names": ["red", "green", "blue"], "dtype": "uint8", "gsd": 0.5,
+        "height": HeightSettings(kind="ndsm", fill=0).model_dump(),
+        "window": 64, "epoch": 1, "scores": None, "config": {},
+    }  # fmt: skip
+
+
+def test_card_that_does_not_know_later_settings(tmp_path, parts):
+    tensors, description = parts
+    path = tmp_path / "m.safetensors"
+    for key in ("attention", "heights"):
+        del description["architecture"][key]
+    forge(path, tensors, description)
+    card = model_file.load(path)[1]
+    assert card.has_height
+    assert card.architecture.attention == 0
 
 
 def test_everybody_may_read_it(tmp_path):

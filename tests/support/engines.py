@@ -139,8 +139,8 @@ def card_of(network: CaFE, **changes: Any) -> ModelCard:
     """Return a card that fits a network."""
     a = network.architecture
     values: dict[str, Any] = {
-        "architecture": vars(a),
-        "classes": TABLE.as_json(),
+        "architecture": a,
+        "classes": TABLE,
         "band_names": tuple(["red", "green", "blue", "nir"][: a.optical_bands]),
         "dtype": "uint8",
         "gsd": PIXEL,

@@ -214,7 +214,7 @@ def test_the_description_says_what_the_tiles_are(cut):
     assert (tileset.size, tileset.overlap, tileset.dtype) == (SIZE, 16, "uint8")
     assert (tileset.crs, tileset.gsd, tileset.has_height) == ("EPSG:32632", 0.5, True)
     assert tileset.band_names == ("band 1", "band 2", "band 3")
-    assert tileset.class_table.names == TABLE.names
+    assert tileset.classes.names == TABLE.names
     assert tileset.height == HeightSettings(kind="ndsm")
 
 

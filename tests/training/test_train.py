@@ -142,7 +142,7 @@ def test_card(whole, tileset):
     assert best.scores["pixels"] == sum(info.pixels["validation"].values())
     assert (best.gsd, best.window, best.band_names) == (info.gsd, 64, info.band_names)
     assert best.height == info.height
-    assert best.class_table == info.class_table
+    assert best.classes == info.classes
     assert best.config["train"]["epochs"] == 2
     network, _ = model_file.load(whole / BEST)
     assert network.optical_mean.tolist() == pytest.approx(info.optical_statistics.mean)

@@ -92,7 +92,7 @@ def strips(
     found = {}
     for number, predicted in sorted(predictions.items()):
         example = Example(*reader.read(tiles[number]), predicted)
-        panels = example.panels(tileset.class_table)
+        panels = example.panels(tileset.classes)
         found[tiles[number].name] = side_by_side(list(panels.values()))
     return found
 

@@ -55,7 +55,7 @@ class Run:
     @cached_property
     def classes(self) -> ClassTable:
         """The classes."""
-        return self.tileset.class_table
+        return self.tileset.classes
 
 
 def read_run(folder: Path, tileset: Path) -> Run:

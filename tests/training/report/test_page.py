@@ -94,8 +94,8 @@ def leave(folder: Path, tileset: Path, history_rows: list[dict[str, float]]) -> 
     """Leave what a run leaves."""
     folder.mkdir()
     known, network = load_tileset(tileset), tiny_model()
-    table, validation = known.class_table, known.of("validation")
-    card = card_of(network, classes=table.as_json(), epoch=2)
+    table, validation = known.classes, known.of("validation")
+    card = card_of(network, classes=table, epoch=2)
     model_file.save(folder / BEST, network, card)
     write_text(folder / "config.toml", dump_config(a_config()))
     write_text(folder / HISTORY_FILE, to_csv(history_rows))
