@@ -1,1 +1,1 @@
-"""Maps against reference labels. The door of ``cafe evaluate``."""
+"""Accuracy of land-cover maps: confusion matrix, scores, and ``cafe evaluate``."""

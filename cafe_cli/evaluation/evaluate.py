@@ -1,9 +1,9 @@
-"""``cafe evaluate``: a land-cover map against reference labels, block by block."""
+"""``cafe evaluate``: the accuracy of a land-cover map against reference labels."""
 
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,10 @@ from cafe_cli.scenes.label_coding import decode
 
 log = logging.getLogger("cafe")
 
-_BLOCK = 1024  # pixels along each side of what is in memory at a time
+_BLOCK = 1024  # side in pixels of the blocks that are read
 _LISTED = 8  # values named in a message
 _IDS = LabelSettings()
-_TOO_MANY = 1000  # values without a class after which the rest is not worth counting
+_TOO_MANY = 1000  # distinct unknown values after which the reference cannot be labels
 
 
 def evaluate(
@@ -40,30 +40,31 @@ def evaluate(
 ) -> Scores:
     """Score a prediction against reference labels.
 
-    Every labelled pixel of the reference counts once; the prediction is brought onto its grid by
-    nearest neighbour. Where the prediction does not reach or has no class, the pixel counts as
-    unpredicted.
+    Every labelled pixel of the reference counts once; the prediction is resampled to the grid of
+    the reference by nearest neighbour. A pixel beyond the prediction, or where it is nodata, counts
+    as unpredicted.
 
     Parameters
     ----------
     prediction, reference : str
-        Rasters: class ids, and whatever `labels` describes. Grids and CRS may differ.
+        Rasters, of class ids and of labels as `labels` describes them. Grids and CRS may differ.
     classes : ClassTable, optional
-        Also says which values of the reference mean which class; that of the prediction if None.
+        Also maps the values of the reference to classes; by default the table that is stored in the
+        prediction.
     labels : LabelSettings
-        How the reference codes the classes.
+        How the reference encodes the classes.
     progress : callable
-        Called with blocks done and in total.
+        Called with the number of blocks done and of all.
 
     Raises
     ------
     GridError
-        No overlap, or a CRS on one side only.
+        The rasters do not overlap, or only one has a CRS.
     LabelError
-        Values without a class on either side, differing class names, no class table, or no pixel
-        that is both labelled and predicted.
+        A value of either raster belongs to no class, the names of the classes differ, there is no
+        class table, or no pixel is both labelled and predicted.
     InputError
-        A file that is missing, damaged or of the wrong kind.
+        A file is missing, damaged or of the wrong kind.
     """
     with open_raster(prediction) as predicted, open_raster(reference) as truth:
         _check_prediction(predicted)
@@ -71,55 +72,51 @@ def evaluate(
         bands = _reference_bands(truth, labels)
         check_overlap(prediction, Grid.of(predicted), reference, Grid.of(truth))
         with open_warped(predicted, Grid.of(truth), Resampling.nearest) as view:
-            tally = _count(_Pair(prediction, view, truth, bands, table, labels), progress)
-    _check_values(tally, reference, labels)
-    _check_counts(tally.confusion, prediction, reference)
-    return compute_scores(tally.confusion, table)
+            maps = _AlignedMaps(prediction, view, truth, bands, table, labels)
+            confusion, unknown = _count(maps, progress)
+    _check_unknown(unknown, reference, labels)
+    _check_counts(confusion, prediction, reference)
+    return compute_scores(confusion, table)
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Prediction and reference on the reference's grid."""
+class _AlignedMaps:
+    """Prediction and reference on the grid of the reference."""
 
     name: str  # of the prediction, for messages
     prediction: WarpedVRT
     reference: DatasetReader
-    bands: tuple[int, ...]
+    bands: tuple[int, ...]  # of the reference
     classes: ClassTable
     labels: LabelSettings
 
 
-@dataclass
-class _Tally:
-    """What has been counted so far; `odd` as `unknown_values` of `Decoded`."""
-
-    confusion: Confusion
-    odd: Counter[int | str] = field(default_factory=Counter)
-
-
-def _count(pair: _Pair, progress: Callable[[int, int], None]) -> _Tally:
-    tally = _Tally(Confusion(len(pair.classes)))
-    todo = list(blocks(pair.reference.width, pair.reference.height, _BLOCK))
-    for done, window in enumerate(todo, start=1):
-        raw = read_window(pair.reference, window, pair.bands)
-        valid = read_valid(pair.reference, window, pair.bands)
-        decoded = decode(raw, valid, pair.classes, pair.labels)
-        tally.odd.update(decoded.unknown_values)
-        tally.confusion.add(decoded.ids, _read_prediction(pair, window))
-        progress(done, len(todo))
-        if pair.labels.encoding == "ids" and len(tally.odd) > _TOO_MANY:
-            break  # not labels at all, and an error in any case
-    return tally
+def _count(
+    maps: _AlignedMaps, progress: Callable[[int, int], None]
+) -> tuple[Confusion, Counter[int | str]]:
+    """Return the confusion matrix, and the pixels of each unknown value of the reference."""
+    confusion, unknown = Confusion(len(maps.classes)), Counter[int | str]()
+    windows = list(blocks(maps.reference.width, maps.reference.height, _BLOCK))
+    for done, window in enumerate(windows, start=1):
+        raw = read_window(maps.reference, window, maps.bands)
+        valid = read_valid(maps.reference, window, maps.bands)
+        decoded = decode(raw, valid, maps.classes, maps.labels)
+        unknown.update(decoded.unknown_values)
+        confusion.add(decoded.ids, _read_prediction(maps, window))
+        progress(done, len(windows))
+        if maps.labels.encoding == "ids" and len(unknown) > _TOO_MANY:
+            break  # an error in any case: the rest need not be read
+    return confusion, unknown
 
 
-def _read_prediction(pair: _Pair, window: Window) -> NDArray[np.uint8]:
-    values, valid = read_warped(pair.prediction, window)
+def _read_prediction(maps: _AlignedMaps, window: Window) -> NDArray[np.uint8]:
+    values, valid = read_warped(maps.prediction, window)
     ids = np.where(valid, values[0], np.uint8(NODATA))
-    unknown = ids[(ids >= len(pair.classes)) & (ids != NODATA)]
+    unknown = ids[(ids >= len(maps.classes)) & (ids != NODATA)]
     if unknown.size:
         raise LabelError(
-            f"{pair.name} holds the value {unknown[0]}, but its classes are 0 to "
-            f"{len(pair.classes) - 1}; is it a map made with this class table?"
+            f"{maps.name} holds the value {unknown[0]}, but its classes are 0 to "
+            f"{len(maps.classes) - 1}; is it a map made with this class table?"
         )
     return ids
 
@@ -154,7 +151,7 @@ def _class_table(predicted: DatasetReader, given: ClassTable | None) -> ClassTab
 
 
 def _reference_bands(truth: DatasetReader, labels: LabelSettings) -> tuple[int, ...]:
-    """Return the bands to decode; the red of a picture must not pass for class ids."""
+    """Return the bands to decode; the red band of an image must not be read as class ids."""
     bands = image_bands(truth, None)
     if labels.encoding == "ids" and len(bands) != 1:
         raise LabelError(
@@ -164,16 +161,16 @@ def _reference_bands(truth: DatasetReader, labels: LabelSettings) -> tuple[int, 
     return bands
 
 
-def _check_values(tally: _Tally, reference: str, labels: LabelSettings) -> None:
-    """Refuse values without a class; colours have been given the nearest class."""
-    if not tally.odd:
+def _check_unknown(unknown: Counter[int | str], reference: str, labels: LabelSettings) -> None:
+    """Refuse values that no class has; warn of colours, which the nearest class was taken for."""
+    if not unknown:
         return
     if labels.encoding == "colors":
-        count = tally.odd.total()
+        count = unknown.total()
         log.warning("%s: %d pixels took the class of the nearest colour", reference, count)
         return
-    listed = [f"{value} ({count} pixels)" for value, count in tally.odd.most_common(_LISTED)]
-    if len(tally.odd) > _LISTED:
+    listed = [f"{value} ({count} pixels)" for value, count in unknown.most_common(_LISTED)]
+    if len(unknown) > _LISTED:
         listed.append("and more")
     raise LabelError(
         f"{reference} holds values that no class has: {', '.join(listed)}; name them in the "
@@ -182,7 +179,7 @@ def _check_values(tally: _Tally, reference: str, labels: LabelSettings) -> None:
 
 
 def _check_counts(confusion: Confusion, prediction: str, reference: str) -> None:
-    """Refuse to score nothing."""
+    """Refuse maps without a pixel that is both labelled and predicted."""
     if confusion.counts.any():
         return
     if confusion.unpredicted:

@@ -18,19 +18,19 @@ _Score = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 
 
 class Confusion:
-    """Counts how many pixels of each reference class were given each class.
+    """Confusion matrix: pixels by class of the reference and class of the prediction.
 
     Parameters
     ----------
     classes : int
-        How many classes there are; their ids run from 0.
+        Number of classes; their ids start at 0.
 
     Attributes
     ----------
     counts : ndarray of int64, (classes, classes)
         Pixels; rows are the reference, columns the prediction.
     unpredicted : int
-        Pixels whose reference is known and whose prediction is 255. They are in no score.
+        Labelled pixels whose prediction is 255. No score counts them.
     """
 
     def __init__(self, classes: int) -> None:
@@ -39,47 +39,47 @@ class Confusion:
 
     @classmethod
     def of(cls, counts: NDArray[np.int64], unpredicted: int = 0) -> "Confusion":
-        """Return the matrix with these counts, e.g. summed over processes."""
+        """Return a matrix with given counts, for example summed over processes."""
         confusion = cls(len(counts))
         confusion.counts += counts
         confusion.unpredicted = unpredicted
         return confusion
 
     def add(self, reference: NDArray[np.integer], prediction: NDArray[np.integer]) -> None:
-        """Count two arrays of class ids of one shape; where the reference is 255 nothing counts.
+        """Count two arrays of class ids; pixels whose reference is 255 are left out.
 
         Raises
         ------
         LabelError
-            A value that is neither a class nor 255; nothing has been counted then.
+            A value is neither a class nor 255; nothing is counted then.
         ValueError
             The shapes differ.
         """
         if reference.shape != prediction.shape:
             raise ValueError(f"shapes differ: {reference.shape} and {prediction.shape}")
         classes = len(self.counts)
-        first, second = (_check_values(a, classes).ravel() for a in (reference, prediction))
-        # Every pair of values is one number: one pass counts them all.
-        pairs = first.astype(np.intp) * _VALUES + second
+        rows, columns = (_check_ids(a, classes).ravel() for a in (reference, prediction))
+        # A pair of values is one index into the flat matrix, so that one pass counts all pairs.
+        pairs = rows.astype(np.intp) * _VALUES + columns
         joint = np.bincount(pairs, minlength=_VALUES**2).reshape(_VALUES, _VALUES)
         self.counts += joint[:classes, :classes]
         self.unpredicted += int(joint[:classes, NODATA].sum())
 
     def __add__(self, other: "Confusion") -> "Confusion":
-        """Return the counts of both together."""
+        """Return the sum of two matrices."""
         return Confusion.of(self.counts + other.counts, self.unpredicted + other.unpredicted)
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of one class, 0 to 1; NaN where nothing can be said.
+    """Scores of one class, 0 to 1; NaN where a score is undefined.
 
     Attributes
     ----------
     iou : float
-        Intersection over union; NaN for a class that is neither in reference nor in prediction.
+        Intersection over union; NaN for a class in neither reference nor prediction.
     f1 : float
-        Harmonic mean of precision and recall; NaN like `iou`.
+        Harmonic mean of precision and recall; NaN where `iou` is.
     precision : float
         User's accuracy, 1 - commission error; NaN for a class that was never predicted.
     recall : float
@@ -102,16 +102,16 @@ class Scores:
     Attributes
     ----------
     miou, mean_f1 : float
-        Means over the classes with `scored` that occur in the reference or in the prediction; a
-        class in neither has no score and is left out. NaN where no such class is left.
+        Means over the classes with `LandClass.scored` that occur in the reference or the
+        prediction; NaN if there is none.
     overall_accuracy : float
-        Share of right pixels, over all classes; NaN without pixels.
+        Share of correctly predicted pixels, over all classes; NaN without pixels.
     pixels, unpredicted : int
-        Pixels with a reference: those that have a prediction, those that have none.
+        Labelled pixels with and without a prediction.
     classes : dict
-        Class name to its scores, in the order of the ids.
+        Scores by class name, in the order of the ids.
     confusion : tuple of tuples of int
-        Pixels, a row per reference class.
+        Pixels; rows are the reference, columns the prediction.
     """
 
     miou: _Score
@@ -162,12 +162,12 @@ _FROM_JSON = TypeAdapter(Scores)
 
 
 def compute_scores(confusion: Confusion, classes: ClassTable) -> Scores:
-    """Derive all scores from a confusion matrix.
+    """Compute all scores from a confusion matrix.
 
     Raises
     ------
     ValueError
-        The matrix is not one of these classes.
+        The matrix has another number of classes.
     """
     counts = confusion.counts
     if counts.shape != (len(classes), len(classes)):
@@ -188,15 +188,15 @@ def compute_scores(confusion: Confusion, classes: ClassTable) -> Scores:
     )
 
 
-def _check_values(labels: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
-    """Refuse what is neither a class nor 255: it would be counted as some other pair."""
-    strange = (labels < 0) | ((labels >= classes) & (labels != NODATA))
-    if strange.any():
+def _check_ids(ids: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
+    """Refuse ids that are neither a class nor 255: they would count as another pair."""
+    unknown = (ids < 0) | ((ids >= classes) & (ids != NODATA))
+    if unknown.any():
         raise LabelError(
-            f"{int(strange.sum())} pixels are neither a class, 0 to {classes - 1}, nor {NODATA}: "
-            f"the first has the value {int(labels[strange][0])}; check the class table"
+            f"{int(unknown.sum())} pixels are neither a class, 0 to {classes - 1}, nor {NODATA}: "
+            f"the first has the value {int(ids[unknown][0])}; check the class table"
         )
-    return labels
+    return ids
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -205,7 +205,7 @@ def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is not NaN, NaN if nothing is."""
+    """Return the mean of the values that are not NaN; NaN if all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan
 

@@ -133,3 +133,15 @@ def test_the_worst_do_not_overlap():
     assert [s.name for s in worst(known, 9, 64)] == ["b", "d", "e"]
     assert [s.name for s in worst(known, 2, 32)] == ["b", "c"]
     assert worst([score("a", 0)], 3, 64) == []
+
+
+@pytest.mark.parametrize(("row", "col"), [(40, 0), (0, 40), (40, 40), (64, 64), (640, 0), (0, 64)])
+def test_places_are_compared_and_not_their_sums(row, col):
+    """Tiles far from the origin of their scene overlap as those at it do."""
+    known = [
+        score("bad", 9, row=1000, col=2000),
+        score("less", 8, row=1000 + row, col=2000 + col),
+        score("before", 7, row=1000 - row, col=2000 - col),
+    ]
+    expected = ["bad", "less", "before"] if max(row, col) >= 64 else ["bad"]
+    assert [s.name for s in worst(known, 9, 64)] == expected
