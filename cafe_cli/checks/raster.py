@@ -159,9 +159,8 @@ def _units(member: Member) -> dict[str, Any]:
 
 def _raster_sides(window: Window, dataset: DatasetReader) -> tuple[bool, bool, bool, bool]:
     """Say which sides of a window are sides of the raster: top, bottom, left, right."""
-    bottom, right = window.row + window.height, window.col + window.width
-    ends = (bottom == dataset.height, window.col == 0, right == dataset.width)
-    return window.row == 0, *ends
+    left, top, right, bottom = window.bounds
+    return top == 0, bottom == dataset.height, left == 0, right == dataset.width
 
 
 def _mask_kind(dataset: DatasetReader) -> str:

@@ -1,1 +1,1 @@
-"""A scene: image, heights and labels on one grid, whatever they were delivered as."""
+"""Scenes: the optical image, heights and labels of one place, on one grid."""

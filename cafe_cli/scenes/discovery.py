@@ -1,4 +1,4 @@
-"""Which rasters belong together: scenes by patterns of file names."""
+"""Find the files of scenes by patterns of names: which rasters belong together."""
 
 import glob
 import os
@@ -16,9 +16,9 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """The rasters of one scene: any names GDAL opens; several are joined into one raster.
+    """The files of one scene, by any names that GDAL opens.
 
-    `labels` may be vectors.
+    Several of a stream are read as one raster; `labels` may be vector files.
     """
 
     id: str
@@ -29,33 +29,33 @@ class SceneFiles:
 
     @property
     def name(self) -> str:
-        """The optical raster in a message."""
+        """Name of the optical raster in messages."""
         more = len(self.optical) - 1
         return self.optical[0] + (f" and {more} more" if more else "")
 
 
 def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
-    """List the scenes that the patterns of a config name, in the order of their ids.
+    """List the scenes whose files match the patterns of a config, sorted by id.
 
     Raises
     ------
     InputError
-        No file fits the pattern, a scene named in `only` or `exclude` is not there, two scenes have
-        one id, or a scene lacks its elevation, terrain or label file.
+        No file matches, a scene named in `only` or `exclude` does not exist, two scenes have one
+        id, or a scene lacks its elevation, terrain or label file.
     ConfigError
-        A pattern repeats a placeholder that `optical` does not have, or remote files would have
-        to be listed.
+        A pattern has a placeholder that `optical` does not have, or remote files would have to be
+        listed.
     """
     if settings.dtm is not None and settings.elevation is None:
         raise ConfigError(
             "scenes.dtm is the ground to take heights above: name the surface model too, with "
             "scenes.elevation (--elevation)"
         )
-    patterns = _names(settings.optical)
+    patterns = _as_tuple(settings.optical)
     known: dict[str, tuple[dict[str, str], list[str]]] = {}
     for pattern in patterns:
-        for path, match in _match(pattern, root, settings.only or ()).items():
-            name = "_".join(match.values()) or _stem(patterns[0])
+        for path, match in _match_files(pattern, root, settings.only or ()).items():
+            name = "_".join(match.values()) or _scene_name(patterns[0])
             placeholders, paths = known.setdefault(name, (match, []))
             if placeholders != match:
                 raise InputError(
@@ -65,7 +65,7 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
             paths.append(path)
     if not known:
         raise InputError(
-            f"no file fits scenes.optical = {', '.join(_under(root, p) for p in patterns)}"
+            f"no file fits scenes.optical = {', '.join(_join(root, p) for p in patterns)}"
         )
     for name in (*(settings.only or ()), *settings.exclude):
         if name not in known:
@@ -86,10 +86,10 @@ def _scene(
     partners: dict[str, tuple[str, ...]] = {}
     for key in ("elevation", "dtm", "labels"):
         patterns: Files | None = getattr(settings, key)
-        filled = [_fill(pattern, match) for pattern in _names(patterns)]
+        filled = [_fill(pattern, match) for pattern in _as_tuple(patterns)]
         partners[key] = tuple(p for pattern in filled for p in expand(pattern, root))
         if lost := [pattern for pattern in filled if not expand(pattern, root)]:
-            missing = ", ".join(_under(root, pattern) for pattern in lost)
+            missing = ", ".join(_join(root, pattern) for pattern in lost)
             raise InputError(
                 f"scene {name} has no {key}: {missing} does not exist; "
                 f"correct scenes.{key} or leave the scene out with scenes.exclude"
@@ -97,15 +97,15 @@ def _scene(
     return SceneFiles(name, tuple(optical), **partners)
 
 
-def _names(files: Files | None) -> tuple[str, ...]:
+def _as_tuple(files: Files | None) -> tuple[str, ...]:
     return (files,) if isinstance(files, str) else files or ()
 
 
 def expand(name: str, root: str = ".") -> list[str]:
     """Return the files that a name stands for: a file, a folder of TIFFs, a glob or ``@list``.
 
-    The names in a list are relative to `root`, as `name` is. Names GDAL understands that are no
-    file (URLs, ``/vsi...``) stand for themselves. Where nothing fits, nothing is returned.
+    `name` and the names in a list are relative to `root`. URLs and GDAL's ``/vsi...`` names are
+    returned as they are. Where nothing matches, nothing is returned.
 
     Raises
     ------
@@ -113,23 +113,23 @@ def expand(name: str, root: str = ".") -> list[str]:
         A list that cannot be read.
     """
     if name.startswith("@"):
-        return [_under(root, line) for line in _lines(_under(root, name[1:]))]
-    path = _under(root, name)
+        return [_join(root, line) for line in _read_list(_join(root, name[1:]))]
+    path = _join(root, name)
     if is_remote(path):
         return [path]
     if os.path.isdir(path) and not os.path.splitext(path)[1]:  # with one, it may be a .gdb
-        return sorted(_under(path, name) for name in os.listdir(path) if _is_tiff(name))
+        return sorted(_join(path, name) for name in os.listdir(path) if _is_tiff(name))
     if os.path.exists(path):
         return [path]
-    return [_under(root, p) for p in sorted(glob.glob(name, root_dir=root, recursive=True))]
+    return [_join(root, p) for p in sorted(glob.glob(name, root_dir=root, recursive=True))]
 
 
 def _is_tiff(name: str) -> bool:
-    """Whether a file of a folder is an input; hidden ones are what a killed run left behind."""
+    """Whether a file of a folder is an input; hidden files are leftovers of a killed run."""
     return name.lower().endswith((".tif", ".tiff")) and not name.startswith(".")
 
 
-def _lines(path: str) -> list[str]:
+def _read_list(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
@@ -140,27 +140,27 @@ def _lines(path: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _match(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the files that fit a pattern, with what each placeholder stands for."""
+def _match_files(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the files that match a pattern, with the values of the placeholders."""
     if not _PLACEHOLDER.search(pattern):
-        # Whoever opens a file that is not there says so.
-        named = [] if glob.has_magic(pattern) else [_under(root, pattern)]
+        # A file that does not exist is reported when it is opened.
+        named = [] if glob.has_magic(pattern) else [_join(root, pattern)]
         return {path: {} for path in expand(pattern, root) or named}
     if is_remote(pattern):
         return _match_remote(pattern, only)
-    expression, seen, end = "", set[str](), 0
+    regex, seen, end = "", set[str](), 0
     for found in _PLACEHOLDER.finditer(pattern):
-        expression += _wild(pattern[end : found.start()])
+        regex += _to_regex(pattern[end : found.start()])
         name = found[1]
-        expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+        regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
         seen.add(name)
         end = found.end()
-    fits = re.compile(expression + _wild(pattern[end:]))
+    expression = re.compile(regex + _to_regex(pattern[end:]))
     candidates = sorted(
         glob.glob(_PLACEHOLDER.sub("*", pattern.replace("[", "[[]")), root_dir=root)
     )
-    found_by = {path: fits.fullmatch(path) for path in candidates}
-    return {_under(root, path): m.groupdict() for path, m in found_by.items() if m}
+    matches = {path: expression.fullmatch(path) for path in candidates}
+    return {_join(root, path): m.groupdict() for path, m in matches.items() if m}
 
 
 def _match_remote(pattern: str, only: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -175,12 +175,14 @@ def _match_remote(pattern: str, only: Sequence[str]) -> dict[str, dict[str, str]
     return {_fill(pattern, match): match for match in matches}
 
 
-def _wild(text: str) -> str:
-    """Return a regular expression for the wildcards ``*`` and ``?``; other characters are plain."""
+def _to_regex(text: str) -> str:
+    """Return a regular expression for a text with the wildcards ``*`` and ``?``."""
     return re.escape(text).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
 def _fill(pattern: str, match: dict[str, str]) -> str:
+    """Replace the placeholders of a pattern by their values, zero-padded to their width."""
+
     def value(found: re.Match[str]) -> str:
         if found[1] not in match:
             raise ConfigError(f"{pattern}: {{{found[1]}}} does not occur in scenes.optical")
@@ -189,11 +191,11 @@ def _fill(pattern: str, match: dict[str, str]) -> str:
     return _PLACEHOLDER.sub(value, pattern)
 
 
-def _under(root: str, path: str) -> str:
+def _join(root: str, path: str) -> str:
     return path if is_remote(path) or root in (".", "") else os.path.join(root, path)
 
 
-def _stem(pattern: str) -> str:
+def _scene_name(pattern: str) -> str:
     """Name a scene after its file, or after the folder where a wildcard or a list names files."""
     folder, name = os.path.split(pattern.removeprefix("@").rstrip("/"))
     stem = os.path.splitext(name)[0]
@@ -201,15 +203,13 @@ def _stem(pattern: str) -> str:
 
 
 def expand_inputs(names: Sequence[str]) -> list[str]:
-    """Turn files, folders, globs and @lists into file names; URLs and GDAL paths pass as they are.
+    """Expand files, folders, globs and @lists of the command line (see `expand`).
 
     Raises
     ------
     InputError
         A glob, folder or list without a file.
     """
-    from cafe_cli.scenes.discovery import expand
-
     files: list[str] = []
     for name in names:
         found = expand(name)

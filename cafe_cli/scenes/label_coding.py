@@ -1,4 +1,4 @@
-"""From the values or colours of a label raster to class ids."""
+"""Decode labels: class ids from the values or colours of label rasters and features."""
 
 import csv
 import functools
@@ -17,11 +17,11 @@ from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.vector.features import Value
 
 ValueToClass: TypeAlias = dict[int | str, int]
-"""Class id by label value, 255 where it is ignored; texts that are whole numbers are int."""
+"""Class id by label value, 255 if it is ignored; texts that are whole numbers are int keys."""
 
 IGNORE = "ignore"
 NONE = "(none)"
-"""What a feature without a value is listed as, and can be named as."""
+"""Name of features without a value, in messages and in settings."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Decoded:
     ids : ndarray of uint8, (height, width)
         255 where there is no label.
     unknown_values : Counter
-        Pixels per value (or ``#rrggbb``) that no class and no ignored value names exactly. Values
-        have become 255; colours have become the nearest one.
+        Pixels per value (or ``#rrggbb``) of no class that are not ignored. Values became 255,
+        colours the class of the nearest colour.
     """
 
     ids: NDArray[np.uint8]
@@ -78,13 +78,13 @@ def decode(
 
 
 def label_key(value: Value) -> int | str:
-    """Return a label value as `ValueToClass` have it: "5" and 5 are one, and so is 5.0."""
+    """Return a label value as a key of `ValueToClass`: 5 for "5", 5 and 5.0."""
     text = NONE if value is None else str(value).strip() or NONE
     return int(text.split(".")[0]) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0)?", text) else text
 
 
 def value_to_class(classes: ClassTable, settings: LabelSettings) -> ValueToClass:
-    """Return what label values mean: by the table, or by the values and names of the classes.
+    """Return the class of each label value: by the table, or by the values and names of classes.
 
     Raises
     ------
@@ -96,15 +96,15 @@ def value_to_class(classes: ClassTable, settings: LabelSettings) -> ValueToClass
     if settings.table is not None:
         known = read_table(settings.table, classes)
     else:
-        known = {**{c.name: c.id for c in classes}, **_values(classes)}
+        known = {**{c.name: c.id for c in classes}, **_values_of_classes(classes)}
     return known | dict.fromkeys(map(label_key, settings.ignore), NODATA)
 
 
 def read_table(path: str, classes: ClassTable) -> ValueToClass:
-    """Read a CSV file with the columns ``value`` and ``class``: what label values mean.
+    """Read the class of each label value from a CSV file with the columns ``value`` and ``class``.
 
-    A class is a name or an id; empty or ``ignore`` is none (255). Other columns are left alone;
-    semicolons and tabs separate as well as commas.
+    A class is a name or an id; empty or ``ignore`` is none (255). Other columns are ignored;
+    columns may be separated by commas, semicolons or tabs.
 
     Raises
     ------
@@ -120,11 +120,12 @@ def read_table(path: str, classes: ClassTable) -> ValueToClass:
     return dict(_parse_table(path, changed, classes))
 
 
-def _listed(classes: ClassTable) -> str:
+def list_classes(classes: ClassTable) -> str:
+    """List the classes for a message."""
     return f"the classes are {', '.join(classes.names)}"
 
 
-def _values(classes: ClassTable) -> ValueToClass:
+def _values_of_classes(classes: ClassTable) -> ValueToClass:
     known: ValueToClass = {}
     for land in classes:
         for value in land.values:
@@ -139,7 +140,7 @@ def _values(classes: ClassTable) -> ValueToClass:
 
 @functools.lru_cache(maxsize=8)
 def _parse_table(path: str, changed: int, classes: ClassTable) -> ValueToClass:
-    """Parse a table; `changed` makes it read again when the file is another."""
+    """Parse a table; `changed` is part of the key of the cache, so that a new file is read."""
     rows = _rows(path)
     header = [name.strip().lower() for name in rows[0][1]] if rows else []
     if not {"value", "class"} <= set(header):
@@ -186,7 +187,7 @@ def _class_id(text: str, classes: ClassTable, where: str) -> int:
         return NODATA
     if label_key(name) in range(len(classes)):
         return int(label_key(name))
-    raise LabelError(f"labels.table {where}: {name!r} is no class; {_listed(classes)}")
+    raise LabelError(f"labels.table {where}: {name!r} is no class; {list_classes(classes)}")
 
 
 def _lookup(
@@ -195,12 +196,13 @@ def _lookup(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Decoded:
+    """Decode values (height, width) through a lookup table."""
     classes_by_value = value_to_class(classes, settings)
     if raw.dtype.kind == "f":
-        valid = valid & np.isfinite(raw)  # declared or not
+        valid = valid & np.isfinite(raw)  # NaN is nodata, declared or not
     everywhere = bool(valid.all())
     known = raw if everywhere else np.where(valid, raw, raw.dtype.type(0))
-    if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:  # no need to sort what can be counted
+    if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:  # counting is faster than sorting
         lowest = int(np.iinfo(raw.dtype.name).min)
         values = np.arange(lowest, lowest + 256**raw.dtype.itemsize)
         where = known if lowest == 0 else known.astype(np.int64) - lowest
@@ -220,6 +222,7 @@ def _nearest_color(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Decoded:
+    """Decode colours (3, height, width) to the class of the nearest one, in RGB."""
     red, green, blue = raw.astype(np.uint32)
     packed = red << 16 | green << 8 | blue
     ignored = [LandClass(0, "", color).rgb for color in settings.ignore_colors]

@@ -1,4 +1,4 @@
-"""Labels drawn as features of vector files: class ids of windows."""
+"""Labels from the features of vector files, rasterised window by window."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.label_coding import IGNORE, Decoded, _listed, label_key, value_to_class
+from cafe_cli.scenes.label_coding import IGNORE, Decoded, label_key, list_classes, value_to_class
 from cafe_cli.vector.features import Features, read_features, refuse_empty, warn_once
 from cafe_cli.vector.geometry import subdivide
 from cafe_cli.vector.rasterize import rasterize_indices
@@ -42,13 +42,13 @@ class VectorLabels:
     def of(
         cls, paths: Sequence[str], grid: Grid, settings: LabelSettings, name: str = "the raster"
     ) -> "VectorLabels":
-        """Read the features of files, in their order; `name` is the raster in errors.
+        """Read the features of files, in their order; `name` stands for the scene in messages.
 
         Raises
         ------
         InputError
-            See `cafe_cli.vector.features.read_features`. Where no file has a feature in the raster,
-            though at its place, that is an error unless ``unlabelled`` ground has a class.
+            See `cafe_cli.vector.features.read_features`. No file has a feature in the scene, unless
+            ``unlabelled`` ground has a class and the files cover the scene.
         """
         attribute, layer = settings.attribute, settings.layer
         files = [
@@ -86,9 +86,9 @@ class VectorLabels:
         values = [self._values[code] for code in used.tolist()]
         classes_by_value = value_to_class(classes, settings)
         ids = np.array([classes_by_value.get(value, NODATA) for value in values], np.uint8)
-        order = np.argsort(_ranks(classes, settings)[ids[codes]], kind="stable")
+        order = np.argsort(_priorities(classes, settings)[ids[codes]], kind="stable")
         top = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
-        # -1, where there is no feature, is the last of each of these.
+        # Where there is no feature, -1 indexes the last element, which stands for that.
         shown = np.append(codes[order], len(values))[top]
         counts = np.bincount(shown.ravel(), minlength=len(values) + 1).tolist()
         found = {value: n for value, n in zip(values, counts, strict=False) if n}
@@ -96,24 +96,25 @@ class VectorLabels:
         return Decoded(np.append(ids, _unlabelled(classes, settings))[shown], Counter(unknown))
 
 
-def _ranks(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:
-    """Return by id, 0 to 255, how high a class lies: 0 unless it has priority."""
-    ranks = np.zeros(NODATA + 1, np.intp)
+def _priorities(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:
+    """Return the priority of each class id, 0 to 255: features of a higher one cover others."""
+    priorities = np.zeros(NODATA + 1, np.intp)
     for rank, name in enumerate(reversed(settings.priority), start=1):
         if name not in classes.names:
             raise ConfigError(
-                f"labels.priority names {name!r}, which is no class; {_listed(classes)}"
+                f"labels.priority names {name!r}, which is no class; {list_classes(classes)}"
             )
-        ranks[classes.names.index(name)] = rank
-    return ranks
+        priorities[classes.names.index(name)] = rank
+    return priorities
 
 
 def _unlabelled(classes: ClassTable, settings: LabelSettings) -> np.uint8:
+    """Return the class id of ground without a feature."""
     if settings.unlabelled == IGNORE:
         return np.uint8(NODATA)
     if settings.unlabelled not in classes.names:
         raise ConfigError(
             f"labels.unlabelled is {settings.unlabelled!r}, which is neither {IGNORE!r} nor a "
-            f"class; {_listed(classes)}"
+            f"class; {list_classes(classes)}"
         )
     return np.uint8(classes.names.index(settings.unlabelled))
