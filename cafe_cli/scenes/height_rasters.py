@@ -76,11 +76,11 @@ def inspect_heights(
     """
     ground = ground_source(settings, bool(terrain))
     metres = metres_per_unit(surface[0], settings)
-    check_heights(surface, settings)
+    _check_values(surface, settings)
     if ground != "dtm":
         return HeightRasters(surface, terrain, settings, ground, metres)
     own = terrain_settings(settings)
-    check_heights(terrain, own)
+    _check_values(terrain, own)
     return HeightRasters(
         surface, terrain, settings, ground, metres, metres_per_unit(terrain[0], own)
     )
@@ -141,7 +141,7 @@ def _vertical_unit(crs: CRS | None) -> float:
     return 1.0
 
 
-def check_heights(members: Sequence[Member], settings: HeightSettings) -> None:
+def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
     """Refuse values that cannot be heights: voids marked by a number that nobody declared.
 
     A sample of the pixels is checked, once until the files change; `HeightReader.read` checks the

@@ -1,4 +1,4 @@
-"""Scenes of several files: wildcards, lists, folders, and what cannot be listed."""
+"""Files of scenes: placeholders, wildcards, lists, folders, and what cannot be listed."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from cafe_cli.scenes.discovery import SceneFiles, expand, find_scenes
 def deliver(tmp_path):
     """Make empty files below a folder; return that."""
 
-    def make(*names):
+    def make(*names, root="."):
         for name in names:
-            path = tmp_path / name
+            path = tmp_path / root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        return tmp_path
+        return tmp_path / root
 
     return make
 
@@ -30,6 +30,91 @@ def found(root, **settings):
         s.id: [[str(Path(p).relative_to(root)) for p in getattr(s, k)] for k in streams]
         for s in scenes
     }
+
+
+def first_files(root, **settings):
+    """Return the first optical, elevation and label file of each scene by its id."""
+    return {
+        name: [optical[0], elevation[0] if elevation else None, labels[0] if labels else None]
+        for name, (optical, elevation, _, labels) in found(root, **settings).items()
+    }
+
+
+@pytest.mark.parametrize("root", ["data", "[x] (y)", "a {id} b*", "{2}"])
+def test_files_are_paired_by_the_placeholders(deliver, root):
+    folder = deliver(
+        "top/p_2_10_RGB.tif", "top/p_2_9_RGB.tif", "top/p_2_RGB.tif", "top/q_2_10_RGB.tif",
+        "dsm/02_10.tif", "dsm/02_09.tif", "label_2_10.tif", "label_2_9.tif", root=root,
+    )  # fmt: skip
+    settings = {
+        "optical": "top/p_{row}_{col}_RGB.tif",
+        "elevation": "dsm/{row:02}_{col:02}.tif",
+        "labels": "label_{row}_{col}.tif",
+    }
+    assert first_files(folder, **settings) == {
+        "2_10": ["top/p_2_10_RGB.tif", "dsm/02_10.tif", "label_2_10.tif"],
+        "2_9": ["top/p_2_9_RGB.tif", "dsm/02_09.tif", "label_2_9.tif"],
+    }
+
+
+def test_a_placeholder_may_be_a_folder_and_occur_twice(deliver):
+    folder = deliver("a/a.tif", "b/b.tif", "c/d.tif")
+    assert list(first_files(folder, optical="{x}/{x}.tif")) == ["a", "b"]
+    assert list(first_files(folder, optical="{x}/{y}.tif")) == ["a_a", "b_b", "c_d"]
+
+
+def test_special_characters_mean_themselves(deliver):
+    folder = deliver("a+b (1).tif", "a+b [x].tif", "aab (1).tif", "a+b {2}.tif", "*/z.tif")
+    assert list(first_files(folder, optical="a+b ({n}).tif")) == ["1"]
+    assert list(first_files(folder, optical="a+b [{n}].tif")) == ["x"]
+    assert list(first_files(folder, optical="*/{n}.tif")) == ["z"]
+    assert list(first_files(folder, optical="{n}+b {2}.tif")) == ["a"]
+
+
+def test_a_file_without_placeholders_is_one_scene_named_like_it(deliver):
+    folder = deliver("site.v1.tif", "dsm.tif")
+    assert first_files(folder, optical="site.v1.tif", elevation="dsm.tif") == {
+        "site.v1": ["site.v1.tif", "dsm.tif", None]
+    }
+    url = "https://host/a.tif"
+    assert find_scenes(SceneSettings(optical=url, elevation="/vsicurl/x"), "r")[0].optical == (url,)
+
+
+def test_scenes_can_be_named_and_left_out(deliver):
+    folder = deliver("1.tif", "2.tif", "3.tif")
+    pattern = {"optical": "{id}.tif"}
+    assert list(first_files(folder, **{**pattern, "only": ("3", "1")})) == ["1", "3"]
+    assert list(first_files(folder, **{**pattern, "exclude": ("2",)})) == ["1", "3"]
+    for key in ("only", "exclude"):
+        with pytest.raises(InputError, match="there is no scene '9'; found: 1, 2, 3"):
+            first_files(folder, **{**pattern, key: ("9",)})
+    with pytest.raises(InputError, match="leave no scene"):
+        first_files(folder, **{**pattern, "only": ("1",), "exclude": ("1",)})
+
+
+def test_what_is_missing_is_named(deliver):
+    folder = deliver("1.tif", "2.tif", "1_dsm.tif", root="data")
+    with pytest.raises(InputError, match=r"no file fits scenes\.optical = .*/data/x_{id}\.tif"):
+        first_files(folder, optical="x_{id}.tif")
+    settings = {"optical": "{id}.tif", "elevation": "{id}_dsm.tif", "exclude": ("1_dsm",)}
+    with pytest.raises(InputError, match=r"scene 2 has no elevation: .*2_dsm\.tif does not exist"):
+        first_files(folder, **settings)
+    assert list(first_files(folder, **{**settings, "exclude": ("1_dsm", "2")})) == ["1"]
+
+
+def test_a_placeholder_that_the_optical_pattern_lacks(deliver):
+    folder = deliver("1.tif")
+    with pytest.raises(ConfigError, match=r"\{row\} does not occur in scenes\.optical"):
+        first_files(folder, optical="{id}.tif", labels="{row}.tif")
+
+
+def test_two_files_with_one_id(deliver):
+    folder = deliver("1-2_3.tif", "1_2-3.tif")
+    with pytest.raises(InputError, match="have one id"):
+        first_files(folder, optical="{a}-{b}.tif")
+
+
+# Several files of one stream
 
 
 def test_wildcards_join_what_a_placeholder_tells_apart(deliver):

@@ -1,5 +1,4 @@
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,12 +6,12 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from cafe_cli.config.schema import HeightSettings, LabelSettings, SceneSettings
-from cafe_cli.errors import BandError, ConfigError, GridError, InputError
+from cafe_cli.config.schema import HeightSettings, LabelSettings
+from cafe_cli.errors import BandError, GridError, InputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_decimated
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.discovery import SceneFiles, find_scenes
+from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from tests.support.rasters import (
@@ -492,109 +491,6 @@ def test_missing_files_are_named(optical, tmp_path):
     ):
         with pytest.raises(InputError, match=r"none\.tif does not exist"):
             read(files)
-
-
-# Finding scenes
-
-
-@pytest.fixture
-def deliver(tmp_path):
-    """Make empty files below a folder; return that."""
-
-    def make(*names, root="data"):
-        for name in names:
-            path = tmp_path / root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        return tmp_path / root
-
-    return make
-
-
-def found(settings, root):
-    scenes = find_scenes(SceneSettings(**settings), str(root))
-    relative = [
-        [
-            str(Path(p[0]).relative_to(root)) if p else None
-            for p in (s.optical, s.elevation, s.labels)
-        ]
-        for s in scenes
-    ]
-    return dict(zip([s.id for s in scenes], relative, strict=True))
-
-
-@pytest.mark.parametrize("root", ["data", "[x] (y)", "a {id} b*", "{2}"])
-def test_files_are_paired_by_the_placeholders(deliver, root):
-    folder = deliver(
-        "top/p_2_10_RGB.tif", "top/p_2_9_RGB.tif", "top/p_2_RGB.tif", "top/q_2_10_RGB.tif",
-        "dsm/02_10.tif", "dsm/02_09.tif", "label_2_10.tif", "label_2_9.tif", root=root,
-    )  # fmt: skip
-    settings = {
-        "optical": "top/p_{row}_{col}_RGB.tif",
-        "elevation": "dsm/{row:02}_{col:02}.tif",
-        "labels": "label_{row}_{col}.tif",
-    }
-    assert found(settings, folder) == {
-        "2_10": ["top/p_2_10_RGB.tif", "dsm/02_10.tif", "label_2_10.tif"],
-        "2_9": ["top/p_2_9_RGB.tif", "dsm/02_09.tif", "label_2_9.tif"],
-    }
-
-
-def test_a_placeholder_may_be_a_folder_and_occur_twice(deliver):
-    folder = deliver("a/a.tif", "b/b.tif", "c/d.tif")
-    assert list(found({"optical": "{x}/{x}.tif"}, folder)) == ["a", "b"]
-    assert list(found({"optical": "{x}/{y}.tif"}, folder)) == ["a_a", "b_b", "c_d"]
-
-
-def test_special_characters_mean_themselves(deliver):
-    folder = deliver("a+b (1).tif", "a+b [x].tif", "aab (1).tif", "a+b {2}.tif", "*/z.tif")
-    assert list(found({"optical": "a+b ({n}).tif"}, folder)) == ["1"]
-    assert list(found({"optical": "a+b [{n}].tif"}, folder)) == ["x"]
-    assert list(found({"optical": "*/{n}.tif"}, folder)) == ["z"]
-    assert list(found({"optical": "{n}+b {2}.tif"}, folder)) == ["a"]
-
-
-def test_a_file_without_placeholders_is_one_scene_named_like_it(deliver):
-    folder = deliver("site.v1.tif", "dsm.tif")
-    assert found({"optical": "site.v1.tif", "elevation": "dsm.tif"}, folder) == {
-        "site.v1": ["site.v1.tif", "dsm.tif", None]
-    }
-    url = "https://host/a.tif"
-    assert find_scenes(SceneSettings(optical=url, elevation="/vsicurl/x"), "r")[0].optical == (url,)
-
-
-def test_scenes_can_be_named_and_left_out(deliver):
-    folder = deliver("1.tif", "2.tif", "3.tif")
-    pattern = {"optical": "{id}.tif"}
-    assert list(found({**pattern, "only": ("3", "1")}, folder)) == ["1", "3"]
-    assert list(found({**pattern, "exclude": ("2",)}, folder)) == ["1", "3"]
-    for key in ("only", "exclude"):
-        with pytest.raises(InputError, match="there is no scene '9'; found: 1, 2, 3"):
-            found({**pattern, key: ("9",)}, folder)
-    with pytest.raises(InputError, match="leave no scene"):
-        found({**pattern, "only": ("1",), "exclude": ("1",)}, folder)
-
-
-def test_what_is_missing_is_named(deliver):
-    folder = deliver("1.tif", "2.tif", "1_dsm.tif")
-    with pytest.raises(InputError, match=r"no file fits scenes\.optical = .*/data/x_{id}\.tif"):
-        found({"optical": "x_{id}.tif"}, folder)
-    settings = {"optical": "{id}.tif", "elevation": "{id}_dsm.tif", "exclude": ("1_dsm",)}
-    with pytest.raises(InputError, match=r"scene 2 has no elevation: .*2_dsm\.tif does not exist"):
-        found(settings, folder)
-    assert list(found({**settings, "exclude": ("1_dsm", "2")}, folder)) == ["1"]
-
-
-def test_a_placeholder_that_the_optical_pattern_lacks(deliver):
-    folder = deliver("1.tif")
-    with pytest.raises(ConfigError, match=r"\{row\} does not occur in scenes\.optical"):
-        found({"optical": "{id}.tif", "labels": "{row}.tif"}, folder)
-
-
-def test_two_files_with_one_id(deliver):
-    folder = deliver("1-2_3.tif", "1_2-3.tif")
-    with pytest.raises(InputError, match="have one id"):
-        found({"optical": "{a}-{b}.tif"}, folder)
 
 
 def test_nothing_is_logged_for_a_scene_in_order(optical, write, caplog):
