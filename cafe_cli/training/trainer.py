@@ -81,7 +81,7 @@ class TrainingRun:
         # As many at a time as training has, on a device whose memory the batch size was chosen for.
         share = max(size // (processes.world * settings.accumulate), 1)
         self._order = batches_in_order(len(self._validation_tiles), share, *ranks)
-        self._watched = examples.watched(len(self._validation_tiles), processes.world)
+        self._watched = examples.choose_watched(len(self._validation_tiles), processes.world)
         self._tiles_a_step = min(size, len(self._tiles))
         self.total = len(self._batches) * settings.epochs
         torch.manual_seed(settings.seed)
@@ -283,8 +283,8 @@ class TrainingRun:
     def _write_history(self, tally: ValidationAccumulator) -> None:
         rows = self.progress.history
         pictures = {}
-        if examples.due(len(rows), self.config.train.epochs):
-            pictures = examples.strips(self.folder, self.tileset, tally.watched)
+        if examples.is_due(len(rows), self.config.train.epochs):
+            pictures = examples.draw_strips(self.folder, self.tileset, tally.watched)
         write_history(self.output, rows, self._classes, pictures)
 
     def write_report(self, ended: str) -> None:

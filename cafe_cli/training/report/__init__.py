@@ -1,1 +1,1 @@
-"""``report.html``: a training run on one page."""
+"""``report.html``: scores, curves and the worst tiles of a training run on one page."""

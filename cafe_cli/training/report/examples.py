@@ -1,4 +1,4 @@
-"""Tiles as pictures: what the network saw, what it should have said and what it did say."""
+"""Validation tiles as pictures: image, height, labels, prediction, errors."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,31 +21,31 @@ from cafe_cli.tilesets.tileset import Tile, TileReader, TileSet
 
 _WATCHED = 4  # tiles
 _TIMES = 12  # a run
-_SIDE = 256  # pixels of a picture, at most
+_SIDE = 256  # largest side of a picture in pixels
 _WHITE = np.uint8(255)
 
 
-def watched(tiles: int, processes: int = 1) -> tuple[int, ...]:
-    """Return the numbers of a few tiles spread over all, of those that the first process has."""
+def choose_watched(tiles: int, processes: int = 1) -> tuple[int, ...]:
+    """Return the numbers of a few tiles, spread evenly over those that the first process has."""
     own = range(0, tiles, processes)
     count = min(_WATCHED, len(own))
     return tuple(own[(2 * i + 1) * len(own) // (2 * count)] for i in range(count))
 
 
-def due(epoch: int, epochs: int) -> bool:
-    """Whether pictures are wanted after an epoch (the first is 1): about twelve times a run."""
+def is_due(epoch: int, epochs: int) -> bool:
+    """Whether pictures are drawn after an epoch (the first is 1): about twelve times a run."""
     return epoch in (1, epochs) or epoch % math.ceil(epochs / _TIMES) == 0
 
 
 @dataclass(frozen=True)
 class Example:
-    """A tile and what became of it.
+    """A tile with its labels and its prediction.
 
     Attributes
     ----------
     patch : Patch
     truth, predicted : ndarray of uint8, (height, width)
-        Class ids; 255 in `truth` where there is none.
+        Class ids; 255 in `truth` where there is no label.
     """
 
     patch: Patch
@@ -53,8 +53,12 @@ class Example:
     predicted: NDArray[np.uint8]
 
     def panels(self, classes: ClassTable) -> dict[str, NDArray[np.uint8]]:
-        """Return pictures (rows, columns, 3) by title, all of one size; no height without any."""
-        rows, columns = (_kept(n) for n in self.truth.shape)
+        """Return pictures (rows, columns, 3) of one size by title.
+
+        They are subsampled to 256 pixels a side. Nodata is white; a tile without any height has no
+        picture of heights.
+        """
+        rows, columns = map(_subsample, self.truth.shape)
         here = np.ix_(rows, columns)
         known, height = self.patch.height_valid[here], self.patch.height[here]
         image = to_rgb(self.patch.optical[:, rows[:, None], columns])
@@ -69,16 +73,16 @@ class Example:
         }
 
 
-def _kept(count: int) -> NDArray[np.intp]:
-    """Return the rows of a picture that are left of so many."""
+def _subsample(count: int) -> NDArray[np.intp]:
+    """Return the indices of at most 256 rows or columns, spread evenly over `count`."""
     kept = min(count, _SIDE)
     return np.arange(kept) * count // kept
 
 
-def strips(
+def draw_strips(
     folder: Path, tileset: TileSet, predictions: Mapping[int, NDArray[np.uint8]]
 ) -> dict[str, NDArray[np.uint8]]:
-    """Draw validation tiles as strips (rows, columns, 3), by the name of the tile.
+    """Return the pictures of validation tiles, each a strip (rows, columns, 3), by tile name.
 
     Parameters
     ----------
@@ -86,21 +90,21 @@ def strips(
         Of the tile set.
     tileset : TileSet
     predictions : dict of ndarray of uint8, (height, width)
-        Class ids by number of the tile among the validation tiles.
+        Class ids, by the index of the tile among the validation tiles.
     """
     reader, tiles = TileReader(folder, tileset), tileset.of("validation")
-    found = {}
+    strips = {}
     for number, predicted in sorted(predictions.items()):
         example = Example(*reader.read(tiles[number]), predicted)
         panels = example.panels(tileset.classes)
-        found[tiles[number].name] = side_by_side(list(panels.values()))
-    return found
+        strips[tiles[number].name] = side_by_side(list(panels.values()))
+    return strips
 
 
-def predicted(
+def predict_tiles(
     folder: Path, tileset: TileSet, tiles: Sequence[Tile], network: CaFE
 ) -> Iterator[Example]:
-    """Read tiles and predict them one after the other, on the device that the network is on."""
+    """Read and predict tiles one by one, on the device of the network."""
     reader = TileReader(folder, tileset)
     device = network.eval().optical_mean.device
     with torch.inference_mode():
@@ -111,14 +115,14 @@ def predicted(
             yield Example(patch, truth, ids.cpu().numpy().astype(np.uint8))
 
 
-def centres(folder: Path) -> tuple[str, dict[str, tuple[float, float]]]:
-    """Return the CRS of a tile set's index, and the middle of each tile in it by name.
+def read_centres(folder: Path) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Return the CRS of ``index.gpkg`` of a tile set, and the centre (x, y) of each tile by name.
 
-    Empty without an index: it is for people, and nothing else in cafe reads it.
+    Both are empty without an index, which a tile set may lack.
     """
     try:
         info, _, outlines, columns = pyogrio.raw.read(folder / "index.gpkg", columns=["name"])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
         return "", {}
-    middle = shapely.get_coordinates(shapely.centroid(shapely.from_wkb(outlines)))
-    return info["crs"] or "", dict(zip(columns[0], map(tuple, middle.tolist()), strict=True))
+    points = shapely.get_coordinates(shapely.centroid(shapely.from_wkb(outlines)))
+    return info["crs"] or "", dict(zip(columns[0], map(tuple, points.tolist()), strict=True))

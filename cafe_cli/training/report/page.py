@@ -213,13 +213,13 @@ class _TileFigure:
 def _worst_tiles(run: Run, device: torch.device) -> list[_TileFigure]:
     """Predict and draw the tiles with the most wrong pixels."""
     by_name = {tile.name: tile for tile in run.tileset.of("validation")}
-    worst = tile_scores.worst(run.tile_scores, _WORST, run.tileset.size)
+    worst = tile_scores.worst_tiles(run.tile_scores, _WORST, run.tileset.size)
     chosen = [score for score in worst if score.name in by_name]
     if not chosen:
         return []
     tiles = [by_name[score.name] for score in chosen]
-    predicted = examples.predicted(run.tiles, run.tileset, tiles, run.network.to(device))
-    crs, centres = examples.centres(run.tiles)
+    predicted = examples.predict_tiles(run.tiles, run.tileset, tiles, run.network.to(device))
+    crs, centres = examples.read_centres(run.tiles)
     return [
         _TileFigure(
             score.name,

@@ -1,8 +1,7 @@
-"""The folder of a training run, read back."""
+"""Read the folder of a training run."""
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from cafe_cli.classes import ClassTable
@@ -23,22 +22,22 @@ BEST, SCORES = "best.safetensors", "scores.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that has ended, one way or another.
+    """What a training run that has ended left in its folder.
 
     Attributes
     ----------
     folder, tiles : Path
-        Of the run and of its tile set.
+        Folders of the run and of its tile set.
     tileset : TileSet
     config : Config
-    rows : list of dict
-        The history, one row per epoch; at least one.
+    rows : list of EpochRecord
+        The history, a row per epoch; at least one.
     scores : Scores or None
         Of the best epoch; None without validation tiles.
     tile_scores : list of TileScore
         Of the best epoch; empty without validation tiles.
     network : CaFE
-        The best one, on the CPU.
+        That of the best epoch, on the CPU.
     card : ModelCard
     """
 
@@ -52,48 +51,48 @@ class Run:
     network: CaFE
     card: ModelCard
 
-    @cached_property
+    @property
     def classes(self) -> ClassTable:
-        """The classes."""
+        """The classes of the tile set."""
         return self.tileset.classes
 
 
 def read_run(folder: Path, tileset: Path) -> Run:
-    """Read what a run has left.
+    """Read the files that a run leaves.
 
     Parameters
     ----------
     folder, tileset : Path
-        Of the run and of its tile set.
+        Folders of the run and of its tile set.
 
     Raises
     ------
     ConfigError, InputError, ModelFileError
-        Something that every run leaves is missing, or damaged.
+        A file that every run leaves is missing or damaged.
     """
     network, card = model_file.load(folder / BEST)
-    each = folder / tile_scores.VALIDATION_FILE
+    table = folder / tile_scores.VALIDATION_FILE
     return Run(
         folder=folder,
         tiles=tileset,
         tileset=load_tileset(tileset),
         config=load_config(folder / "config.toml"),
-        rows=_rows(folder / HISTORY_FILE),
-        scores=_scores(folder / SCORES),
-        tile_scores=tile_scores.read_tile_scores(each) if each.exists() else [],
+        rows=_read_rows(folder / HISTORY_FILE),
+        scores=_read_scores(folder / SCORES),
+        tile_scores=tile_scores.read_tile_scores(table) if table.exists() else [],
         network=network,
         card=card,
     )
 
 
-def _rows(path: Path) -> list[EpochRecord]:
+def _read_rows(path: Path) -> list[EpochRecord]:
     rows = read_history(path)
     if not rows:
         raise InputError(f"{path} has no epoch; train at least one")
     return rows
 
 
-def _scores(path: Path) -> Scores | None:
+def _read_scores(path: Path) -> Scores | None:
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""How each validation tile came out: which of them a look is worth."""
+"""``validation.csv``: the errors of each validation tile, and which tiles are the worst."""
 
 import csv
 import io
@@ -15,26 +15,26 @@ from cafe_cli.system.atomic_write import write_text
 from cafe_cli.tilesets.tileset import Tile
 
 VALIDATION_FILE = "validation.csv"
-"""Name of the table in the folder of a run; it belongs to the best epoch, as `scores.json` does."""
+"""Table in the folder of a run; like ``scores.json`` it describes the best epoch."""
 
 _COLUMNS = ("name", "scene", "row", "col", "labelled", "wrong", "reference", "predicted", "pixels")
 
 
 @dataclass(frozen=True)
 class TileScore:
-    """What is known of a validation tile.
+    """The errors in one validation tile.
 
     Attributes
     ----------
     name, scene : str
     row, col : int
-        Its first pixel in the scene.
+        Upper left pixel in the scene.
     labelled, wrong : int
-        Pixels.
+        Number of labelled pixels, and of those predicted wrongly.
     reference, predicted : str
-        The two classes of the commonest mistake; empty without mistakes.
+        Names of the two classes of the commonest mistake; empty without mistakes.
     pixels : int
-        Of that mistake.
+        Number of pixels with that mistake.
     """
 
     name: str
@@ -51,7 +51,21 @@ class TileScore:
 def write_tile_scores(
     path: Path, rows: NDArray[np.int64], tiles: Sequence[Tile], classes: ClassTable
 ) -> None:
-    """Write a table of tiles, the most wrong pixels first; `rows` as in `Tally.rows`."""
+    """Write a table of tiles, those with the most wrong pixels first.
+
+    Parameters
+    ----------
+    path : Path
+    rows : ndarray of int64, (tiles, 5)
+        As `cafe_cli.training.validation.ValidationAccumulator.rows`.
+    tiles : sequence of Tile
+    classes : ClassTable
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_COLUMNS)
@@ -64,12 +78,12 @@ def write_tile_scores(
 
 
 def read_tile_scores(path: Path) -> list[TileScore]:
-    """Read the table that `write` wrote.
+    """Read the table that `write_tile_scores` writes.
 
     Raises
     ------
     InputError
-        It cannot be read, or is not such a table.
+        The file cannot be read, or is not such a table.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -89,13 +103,14 @@ def _score(row: dict[str, str]) -> TileScore:
     return TileScore(**text, **numbers)  # type: ignore[arg-type]
 
 
-def worst(scores: Sequence[TileScore], count: int, size: int) -> list[TileScore]:
+def worst_tiles(scores: Sequence[TileScore], count: int, size: int) -> list[TileScore]:
     """Return the tiles with the most wrong pixels; of tiles that overlap, only the worst.
 
     Parameters
     ----------
+    scores : sequence of TileScore
     count : int
-        At most so many.
+        Upper limit of the number of tiles.
     size : int
         Side of a tile in pixels.
     """

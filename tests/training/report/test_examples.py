@@ -23,7 +23,7 @@ def patch(side: int, heights: bool = True, dtype="uint8") -> tuple[Patch, np.nda
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 100, 5000])
 @pytest.mark.parametrize("processes", [1, 3])
 def test_watched_tiles_are_spread_over_those_of_the_first_process(count, processes):
-    chosen = examples.watched(count, processes)
+    chosen = examples.choose_watched(count, processes)
     own = len(range(0, count, processes))
     assert len(set(chosen)) == min(4, own)
     assert all(number % processes == 0 and number < count for number in chosen)
@@ -32,12 +32,12 @@ def test_watched_tiles_are_spread_over_those_of_the_first_process(count, process
 
 
 def test_no_validation_tiles():
-    assert examples.watched(0) == ()
+    assert examples.choose_watched(0) == ()
 
 
 @pytest.mark.parametrize(("epochs", "times"), [(1, 1), (12, 12), (20, 11), (60, 13), (1000, 13)])
 def test_pictures_come_about_twelve_times(epochs, times):
-    found = [epoch for epoch in range(1, epochs + 1) if examples.due(epoch, epochs)]
+    found = [epoch for epoch in range(1, epochs + 1) if examples.is_due(epoch, epochs)]
     assert len(found) == times
     assert (found[0], found[-1]) == (1, epochs)
 
@@ -67,7 +67,7 @@ def test_strips(tileset):
     known = load_tileset(tileset)
     own = known.of("validation")
     blank = np.zeros((64, 64), np.uint8)
-    found = examples.strips(tileset, known, {3: blank, 1: blank})
+    found = examples.draw_strips(tileset, known, {3: blank, 1: blank})
     assert list(found) == [own[1].name, own[3].name]
     assert found[own[1].name].shape == (64, 5 * 64 + 4 * 4, 3)
     reader = TileReader(tileset, known)
@@ -79,7 +79,7 @@ def test_strips(tileset):
 def test_tiles_are_predicted_as_in_validation(tileset):
     known, network = load_tileset(tileset), tiny_model()
     chosen = known.of("validation")[:2]
-    found = list(examples.predicted(tileset, known, chosen, network.train()))
+    found = list(examples.predict_tiles(tileset, known, chosen, network.train()))
     for tile, example in zip(chosen, found, strict=True):
         inside, truth = TileReader(tileset, known).read(tile)
         logits = network.eval()(*(part[None] for part in to_tensors(*inside)))
@@ -93,14 +93,14 @@ def test_a_damaged_tile_is_named(scenes, tmp_path):
     tile = known.of("validation")[0]
     tile_path(folder, tile, "image").write_bytes(b"no tile")
     with pytest.raises(InputError, match=tile.name):
-        list(examples.predicted(folder, known, [tile], tiny_model()))
+        list(examples.predict_tiles(folder, known, [tile], tiny_model()))
 
 
 def test_centres(tileset, tmp_path):
-    crs, found = examples.centres(tileset)
+    crs, found = examples.read_centres(tileset)
     tile = next(
         t for t in load_tileset(tileset).tiles if t.scene == "a" and (t.row, t.col) == (64, 0)
     )
     assert crs == "EPSG:32632"
     assert found[tile.name] == (500_000 + 32 * 0.5, 5_200_000 - 96 * 0.5)
-    assert examples.centres(tmp_path) == ("", {})
+    assert examples.read_centres(tmp_path) == ("", {})

@@ -100,7 +100,7 @@ def leave(folder: Path, tileset: Path, history_rows: list[dict[str, float]]) -> 
     write_text(folder / "config.toml", dump_config(a_config()))
     write_text(folder / HISTORY_FILE, to_csv(history_rows))
     tally = ValidationAccumulator(validation, len(table))
-    for i, example in enumerate(examples.predicted(tileset, known, validation, network)):
+    for i, example in enumerate(examples.predict_tiles(tileset, known, validation, network)):
         maps = (
             torch.from_numpy(a.astype(np.int64))[None] for a in (example.truth, example.predicted)
         )

@@ -8,7 +8,7 @@ from cafe_cli.errors import InputError, LabelError
 from cafe_cli.evaluation.metrics import Confusion
 from cafe_cli.tilesets.tileset import Tile
 from cafe_cli.training.report import tile_scores
-from cafe_cli.training.report.tile_scores import TileScore, worst
+from cafe_cli.training.report.tile_scores import TileScore, worst_tiles
 from cafe_cli.training.validation import ValidationAccumulator, confusions
 from tests.support.rasters import TABLE
 
@@ -130,9 +130,9 @@ def test_the_worst_do_not_overlap():
         score("e", 3, row=64),
         score("f", 0, row=640),
     ]
-    assert [s.name for s in worst(known, 9, 64)] == ["b", "d", "e"]
-    assert [s.name for s in worst(known, 2, 32)] == ["b", "c"]
-    assert worst([score("a", 0)], 3, 64) == []
+    assert [s.name for s in worst_tiles(known, 9, 64)] == ["b", "d", "e"]
+    assert [s.name for s in worst_tiles(known, 2, 32)] == ["b", "c"]
+    assert worst_tiles([score("a", 0)], 3, 64) == []
 
 
 @pytest.mark.parametrize(("row", "col"), [(40, 0), (0, 40), (40, 40), (64, 64), (640, 0), (0, 64)])
@@ -144,4 +144,4 @@ def test_places_are_compared_and_not_their_sums(row, col):
         score("before", 7, row=1000 - row, col=2000 - col),
     ]
     expected = ["bad", "less", "before"] if max(row, col) >= 64 else ["bad"]
-    assert [s.name for s in worst(known, 9, 64)] == expected
+    assert [s.name for s in worst_tiles(known, 9, 64)] == expected
