@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE, ChannelAttention
@@ -39,7 +40,6 @@ from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, open_scene
 from cafe_cli.tilesets.tileset import TileReader, load_tileset
 
-STRIDE = 32
 KINDS = ("flat", "margin", "hann", "gaussian")
 ALMOST_NOTHING = 1e-6  # of a window's rim, so that it counts only where there is nothing else
 Labels = NDArray[np.uint8]

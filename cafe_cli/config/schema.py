@@ -12,6 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import ConfigError
 
+STRIDE = 32
+"""Pixels that the network's coarsest features lie apart. Windows begin on multiples of it: off it,
+labels differ by several per cent."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -152,7 +156,7 @@ class SplitSettings(Section):
 class TileSettings(Section):
     """``[tile]``: the tiles; sizes in pixels of the optical raster, shares of a tile's area."""
 
-    size: Annotated[int, Field(ge=32)] = 512
+    size: Annotated[int, Field(ge=STRIDE)] = 512
     overlap: Annotated[int, Field(ge=0)] = 128
     min_valid: Share = 0.5
     min_labelled: Share = 0.05
@@ -184,7 +188,9 @@ class ModelSettings(Section):
     weights: str = "imagenet"
     width: Count = 128
     fusion: Literal["sum", "gated"] = "sum"
-    attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=64)] = "auto"
+    attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=2 * STRIDE)] = (
+        "auto"
+    )
     guidance: Literal["none", "labels", "distill"] = "none"
     enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
     pyramid: bool = True
@@ -221,7 +227,7 @@ class TrainSettings(Section):
     epochs: Count = 60
     batch_size: Literal["auto"] | Count = 8
     accumulate: Count = 1
-    crop: Annotated[int, Field(ge=32)] | None = None
+    crop: Annotated[int, Field(ge=STRIDE)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 1e-2
@@ -266,7 +272,7 @@ class PredictSettings(Section):
     a CPU where it is installed and worth its start, and torch elsewhere.
     """
 
-    window: Literal["auto"] | Annotated[int, Field(ge=32, le=65536)] = "auto"
+    window: Literal["auto"] | Annotated[int, Field(ge=STRIDE, le=65536)] = "auto"
     overlap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     blend: Literal["hann", "gaussian", "crop"] = "hann"
     tta: Literal["none", "flips", "d4"] = "none"

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import out_of_memory
-from cafe_cli.inference.tiling import STRIDE
 from cafe_cli.model.device import computes_in_bf16
 from cafe_cli.model.inputs import Inputs
 from cafe_cli.scenes.scene import Patch

@@ -8,11 +8,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.window import Window, offsets
-
-STRIDE = 32
-"""Windows lie on multiples of the network's stride: off it, labels differ by several per cent."""
 
 _MEMORY = 192_000_000  # bytes of pixels and scores of a band, about
 _PIXEL = 20  # bytes per pixel while it is read: values, masks, and the pieces read ahead

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError, ModelFileError
 
-STRIDES = (4, 8, 16, 32)
+STRIDES = (4, 8, 16, STRIDE)
 """Input pixels per feature pixel, level by level."""
 
 # torch reads anything as a pickle, and a pickle of anything can go wrong in many ways.

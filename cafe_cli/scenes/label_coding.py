@@ -1,6 +1,5 @@
 """Decode labels: class ids from the values or colours of label rasters and features."""
 
-import csv
 import functools
 import os
 import re
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError, InputError, LabelError
+from cafe_cli.system.tables import read_csv
 from cafe_cli.vector.features import Value
 
 ValueToClass: TypeAlias = dict[int | str, int]
@@ -109,7 +109,7 @@ def read_table(path: str, classes: ClassTable) -> ValueToClass:
     Raises
     ------
     InputError
-        The file is missing or no text.
+        The file is missing or no CSV text.
     LabelError
         It lacks a column or rows, names an unknown class, or a value twice.
     """
@@ -141,8 +141,8 @@ def _values_of_classes(classes: ClassTable) -> ValueToClass:
 @functools.lru_cache(maxsize=8)
 def _parse_table(path: str, changed: int, classes: ClassTable) -> ValueToClass:
     """Parse a table; `changed` is part of the key of the cache, so that a new file is read."""
-    rows = _rows(path)
-    header = [name.strip().lower() for name in rows[0][1]] if rows else []
+    table = read_csv(path, "labels.table")
+    header = [name.lower() for name in table.header]
     if not {"value", "class"} <= set(header):
         raise LabelError(
             f"labels.table {path} needs the columns value and class in its first line, which has: "
@@ -150,7 +150,7 @@ def _parse_table(path: str, changed: int, classes: ClassTable) -> ValueToClass:
         )
     known: ValueToClass = {}
     seen: dict[int | str, int] = {}
-    for line, cells in rows[1:]:
+    for line, cells in table.rows:
         row = dict(zip(header, cells, strict=False))
         value = label_key(row.get("value"))
         if value in seen:
@@ -163,20 +163,6 @@ def _parse_table(path: str, changed: int, classes: ClassTable) -> ValueToClass:
     if not known:
         raise LabelError(f"labels.table {path} has no rows below its header")
     return known
-
-
-def _rows(path: str) -> list[tuple[int, list[str]]]:
-    """Return the rows of a CSV file that hold anything, with the number of their line."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            return [(reader.line_num, row) for row in reader if "".join(row).strip()]
-    except OSError as error:
-        raise InputError(f"cannot read labels.table {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"labels.table {path} is no CSV text in UTF-8: {error}") from error
 
 
 def _class_id(text: str, classes: ClassTable, where: str) -> int:

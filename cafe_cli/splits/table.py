@@ -1,14 +1,13 @@
 """Splits that a file says: a table of scenes, and what its values and those of polygons mean."""
 
-import csv
 import difflib
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.splits.assign import SPLITS, Split
+from cafe_cli.system.tables import read_csv
 
 _NAMES: dict[str, Split] = {
     "train": "train",
@@ -88,19 +87,22 @@ def read_table(
     ConfigError
         It has no column `column`.
     """
-    header, lines = _read_lines(path)
+    table = read_csv(path, "split.file")
+    header = table.header
+    if not header:
+        raise InputError(f"{path} is empty; it has to hold a table of scenes")
     if _SCENE not in header:
         raise InputError(f"{path} has no column {_SCENE!r}: {_columns(_SCENE, header)}")
     if column not in header:
         raise ConfigError(f"split.column: {path} has no {column!r}: {_columns(column, header)}")
-    if not lines:
+    rows = table.records(pad=True)
+    if not rows:
         raise InputError(f"{path} names no scene below its header")
-    names = [line[header.index(_SCENE)] for line in lines]
+    names = [row[_SCENE] for row in rows]
     _check_names(path, names, names if others else scenes)
-    values = [line[header.index(column)] for line in lines]
-    splits = parse_splits(values, f"column {column!r} of {path}")
-    rows = zip(names, splits, strict=True)
-    return {name: split for name, split in rows if split and name in scenes}
+    splits = parse_splits([row[column] for row in rows], f"column {column!r} of {path}")
+    pairs = zip(names, splits, strict=True)
+    return {name: split for name, split in pairs if split and name in scenes}
 
 
 def _is_empty(value: object) -> bool:
@@ -109,32 +111,6 @@ def _is_empty(value: object) -> bool:
 
 def _more(count: int) -> str:
     return f" and {count - _LISTED} more" if count > _LISTED else ""
-
-
-def _read_lines(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the lines below it, all as long as the header."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        lines = [(reader.line_num, [value.strip() for value in line]) for line in reader]
-    except OSError as error:
-        raise InputError(f"cannot read split.file {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV table in UTF-8: {error}") from error
-    if "\0" in text:
-        raise InputError(f"{path} is no CSV table in UTF-8: it holds binary data")
-    lines = [(number, line) for number, line in lines if any(line)]
-    if not lines:
-        raise InputError(f"{path} is empty; it has to hold a table of scenes")
-    header = lines[0][1]
-    for number, line in lines[1:]:
-        if any(line[len(header) :]):
-            raise InputError(
-                f"{path}, line {number}: {len(line)} values below {len(header)} column names; "
-                f"quote values that hold {delimiter!r}"
-            )
-    return header, [(line + [""] * len(header))[: len(header)] for _, line in lines[1:]]
 
 
 def _columns(wanted: str, header: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cafe_cli.config.schema import Config, TrainSettings
+from cafe_cli.config.schema import STRIDE, Config, TrainSettings
 from cafe_cli.model.cafe import Architecture, CaFE
 from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.data.augment import crop_side
@@ -40,7 +40,7 @@ def build_network(tileset: TileSet, config: Config, weights: str | None = None) 
 
 def _attention(asked: int | Literal["auto"], crop: int) -> int:
     """Return the neighbourhood of the attention in pixels; as a rule, all that training sees."""
-    return -(-crop // 32) * 64 if asked == "auto" else asked
+    return -(-crop // STRIDE) * 2 * STRIDE if asked == "auto" else asked
 
 
 def learning_rate(step: int, total: int, settings: TrainSettings) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cafe_cli.classes import ClassTable
 from cafe_cli.errors import InputError
 from cafe_cli.evaluation.metrics import Scores
+from cafe_cli.system.tables import read_csv
 
 EpochRecord = dict[str, float]
 """One epoch: ``epoch`` and ``step`` (from 1), the loss and its parts, scores, what the engine did.
@@ -63,10 +64,9 @@ def read_history(path: Path) -> list[EpochRecord]:
         It cannot be read, or holds something else than numbers.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-            return [{k: float(v) for k, v in row.items() if v != ""} for row in rows]
-    except (OSError, TypeError, ValueError) as error:
+        rows = read_csv(path).records()
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in rows]
+    except (InputError, ValueError) as error:
         raise InputError(
             f"{path} is not the history of a run: {error}; cafe train writes one"
         ) from error

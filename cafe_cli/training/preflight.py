@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import STRIDE, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.tilesets.tileset import TileSet, is_own
 from cafe_cli.training.data.augment import crop_side
-
-_STRIDE = 32  # pixels that the coarsest features of an encoder lie apart
 
 
 def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
@@ -77,7 +75,7 @@ def check_shares(training: int, settings: TrainSettings, processes: int) -> None
 
 
 def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: int) -> None:
-    """Refuse to normalise by a single value, which is what the encoders make of 32 pixels.
+    """Refuse to normalise by a single value, which is what the encoders make of `STRIDE` pixels.
 
     Raises
     ------
@@ -85,7 +83,7 @@ def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: in
         In that case.
     """
     size, side = settings.batch_size, crop_side(settings, tileset.size)
-    if size == "auto" or side > _STRIDE or processes > 1:
+    if size == "auto" or side > STRIDE or processes > 1:
         return
     if min(size, len(tileset.of("train"))) // settings.accumulate == 1:
         raise ConfigError(

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference import tiling
 from cafe_cli.inference.tiling import (
-    STRIDE,
     WindowGrid,
     contiguous_groups,
     default_overlap,

@@ -270,5 +270,5 @@ def test_a_table_that_is_not_there(tmp_path):
 
 
 def test_a_table_that_is_no_text(table):
-    with pytest.raises(InputError, match=r"is no CSV text in UTF-8"):
+    with pytest.raises(InputError, match=r"is no CSV table in UTF-8"):
         read_table(table("value,class\n1,Gew\u00e4sser\n", "latin-1"), TABLE)

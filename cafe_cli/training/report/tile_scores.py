@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import ClassTable
 from cafe_cli.errors import InputError
 from cafe_cli.system.atomic_write import write_text
+from cafe_cli.system.tables import read_csv
 from cafe_cli.tilesets.tileset import Tile
 
 VALIDATION_FILE = "validation.csv"
@@ -86,12 +87,11 @@ def read_tile_scores(path: Path) -> list[TileScore]:
         The file cannot be read, or is not such a table.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file)
-            if tuple(table.fieldnames or ()) != _COLUMNS:
-                raise ValueError(f"its columns are {table.fieldnames or 'missing'}")
-            return [_score(row) for row in table]
-    except (OSError, TypeError, ValueError) as error:
+        table = read_csv(path)
+        if tuple(table.header) != _COLUMNS:
+            raise ValueError(f"its columns are {table.header or 'missing'}")
+        return [_score(row) for row in table.records()]
+    except (InputError, ValueError) as error:
         raise InputError(
             f"{path} is not a table of validation tiles: {error}; cafe train writes one"
         ) from error

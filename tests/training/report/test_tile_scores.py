@@ -102,7 +102,7 @@ HEADER = "name,scene,row,col,labelled,wrong,reference,predicted,pixels\n"
         ("", "its columns are missing"),
         ("name,scene\na,b\n", r"its columns are \['name', 'scene'\]"),
         (HEADER + "a,b,x,1,1,1,,,1\n", "invalid literal"),
-        (HEADER + "a,b\n", "int"),
+        (HEADER + "a,b\n", "line 2: 2 values below 9 column names"),
     ],
 )
 def test_no_table(tmp_path, text, message):

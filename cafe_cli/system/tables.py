@@ -1,0 +1,87 @@
+"""CSV files read as tables whose rows know their line."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from cafe_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """The text of a CSV file, without empty lines.
+
+    Attributes
+    ----------
+    name : str
+        What messages call the file.
+    delimiter : str
+    header : list of str
+        Names of the columns; empty for an empty file.
+    rows : list of (int, list of str)
+        Number of the line, counted from 1, and its values, maybe fewer or more than columns.
+    """
+
+    name: str
+    delimiter: str
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+
+    def records(self, pad: bool = False) -> list[dict[str, str]]:
+        """Return the rows by the names of the columns.
+
+        Parameters
+        ----------
+        pad : bool
+            Whether rows may be shorter than the header, or longer by empty values.
+
+        Raises
+        ------
+        InputError
+            A row has too many values or too few.
+        """
+        columns = len(self.header)
+        for line, values in self.rows:
+            if len(values) != columns and (any(values[columns:]) or not pad):
+                raise InputError(
+                    f"{self.name}, line {line}: {len(values)} values below {columns} column names; "
+                    f"quote values that hold {self.delimiter!r}"
+                )
+        padding = [""] * columns
+        return [dict(zip(self.header, [*row, *padding], strict=False)) for _, row in self.rows]
+
+
+def read_csv(path: Path | str, setting: str = "") -> CsvTable:
+    """Read a CSV file in UTF-8, with or without a byte order mark.
+
+    Parameters
+    ----------
+    path : Path or str
+    setting : str
+        The config key of a file that a user names, maybe one from a spreadsheet: semicolons and
+        tabs may separate its values as well as commas, and blanks around them are removed. Without
+        it, commas separate and blanks count.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is no such text.
+    """
+    name = f"{setting} {path}".strip()
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+        delimiter = max(",;\t", key=text.partition("\n")[0].count) if setting else ","
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{name} is no CSV table in UTF-8: {error}") from error
+    if "\0" in text:
+        raise InputError(f"{name} is no CSV table in UTF-8: it holds binary data")
+    if setting:
+        rows = [(line, [value.strip() for value in row]) for line, row in rows]
+    rows = [(line, row) for line, row in rows if any(row)]
+    return CsvTable(name, delimiter, rows[0][1] if rows else [], rows[1:])
