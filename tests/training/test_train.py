@@ -318,7 +318,7 @@ def test_resume_of_a_finished_run(whole, tileset, tmp_path, no_pictures):
 
 def test_killed_before_the_report(tileset, tmp_path, monkeypatch):
     output = tmp_path / "run"
-    with killed_at(monkeypatch, report_page, "page", 1):
+    with killed_at(monkeypatch, report_page, "render_page", 1):
         run(tileset, output, ONE)
     assert not (output / "report.html").exists()
     run(tileset, output, ONE, resume=True)

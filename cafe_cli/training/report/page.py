@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,17 +74,21 @@ def write_report(folder: Path, tileset: Path, *, device: torch.device, ended: st
         The report cannot be written.
     """
     path = folder / REPORT_FILE
-    template = templates().get_template("page.html.jinja")
-    write_text(path, template.render(_values(read_run(folder, tileset), device, ended)))
+    write_text(path, render_page(read_run(folder, tileset), device, ended))
     return path
+
+
+def render_page(run: Run, device: torch.device, ended: str = "") -> str:
+    """Return the report as HTML; parameters as those of `write_report`."""
+    return templates().get_template("page.html.jinja").render(_values(run, device, ended))
 
 
 def _values(run: Run, device: torch.device, ended: str) -> dict[str, Any]:
     """Return what the template of the page shows."""
-    loader = templates().loader
+    style = files("cafe_cli.training.report").joinpath("page.css").read_text(encoding="utf-8")
     return {
         "title": f"cafe train: {run.folder.absolute().name}",
-        "style": loader.get_source(templates(), "page.css")[0] if loader else "",
+        "style": style,
         "lead": _lead(run),
         "ended": ended,
         "facts": _facts(run, device),
