@@ -1,1 +1,1 @@
-"""What is wrong with scenes, before any work is done. The door of ``cafe check``."""
+"""``cafe check``: find what is wrong with scenes before any work is done."""

@@ -1,4 +1,4 @@
-"""``cafe check``: what is wrong with scenes, and what would be made of them, without making it."""
+"""``cafe check``: find what is wrong with scenes, and estimate what ``cafe tile`` would cut."""
 
 import logging
 import shutil
@@ -62,7 +62,7 @@ class PlanFacts:
 
 @dataclass
 class CheckFacts:
-    """What a check learns. Filled step by step.
+    """All facts of a check; filled while it runs.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
-"""What a check learns of a scene, as values; `as_json` gives each as the report shows it.
+"""Facts of a scene that a check reports, as dataclasses with one way out to JSON, `as_json`.
 
-Numbers are rounded as they are printed. What could not be learnt, because a file is missing or
-damaged, stays None and is left out of the JSON.
+Numbers are rounded as they are printed. Facts of a file that is missing or damaged stay None and
+are left out of the JSON.
 """
 
 import math
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What windows of an optical raster show."""
+    """Facts of a sample of windows of an optical raster."""
 
     valid_percent: float
 
 
 @dataclass(frozen=True)
 class HeightFacts:
-    """What a decimated view of a height raster shows; `lowest` and `highest` are metres."""
+    """Facts of a decimated view of a height raster; `lowest` and `highest` are metres."""
 
     unit: str | None
     metres_per_unit: float
@@ -30,7 +30,7 @@ class HeightFacts:
 
 @dataclass(frozen=True)
 class RasterFacts:
-    """A raster as its header describes it.
+    """The header of a raster, and facts of its pixels.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class RasterFacts:
     overviews : list of int
         Decimation factors.
     pixels : ImageFacts or HeightFacts or None
-        What a sample of the pixels shows.
+        None for labels, or where they cannot be read.
     """
 
     path: str
@@ -89,14 +89,14 @@ class VectorFacts:
 
 @dataclass(frozen=True)
 class GridFacts:
-    """How the grid of a stream lies on that of the image.
+    """The grid of a stream compared with that of the image.
 
     Attributes
     ----------
     overlap_percent : float
-        How much of the image the stream covers.
+        Share of the image that the stream covers.
     shift_pixels : list of float or None
-        Columns and rows off the pixels of the image; None where the pixels differ anyhow.
+        Offset in columns and rows from the pixels of the image; None where the pixel size differs.
     gsd_ratio : float
         GSD of the stream by that of the image.
     """
@@ -117,7 +117,7 @@ class AboveGroundFacts:
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """What a sample of the labels shows: pixels per class name, and per value of no class."""
+    """Facts of a sample of the labels: pixels per class name, and per value of no class."""
 
     looked_at_percent: float
     unlabelled_percent: float
@@ -127,7 +127,7 @@ class LabelFacts:
 
 @dataclass(frozen=True)
 class RegistrationFacts:
-    """How far the heights have to be moved to fit the image, in its pixels and in metres."""
+    """Offset that makes the heights fit the image, in its pixels and in metres."""
 
     columns: float
     rows: float
@@ -141,12 +141,12 @@ class RegistrationFacts:
 
 @dataclass
 class StreamFacts:
-    """Image, heights, terrain or labels: the files, and what they hold. Filled step by step.
+    """Facts of one stream (optical, elevation, dtm or labels); filled while the check runs.
 
     Attributes
     ----------
     files : int
-        All of them; `rasters` are those that were looked at.
+        Number of all files; `rasters` are those that were checked.
     """
 
     files: int
@@ -168,7 +168,7 @@ class StreamFacts:
 
 @dataclass
 class SceneFacts:
-    """All that is known of a scene. Filled step by step.
+    """Facts of a scene; filled while the check runs.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class SceneFacts:
     compared : bool
         Whether image and heights were compared.
     registration : RegistrationFacts or None
-        None where no window was clear enough.
+        None where the offset is clear in no window.
     """
 
     streams: dict[str, StreamFacts] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Rules for heights: values, voids, units and heights above ground that look wrong, as findings."""
+"""Rules for heights: findings about values, voids, units and heights above ground."""
 
 import math
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def check_heights(
 
 
 def _find_undeclared_void(heights: Pixels, metres: float) -> float | None:
-    """Return a height that marks voids: far from all other heights, or from all on Earth."""
+    """Return a height that marks voids: implausible, or a usual code far from all other heights."""
     for void in (float(heights.min()), float(heights.max())):
         if not PLAUSIBLE[0] <= void <= PLAUSIBLE[1]:
             return void
@@ -99,7 +99,7 @@ def _describe_undeclared_void(heights: Pixels, void: float, metres: float) -> Fi
 
 
 def _marks_voids_by_zero(heights: Pixels) -> bool:
-    """Whether many heights are zero, and no others are anywhere near sea level."""
+    """Whether many heights are zero and the others are well above sea level."""
     zeros = heights == 0
     few = zeros.mean() < 0.001 or zeros.all()
     return not few and bool(np.percentile(heights[~zeros], 1) > 20)

@@ -1,4 +1,4 @@
-"""Rules for image, labels and grids: what looks wrong in arrays and numbers, as findings."""
+"""Rules for images, labels, grids and storage: findings about arrays and numbers."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ from cafe_cli.scenes.label_coding import list_unknown
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
 
-_BIG = 25_000_000  # pixels from which it matters how a file is laid out
+_BIG = 25_000_000  # pixels of a raster that should be tiled
 
 _error, _warning, _note = (partial(Finding, level) for level in ("error", "warning", "note"))
 

@@ -1,4 +1,4 @@
-"""Check one scene: what is wrong with it, found without training or predicting.
+"""Check one scene: its grids, heights and labels together.
 
 The time is bounded however large the rasters are: some windows or a decimated view of each are
 read. The rules for what they show are in `cafe_cli.checks.rules` and
@@ -161,7 +161,7 @@ def _check_windows(
 def _register(
     consensus: OffsetConsensus, factor: int, grid: Grid
 ) -> tuple[RegistrationFacts, Iterable[Finding]]:
-    """Return the offset in pixels of the image, and what is to be said of it."""
+    """Return the offset in pixels of the image, and the findings about it."""
     columns, rows = consensus.columns * factor, consensus.rows * factor
     metres = math.hypot(columns, rows) * grid.gsd if grid.crs else None
     facts = RegistrationFacts(
@@ -219,9 +219,9 @@ def _has_error(report: Report, files: SceneFiles, streams: Sequence[str]) -> boo
 
 
 def _coarsening(grid: Grid, heights: GridFacts | None) -> int:
-    """Return how many pixels of the image make one of the search for edges, along each side.
+    """Return the factor by which the image is made coarser before edges are compared.
 
-    The search is as coarse as the heights, and not finer than 20 cm.
+    The result is as coarse as the heights, and not finer than 20 cm.
     """
     if grid.crs is None or heights is None:
         return 1

@@ -1,1 +1,1 @@
-"""Label rasters joined into one. The door of ``cafe mosaic``."""
+"""``cafe mosaic``: merge label rasters into one."""

@@ -31,7 +31,7 @@ _MAX_PIXELS = 10**12
 
 @dataclass(frozen=True)
 class TargetGrid:
-    """The grid that is asked for; what is None follows from the inputs.
+    """The options of the target grid; those that are None follow from the inputs.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def target_grid(sources: Sequence[MosaicInput], target: TargetGrid) -> Grid:
 
 
 def _base_grid(first: Grid, target: TargetGrid) -> Grid:
-    """Return the grid whose pixels the mosaic takes; its extent does not matter."""
+    """Return a grid with the pixels of the mosaic, of any extent."""
     base = first
     if target.like is not None:
         with open_raster(target.like) as dataset:

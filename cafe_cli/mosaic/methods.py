@@ -1,4 +1,4 @@
-"""Which of several overlapping labels a pixel of the mosaic takes: one function per method."""
+"""Merge methods: which of the overlapping labels a pixel of the mosaic gets."""
 
 from collections.abc import Callable
 from typing import TypeAlias

@@ -93,13 +93,9 @@ def dry_run(
     report = Report("mosaic")
     with report.noting():
         planned = plan(
-            inputs,
-            output,
-            method=method,
-            confidences=confidences,
-            target=target,
+            inputs, output, method=method, confidences=confidences, target=target,
             overwrite=overwrite,
-        )
+        )  # fmt: skip
         pixels = planned.grid.width * planned.grid.height
         report.facts |= {
             "inputs": len(inputs),

@@ -1,4 +1,4 @@
-"""Check the inputs of a mosaic and say what is to be computed: what the run and dry run share."""
+"""Plan a mosaic: check options, inputs and outputs, for the run and for the dry run."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The ground under a surface model, so that heights can be counted from it.
+"""Estimate the ground below a surface model, so that heights above it can be computed.
 
 The progressive morphological filter of Zhang et al. (2003, doi 10.1109/TGRS.2003.810682): the
 surface is opened with windows that grow cell by cell. A building vanishes at once, in the step
@@ -45,11 +45,11 @@ _PIT_RADIUS = 3
 """Pits are at most twice this many cells wide."""
 
 _PIT_CELLS = 25
-"""Largest pit in cells. What is narrow, but larger, is a street, an alley or a ditch."""
+"""Largest pit in cells. Narrow hollows that are larger are streets, alleys or ditches."""
 
 _TREE_RADIUS = 5
-"""Radius in cells of the windows that find trees from the ground seen through their gaps, before
-pits are looked for: beside a crown, any such gap looks like one."""
+"""Radius in cells of the windows that find trees from the ground seen through their gaps. They are
+removed before pits are searched: beside a crown, any such gap looks like a pit."""
 
 _SWEEPS = 20
 """Relaxations of interpolated ground, enough to blur the traces of single lines of cells."""
@@ -61,7 +61,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class GroundFilter:
-    """What is ground, and what stands on it.
+    """Parameters of the progressive morphological filter.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class GroundFilter:
     max_offset: float = 2.5
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Refuse values that are not positive numbers."""
         for field in fields(self):
             value = getattr(self, field.name)
             if not (math.isfinite(value) and value > 0):
@@ -143,52 +143,51 @@ def estimate_ground(
     if not known.any():
         return np.full(surface.shape, np.nan, np.float32)
     heights = np.where(known, surface, 0).astype(np.float32, copy=False)
-    known &= ~_pits(heights, known, spec)
-    ground = _bridge(heights, known & ~_standing(heights, known, spec.allowed_drops))
+    known &= ~_find_pits(heights, known, spec)
+    ground = _interpolate(heights, known & ~_find_objects(heights, known, spec.allowed_drops))
     np.minimum(ground, heights, out=ground, where=known)
-    return _lift(ground, max(spec.cell - spec.pixel, 0) / 2 / spec.cell)
+    return _raise_to_centre(ground, max(spec.cell - spec.pixel, 0) / 2 / spec.cell)
 
 
-def _standing(
+def _find_objects(
     heights: NDArray[np.float32], known: NDArray[np.bool_], allowed: list[float]
 ) -> NDArray[np.bool_]:
-    """Find what stands on the ground, (H, W) bool.
+    """Find the cells of buildings and trees, (H, W) bool.
 
-    At the edge of what is known, a hill that goes on beyond looks like a hall that does, and would
-    have to hold windows on the half of it that is seen. So windows may be centred beyond the edge.
-    That spares halls of which much is seen, but little enough to be cut by windows inside; these
-    are told from hills by their walls, of twice the drop.
+    At the edge of the known cells, a hill that goes on beyond the edge looks like a hall, because
+    windows would have to fit on the half of it that is seen. So windows may be centred beyond the
+    edge. They also fit on halls of which a large part is seen; those are found by a second run with
+    windows inside the edge and twice the drop, which walls have and hills do not.
     """
-    high = _dropping(heights, known, [2 * drop for drop in allowed])
-    return high | _dropping(heights, known, allowed, beyond=True)
+    high = _find_drops(heights, known, [2 * drop for drop in allowed])
+    return high | _find_drops(heights, known, allowed, beyond=True)
 
 
-def _pits(
+def _find_pits(
     heights: NDArray[np.float32], known: NDArray[np.bool_], spec: GroundFilter
 ) -> NDArray[np.bool_]:
     """Find small, deep holes, (H, W) bool: matching errors, multiple echoes, wells, single gaps.
 
     They have to go first, because a window that must not touch any of them fits almost nowhere.
     """
-    known = known & ~_dropping(heights, known, spec.allowed_drops[:_TREE_RADIUS])
+    known = known & ~_find_drops(heights, known, spec.allowed_drops[:_TREE_RADIUS])
     deep = [spec.offset + 2 * spec.slope * spec.cell * (step + 1) for step in range(_PIT_RADIUS)]
-    holes, count = label(_dropping(-heights, known, deep), np.ones((3, 3)))
+    holes, count = label(_find_drops(-heights, known, deep), np.ones((3, 3)))
     small = np.bincount(holes.ravel(), minlength=count + 1) <= _PIT_CELLS
-    small[0] = False  # what is no hole
+    small[0] = False  # the label of the cells outside holes
     pits: NDArray[np.bool_] = small[holes]
     return pits
 
 
-def _dropping(
+def _find_drops(
     heights: NDArray[np.float32],
     known: NDArray[np.bool_],
     allowed: list[float],
     beyond: bool = False,
 ) -> NDArray[np.bool_]:
-    """Find what drops by more than `allowed` metres in any step of a progressive opening.
+    """Find the cells that drop by more than `allowed` metres in a step of a progressive opening.
 
-    Unknown cells and those beyond the raster are neither low nor high: windows are clipped to what
-    is known, and nothing has to be invented.
+    Windows are clipped to the known cells, so that no heights have to be invented for the others.
 
     Parameters
     ----------
@@ -206,35 +205,35 @@ def _dropping(
     (H, W) bool
         True only where known.
     """
-    allowed = allowed[: 2 * max(heights.shape)]  # from there on, a window sees all there is
-    reach = 2 * len(allowed)  # how far away a cell can matter
+    allowed = allowed[: 2 * max(heights.shape)]  # larger windows hold the whole raster
+    reach = 2 * len(allowed)  # distance up to which a cell has an influence
     heights, padded = np.pad(heights, reach), np.pad(known, reach)
     dropping = np.zeros_like(known)
     for block in blocks(known.shape[1], known.shape[0], max(_BLOCK, 2 * reach)):
         around = Window(block.col, block.row, block.width + 2 * reach, block.height + 2 * reach)
-        dropping[block.slices()] = _dropping_inside(
+        dropping[block.slices()] = _find_drops_in_block(
             heights[around.slices()], padded[around.slices()], allowed, beyond
         )
     return dropping & known
 
 
-def _dropping_inside(
+def _find_drops_in_block(
     heights: NDArray[np.float32], known: NDArray[np.bool_], allowed: list[float], beyond: bool
 ) -> NDArray[np.bool_]:
-    """Do the work of `_dropping` on a block with ``2 * len(allowed)`` cells around it."""
+    """Run `_find_drops` on a block that has a margin of ``2 * len(allowed)`` cells."""
     height, width = (size - 4 * len(allowed) for size in heights.shape)
-    before = _middle(heights, height, width)
+    before = _centre(heights, height, width)
     dropping = np.zeros(before.shape, dtype=bool)
     centres, lowest = known, np.where(known, heights, np.float32(np.inf))
     for radius, drop in enumerate(allowed, start=1):
-        # The windows are nested sums of unit windows, so erosion can go on from the last step, and
-        # opening the surface gives what opening the last opened surface would.
+        # Each window is the last one plus a unit window: erosion can go on from the last step, and
+        # opening the surface equals opening the last opened surface.
         unit = (1, 0) if radius % 2 == 0 else (0, 1)
         lowest = _extreme(lowest, np.minimum, *unit)
         if beyond and radius % 2 == 0:
             centres = _extreme(centres, np.maximum, *unit)
         size = height + 2 * radius, width + 2 * radius
-        after = np.where(_middle(centres, *size), _middle(lowest, *size), np.float32(-np.inf))
+        after = np.where(_centre(centres, *size), _centre(lowest, *size), np.float32(-np.inf))
         after = _extreme(after, np.maximum, radius // 2, (radius + 1) // 2)
         dropping |= after < before - np.float32(drop)
         before = after
@@ -242,30 +241,30 @@ def _dropping_inside(
 
 
 def _extreme(values: NDArray[Cell], extreme: np.ufunc, squares: int, crosses: int) -> NDArray[Cell]:
-    """Take the extreme over the sum of so many squares and crosses, each of 3 x 3 cells.
+    """Take the minimum or maximum over a window: a Minkowski sum of 3 x 3 squares and crosses.
 
-    Squares and crosses in turn add up to an octagon, the roundest window that grows cell by cell
-    and looks the same after flips and quarter turns. The result is smaller than `values` by the
+    The sum of squares and crosses in turn is an octagon, the roundest window that grows cell by
+    cell and is symmetric under flips and quarter turns. The result is smaller than `values` by the
     radius, ``squares + crosses``, on every side.
     """
     for down, right in ((1, 0), (0, 1)):
-        values = _along(values, extreme, down, right, 2 * squares + 1)
+        values = _line_extreme(values, extreme, down, right, 2 * squares + 1)
     if crosses:
         # Lines along both diagonals add up to every other cell of a diamond; a cross does the rest.
         for down, right in ((1, 1), (1, -1)):
-            values = _along(values, extreme, down, right, crosses)
+            values = _line_extreme(values, extreme, down, right, crosses)
         across = extreme(values[1:-1, :-2], values[1:-1, 2:])
         upright = extreme(values[:-2, 1:-1], values[2:, 1:-1])
         values = extreme(extreme(across, upright), values[1:-1, 1:-1])
     return values
 
 
-def _along(
+def _line_extreme(
     values: NDArray[Cell], extreme: np.ufunc, down: int, right: int, count: int
 ) -> NDArray[Cell]:
-    """Take the extreme of `count` cells in a row, in as many passes as `count` has binary digits.
+    """Take the minimum or maximum of `count` cells along a line, in about log2(`count`) passes.
 
-    Where the row would leave the raster, there is no result: it gets smaller on that side.
+    Lines that leave the raster have no result: the array gets smaller on that side.
     """
     size = 1
     while size < count:
@@ -278,14 +277,14 @@ def _along(
     return values
 
 
-def _middle(values: NDArray[Cell], height: int, width: int) -> NDArray[Cell]:
-    """Return a view of the cells in the middle."""
+def _centre(values: NDArray[Cell], height: int, width: int) -> NDArray[Cell]:
+    """Return a view of the central cells."""
     top, left = (values.shape[0] - height) // 2, (values.shape[1] - width) // 2
     return values[top : top + height, left : left + width]
 
 
-def _bridge(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Interpolate across the cells that are not known; at least one must be.
+def _interpolate(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Interpolate the cells that are not known; at least one has to be.
 
     First by inverse distance from the next known cells to the left, right, above and below, which
     continues a plane exactly and costs the same for any size of gap; then by relaxation towards
@@ -307,26 +306,26 @@ def _bridge(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[n
 def _inverse_distance(
     heights: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Fill the cells that have a known one in their row or column; return heights and known."""
+    """Fill the cells that have a known one in their row or column; return heights and mask."""
     total = np.zeros_like(heights)
     weights = np.zeros_like(heights)
-    for turns in range(4):  # each turn looks left in the turned raster; rot90 gives views
+    for turns in range(4):  # search left in the turned raster; rot90 returns views
         source, is_known = np.rot90(heights, turns), np.rot90(known, turns)
         sums = np.rot90(total, turns), np.rot90(weights, turns)
         for top in range(0, source.shape[0], _BLOCK):
             rows = np.s_[top : top + _BLOCK]
-            _look_left(source[rows], is_known[rows], sums[0][rows], sums[1][rows])
+            _add_left_neighbour(source[rows], is_known[rows], sums[0][rows], sums[1][rows])
     reached = weights > 0
     return np.divide(total, weights, out=heights.copy(), where=reached), known | reached
 
 
-def _look_left(
+def _add_left_neighbour(
     heights: NDArray[np.float32],
     known: NDArray[np.bool_],
     total: NDArray[np.float32],
     weights: NDArray[np.float32],
 ) -> None:
-    """Add the next known height to the left, weighted by its inverse distance, to both sums."""
+    """Add the next known height to the left to `total`, and its inverse distance to `weights`."""
     column = np.arange(heights.shape[1], dtype=np.int32)
     nearest = np.where(known, column, np.int32(-1))
     np.maximum.accumulate(nearest, axis=1, out=nearest)
@@ -337,11 +336,11 @@ def _look_left(
     total += weight
 
 
-def _lift(ground: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
-    """Move the ground from the lowest point of each cell, `reach` cells off, to its centre.
+def _raise_to_centre(ground: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
+    """Raise the ground from the lowest point of each cell, `reach` cells off, to its centre.
 
-    Of the two slopes on either side of a cell, the gentler one counts, and none at the bottom of a
-    valley or on a crest: otherwise a wall would lift the ground at its foot.
+    The gentler of the two slopes beside a cell is taken, and none at the bottom of a valley or on a
+    crest: otherwise a wall would raise the ground at its foot.
     """
     lifted = ground.copy()
     for axis in (0, 1):
@@ -355,7 +354,7 @@ def _lift(ground: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
 
 
 def _gentler_rise(ground: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the smaller rise per cell of the two along a column, 0 where they do not agree."""
+    """Return the smaller rise per cell of the two along a column, 0 where their signs differ."""
     rise = np.diff(ground, axis=0)
     before, after = np.concatenate([rise[:1], rise]), np.concatenate([rise, rise[-1:]])
     return np.where(before * after > 0, np.minimum(np.abs(before), np.abs(after)), np.float32(0))

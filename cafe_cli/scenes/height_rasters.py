@@ -63,7 +63,7 @@ class HeightRasters:
 def inspect_heights(
     surface: tuple[Member, ...], terrain: tuple[Member, ...], settings: HeightSettings
 ) -> HeightRasters:
-    """Check surface and terrain models, on a sample of their pixels.
+    """Check units and values of surface and terrain models, the values on a sample of pixels.
 
     Raises
     ------

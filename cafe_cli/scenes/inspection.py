@@ -1,4 +1,4 @@
-"""What the rasters of a scene are, and whether they belong together: learnt before any is read."""
+"""Inspect the rasters of a scene once: grids, bands, units, and whether they belong together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,12 +86,12 @@ def inspect_scene(
     gsd: float | None = None,
     crs: str | None = None,
 ) -> SceneInspection:
-    """Look at the rasters of a scene and check that they belong together.
+    """Inspect the rasters of a scene and check that they belong together.
 
     Parameters
     ----------
     files : SceneFiles
-        What to look at; without `elevation` every height is invalid.
+        What to inspect; without `elevation` every height is invalid.
     settings : HeightSettings
         What the height raster holds.
     bands : tuple of int, optional
@@ -177,7 +177,7 @@ def _check_alpha(optical: DatasetReader) -> None:
 def _inspect_partner(
     paths: Sequence[str], scene: str, native: Grid, grid: Grid, crs: CRS | None
 ) -> tuple[Member, ...]:
-    """Look at heights or labels and warn where they leave a part of the scene uncovered."""
+    """Inspect heights or labels, and warn if they cover only a part of the scene."""
     members = tuple(inspect_rasters(paths, crs, native))
     share = covered_share(members, scene, grid)
     if share < 0.995:
