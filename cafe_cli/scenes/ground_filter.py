@@ -38,6 +38,7 @@ from scipy.ndimage import label
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.window import Window, blocks
+from cafe_cli.scenes.ground_interpolation import interpolate_gaps, raise_to_centre
 
 Cell = TypeVar("Cell", np.float32, np.bool_)
 
@@ -50,10 +51,6 @@ _PIT_CELLS = 25
 _TREE_RADIUS = 5
 """Radius in cells of the windows that find trees from the ground seen through their gaps. They are
 removed before pits are searched: beside a crown, any such gap looks like a pit."""
-
-_SWEEPS = 20
-"""Relaxations of interpolated ground, enough to blur the traces of single lines of cells."""
-
 
 _BLOCK = 512
 """Side in cells of the blocks that are filtered one by one, so that they stay in the cache."""
@@ -144,9 +141,9 @@ def estimate_ground(
         return np.full(surface.shape, np.nan, np.float32)
     heights = np.where(known, surface, 0).astype(np.float32, copy=False)
     known &= ~_find_pits(heights, known, spec)
-    ground = _interpolate(heights, known & ~_find_objects(heights, known, spec.allowed_drops))
+    ground = interpolate_gaps(heights, known & ~_find_objects(heights, known, spec.allowed_drops))
     np.minimum(ground, heights, out=ground, where=known)
-    return _raise_to_centre(ground, max(spec.cell - spec.pixel, 0) / 2 / spec.cell)
+    return raise_to_centre(ground, max(spec.cell - spec.pixel, 0) / 2 / spec.cell)
 
 
 def _find_objects(
@@ -281,80 +278,3 @@ def _centre(values: NDArray[Cell], height: int, width: int) -> NDArray[Cell]:
     """Return a view of the central cells."""
     top, left = (values.shape[0] - height) // 2, (values.shape[1] - width) // 2
     return values[top : top + height, left : left + width]
-
-
-def _interpolate(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Interpolate the cells that are not known; at least one has to be.
-
-    First by inverse distance from the next known cells to the left, right, above and below, which
-    continues a plane exactly and costs the same for any size of gap; then by relaxation towards
-    the mean of the four neighbours (a harmonic surface has no bumps of its own).
-    """
-    gaps, filled = ~known, known
-    result = heights.copy()
-    while not filled.all():  # twice at most: cells with nothing in their row and column come last
-        result, filled = _inverse_distance(result, filled)
-    for _ in range(_SWEEPS if gaps.any() else 0):
-        rim = np.pad(result, 1, mode="edge")
-        mean = rim[:-2, 1:-1] + rim[2:, 1:-1]
-        mean += rim[1:-1, :-2] + rim[1:-1, 2:]
-        mean *= np.float32(0.25)
-        np.copyto(result, mean, where=gaps)
-    return result
-
-
-def _inverse_distance(
-    heights: NDArray[np.float32], known: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Fill the cells that have a known one in their row or column; return heights and mask."""
-    total = np.zeros_like(heights)
-    weights = np.zeros_like(heights)
-    for turns in range(4):  # search left in the turned raster; rot90 returns views
-        source, is_known = np.rot90(heights, turns), np.rot90(known, turns)
-        sums = np.rot90(total, turns), np.rot90(weights, turns)
-        for top in range(0, source.shape[0], _BLOCK):
-            rows = np.s_[top : top + _BLOCK]
-            _add_left_neighbour(source[rows], is_known[rows], sums[0][rows], sums[1][rows])
-    reached = weights > 0
-    return np.divide(total, weights, out=heights.copy(), where=reached), known | reached
-
-
-def _add_left_neighbour(
-    heights: NDArray[np.float32],
-    known: NDArray[np.bool_],
-    total: NDArray[np.float32],
-    weights: NDArray[np.float32],
-) -> None:
-    """Add the next known height to the left to `total`, and its inverse distance to `weights`."""
-    column = np.arange(heights.shape[1], dtype=np.int32)
-    nearest = np.where(known, column, np.int32(-1))
-    np.maximum.accumulate(nearest, axis=1, out=nearest)
-    weight = np.zeros(heights.shape, np.float32)
-    np.divide(1, column - nearest, out=weight, where=(nearest >= 0) & ~known)
-    weights += weight
-    weight *= np.take_along_axis(heights, np.maximum(nearest, 0), axis=1)
-    total += weight
-
-
-def _raise_to_centre(ground: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
-    """Raise the ground from the lowest point of each cell, `reach` cells off, to its centre.
-
-    The gentler of the two slopes beside a cell is taken, and none at the bottom of a valley or on a
-    crest: otherwise a wall would raise the ground at its foot.
-    """
-    lifted = ground.copy()
-    for axis in (0, 1):
-        if ground.shape[axis] < 2:
-            continue
-        level, raised = np.moveaxis(ground, axis, 0), np.moveaxis(lifted, axis, 0)
-        for left in range(0, level.shape[1], _BLOCK):
-            columns = np.s_[:, left : left + _BLOCK]
-            raised[columns] += np.float32(reach) * _gentler_rise(level[columns])
-    return lifted
-
-
-def _gentler_rise(ground: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the smaller rise per cell of the two along a column, 0 where their signs differ."""
-    rise = np.diff(ground, axis=0)
-    before, after = np.concatenate([rise[:1], rise]), np.concatenate([rise, rise[-1:]])
-    return np.where(before * after > 0, np.minimum(np.abs(before), np.abs(after)), np.float32(0))

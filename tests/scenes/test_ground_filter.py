@@ -13,6 +13,7 @@ from scipy.ndimage import map_coordinates, minimum_filter
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.scenes import ground_filter as ground_module
+from cafe_cli.scenes import ground_interpolation
 from cafe_cli.scenes.ground_filter import GroundFilter, estimate_ground
 
 AUTZEN = Path(__file__).parents[3] / "shared/data/autzen"
@@ -329,7 +330,8 @@ def test_windows_are_octagons(radius: int) -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     surface, spec = messy(), GroundFilter(max_window=28)
     whole = estimate_ground(surface, spec)
-    monkeypatch.setattr(ground_module, "_BLOCK", 16)
+    for module in (ground_module, ground_interpolation):
+        monkeypatch.setattr(module, "_BLOCK", 16)
     np.testing.assert_array_equal(estimate_ground(surface, spec), whole)
 
 
