@@ -1,6 +1,5 @@
 """Learning curves of a run: ``curves.png``, TensorBoard, and SVG for the report."""
 
-import colorsys
 import io
 import math
 import re
@@ -27,6 +26,7 @@ MEAN_SCORES = SCORES[:3]
 _COLORS = ("#1f77b4", "#d9750d", "#2ca02c", "#d62728", "#9467bd", "#8c6d62", "#d65fb0", "#7f7f7f")
 _DASHES = ((), (5, 2), (1.5, 2), (6, 2, 1.5, 2))  # on and off, in widths of the line
 _WIDTH = 1.5  # of a line, in points
+_DARKEST, _BRIGHTEST = 0.14, 0.29  # relative luminance of a line
 _POINTS = 400  # of a line in SVG; a longer one is thinned out, so that the report stays small
 _LOSSES = ("loss", "student", "teacher", "distillation")
 
@@ -211,11 +211,19 @@ def _copy_parts(drawn: ElementTree.Element, kind: str, root: ElementTree.Element
 
 
 def _readable(color: str) -> str:
-    """Bring a colour ``#rrggbb`` to a lightness that stands out from white and from black."""
-    red, green, blue = (v / 255 for v in bytes.fromhex(color[1:]))
-    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-    rgb = colorsys.hls_to_rgb(hue, min(max(light, 0.42), 0.58), saturation)
-    return "#" + bytes(round(v * 255) for v in rgb).hex()
+    """Change the luminance of ``#rrggbb`` until white and dark pages contrast with it by 3:1.
+
+    That is what WCAG 2.1, success criterion 1.4.11, asks of graphics.
+    """
+    rgb = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    if luminance > _BRIGHTEST:
+        linear *= _BRIGHTEST / luminance
+    elif luminance < _DARKEST:  # mixed with white
+        linear += (1 - linear) * (_DARKEST - luminance) / (1 - luminance)
+    rgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return "#" + bytes(round(v * 255) for v in rgb.tolist()).hex()
 
 
 _NO_PICTURES: Mapping[str, NDArray[np.uint8]] = {}

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib import image as reader
 
@@ -220,8 +220,32 @@ def test_drawings_share_a_page():
     assert "url(" not in svg
 
 
-@pytest.mark.parametrize("color", ["#ffffff", "#000000", "#ffff33", "#2e8b3d"])
-def test_colours_are_seen_on_white_and_on_black(color):
-    ((found, _),) = Chart("x", [1], [Line("a", [1], color)]).styles
-    rgb = bytes.fromhex(found[1:])
-    assert 100 < (max(rgb) + min(rgb)) / 2 < 155
+def luminance(color: str) -> float:
+    """Relative luminance by WCAG 2.1."""
+    rgb = [v / 255 for v in bytes.fromhex(color[1:])]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#15181c"])
+@given(st.binary(min_size=3, max_size=3))
+@example(b"\xff\xff\x33")
+@example(b"\x00\x00\x00")
+@example(b"\xff\xff\xff")
+def test_colours_are_seen_on_white_and_on_black(paper, rgb):
+    ((found, _),) = Chart("x", [1], [Line("a", [1], f"#{rgb.hex()}")]).styles
+    light, dark = sorted((luminance(found), luminance(paper)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3
+    ((again, _),) = Chart("x", [1], [Line("a", [1], found)]).styles
+    assert np.abs(np.subtract(*(list(bytes.fromhex(c[1:])) for c in (found, again)))).max() <= 1
+
+
+def test_default_colours_are_readable_as_they_are():
+    lines = [Line(n, [1]) for n in "abcdefgh"]
+    assert len({color for color, _ in Chart("x", [1], lines).styles}) == 8
+    assert Chart("x", [1], lines).styles[0][0] == BLUE
+
+
+@pytest.mark.parametrize("color", ["#1f77b4", "#2e8b3d", "#7f7f7f"])
+def test_readable_colours_of_classes_stay(color):
+    assert Chart("x", [1], [Line("a", [1], color)]).styles == [(color, ())]
