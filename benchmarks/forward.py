@@ -25,7 +25,7 @@ VARIANTS = {
     "folded+channels_last": "fold last",
     "folded+channels_last+allocator": "fold last allocator",
     "compiled": "fold last compile",
-    "onnx": "fold onnx",
+    "onnx": "onnx",
 }
 
 
@@ -108,14 +108,14 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    from cafe_cli.inference.engines.torch import example
+    from cafe_cli.inference.engines.torch import example_inputs
     from cafe_cli.model.cafe import Architecture, CaFE
 
     torch.manual_seed(0)
     network = CaFE(Architecture(6, 3, optical_encoder=options.encoder)).deployed()
     network.set_statistics([100.0] * 3, [50.0] * 3, 10.0, 5.0)
     shape = (options.batch_size, options.size, options.size)
-    inputs = example(network, *shape)
+    inputs = example_inputs(network, *shape)
     before, begun = resident("VmRSS"), time.process_time()
     with torch.inference_mode():
         run = adapt(network, shape, parts)
@@ -133,19 +133,19 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
             say(seconds=seconds, cpu=cpu, faults=page_faults() - faults)
 
 
-def adapt(network, shape: tuple[int, ...], parts: list[str]):
+def adapt(network, shape: tuple[int, int, int], parts: list[str]):
     import torch
 
     from cafe_cli.inference.engines.onnx import OnnxNetwork
-    from cafe_cli.inference.engines.torch import example, fold
+    from cafe_cli.inference.engines.torch import example_inputs, fold_batchnorm
 
     if "fold" in parts:
-        network = fold(network, *example(network, 1, 64, 64))
+        network = fold_batchnorm(network, *example_inputs(network, 1, 64, 64))
     if "last" in parts:
         network = network.to(memory_format=torch.channels_last)
     if "compile" in parts:
         network = torch.compile(network)
-    return OnnxNetwork(network, *shape) if "onnx" in parts else network
+    return OnnxNetwork(network, [shape]) if "onnx" in parts else network
 
 
 def page_faults() -> int:

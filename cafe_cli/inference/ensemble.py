@@ -13,8 +13,8 @@ import torch
 from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
-from cafe_cli.inference.engines.onnx import OnnxModel
-from cafe_cli.inference.engines.torch import folded, keep_memory
+from cafe_cli.inference.engines.onnx import OnnxNetwork
+from cafe_cli.inference.engines.torch import keep_memory, prepare
 from cafe_cli.inference.forward import BatchedForward, Network, blank_patch, tta_transforms
 from cafe_cli.inference.tiling import WindowGrid, default_overlap, fit_window_grid, whole_strides
 from cafe_cli.model import model_file
@@ -168,8 +168,8 @@ def _network(
     model: CaFE, device: torch.device, engine: Engine, shapes: Sequence[tuple[int, int, int]]
 ) -> Network:
     if engine == "onnx":
-        return OnnxModel(model, shapes)
-    return folded(model).to(device).to(memory_format=torch.channels_last)
+        return OnnxNetwork(model, shapes)
+    return prepare(model, device)
 
 
 def _comparable(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]]:

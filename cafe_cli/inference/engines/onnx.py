@@ -1,7 +1,8 @@
-"""The forward pass by ONNX Runtime, on CPUs: an extra, ``pip install cafe-cli[onnx]``.
+"""The ONNX engine: ONNX Runtime on CPUs, an extra, ``pip install cafe-cli[onnx]``.
 
-The network is exported when it is needed and kept in memory. That takes a core 2 to 5 seconds, for
-which 15 to 60 windows pay: no file has to be kept, trusted or cleared away.
+A network is exported in memory for every run, so that there is no file to keep, to trust or to
+remove. The export takes 2 to 5 seconds of a core, which pays from 15 to 60 windows on. It folds
+BatchNorm into convolutions by itself.
 """
 
 import importlib
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from cafe_cli.errors import ConfigError
-from cafe_cli.inference.engines.torch import TOLERANCE, example, folded
+from cafe_cli.inference.engines.torch import TOLERANCE, example_inputs
 from cafe_cli.model.cafe import CaFE
 
-_Given = tuple[Tensor | None, ...]
+_Inputs = tuple[Tensor | None, ...]
 
 _INPUTS = ("optical", "optical_valid", "height", "height_valid")
 _OPSET = 18
@@ -29,19 +30,23 @@ _ERRORS_ONLY = 3
 
 
 def available() -> bool:
-    """Return whether what it takes is installed."""
+    """Return whether ``onnx`` and ``onnxruntime`` are installed."""
     return all(find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
 class OnnxNetwork:
-    """A network for windows of one shape, called like `CaFE.forward`; same inputs, same bytes.
+    """A network in ONNX Runtime, called like `CaFE.forward`; same inputs, same bytes.
+
+    There is a session for every shape of inputs. They are built here, before threads read rasters:
+    to silence the exporter, the standard output of the whole process is redirected. A batch that is
+    halved later gets a session when it first comes.
 
     Parameters
     ----------
-    network : CaFE
-        In inference mode, on the CPU; not needed afterwards.
-    *shape : int
-        Batch, height and width in pixels.
+    model : CaFE
+        In inference mode, on the CPU.
+    shapes : sequence of (int, int, int)
+        Batch size, height and width in pixels.
 
     Raises
     ------
@@ -49,19 +54,9 @@ class OnnxNetwork:
         ONNX Runtime is not installed, or cannot run the encoder.
     """
 
-    def __init__(self, network: CaFE, *shape: int) -> None:
-        runtime: Any = _runtime()
-        inputs = example(network, *shape)
-        graph, wanted = _export(network, inputs)
-        self._session = runtime.InferenceSession(
-            graph, _options(runtime), providers=["CPUExecutionProvider"]
-        )
-        error, largest = (self._run(inputs) - wanted).abs().max(), wanted.abs().max()
-        if not error <= TOLERANCE * largest:
-            raise ConfigError(
-                f"ONNX Runtime computes {network.architecture.optical_encoder!r} differently (by "
-                f"{error / largest:.2g} of the largest score): use --engine torch"
-            )
+    def __init__(self, model: CaFE, shapes: Sequence[tuple[int, int, int]]) -> None:
+        self._model = model
+        self._sessions = {shape: _build_session(model, shape) for shape in shapes}
 
     def __call__(
         self,
@@ -75,20 +70,42 @@ class OnnxNetwork:
         Parameters
         ----------
         optical, optical_valid, height, height_valid : Tensor or None
-            As in `CaFE.forward`, on the CPU and of the shape that this was built for; pixel values
-            and metres of any data type.
+            As in `CaFE.forward`, on the CPU; pixel values and metres of any data type. Heights are
+            ignored by a network without a height stream.
         """
-        return self._run((optical, optical_valid, height, height_valid))
+        batch, rows, columns = optical_valid.shape
+        shape = batch, rows, columns
+        if shape not in self._sessions:
+            self._sessions[shape] = _build_session(self._model, shape)
+        heights = (height, height_valid) if self._model.architecture.heights else (None, None)
+        return _run(self._sessions[shape], (optical, optical_valid, *heights))
 
-    def _run(self, inputs: _Given) -> Tensor:
-        given = zip(_INPUTS, inputs, strict=True)
-        feed = {name: _array(tensor) for name, tensor in given if tensor is not None}
-        return torch.from_numpy(self._session.run(None, feed)[0])
+
+def _build_session(model: CaFE, shape: tuple[int, int, int]) -> Any:
+    """Export a model for inputs of one shape, and compare the results with those of torch."""
+    runtime: Any = _runtime()
+    network = model.deployed()
+    inputs = example_inputs(network, *shape)
+    graph, wanted = _export(network, inputs)
+    session = runtime.InferenceSession(graph, _options(runtime), providers=["CPUExecutionProvider"])
+    error, largest = (_run(session, inputs) - wanted).abs().max(), wanted.abs().max()
+    if not error <= TOLERANCE * largest:
+        raise ConfigError(
+            f"ONNX Runtime computes {network.architecture.optical_encoder!r} differently (by "
+            f"{error / largest:.2g} of the largest score): use --engine torch"
+        )
+    return session
+
+
+def _run(session: Any, inputs: _Inputs) -> Tensor:
+    given = zip(_INPUTS, inputs, strict=True)
+    feed = {name: _array(tensor) for name, tensor in given if tensor is not None}
+    return torch.from_numpy(session.run(None, feed)[0])
 
 
 def _runtime() -> Any:
     try:
-        importlib.import_module("onnx")  # the exporter's
+        importlib.import_module("onnx")  # for the exporter
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ConfigError("--engine onnx needs: pip install cafe-cli[onnx]") from error
@@ -97,26 +114,26 @@ def _runtime() -> Any:
 def _options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    # A number of its own would be that of the machine, whatever the process may use of it.
+    # By default ONNX Runtime takes all cores of the machine, whatever the process may use of them.
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # Known from the second run on, and by then the first one has its memory: twice as much in all.
+    # The pattern is known after the first run, whose memory is kept: it doubles the memory.
     options.enable_mem_pattern = False
-    # Threads that wait for the next window would take a core from those that read and write.
+    # Threads that spin while they wait for a window take cores from those that read and write.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def _export(network: CaFE, inputs: _Given) -> tuple[bytes, Tensor]:
-    """Return the network as an ONNX graph, and what it makes of the inputs."""
-    buffer: Any = io.BytesIO()  # which the exporter is only said not to write to
+def _export(network: CaFE, inputs: _Inputs) -> tuple[bytes, Tensor]:
+    """Return the network as an ONNX graph, and its logits for the inputs."""
+    buffer: Any = io.BytesIO()  # the exporter writes to it, although its annotation says otherwise
     results: list[Tensor] = []
     names = [name for name, tensor in zip(_INPUTS, inputs, strict=True) if tensor is not None]
     watch = network.register_forward_hook(lambda _, __, logits: results.append(logits))
     try:
         with warnings.catch_warnings(), _no_stdout(), torch.no_grad():
             warnings.simplefilter("ignore")
-            # The other exporter (dynamo=True) takes 2 to 6 times as long, for the same speed.
+            # The exporter dynamo=True takes 2 to 6 times as long for a graph of the same speed.
             torch.onnx.export(
                 network, inputs, buffer, dynamo=False, input_names=names, opset_version=_OPSET
             )
@@ -133,7 +150,7 @@ def _export(network: CaFE, inputs: _Given) -> tuple[bytes, Tensor]:
 
 @contextmanager
 def _no_stdout() -> Iterator[None]:
-    """Keep the process's standard output clean: an export that fails prints its graph, from C++."""
+    """Discard the standard output of the process: a failed export prints its graph, from C++."""
     kept = os.dup(1)
     try:
         with open(os.devnull, "wb") as nowhere:
@@ -147,27 +164,3 @@ def _no_stdout() -> Iterator[None]:
 def _array(tensor: Tensor) -> Any:
     dtype = bool if tensor.dtype == torch.bool else np.float32
     return np.ascontiguousarray(tensor.numpy(), dtype)
-
-
-class OnnxModel:
-    """A network in ONNX Runtime, built for each shape of batches.
-
-    It is built before there are threads that read: what the exporter prints, it prints past Python,
-    and is kept from doing so by means that concern the whole process.
-    """
-
-    def __init__(self, model: CaFE, shapes: Sequence[tuple[int, int, int]]) -> None:
-        self._model = model
-        network = folded(model)
-        self._built = {shape: OnnxNetwork(network, *shape) for shape in shapes}
-
-    def __call__(
-        self, optical: Tensor, optical_valid: Tensor, height: Tensor, height_valid: Tensor
-    ) -> Tensor:
-        """Return the logits; see `cafe_cli.model.cafe.CaFE.forward`."""
-        heights = (height, height_valid) if self._model.architecture.heights else (None, None)
-        batch, rows, columns = optical_valid.shape
-        if (batch, rows, columns) not in self._built:  # a batch that was halved
-            network = OnnxNetwork(folded(self._model), batch, rows, columns)
-            self._built[batch, rows, columns] = network
-        return self._built[batch, rows, columns](optical, optical_valid, *heights)

@@ -1,74 +1,79 @@
-"""The forward pass by torch: BatchNorm folded into convolutions, freed memory kept for reuse."""
+"""The torch engine: BatchNorm folded into convolutions, freed memory kept for the next window."""
 
+import copy
 import ctypes
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from cafe_cli.model.cafe import CaFE
-
-# From malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-
-_LARGEST = 2**30  # bytes; a larger block is rather given back
-
-
-def keep_memory() -> bool:
-    """Let this process keep what it frees; elsewhere than on Linux with glibc, do nothing.
-
-    It holds for what the main thread allocates: glibc's memory of other threads is in pieces of at
-    most 64 MiB.
-
-    Returns
-    -------
-    bool
-        Whether it was done.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    glibc = ctypes.CDLL(None)
-    # mallopt returns 1, or 0 for a value that this glibc does not take.
-    settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, 2 * _LARGEST - 1))
-    return all(glibc.mallopt(*setting) == 1 for setting in settings)
-
 
 log = logging.getLogger("cafe")
 
 TOLERANCE = 1e-3
-"""How far folded logits may be off, as a share of the largest one. Rounding alone leaves 1e-6 to
-3e-6 on networks of 40 to 240 layers, a BatchNorm in the wrong place 0.1 and more: the limit is far
-from both, and an error of its size changes the labels of no pixels but those that are ties."""
+"""Largest difference of logits after folding, relative to the largest logit. Rounding alone causes
+1e-6 to 3e-6 in networks of 40 to 240 layers, a BatchNorm folded wrongly 0.1 and more: the limit is
+far from both, and an error of its size changes no labels but ties."""
 
-_KINDS = (nn.BatchNorm2d, BatchNormAct2d)  # what others do beside normalising is not known
+# Errors of symbolic tracing where control flow or shapes depend on data.
+_NOT_TRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+# Constants of malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+_LARGEST = 2**30  # bytes; larger blocks are returned to the system
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def example(network: CaFE, *shape: int) -> tuple[Tensor | None, ...]:
-    """Draw inputs of `CaFE.forward` that look to the network like what it was trained on.
+def keep_memory() -> bool:
+    """Make malloc keep freed memory in this process; only on Linux with glibc.
+
+    This affects allocations of the main thread: glibc serves other threads from heaps of at most
+    64 MiB.
+
+    Returns
+    -------
+    bool
+        Whether the settings were accepted.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    glibc = ctypes.CDLL(None)
+    # mallopt returns 1, or 0 for a value that this glibc does not accept.
+    settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, 2 * _LARGEST - 1))
+    return all(glibc.mallopt(*setting) == 1 for setting in settings)
+
+
+def prepare(model: CaFE, device: torch.device) -> CaFE:
+    """Return a copy of a model for inference on a device: folded and in channels_last."""
+    network = model.deployed()
+    folded = fold_batchnorm(network, *example_inputs(network, 1, 64, 64))
+    return folded.to(device).to(memory_format=torch.channels_last)
+
+
+def example_inputs(network: CaFE, *shape: int) -> tuple[Tensor | None, ...]:
+    """Draw random inputs of `CaFE.forward` with the statistics of the training data.
 
     Parameters
     ----------
     network : CaFE
-        Its statistics say which pixel values and heights are usual.
     *shape : int
-        Batch, height and width in pixels.
+        Batch size, height and width in pixels.
 
     Returns
     -------
     tuple of (Tensor or None)
-        Optical, its mask, heights and their mask, on the CPU; no heights for a network without.
+        Optical image, its mask, heights and their mask, on the CPU; None for the heights of a
+        network without a height stream.
     """
     random = torch.Generator().manual_seed(0)
     batch, *size = shape
@@ -84,123 +89,85 @@ def example(network: CaFE, *shape: int) -> tuple[Tensor | None, ...]:
     return optical, valid, draw(network.height_mean, network.height_std), valid
 
 
-def fold(model: _Module, *inputs: Tensor | None) -> _Module:
-    """Fold every BatchNorm2d whose input is the output of a convolution and used nowhere else.
+def fold_batchnorm(network: _Module, *inputs: Tensor | None) -> _Module:
+    """Fold every BatchNorm that directly follows a convolution into its weights.
+
+    Convolutions and norms are paired by symbolic tracing (torch.fx); modules that cannot be traced
+    as a whole, because of data-dependent control flow, are traced part by part.
 
     Parameters
     ----------
-    model : nn.Module
-        In inference mode; it is changed. A network without BatchNorm stays as it is.
+    network : nn.Module
+        In inference mode, on the CPU; it is not changed.
     *inputs : Tensor or None
-        An example to run it on, on its device; 64 x 64 pixels are enough.
+        Example inputs; 64 x 64 pixels are enough.
 
     Returns
     -------
     nn.Module
-        `model` itself: folded, or as it was if its results would differ by over `TOLERANCE`.
+        A folded copy, or `network` itself if there is nothing to fold, or if the results of the
+        copy differ by more than `TOLERANCE`.
     """
+    folded = copy.deepcopy(network)
+    pairs = [pair for pair in _pairs(folded) if _fold_pair(folded, *pair)]
+    if not pairs:
+        return network
     with torch.no_grad():
-        with _Watch() as watch:
-            before = model(*inputs)
-        pairs = _pairs(model, watch)
-        for pair in pairs:
-            pair.fold()
-        if not _close(model(*inputs), before):
-            for pair in pairs:
-                pair.unfold()
-            log.info("BatchNorm is left as it is: folded, the results would differ")
-    return model
+        if _close(folded(*inputs), network(*inputs)):
+            return folded
+    log.info("BatchNorm is left as it is: folded, the results would differ")
+    return network
 
 
-class _Watch(TorchFunctionMode):
-    """Notes what convolutions give, what BatchNorms take, and how often the former is used."""
+class _Tracer(fx.Tracer):
+    """Traces down to convolutions and norms, which some libraries subclass."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Tensors are told apart by their ids: these here live until the watch ends.
-        self.convolved: dict[int, tuple[Tensor, Tensor]] = {}
-        """By the id of the output: the output and the weight it was made with."""
-        self.normalised: list[tuple[Tensor, Tensor]] = []
-        """Input and running mean of each BatchNorm, in the order they ran."""
-        self.uses: Counter[int] = Counter()
-        """By the id of a tensor: how often another one was computed from it."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        # Shapes and the like are asked of a tensor without harm.
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            self.uses.update(
-                id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
-            )
-        if func is F.conv2d:
-            self.convolved[id(result)] = (result, args[1])
-            self.uses[id(result)] = 0  # a tensor that is gone may have had the id
-        elif func is F.batch_norm:
-            self.normalised.append((args[0], args[1]))
-        return result
-
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the weight of a convolution and the running mean of the BatchNorm it feeds."""
-        for x, mean in self.normalised:
-            if id(x) in self.convolved and self.uses[id(x)] == 1:
-                weight = self.convolved[id(x)][1]
-                # Weights that serve two places have to stay as they are.
-                if self.uses[id(weight)] == self.uses[id(mean)] == 1:
-                    yield weight, mean
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a call of the module is one node of the graph."""
+        known = isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+        return known or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Pair:
-    """A convolution and the BatchNorm it feeds, folded and back again."""
-
-    def __init__(self, model: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-        self.conv, self.norm = conv, norm
-        self.own = conv.weight, conv.bias
-        self.places = [
-            (parent, name)
-            for parent in model.modules()
-            for name, child in parent.named_children()
-            if child is norm
-        ]
-
-    def fold(self) -> None:
-        """Let the convolution do the work of both; of the other, its activation is left."""
-        fused = fuse_conv_bn_eval(self.conv, self.norm)
-        left = self.norm.act if isinstance(self.norm, BatchNormAct2d) else nn.Identity()
-        self._put((fused.weight, fused.bias), left)
-
-    def unfold(self) -> None:
-        """Bring back what was there before."""
-        self._put(self.own, self.norm)
-
-    def _put(self, weights: tuple[Tensor, Tensor | None], after: nn.Module) -> None:
-        self.conv.weight, self.conv.bias = weights
-        for parent, name in self.places:
-            parent.add_module(name, after)
+def _pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Yield every convolution whose output is the input of one norm and nothing else."""
+    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
+        return
+    try:
+        graph = _Tracer().trace(module)
+    except _NOT_TRACEABLE:
+        for child in module.children():
+            yield from _pairs(child)
+        return
+    nodes = graph.find_nodes(op="call_module")
+    called = {node: module.get_submodule(str(node.target)) for node in nodes}
+    calls = Counter(called.values())
+    for node, norm in called.items():
+        source = next(iter(node.all_input_nodes), node)
+        conv = called.get(source)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if calls[conv] == calls[norm] == len(source.users) == 1:
+            yield conv, norm
 
 
-def _pairs(model: nn.Module, watch: _Watch) -> list[_Pair]:
-    """Return the modules that the tensors of `watch` belong to."""
-    convs = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Conv2d)}
-    batch_norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    norms = {id(m.running_mean): m for m in batch_norms if type(m) in _KINDS}
-    return [
-        _Pair(model, convs[id(weight)], norms[id(mean)])
-        for weight, mean in watch.pairs()
-        if id(weight) in convs and id(mean) in norms
-    ]
+def _fold_pair(network: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Fold a norm into a convolution, unless a subclass of either does more than its base."""
+    if norm.running_mean is None:
+        return False
+    fused = fuse_conv_bn_eval(conv, norm)
+    rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    rows, columns = (8 + d * k for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    x = torch.randn(1, conv.in_channels, rows, columns, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if not _close(rest(fused(x)), norm(conv(x))):
+            return False
+    conv.weight, conv.bias = fused.weight, fused.bias
+    for parent in network.modules():
+        for name, child in [*parent.named_children()]:
+            if child is norm:
+                parent.add_module(name, rest)
+    return True
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:
     return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
-
-
-def folded(model: CaFE) -> CaFE:
-    """Return the deployed network of a model, with BatchNorm folded."""
-    network = model.deployed()
-    return fold(network, *example(network, 1, 64, 64))

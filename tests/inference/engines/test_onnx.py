@@ -8,7 +8,7 @@ from torch import nn
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
-from cafe_cli.inference.engines.torch import example, fold
+from cafe_cli.inference.engines.torch import example_inputs, fold_batchnorm
 from cafe_cli.model.cafe import Architecture, CaFE
 
 SMALL = "tu-test_resnet"
@@ -51,9 +51,9 @@ def by_torch(model, *inputs):
 )
 def test_the_logits_are_those_of_torch(encoder, changes):
     model = network(encoder, **changes)
-    inputs = example(model, 2, 64, 96)
+    inputs = example_inputs(model, 2, 64, 96)
     wanted = by_torch(model, *inputs)
-    found = onnx.OnnxNetwork(model, 2, 64, 96)(*inputs)
+    found = onnx.OnnxNetwork(model, [(2, 64, 96)])(*inputs)
     assert found.shape == (2, 3, 64, 96)
     assert found.dtype == torch.float32
     assert largest_error(found, wanted) < 2e-5
@@ -62,7 +62,7 @@ def test_the_logits_are_those_of_torch(encoder, changes):
 @installed
 def test_other_inputs_than_the_ones_it_was_built_with_and_masks_with_nan():
     model = network()
-    run = onnx.OnnxNetwork(model, 1, 64, 64)
+    run = onnx.OnnxNetwork(model, [(1, 64, 64)])
     optical = torch.rand(1, 4, 64, 64) * 255
     valid = torch.rand(1, 64, 64) < 0.5
     optical[~valid[:, None].expand_as(optical)] = float("nan")
@@ -74,19 +74,19 @@ def test_other_inputs_than_the_ones_it_was_built_with_and_masks_with_nan():
 @installed
 def test_a_folded_network_and_one_of_channels_last_give_the_same():
     model = network()
-    inputs = example(model, 1, 64, 64)
+    inputs = example_inputs(model, 1, 64, 64)
     wanted = by_torch(model, *inputs)
-    folded = fold(model, *inputs).to(memory_format=torch.channels_last)
+    folded = fold_batchnorm(model, *inputs).to(memory_format=torch.channels_last)
     last = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
-    assert largest_error(onnx.OnnxNetwork(folded, 1, 64, 64)(*last), wanted) < 2e-5
+    assert largest_error(onnx.OnnxNetwork(folded, [(1, 64, 64)])(*last), wanted) < 2e-5
 
 
 @installed
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16])
 def test_pixels_may_be_as_they_are_in_the_file(dtype):
     model = network(heights=False)
-    run = onnx.OnnxNetwork(model, 1, 64, 64)
-    optical, *others = example(model, 1, 64, 64)
+    run = onnx.OnnxNetwork(model, [(1, 64, 64)])
+    optical, *others = example_inputs(model, 1, 64, 64)
     raw = optical.clamp(0, 255).to(dtype)
     assert torch.equal(run(raw, *others), run(raw.float(), *others))
 
@@ -94,10 +94,10 @@ def test_pixels_may_be_as_they_are_in_the_file(dtype):
 @installed
 def test_the_same_inputs_give_the_same_bytes():
     model = network()
-    inputs = example(model, 1, 64, 64)
-    run, again = (onnx.OnnxNetwork(model, 1, 64, 64) for _ in range(2))
+    inputs = example_inputs(model, 1, 64, 64)
+    run, again = (onnx.OnnxNetwork(model, [(1, 64, 64)]) for _ in range(2))
     first = run(*inputs).clone()
-    run(*example(model, 1, 64, 64)[:2], torch.zeros(1, 1, 64, 64), inputs[3])
+    run(*example_inputs(model, 1, 64, 64)[:2], torch.zeros(1, 1, 64, 64), inputs[3])
     assert torch.equal(run(*inputs), first)
     assert torch.equal(again(*inputs), first)
 
@@ -105,8 +105,8 @@ def test_the_same_inputs_give_the_same_bytes():
 @installed
 def test_what_it_returned_stays_when_it_is_called_again():
     model = network()
-    run = onnx.OnnxNetwork(model, 1, 64, 64)
-    optical, *others = example(model, 1, 64, 64)
+    run = onnx.OnnxNetwork(model, [(1, 64, 64)])
+    optical, *others = example_inputs(model, 1, 64, 64)
     first = run(optical, *others)
     kept = first.clone()
     run(optical + 50, *others)
@@ -118,7 +118,7 @@ def test_building_is_silent_and_leaves_no_file(tmp_path, monkeypatch, capfd, rec
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     model = network(heights=False)
-    onnx.OnnxNetwork(model, 1, 64, 64)
+    onnx.OnnxNetwork(model, [(1, 64, 64)])
     assert capfd.readouterr() == ("", "")
     assert list(recwarn) == []
     assert list(tmp_path.rglob("*")) == []
@@ -139,7 +139,7 @@ def test_a_network_that_becomes_another_one_is_refused(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"'tu-test_resnet' differently \(by .*: use --engine torch"
     ):
-        onnx.OnnxNetwork(network(heights=False), 1, 64, 64)
+        onnx.OnnxNetwork(network(heights=False), [(1, 64, 64)])
 
 
 @installed
@@ -153,7 +153,7 @@ def test_an_operation_without_an_onnx_counterpart_is_one_line(capfd):
     with pytest.raises(
         ConfigError, match=r"'tu-test_resnet' cannot be exported to ONNX .*torch"
     ) as error:
-        onnx.OnnxNetwork(model, 1, 64, 64)
+        onnx.OnnxNetwork(model, [(1, 64, 64)])
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
 
@@ -166,7 +166,7 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     importlib.reload(onnx)  # which does not need it yet
     with pytest.raises(ConfigError, match=r"--engine onnx needs: pip install cafe-cli\[onnx\]"):
-        onnx.OnnxNetwork(network(heights=False), 1, 64, 64)
+        onnx.OnnxNetwork(network(heights=False), [(1, 64, 64)])
 
 
 def test_it_is_available_with_both_packages_only(monkeypatch):

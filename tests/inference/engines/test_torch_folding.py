@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cafe_cli.inference.engines.torch import TOLERANCE, example, fold
+from cafe_cli.inference.engines.torch import TOLERANCE, example_inputs, fold_batchnorm
 from cafe_cli.model.cafe import Architecture, CaFE
 
 
@@ -72,6 +72,13 @@ class Hidden(Net):
         return self.norm(y) + y.numpy().sum()
 
 
+class Weighed(Net):
+    """Uses the weights of the convolution for something else."""
+
+    def forward(self, x):
+        return super().forward(x) + 10 * self.conv.weight.sum()
+
+
 class Looked(Net):
     def forward(self, x):
         y = self.conv(x)
@@ -94,22 +101,22 @@ class Looked(Net):
 )
 def test_encoders_give_the_same_without_batchnorm(encoder, left):
     model = network(encoder, heights=False)
-    folded = fold(copy.deepcopy(model), *example(model, 1, 64, 64))
+    folded = fold_batchnorm(copy.deepcopy(model), *example_inputs(model, 1, 64, 64))
     assert len(norms(model)) > left == len(norms(folded))
-    assert largest_error(model, folded, *example(model, 2, 90, 70)) < 2e-5
+    assert largest_error(model, folded, *example_inputs(model, 2, 90, 70)) < 2e-5
 
 
 def test_both_streams_and_the_head_are_folded_and_channels_last_is_kept():
     model = network("resnet18").to(memory_format=torch.channels_last)
-    folded = fold(copy.deepcopy(model), *example(model, 1, 64, 64))
+    folded = fold_batchnorm(copy.deepcopy(model), *example_inputs(model, 1, 64, 64))
     assert norms(folded) == []
-    assert largest_error(model, folded, *example(model, 1, 64, 96)) < 2e-5
+    assert largest_error(model, folded, *example_inputs(model, 1, 64, 96)) < 2e-5
     first = folded.optical_encoder.layer1[0].conv1.weight
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_example_has_no_heights_for_a_network_without():
-    optical, valid, *heights = example(network("resnet18", heights=False), 2, 32, 64)
+    optical, valid, *heights = example_inputs(network("resnet18", heights=False), 2, 32, 64)
     assert optical.shape == (2, 4, 32, 64)
     assert valid.shape == (2, 32, 64)
     assert valid.any()
@@ -119,24 +126,36 @@ def test_the_example_has_no_heights_for_a_network_without():
 # --- What cannot be folded ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Skip, Between, Twice])
+@pytest.mark.parametrize("kind", [Skip, Between, Twice, Hidden])
 def test_nothing_is_folded_where_the_convolution_does_more(kind, caplog):
     caplog.set_level(logging.INFO, "cafe")
     model = kind().eval()
     x = torch.randn(1, 2, 9, 9)
-    assert norms(fold(model, x)) == [model.norm]
+    assert norms(fold_batchnorm(model, x)) == [model.norm]
     assert "left as it is" not in caplog.text  # seen beforehand, not by the results
 
 
-def test_looking_at_the_shape_is_no_use():
-    assert norms(fold(Looked().eval(), torch.randn(1, 2, 9, 9))) == []
+def test_a_network_that_cannot_be_traced_is_folded_in_parts():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Net(), Looked()
+            self.second.conv = nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    model, x = Parts().eval(), torch.randn(1, 2, 9, 9)
+    folded = fold_batchnorm(model, x)
+    assert norms(folded) == [folded.second.norm]
+    assert largest_error(model, folded, x) < 1e-5
 
 
-def test_what_watching_does_not_see_the_results_do(caplog):
+def test_what_tracing_does_not_see_the_results_do(caplog):
     caplog.set_level(logging.INFO, "cafe")
-    model, x = Hidden().eval(), torch.randn(1, 2, 9, 9)
+    model, x = Weighed().eval(), torch.randn(1, 2, 9, 9)
     before = copy.deepcopy(model)
-    assert fold(model, x) is model
+    assert fold_batchnorm(model, x) is model
     assert norms(model) == [model.norm]
     with torch.no_grad():
         assert torch.equal(model(x), before(x))
@@ -148,7 +167,7 @@ def test_a_kind_of_batchnorm_that_is_not_known_stays():
         def forward(self, x):
             return super().forward(x) * 2
 
-    assert len(norms(fold(Net(Own(4)).eval(), torch.randn(1, 2, 9, 9)))) == 1
+    assert len(norms(fold_batchnorm(Net(Own(4)).eval(), torch.randn(1, 2, 9, 9)))) == 1
 
 
 def test_batchnorm_without_weights_and_a_convolution_in_groups_are_folded():
@@ -160,7 +179,7 @@ def test_batchnorm_without_weights_and_a_convolution_in_groups_are_folded():
             self.norm.running_var.uniform_(0.3, 3)
 
     model, x = Grouped().eval(), torch.randn(1, 2, 9, 9)
-    folded = fold(copy.deepcopy(model), x)
+    folded = fold_batchnorm(copy.deepcopy(model), x)
     assert norms(folded) == []
     assert largest_error(model, folded, x) < 1e-5
 
@@ -168,7 +187,7 @@ def test_batchnorm_without_weights_and_a_convolution_in_groups_are_folded():
 def test_results_that_are_not_finite_leave_the_network_alone():
     model = Net().eval()
     model.norm.running_var.fill_(float("nan"))
-    assert norms(fold(model, torch.randn(1, 2, 9, 9))) == [model.norm]
+    assert norms(fold_batchnorm(model, torch.randn(1, 2, 9, 9))) == [model.norm]
 
 
 def test_the_tolerance_tells_rounding_from_a_batchnorm_in_the_wrong_place():
