@@ -146,7 +146,7 @@ def keys(number: int, dataset: TileDataset, count: int) -> list[list[SampleKey]]
 def copied(dataset: TileDataset, number: int, count: int) -> int:
     """Read crops, each into its place in a batch."""
     places = [
-        cache.TilePlanes(*(values[place].numpy() for values in batch))
+        cache.PackedTiles(*(values[place].numpy() for values in batch))
         for batch in [dataset.blank(BATCH)]
         for place in range(BATCH)
     ]

@@ -38,7 +38,8 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, open_scene
-from cafe_cli.tilesets.tileset import TileReader, load_tileset
+from cafe_cli.tilesets.tile_rasters import TileReader
+from cafe_cli.tilesets.tileset import load_tileset
 
 KINDS = ("flat", "margin", "hann", "gaussian")
 ALMOST_NOTHING = 1e-6  # of a window's rim, so that it counts only where there is nothing else

@@ -15,7 +15,8 @@ from benchmarks.ablation.records import Study
 from cafe_cli.classes import NODATA
 from cafe_cli.evaluation.metrics import Confusion, compute_scores
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.tilesets.tileset import TileReader, TileSet, load_tileset
+from cafe_cli.tilesets.tile_rasters import TileReader
+from cafe_cli.tilesets.tileset import TileSet, load_tileset
 
 Prediction: TypeAlias = Callable[[Any, Sample, int], Tensor]
 """Class scores (B, K, H, W) of a batch; the number is that of its first tile."""

@@ -15,7 +15,8 @@ from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch, Scene
 from cafe_cli.splits.planner import PlannedTile, Polygons
-from cafe_cli.tilesets.tileset import Tile, pixel_counts, write_label, write_tile
+from cafe_cli.tilesets.tile_rasters import pixel_counts, write_label, write_tile
+from cafe_cli.tilesets.tileset import Tile
 from cafe_cli.vector.rasterize import rasterize
 
 Labels = NDArray[np.uint8]

@@ -24,14 +24,14 @@ from cafe_cli.system.threads import cores, in_order
 from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
 from cafe_cli.tilesets.plan import TilePlan, block_side, plan
+from cafe_cli.tilesets.tile_rasters import write_ground
 from cafe_cli.tilesets.tileset import (
     Tile,
     TileSet,
-    Virtual,
     VirtualScene,
+    VirtualSource,
     check_replaceable,
     save_tileset,
-    write_ground,
 )
 
 log = logging.getLogger("cafe")
@@ -142,10 +142,10 @@ def _cuts(
         yield from in_order(opened, cutter.cut, parts, min(jobs, len(parts)))
 
 
-def _virtual(planned: TilePlan, config: Config) -> Virtual:
+def _virtual(planned: TilePlan, config: Config) -> VirtualSource:
     table = [config.labels.table] if config.labels.table else []
-    scenes = {s.files.id: VirtualScene.of(s.files, *table) for s in planned.sources}
-    return Virtual(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
+    scenes = {s.files.id: VirtualScene.record(s.files, *table) for s in planned.sources}
+    return VirtualSource(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
 
 
 def _about(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cafe_cli.splits.assign import Block, divide
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import in_order
 from cafe_cli.tilesets.index import meeting
-from cafe_cli.tilesets.tileset import inspect_config_scene, pixel_counts
+from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
 
 log = logging.getLogger("cafe")
 

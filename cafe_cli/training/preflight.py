@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cafe_cli.config.schema import STRIDE, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
-from cafe_cli.tilesets.tileset import TileSet, is_own
+from cafe_cli.tilesets.tileset import TileSet, is_tileset_path
 from cafe_cli.training.data.augment import crop_side
 
 
@@ -16,7 +16,7 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
     OutputError
         In both cases.
     """
-    if is_own(tileset, output):
+    if is_tileset_path(tileset, output):
         raise OutputError(f"{output} is where the tile set {tileset} keeps its own; name another")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
@@ -46,8 +46,8 @@ def check_tiles(folder: Path, tileset: TileSet) -> None:
         raise InputError(f"{folder} has no training tiles")
     if not any(_training_pixels(tileset).values()):
         raise InputError(f"{folder}: no pixel of its {training} training tiles has a label")
-    for name, scene in tileset.virtual.scenes.items() if tileset.virtual else ():
-        scene.files(name)
+    for scene in tileset.virtual.scenes.values() if tileset.virtual else ():
+        scene.check_unchanged()
 
 
 def check_shares(training: int, settings: TrainSettings, processes: int) -> None:

@@ -17,7 +17,8 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config.load import load_config
 from cafe_cli.errors import GridError
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import VOID, TileSet, load_tileset, tile_path
+from cafe_cli.tilesets.tile_rasters import VOID, tile_path
+from cafe_cli.tilesets.tileset import TileSet, load_tileset
 from cafe_cli.training.train import train
 from tests.support.engines import ENCODER
 

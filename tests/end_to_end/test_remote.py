@@ -23,7 +23,8 @@ from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import TileReader, load_tileset, read_tile, tile_path
+from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path
+from cafe_cli.tilesets.tileset import load_tileset
 from tests.support.engines import predict, settings, write_town
 from tests.support.rasters import grid, noise, read
 from tests.support.rasters import write as write_to

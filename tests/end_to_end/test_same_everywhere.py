@@ -21,7 +21,8 @@ from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import TileReader, load_tileset, read_tile
+from cafe_cli.tilesets.tile_rasters import TileReader, read_tile
+from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.sampler import SampleKey
 from tests.support.rasters import LAMBERT, TABLE, around, centres, grid, noise

@@ -16,7 +16,8 @@ from cafe_cli.errors import InputError
 from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, pack, prepare
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import TileReader, is_tileset, load_tileset, read_tile, save_tileset
+from cafe_cli.tilesets.tile_rasters import TileReader, read_tile
+from cafe_cli.tilesets.tileset import is_tileset, load_tileset, save_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
 from cafe_cli.training.data.sampler import SampleKey

@@ -21,14 +21,8 @@ from cafe_cli.scenes.scene import Patch, open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.index import shared_ground
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tileset import (
-    Tile,
-    load_tileset,
-    read_tile,
-    save_tileset,
-    tile_path,
-    write_tile,
-)
+from cafe_cli.tilesets.tile_rasters import read_tile, tile_path, write_tile
+from cafe_cli.tilesets.tileset import Tile, load_tileset, save_tileset
 from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, noise
 from tests.support.rasters import write as write_to
 

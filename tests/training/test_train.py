@@ -34,7 +34,8 @@ from cafe_cli.errors import (
 from cafe_cli.evaluation import metrics
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.tilesets.tileset import load_tileset, read_tile
+from cafe_cli.tilesets.tile_rasters import read_tile
+from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import curves, step, trainer
 from cafe_cli.training.build import learning_rate
 from cafe_cli.training.losses import training_loss

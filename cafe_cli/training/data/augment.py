@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.config.schema import TrainSettings
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, TilePlanes
+from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
 
 _QUARTERS = (0, 4 | 2, 2 | 1, 4 | 1)
 """Symmetries by quarter turns, see `Change`."""
@@ -97,7 +97,7 @@ def stacked(changes: Sequence[AugmentParams], device: torch.device) -> AugmentPa
     return moved._replace(symmetry=batch.symmetry)
 
 
-def apply(planes: TilePlanes[Tensor], change: AugmentParams) -> TilePlanes[Tensor]:
+def apply(planes: PackedTiles[Tensor], change: AugmentParams) -> PackedTiles[Tensor]:
     """Change a batch of square crops.
 
     Parameters
@@ -114,7 +114,7 @@ def apply(planes: TilePlanes[Tensor], change: AugmentParams) -> TilePlanes[Tenso
     """
     optical, flags, height, labels = apply_symmetry(planes, change.symmetry)
     flags = drop_heights(flags, change.void)
-    return TilePlanes(
+    return PackedTiles(
         jitter_bands(optical, change.gain, change.offset),
         flags,
         shift_heights(height, flags, change.lift),
@@ -122,9 +122,9 @@ def apply(planes: TilePlanes[Tensor], change: AugmentParams) -> TilePlanes[Tenso
     )
 
 
-def apply_symmetry(planes: TilePlanes[Tensor], symmetry: Tensor) -> TilePlanes[Tensor]:
+def apply_symmetry(planes: PackedTiles[Tensor], symmetry: Tensor) -> PackedTiles[Tensor]:
     """Turn and flip each item of a batch by itself; `symmetry` is on the host, (batch,)."""
-    result = TilePlanes(*(torch.empty_like(values) for values in planes))
+    result = PackedTiles(*(torch.empty_like(values) for values in planes))
     # At most eight groups, however large the batch; one copy of each item.
     for code in set(symmetry.tolist()):
         chosen = (symmetry == code).nonzero()[:, 0].to(planes.labels.device, non_blocking=True)

@@ -18,34 +18,34 @@ from cafe_cli.config.schema import TrainSettings
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.splits.assign import Split
 from cafe_cli.tilesets import cache
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, Arrays, Cache, TilePlanes
-from cafe_cli.tilesets.tileset import TileReader, TileSet
+from cafe_cli.tilesets.cache import Cache, PackedArrays, PackedTiles
+from cafe_cli.tilesets.tile_rasters import TileReader
+from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.data import augment as augmentation
 from cafe_cli.training.data.augment import AugmentParams
 from cafe_cli.training.data.sampler import SampleKey
 
-TileSource: TypeAlias = Callable[[int], Arrays]
+TileSource: TypeAlias = Callable[[int], PackedArrays]
 """Gives a tile of a dataset by its number. To be used in the thread that opened it."""
 
 _COPIED_AS_THEY_ARE = ("uint8", "int16", "uint16")
 
 
-def to_sample(planes: TilePlanes[Tensor], change: AugmentParams | None) -> Sample:
+def to_sample(planes: PackedTiles[Tensor], change: AugmentParams | None) -> Sample:
     """Turn a batch into what the network sees, changed unless `change` is None.
 
     The sample shares no memory with `planes` and lies on the same device.
     """
     if change is not None:
         planes = augmentation.apply(planes, change)
-    optical, flags, height, labels = planes
     copy = change is None  # what was changed is a copy already
     inputs = Inputs(
-        optical.to(torch.float32, copy=copy),
-        (flags & OPTICAL_VALID) > 0,
-        height[:, None].to(torch.float32, copy=copy),
-        (flags & HEIGHT_VALID) > 0,
+        planes.optical.to(torch.float32, copy=copy),
+        planes.optical_valid,
+        planes.height[:, None].to(torch.float32, copy=copy),
+        planes.height_valid,
     )
-    return Sample(inputs, labels.to(torch.int64))
+    return Sample(inputs, planes.labels.to(torch.int64))
 
 
 class TileDataset(Dataset[Sample]):
@@ -93,13 +93,13 @@ class TileDataset(Dataset[Sample]):
         For batches, and several threads, there is `cafe_cli.training.data.loader`.
         """
         planes = self.blank(1)
-        place = TilePlanes(*(values[0].numpy() for values in planes))
+        place = PackedTiles(*(values[0].numpy() for values in planes))
         change = self.read(self._source(self._reader), key, place)
         changes = augmentation.stacked([change], torch.device("cpu")) if change else None
         inputs, labels = to_sample(planes, changes)
         return Sample(Inputs(*(values[0] for values in inputs)), labels[0])
 
-    def blank(self, count: int, pinned: bool = False) -> TilePlanes[Tensor]:
+    def blank(self, count: int, pinned: bool = False) -> PackedTiles[Tensor]:
         """Allocate room for some samples, in page-locked memory if `pinned`.
 
         The optical values have the data type of the tiles if they take a byte or two, and float32
@@ -107,7 +107,7 @@ class TileDataset(Dataset[Sample]):
         """
         name = self._tileset.dtype if self._tileset.dtype in _COPIED_AS_THEY_ARE else "float32"
         flat, bands = (count, self.side, self.side), len(self._tileset.band_names)
-        return TilePlanes(
+        return PackedTiles(
             torch.zeros((count, bands, *flat[1:]), dtype=getattr(torch, name), pin_memory=pinned),
             torch.zeros(flat, dtype=torch.uint8, pin_memory=pinned),
             torch.zeros(flat, dtype=torch.float32, pin_memory=pinned),
@@ -117,15 +117,15 @@ class TileDataset(Dataset[Sample]):
     @contextmanager
     def opened(self) -> Iterator[TileSource]:
         """Make ready to read in one thread, which has to be the one that ends this."""
-        with cache.opened(self._folder, self._tileset) as reader:
+        with TileReader(self._folder, self._tileset) as reader:
             yield self._source(reader)
 
     def _source(self, reader: TileReader) -> TileSource:
         if (planes := self._decoded) is not None:
-            return lambda number: TilePlanes(*(values[number] for values in planes))
+            return lambda number: PackedTiles(*(values[number] for values in planes))
         return lambda number: cache.pack(*reader.read(self._tiles[number]))
 
-    def read(self, source: TileSource, key: SampleKey, into: Arrays) -> AugmentParams | None:
+    def read(self, source: TileSource, key: SampleKey, into: PackedArrays) -> AugmentParams | None:
         """Copy what is cut from a tile; return what has to be done to it, None without `augment`.
 
         Parameters

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cafe_cli.model.inputs import Sample
 from cafe_cli.system.threads import cores
-from cafe_cli.tilesets.cache import Arrays, TilePlanes
+from cafe_cli.tilesets.cache import PackedArrays, PackedTiles
 from cafe_cli.training.data.augment import AugmentParams, stacked
 from cafe_cli.training.data.dataset import TileDataset, TileSource, to_sample
 from cafe_cli.training.data.sampler import SampleKey
@@ -41,11 +41,11 @@ class Batch(NamedTuple):
 class _Buffer:
     """Room for a batch; `copied` is the end of the last copy to a GPU."""
 
-    planes: TilePlanes[Tensor]
+    planes: PackedTiles[Tensor]
     copied: torch.cuda.Event | None = None
 
-    def place(self, number: int) -> Arrays:
-        return TilePlanes(*(values[number].numpy() for values in self.planes))
+    def place(self, number: int) -> PackedArrays:
+        return PackedTiles(*(values[number].numpy() for values in self.planes))
 
 
 class _Reading(NamedTuple):
@@ -119,7 +119,7 @@ class Loader:
     def _deliver(self, reading: _Reading) -> Sample:
         """Wait for a batch and bring it onto the device."""
         changes = [change for future in reading.changes if (change := future.result()) is not None]
-        planes = TilePlanes(
+        planes = PackedTiles(
             *(
                 values[: len(reading.keys)].to(self._device, non_blocking=True)
                 for values in reading.buffer.planes

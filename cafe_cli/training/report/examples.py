@@ -17,7 +17,8 @@ from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.plotting import error_map, shade, side_by_side, to_rgb
 from cafe_cli.scenes.scene import Patch
-from cafe_cli.tilesets.tileset import Tile, TileReader, TileSet
+from cafe_cli.tilesets.tile_rasters import TileReader
+from cafe_cli.tilesets.tileset import Tile, TileSet
 
 _WATCHED = 4  # tiles
 _TIMES = 12  # a run

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe_cli.config.schema import TrainSettings
-from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, TilePlanes
+from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
 from cafe_cli.training.data.augment import apply, crop_side, sample, stacked
 
 SIZE = 48
@@ -15,11 +15,11 @@ STILL = {"color_jitter": 0, "height_jitter": 0, "height_dropout": 0}
 UNTURNED = {"flips": False, "turns": False}
 
 
-def painted(dtype=torch.uint16, size=SIZE) -> TilePlanes[torch.Tensor]:
+def painted(dtype=torch.uint16, size=SIZE) -> PackedTiles[torch.Tensor]:
     """Return a batch of one in which every array tells the number of its pixel, if it can."""
     number = torch.arange(size * size).reshape(1, size, size)
     known = number % 5 != 0
-    return TilePlanes(
+    return PackedTiles(
         torch.stack([number // size, number % size, number % 251], dim=1).to(dtype),
         (number % 7 != 0) * OPTICAL_VALID + (known * HEIGHT_VALID).to(torch.uint8),
         torch.where(known, number + 1, 0).to(torch.float32),
@@ -35,7 +35,7 @@ def drawn(seed: int, size=SIZE, **changes):
 def cut(planes, change, side):
     """Do the reader's part of the work."""
     row, column = change.corner.tolist()
-    return TilePlanes(*(v[..., row : row + side, column : column + side] for v in planes))
+    return PackedTiles(*(v[..., row : row + side, column : column + side] for v in planes))
 
 
 def augmented(seed: int, dtype=torch.uint16, **changes):
@@ -43,7 +43,7 @@ def augmented(seed: int, dtype=torch.uint16, **changes):
     change = drawn(seed, **changes)
     side = crop_side(TrainSettings(**changes), SIZE)
     planes = apply(cut(painted(dtype), change, side), stacked([change], CPU))
-    return TilePlanes(*(values[0] for values in planes))
+    return PackedTiles(*(values[0] for values in planes))
 
 
 def where(planes) -> np.ndarray:
@@ -145,7 +145,7 @@ def test_switching_one_change_off_leaves_the_others():
 
 @given(st.integers(1, 6), st.integers(0, 2**32))
 def test_each_item_of_a_batch_changes_as_if_alone(count, seed):
-    planes = TilePlanes(*(values.expand(count, *values.shape[1:]) for values in painted()))
+    planes = PackedTiles(*(values.expand(count, *values.shape[1:]) for values in painted()))
     settings = TrainSettings(height_dropout=0.5)
     changes = [sample(settings, SIZE, STD, np.random.default_rng(seed + i)) for i in range(count)]
     together = apply(planes, stacked(changes, CPU))

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe_cli.config.schema import TrainSettings
-from cafe_cli.tilesets.tileset import load_tileset, read_tile
+from cafe_cli.tilesets.tile_rasters import read_tile
+from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.sampler import BatchSampler, SampleKey, batches_in_order
 from tests.support.engines import cut, equal, write_town

@@ -13,7 +13,8 @@ from cafe_cli.config.schema import TrainSettings
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.tilesets import cache
-from cafe_cli.tilesets.tileset import load_tileset, read_tile
+from cafe_cli.tilesets.tile_rasters import read_tile
+from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
 from cafe_cli.training.data.sampler import BatchSampler, SampleKey, batches_in_order

@@ -4,7 +4,8 @@ import pytest
 from cafe_cli.errors import InputError
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.scenes.scene import Patch
-from cafe_cli.tilesets.tileset import TileReader, load_tileset, tile_path
+from cafe_cli.tilesets.tile_rasters import TileReader, tile_path
+from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.report import examples
 from cafe_cli.training.report.examples import Example
 from tests.support.engines import TABLE, cut, tiny_model, town

@@ -1,0 +1,162 @@
+"""The rasters of tiles: written by ``cafe tile``, read by training, also from virtual tile sets."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.config.load import parse_config
+from cafe_cli.config.schema import Config
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.reader import open_raster, read_valid, read_window
+from cafe_cli.raster.window import Window
+from cafe_cli.raster.writer import write_geotiff
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
+from cafe_cli.scenes.scene import Patch, Scene, open_scene
+from cafe_cli.system.open_files import Pool
+from cafe_cli.tilesets.tileset import DESCRIPTION, Tile, TileSet, VirtualSource
+
+VOID = -9999.0
+"""Nodata value of height tiles."""
+
+
+def tile_path(folder: Path, tile: Tile, kind: Literal["image", "height", "label"]) -> Path:
+    """Return the path of a raster of a tile."""
+    return folder / tile.split / kind / f"{tile.name}.tif"
+
+
+def write_tile(
+    folder: Path,
+    tile: Tile,
+    grid: Grid,
+    patch: Patch,
+    labels: NDArray[np.uint8],
+    classes: ClassTable,
+) -> None:
+    """Write the rasters of a tile: image, label, and height if any pixel has one."""
+    paths = {kind: tile_path(folder, tile, kind) for kind in ("image", "height")}
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    mask = None if patch.optical_valid.all() else patch.optical_valid
+    write_geotiff(paths["image"], patch.optical, grid, mask=mask)
+    write_label(folder, tile, grid, labels, classes)
+    if patch.height_valid.any():
+        height = np.where(patch.height_valid, patch.height, np.float32(VOID))
+        write_geotiff(paths["height"], height[None], grid, nodata=VOID)
+
+
+def write_label(
+    folder: Path, tile: Tile, grid: Grid, labels: NDArray[np.uint8], classes: ClassTable
+) -> None:
+    """Write the label raster of a tile."""
+    path = tile_path(folder, tile, "label")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_geotiff(path, labels[None], grid, nodata=NODATA, colormap=classes.colormap, predictor=1)
+
+
+def write_ground(folder: Path, scene: str, ground: GroundSurface) -> None:
+    """Write the ground estimated below a scene."""
+    path = _ground_path(folder, scene)
+    path.parent.mkdir(exist_ok=True)
+    write_geotiff(path, ground.surface[None], ground.grid, nodata=np.nan)
+
+
+def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.uint8]]:
+    """Read the rasters of a tile: its patch, and its labels (height, width)."""
+    window = Window(0, 0, size, size)
+    with open_raster(str(tile_path(folder, tile, "image"))) as image:
+        bands = range(1, image.count + 1)
+        optical = read_window(image, window, bands)
+        optical_valid = read_valid(image, window, bands)
+    height = np.full((size, size), VOID, np.float32)
+    path = tile_path(folder, tile, "height")
+    if path.exists():
+        with open_raster(str(path)) as heights:
+            height = read_window(heights, window, [1])[0]
+    known = height != VOID
+    patch = Patch(optical, optical_valid, np.where(known, height, np.float32(0)), known)
+    return patch, _read_label(folder, tile, size)
+
+
+class TileReader:
+    """Reads the tiles of a tile set, from its folder or, if it is virtual, from the scenes.
+
+    Scenes are opened on demand and stay open until the reader is closed. A reader belongs to one
+    thread.
+    """
+
+    def __init__(self, folder: Path, tileset: TileSet) -> None:
+        self._folder, self._tileset = folder, tileset
+        self._scenes = Pool[Scene]()
+        self._config: Config | None = None
+        if tileset.virtual is not None:
+            self._config = parse_config(tileset.virtual.config, str(folder / DESCRIPTION))
+
+    def __enter__(self) -> Self:
+        """Return the reader."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the scenes."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the scenes, in the thread that has read them."""
+        self._scenes.close()
+
+    def read(self, tile: Tile) -> tuple[Patch, NDArray[np.uint8]]:
+        """Read the patch and the labels (height, width) of a tile.
+
+        Raises
+        ------
+        InputError
+            A file is missing, damaged, or changed since the virtual tile set was made.
+        """
+        size, virtual, config = self._tileset.size, self._tileset.virtual, self._config
+        if virtual is None or config is None:
+            return read_tile(self._folder, tile, size)
+        scene = self._scenes.get(tile.scene, lambda: self._open(tile.scene, virtual, config))
+        window = Window(tile.col, tile.row, size, size)
+        patch = scene.read(window)
+        if tile_path(self._folder, tile, "label").exists():
+            return patch, _read_label(self._folder, tile, size)
+        labels = scene.read_labels(window, config.class_table, config.labels).ids
+        return patch, np.where(patch.optical_valid, labels, np.uint8(NODATA))
+
+    @contextmanager
+    def _open(self, name: str, virtual: VirtualSource, config: Config) -> Iterator[Scene]:
+        path, ground = _ground_path(self._folder, name), None
+        if path.exists():
+            with open_raster(str(path)) as surface:
+                grid = Grid.of(surface)
+                ground = GroundSurface(read_window(surface, grid.extent, [1])[0], grid)
+        inspection = inspect_config_scene(virtual.scenes[name].scene_files(name), config)
+        with open_scene(inspection, ground) as scene:
+            yield scene
+
+
+def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
+    """Call `inspect_scene` with the settings of a config."""
+    return inspect_scene(files, config.height, config.bands, labels=config.labels, crs=config.crs)
+
+
+def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:
+    with open_raster(str(tile_path(folder, tile, "label"))) as label:
+        labels: NDArray[np.uint8] = read_window(label, Window(0, 0, size, size), [1])[0]
+    return labels
+
+
+def _ground_path(folder: Path, scene: str) -> Path:
+    return folder / "ground" / f"{scene}.tif"
+
+
+def pixel_counts(labels: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.int64]:
+    """Count the pixels per class and, last, the unlabelled ones: (K + 1,)."""
+    counts = np.bincount(labels.ravel(), minlength=NODATA + 1)
+    return np.append(counts[: len(classes)], counts[NODATA]).astype(np.int64)
