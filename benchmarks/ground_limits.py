@@ -1,4 +1,4 @@
-"""Where the ground estimate fails and where it does not: pictures and figures of docs/heights.md.
+"""Limits of the ground estimate: the pictures and figures of docs/heights.md.
 
 Surface models over a known ground, drawn at 0.5 m: halls, hillsides, bridges, cliffs, woods, edges.
 ``python benchmarks/ground_limits.py [OUTDIR]`` draws docs/heights_*.png and prints a table.
@@ -34,21 +34,21 @@ Y, X = (np.mgrid[: round(SIZE / PIXEL), : round(SIZE / PIXEL)] + 0.5) * PIXEL
 
 @dataclass
 class Case:
-    """A surface model, the ground below it, and what stands there: all (H, W), metres."""
+    """A surface model, the ground below it, both in metres, and where objects are: all (H, W)."""
 
     name: str
     terrain: Array
     surface: Array = field(init=False)
-    things: Mask = field(init=False)
+    objects: Mask = field(init=False)
 
     def __post_init__(self) -> None:
         self.surface = self.terrain.copy()
-        self.things = np.zeros(self.terrain.shape, bool)
+        self.objects = np.zeros(self.terrain.shape, bool)
 
     def put(self, where: Mask, height: Array | float) -> None:
-        """Stand something of this absolute height somewhere."""
+        """Add an object of this absolute height."""
         self.surface[where] = np.broadcast_to(height, where.shape)[where]
-        self.things |= where
+        self.objects |= where
 
     def measured(self) -> Array:
         """Return the surface with 5 cm of noise, always the same."""
@@ -57,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """The ground estimated for a case, and how far off it is."""
+    """The ground estimated for a case, and its errors."""
 
     case: Case
     settings: str
@@ -65,8 +65,8 @@ class Result:
 
     @property
     def errors(self) -> Array:
-        """Estimate minus truth, where nothing stands."""
-        return (self.ground - self.case.terrain)[~self.case.things]
+        """Estimate minus truth on open ground."""
+        return (self.ground - self.case.terrain)[~self.case.objects]
 
     @property
     def row(self) -> str:
@@ -74,7 +74,7 @@ class Result:
         share = 100 * np.mean(np.abs(self.errors) > 1)
         spread = np.percentile(np.abs(self.errors), 95)
         true, seen = (
-            (self.case.surface - below)[self.case.things]
+            (self.case.surface - below)[self.case.objects]
             for below in (self.case.terrain, self.ground)
         )
         found = f"{100 * np.mean(seen > true / 2):.0f} %" if true.size else "-"
@@ -83,7 +83,7 @@ class Result:
 
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs"
-    print("| scene | settings | 95 % of open ground within | off by > 1 m | things found |")
+    print("| scene | settings | 95 % of open ground within | off by > 1 m | objects found |")
     print("|---|---|---|---|---|")
     for draw in (hall, hillsides, bridges, cliffs, woods, edges):
         figure = draw()
@@ -174,7 +174,7 @@ def bridges() -> Figure:
 
 
 def cliffs() -> Figure:
-    """Steps in the terrain that are ground, and mostly stay so."""
+    """Steps in the terrain, most of which stay ground."""
     centre = np.maximum(np.abs(X - 200), np.abs(Y - 200))
     terrace = Case("terrace 80 m wide, falls on all sides", 100 + 6.0 * (centre < 40))
     cases = [
@@ -285,7 +285,7 @@ def section(
     names: list[str],
     legend: bool = True,
 ) -> None:
-    """Draw what a west-east line cuts: surface, ground, estimates."""
+    """Draw a section from west to east: surface, ground, estimates."""
     row = round(y / PIXEL)
     x = X[row]
     floor = min(case.terrain[row].min(), *(r.ground[row].min() for r in results)) - 3

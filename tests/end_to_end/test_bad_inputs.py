@@ -1,7 +1,7 @@
-"""Rasters as they come, through the command line: right pixels in the tiles, or one line of error.
+"""Unusual and broken rasters through the command line: right pixels, or one line of error.
 
-Everything is written and read back with plain rasterio; what the tiles should hold is computed
-without `cafe_cli`.
+Everything is written and read back with plain rasterio; the expected tiles are computed without
+`cafe_cli`.
 """
 
 import json
@@ -45,7 +45,7 @@ CONFIG = {
 
 
 class Result:
-    """What a command left: exit code, stdout, and what it said besides the results of success."""
+    """The result of a command: exit code, stdout, and the lines on stderr."""
 
     def __init__(self, code, captured) -> None:
         self.code, self.out = code, captured.out
@@ -53,7 +53,7 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The error, which is one line and the last."""
+        """The message of the only error."""
         errors = [line for line in self.lines if not line.startswith("Warning: ")]
         assert len(errors) == 1, self.lines
         assert errors[0].startswith("Error: ")
@@ -68,7 +68,7 @@ def cafe(invoke):
 
 
 def deliver(folder: Path, *, image=IMAGE, dsm=DSM, ids=LABELS, on=GRID, **options) -> dict:
-    """Write a scene; options of its rasters are given by stream."""
+    """Write a scene; `options` are those of its rasters, by stream."""
     values = {"optical": image, "elevation": dsm, "labels": ids}
     return {
         stream: write(folder / name, values[stream], on, **options.get(stream, {}))
@@ -77,7 +77,7 @@ def deliver(folder: Path, *, image=IMAGE, dsm=DSM, ids=LABELS, on=GRID, **option
 
 
 def words_for(folder: Path, files, **changes) -> list:
-    """Return the options for these files and a config with changes, ``section={key: value}``."""
+    """Return the command line for files and a config with changes, ``section={key: value}``."""
     merged = {**CONFIG, **{k: {**CONFIG.get(k, {}), **v} for k, v in changes.items()}}
     path = folder / "c.toml"
     path.write_text(tomli_w.dumps(merged))
@@ -90,7 +90,7 @@ def words_for(folder: Path, files, **changes) -> list:
 
 
 def tiles_of(folder: Path, height=HEIGHT, width=WIDTH):
-    """Lay the tiles side by side: image, where it is valid, height (NaN: void), labels."""
+    """Put the tiles together: image, its mask, height (NaN: void) and labels of the scene."""
     about = json.loads((folder / "tileset.json").read_text())
     side, whole = about["size"], None
     for tile in about["tiles"]:
@@ -117,7 +117,7 @@ def tiles_of(folder: Path, height=HEIGHT, width=WIDTH):
 
 
 def check_tiles(folder, *, image=IMAGE, valid=True, dsm=DSM, labels=LABELS, tolerance=1e-3):
-    """Compare the tiles with what they should hold."""
+    """Compare the tiles with the expected arrays."""
     height, width = labels.shape
     got, known, metres, ids = tiles_of(folder, height, width)
     valid = np.broadcast_to(valid, (height, width))
@@ -130,7 +130,7 @@ def check_tiles(folder, *, image=IMAGE, valid=True, dsm=DSM, labels=LABELS, tole
 
 @pytest.fixture
 def cut(cafe, tmp_path):
-    """Run ``cafe tile`` on files; the tiles have to be good: return what it warned of."""
+    """Return a function that runs ``cafe tile`` on files, which succeeds; returns its warnings."""
 
     def run(files, *words, **changes) -> list[str]:
         done = cafe("tile", *words_for(tmp_path, files, **changes), *words, "-o", tmp_path / "t")

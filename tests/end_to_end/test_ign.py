@@ -53,7 +53,7 @@ def settings(only=BUILDINGS, classes=CHECKED, ignore=(255,), bands=(1, 2, 3, 4),
 
 @pytest.fixture(scope="module")
 def buildings(tmp_path_factory):
-    """Two clips whose buildings people have checked: one trains, one validates."""
+    """A tile set of two clips with verified buildings: one trains, one validates."""
     folder = tmp_path_factory.mktemp("ign") / "buildings"
     tile(settings(), folder)
     return folder
@@ -61,7 +61,7 @@ def buildings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rural(tmp_path_factory):
-    """A clip in the country; a third of its surface model is void."""
+    """A tile set of a rural clip; a third of its surface model is void."""
     folder = tmp_path_factory.mktemp("ign") / "rural"
     tile(settings((RURAL,), ASPRS, (1, 255)), folder)
     return folder
@@ -73,7 +73,7 @@ def delivered(scene: str, what: str):
 
 
 def windows(folder: Path, scene: str, kind: str):
-    """Yield what each tile shows, and where in the scene that is."""
+    """Yield the pixels of each tile, and its slices in the scene."""
     for kept in load_tileset(folder).tiles:
         path = tile_path(folder, kept, kind)
         if kept.scene == scene and path.exists():
@@ -82,7 +82,7 @@ def windows(folder: Path, scene: str, kind: str):
 
 
 def whole(folder: Path, scene: str, kind: str, shape, empty):
-    """Return the tiles of a scene put together again: (height, width)."""
+    """Put the tiles of a scene together: (height, width)."""
     values = np.full(shape, empty, np.float32)
     for shown, part in windows(folder, scene, kind):
         values[part] = np.where(shown[0] != empty, shown[0], values[part])

@@ -1,4 +1,4 @@
-"""The ISPRS benchmarks as they are delivered, drawn small, through tile and train.
+"""Small synthetic copies of the ISPRS benchmarks through tile and train.
 
 Names, folders and faults are those of the Potsdam and Vaihingen data; the shipped configs are used,
 with smaller tiles and networks.
@@ -64,7 +64,7 @@ VAIHINGEN_TRAIN = {
 }  # fmt: skip
 
 
-# What is drawn
+# Synthetic data
 
 
 def town(seed, height: int, width: int):
@@ -81,7 +81,7 @@ def town(seed, height: int, width: int):
 
 
 def boundaries(classes):
-    """Return the pixels less than three from another class: black in the eroded reference."""
+    """Return the pixels within three of another class, which the eroded reference has in black."""
     disc = np.hypot(*np.mgrid[-3:4, -3:4]) <= 3
     low = ndimage.minimum_filter(classes, footprint=disc, mode="nearest")
     return low != ndimage.maximum_filter(classes, footprint=disc, mode="nearest")
@@ -94,7 +94,7 @@ def photograph(classes, bands: int, seed):
 
 
 def eroded(classes):
-    """Return a label image (3, height, width)."""
+    """Return a label image (3, height, width) with eroded boundaries."""
     image = COLORS[classes]
     image[boundaries(classes)] = 0
     return image.transpose(2, 0, 1)
@@ -109,7 +109,7 @@ def surface(classes):
 
 
 def plain(path: Path, values, driver="GTiff", **profile) -> None:
-    """Write a raster that says nothing about where it lies."""
+    """Write a raster without georeference."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = values.shape
     size = {"count": count, "height": height, "width": width, "dtype": values.dtype}
@@ -125,13 +125,13 @@ def plain(path: Path, values, driver="GTiff", **profile) -> None:
 
 
 def world_file(path: Path, gsd: float, left: float, top: float) -> None:
-    """Write the only georeference there is: six numbers, no CRS."""
+    """Write a world file: six numbers, no CRS."""
     numbers = (gsd, 0, 0, -gsd, left + gsd / 2, top - gsd / 2)
     path.with_suffix(".tfw").write_text("".join(f"{n:.10f}\n" for n in numbers))
 
 
 def recompressed(image):
-    """Return an image (3, height, width) as JPEG leaves it, no colour as it was."""
+    """Compress and decompress an image (3, height, width) as JPEG, which changes all colours."""
     noisy = 13 + 0.9 * image + np.random.default_rng(1).normal(0, 4, image.shape)
     with MemoryFile(ext=".tif") as source, MemoryFile(ext=".jpg") as lossy:
         count, height, width = image.shape
@@ -154,7 +154,7 @@ def vaihingen_classes(name: str):
 
 
 def deliver_potsdam(root: Path, names) -> None:
-    """Write patches side by side, with the faults of the real ones."""
+    """Write adjacent patches with the faults of the real ones."""
     for name in names:
         row, col = map(int, name.split("_"))
         padded = f"{row:02}_{col:02}"
@@ -193,7 +193,7 @@ def potsdam_label(name: str):
 
 
 def deliver_vaihingen(root: Path, names) -> None:
-    """Write areas of many sizes; no label says where it lies."""
+    """Write areas of many sizes; labels have no georeference."""
     for name in names:
         classes = vaihingen_classes(name)
         place = (0.09, 496_000 + int(name) * 20, 5_420_000)
@@ -215,7 +215,7 @@ def cut(root: Path, shipped: str, output: Path, **changes) -> TileSet:
 
 @pytest.fixture(scope="module")
 def potsdam(tmp_path_factory):
-    """All 38 patches: their folder and that of the tile set."""
+    """The folders of all 38 patches and of their tile set."""
     root = tmp_path_factory.mktemp("potsdam")
     deliver_potsdam(root, POTSDAM)
     cut(root, "potsdam.toml", root / "tiles", tile__size=POTSDAM_SIDE)
@@ -224,7 +224,7 @@ def potsdam(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vaihingen(tmp_path_factory):
-    """All 33 areas, likewise."""
+    """The folders of all 33 areas and of their tile set."""
     root = tmp_path_factory.mktemp("vaihingen")
     deliver_vaihingen(root, VAIHINGEN)
     cut(root, "vaihingen.toml", root / "tiles")
@@ -232,7 +232,7 @@ def vaihingen(tmp_path_factory):
 
 
 def mosaic(folder: Path, scene: str, shape, kind="label", empty=NODATA):
-    """Return what the tiles of a scene show, put together again, and where there are tiles."""
+    """Put the tiles of a scene together; return values and where there are tiles."""
     tileset = load_tileset(folder)
     size = tileset.size
     height, width = (n + size for n in shape)
@@ -243,7 +243,7 @@ def mosaic(folder: Path, scene: str, shape, kind="label", empty=NODATA):
             part = slice(kept.row, kept.row + size), slice(kept.col, kept.col + size)
             with rasterio.open(tile_path(folder, kept, kind)) as dataset:
                 values = dataset.read(1)
-            # Only one of the tiles that overlap keeps the labels of a pixel, where they score.
+            # Where tiles are scored and overlap, only one of them keeps the label of a pixel.
             whole[part] = np.where(values != empty, values, whole[part])
             seen[part] = True
     return whole[: shape[0], : shape[1]], seen[: shape[0], : shape[1]]

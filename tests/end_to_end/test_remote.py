@@ -1,4 +1,4 @@
-"""Rasters over HTTP and from an object store: the same pixels, little traffic, plain errors."""
+"""Rasters over HTTP and from S3: the same pixels, few requests, errors of one line."""
 
 import itertools
 import re
@@ -65,7 +65,7 @@ def running(*words, **streams):
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
-    """Keep the proxy of whoever runs the tests out of them."""
+    """Bypass the proxy of this machine."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
@@ -91,7 +91,7 @@ def object_store():
                 break
         else:
             raise RuntimeError(f"moto's server did not start: {said}")
-        # Nobody reads on, and a full pipe would stop it.
+        # A full pipe would stop the server.
         Thread(target=process.stderr.read, daemon=True).start()
         yield place[1]
 
@@ -128,7 +128,7 @@ def bucket(object_store, monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder to serve. GDAL remembers by URL what it has read: no two tests have one name."""
+    """A folder to serve, with a name of its own: GDAL caches by URL."""
     here = tmp_path / "survey"
     here.mkdir()
     return here
@@ -136,13 +136,13 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def url(site, folder, tmp_path_factory):
-    """Return a function that names the test's folder as the web does."""
+    """Return a function that returns the URL of the test's folder."""
     return partial(site.url, folder.relative_to(tmp_path_factory.getbasetemp()).as_posix())
 
 
 @pytest.fixture(params=["http://", "/vsicurl/", "s3://", "/vsis3/"])
 def remote(request, folder):
-    """Return a function that says under which name the test's folder is seen from elsewhere."""
+    """Return a function that returns the remote name of the test's folder."""
     if "s3" in request.param:
         put = request.getfixturevalue("bucket")
         return lambda: f"{request.param}{put(folder)}"
@@ -261,7 +261,7 @@ def test_a_virtual_tile_set_reads_windows_from_elsewhere(folder, url, tmp_path):
 
 
 def refused(name: str, heights: str | None = None, kind: type[CafeError] = InputError) -> str:
-    """Open and read a scene that cannot be: return the one line that is said."""
+    """Open and read a scene that fails; return the message, which is one line."""
     scene_files = find_scenes(SceneSettings(optical=name, elevation=heights))[0]
     with (
         pytest.raises(CafeError) as caught,

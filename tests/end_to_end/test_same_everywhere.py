@@ -1,4 +1,4 @@
-"""What a window looks like does not depend on the command that reads it."""
+"""A window has the same pixels in tile, train and predict, and with any number of threads."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ WHERE = grid(224, 160)
 
 
 def deliver(folder, dtype):
-    """An orthophoto with a mask, heights of another CRS, unit and grid with voids, and labels."""
+    """Write an orthophoto with a mask, labels, and heights with voids on another grid and unit."""
     x, y = (c.mean() for c in centres(WHERE))
     random = np.random.default_rng(4)
     surface, terrain = around(x + 5, y, 130, 0.7, LAMBERT, 12), around(x, y, 200, 5.0)
@@ -74,8 +74,8 @@ def delivered(request, tmp_path_factory):
     return folder, config(folder, request.param)
 
 
-def in_training(folder, tileset):
-    """Return what training gets of each tile, by its place."""
+def training_samples(folder, tileset):
+    """Yield each tile with the sample that training gets of it."""
     for split in SPLITS[:2]:
         dataset = TileDataset(folder, tileset, split)
         for index, kept in enumerate(tileset.of(split)):
@@ -83,7 +83,7 @@ def in_training(folder, tileset):
 
 
 def test_training_and_prediction_see_the_same(delivered, tmp_path):
-    """Tiles, windows of a virtual tile set, and windows cut from the strips of a prediction."""
+    """Compare tiles, windows of a virtual tile set, and windows of the rows that predict reads."""
     _, settings = delivered
     cut = tile(settings, tmp_path / "tiles", jobs=2)
     seen = tile(settings, tmp_path / "virtual", virtual=True, jobs=1)
@@ -99,7 +99,9 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     source = PredictInput(files.optical, files.elevation, files.dtm, bands=(3, 1))
     heights = height_settings(source, Ensemble((), (), (card,)))
     pairs = zip(
-        in_training(tmp_path / "tiles", cut), in_training(tmp_path / "virtual", seen), strict=True
+        training_samples(tmp_path / "tiles", cut),
+        training_samples(tmp_path / "virtual", seen),
+        strict=True,
     )
     reader = WindowReader(
         partial(open_scene, inspect_scene(files, heights, source.bands)),
@@ -116,7 +118,7 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
             one.inputs._fields, one.inputs, other.inputs, predicted, strict=True
         ):
             assert all(torch.equal(tensors[0], t) for t in tensors[1:]), name
-    samples = [sample for _, sample in in_training(tmp_path / "tiles", cut)]
+    samples = [sample for _, sample in training_samples(tmp_path / "tiles", cut)]
     assert 0.5 < np.mean([s.inputs.height_valid.float().mean() for s in samples]) < 1
 
 
@@ -152,7 +154,7 @@ def test_a_virtual_tile_set_whose_rasters_changed(virtual):
     reader = TileReader(folder / "set", tileset)
     reader.read(tileset.tiles[0])
     (folder / "dsm.tif").write_bytes((folder / "dsm.tif").read_bytes() + b" ")
-    reader.read(tileset.tiles[1])  # open since before
+    reader.read(tileset.tiles[1])  # the reader still has it open
     with pytest.raises(errors.InputError, match=r"dsm\.tif was changed or moved after the virtual"):
         TileReader(folder / "set", tileset).read(tileset.tiles[0])
     (folder / "dsm.tif").unlink()
@@ -161,7 +163,7 @@ def test_a_virtual_tile_set_whose_rasters_changed(virtual):
 
 
 def test_labels_that_the_split_cuts_are_kept(tmp_path):
-    """Validation tiles at the end of a block score what the tile before them does not."""
+    """Validation tiles at the end of a block score only the pixels that no tile before them has."""
     deliver(tmp_path, "uint8")
     settings = config(tmp_path, "none")
     settings = settings.model_copy(
