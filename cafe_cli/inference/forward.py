@@ -91,8 +91,7 @@ def to_batch(patches: Sequence[Patch], size: int, device: torch.device) -> Input
         for shape, kind in zip(shapes, kinds, strict=True)
     ]
     for index, patch in enumerate(patches):
-        fields = (patch.optical, patch.optical_valid, patch.height, patch.height_valid)
-        for stack, values in zip(stacks, fields, strict=True):
+        for stack, values in zip(stacks, patch, strict=True):
             stack[index].numpy()[...] = values
     return Inputs(*(stack.to(device, non_blocking=True) for stack in stacks))
 

@@ -2,21 +2,17 @@
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe_cli.classes import NODATA
 from cafe_cli.inference.blending import Blender
 from cafe_cli.inference.forward import BatchedForward
+from cafe_cli.inference.strip_writer import DecidedRows, StripWriter, Write
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Band, Strip, WindowGrid, contiguous_groups
 from cafe_cli.inference.window_reader import WindowReader
@@ -25,10 +21,6 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.vector.area_of_interest import Area
 
-ProductPlanes: TypeAlias = dict[str, NDArray[np.uint8]]
-Write: TypeAlias = Callable[[Window, ProductPlanes], None]
-
-_WAITING = 2  # strips that may wait to be written
 _SHARES = 4  # groups per device, at least, where several devices share enough strips
 _ROWS = 64  # rows that a CPU decides at a time, so that they stay in its cache
 
@@ -71,7 +63,7 @@ class Inference:
         The pixels of a strip depend neither on the other strips nor on the device that runs it,
         if the devices are of one kind.
         """
-        with _Writer(write, self.meter) as writer:
+        with StripWriter(write, self.meter) as writer:
             if len(forwards) == 1:
                 for group in contiguous_groups(strips):
                     self._run(group, forwards[0], writer, threading.Event())
@@ -79,7 +71,7 @@ class Inference:
                 self._share(strips, forwards, writer)
 
     def _share(
-        self, strips: Sequence[Strip], forwards: Sequence[BatchedForward], writer: "_Writer"
+        self, strips: Sequence[Strip], forwards: Sequence[BatchedForward], writer: StripWriter
     ) -> None:
         """Run the strips on several devices, each in a thread that takes group after group."""
         most = max(math.ceil(len(strips) / len(forwards) / _SHARES), 1)
@@ -109,7 +101,7 @@ class Inference:
         self,
         group: Sequence[Strip],
         forward: BatchedForward,
-        writer: "_Writer",
+        writer: StripWriter,
         stop: threading.Event,
     ) -> None:
         """Run strips that lie below each other."""
@@ -120,12 +112,12 @@ class Inference:
             for row in before:
                 runner.row(row, self._next(feed), (row, row))
             for strip in group:
-                decided: list[_DecidedRows] = []
+                decided: list[DecidedRows] = []
                 for row, top, bottom in strip.finished():
                     if stop.is_set():
                         return
                     decided.append(runner.row(row, self._next(feed), (top, bottom)))
-                    self.meter.add(len(band.columns), 0, (bottom - top) * (band.last - band.first))
+                    self.meter.add(len(band.columns), 0, (bottom - top) * band.width)
                     self.progress(self.meter)
                 writer.put(strip.extent, decided)
 
@@ -147,10 +139,10 @@ class _BandRunner:
             windows.stride,
             forward.device,
         )
-        self._last: _DecidedRows | None = None
+        self._last: DecidedRows | None = None
         self._reach = 0  # the pixel row below the windows that were run so far
 
-    def row(self, row: int, patch: Patch, final: tuple[int, int]) -> "_DecidedRows":
+    def row(self, row: int, patch: Patch, final: tuple[int, int]) -> DecidedRows:
         """Run a row of windows and decide the pixel rows that no later window overlaps.
 
         Parameters
@@ -180,13 +172,13 @@ class _BandRunner:
             inside = (rows, slice(self._band.first - left, self._band.last - left))
             if "quality" in planes:
                 planes["quality"] = torch.from_numpy(~patch.height_valid[inside])[None].byte()
-            self._last = _DecidedRows.of(planes, wanted[inside])
+            self._last = DecidedRows.of(planes, wanted[inside])
         self._inference.meter.add(0, len(used), 0)
         return self._last
 
     def _empty_planes(self, rows: slice) -> dict[str, Tensor]:
         """Return zeros for every product, uint8 (bands, height, width), for rows of the band."""
-        shape = (rows.stop - rows.start, self._band.last - self._band.first)
+        shape = (rows.stop - rows.start, self._band.width)
         depth = {"probabilities": self._inference.classes}
         return {
             name: torch.zeros(
@@ -227,77 +219,3 @@ class _BandRunner:
             if "probabilities" in planes:
                 means = self._blender.means(piece, columns)
                 planes["probabilities"][:, here, place] = (means * 100).round_()
-
-
-@dataclass(frozen=True)
-class _DecidedRows:
-    """Products of decided pixel rows, on their way to the writer.
-
-    Attributes
-    ----------
-    planes : mapping
-        uint8 tensors (bands, height, width) by product name, on the CPU.
-    wanted : ndarray of bool, (height, width)
-        Pixels that get a value; the others become nodata.
-    ready : Event or None
-        Recorded after the copy from a GPU; None on a CPU.
-    """
-
-    planes: Mapping[str, Tensor]
-    wanted: NDArray[np.bool_]
-    ready: torch.cuda.Event | None = None
-
-    @classmethod
-    def of(cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_]) -> "_DecidedRows":
-        """Start copying the planes to the CPU, without waiting for a GPU."""
-        moved = {name: plane.to("cpu", non_blocking=True) for name, plane in planes.items()}
-        if not any(plane.is_cuda for plane in planes.values()):
-            return cls(moved, wanted)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ready.record()
-        return cls(moved, wanted, ready)
-
-    def wait(self) -> None:
-        """Wait until the copy from the GPU is complete."""
-        if self.ready is not None:
-            self.ready.synchronize()
-
-    def arrays(self) -> ProductPlanes:
-        """Return the planes as arrays, with nodata outside `wanted`."""
-        self.wait()
-        nodata = np.uint8(NODATA)
-        return {n: np.where(self.wanted, p.numpy(), nodata) for n, p in self.planes.items()}
-
-
-class _Writer:
-    """Writes strips in a thread of its own; a few of them may wait."""
-
-    def __init__(self, write: Write, meter: Meter) -> None:
-        self._write, self._meter = write, meter
-        self._thread = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
-        self._lock = threading.Lock()
-
-    def put(self, extent: Window, decided: Sequence[_DecidedRows]) -> None:
-        """Queue a strip; block while too many are waiting."""
-        with self._lock, self._meter.timed("write"):
-            self._waiting.append(self._thread.submit(self._write_strip, extent, decided))
-            while len(self._waiting) > _WAITING:
-                self._waiting.popleft().result()
-
-    def _write_strip(self, extent: Window, decided: Sequence[_DecidedRows]) -> None:
-        arrays = [rows.arrays() for rows in decided]
-        joined = {name: [rows[name] for rows in arrays] for name in arrays[0]}
-        self._write(extent, {name: np.concatenate(r, axis=1) for name, r in joined.items()})
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                with self._meter.timed("write"):
-                    for future in self._waiting:
-                        future.result()
-        finally:
-            self._thread.shutdown(wait=True)

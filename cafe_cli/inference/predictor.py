@@ -13,10 +13,11 @@ from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.ensemble import Engine, Ensemble, choose_engine
 from cafe_cli.inference.forward import BatchedForward, blank_patch
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
-from cafe_cli.inference.pipeline import Inference, ProductPlanes
+from cafe_cli.inference.pipeline import Inference
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.strip_store import StripStore, remove_leftovers
+from cafe_cli.inference.strip_writer import ProductPlanes
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader

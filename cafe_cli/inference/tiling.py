@@ -77,6 +77,11 @@ class Band:
     last: int
     columns: tuple[int, ...]
 
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return self.last - self.first
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -188,7 +193,7 @@ def _strips(scene: Window, area: Window, windows: WindowGrid, band: Band) -> Ite
     rows = windows.overlapping(scene.height, area.row, end)
     # Of a row of windows, the pixels above the next row of windows are final.
     finishing = [row for row in rows[:-1] if row + windows.stride > area.row] + [rows[-1]]
-    each = max(_STRIP // ((band.last - band.first) * windows.stride), 1)
+    each = max(_STRIP // (band.width * windows.stride), 1)
     for own in _batched(finishing, each):
         top = max(own[0], area.row)
         bottom = end if own[-1] == rows[-1] else own[-1] + windows.stride

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.raster.window import Window
@@ -109,14 +108,14 @@ class _Buffer:
     def put(self, window: Window, patch: Patch) -> None:
         """Copy the pixels of a window into the buffer."""
         place = window.slices(self._extent)
-        for held, values in zip(_arrays(self._held), _arrays(patch), strict=True):
+        for held, values in zip(self._held, patch, strict=True):
             held[..., *place] = values
 
     def advance(self, row: int) -> None:
         """Move the buffer down until `row` is its first row."""
         drop = min(row - self._extent.row, self._extent.height)
         kept = self._extent.height - drop
-        for values in _arrays(self._held):
+        for values in self._held:
             for top in range(0, kept, drop):  # in pieces, because source and target may overlap
                 end = min(top + drop, kept)
                 values[..., top:end, :] = values[..., top + drop : end + drop, :]
@@ -126,10 +125,6 @@ class _Buffer:
     def top(self, rows: int) -> Patch:
         """Return the first rows as a view."""
         return self._held.at((slice(0, rows), slice(None)))
-
-
-def _arrays(patch: Patch) -> tuple[NDArray[np.generic], ...]:
-    return patch.optical, patch.optical_valid, patch.height, patch.height_valid
 
 
 def _empty_patch(width: int, height: int) -> Patch:

@@ -1,0 +1,97 @@
+"""Decided rows of pixels on their way from a device to the thread that writes strips."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cafe_cli.classes import NODATA
+from cafe_cli.inference.throughput import Meter
+from cafe_cli.raster.window import Window
+
+ProductPlanes: TypeAlias = dict[str, NDArray[np.uint8]]
+"""Rasters (bands, height, width) by product name."""
+Write: TypeAlias = Callable[[Window, ProductPlanes], None]
+
+_WAITING = 2  # strips that may wait to be written
+
+
+@dataclass(frozen=True)
+class DecidedRows:
+    """Products of decided pixel rows, on their way to the writer.
+
+    Attributes
+    ----------
+    planes : mapping
+        uint8 tensors (bands, height, width) by product name, on the CPU.
+    wanted : ndarray of bool, (height, width)
+        Pixels that get a value; the others become nodata.
+    ready : Event or None
+        Recorded after the copy from a GPU; None on a CPU.
+    """
+
+    planes: Mapping[str, Tensor]
+    wanted: NDArray[np.bool_]
+    ready: torch.cuda.Event | None = None
+
+    @classmethod
+    def of(cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_]) -> "DecidedRows":
+        """Start copying the planes to the CPU, without waiting for a GPU."""
+        moved = {name: plane.to("cpu", non_blocking=True) for name, plane in planes.items()}
+        if not any(plane.is_cuda for plane in planes.values()):
+            return cls(moved, wanted)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+        return cls(moved, wanted, ready)
+
+    def wait(self) -> None:
+        """Wait until the copy from the GPU is complete."""
+        if self.ready is not None:
+            self.ready.synchronize()
+
+    def arrays(self) -> ProductPlanes:
+        """Return the planes as arrays, with nodata outside `wanted`."""
+        self.wait()
+        nodata = np.uint8(NODATA)
+        return {n: np.where(self.wanted, p.numpy(), nodata) for n, p in self.planes.items()}
+
+
+class StripWriter:
+    """Writes strips in a thread of its own; a few of them may wait."""
+
+    def __init__(self, write: Write, meter: Meter) -> None:
+        self._write, self._meter = write, meter
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
+
+    def put(self, extent: Window, decided: Sequence[DecidedRows]) -> None:
+        """Queue a strip; block while too many are waiting."""
+        with self._lock, self._meter.timed("write"):
+            self._waiting.append(self._thread.submit(self._write_strip, extent, decided))
+            while len(self._waiting) > _WAITING:
+                self._waiting.popleft().result()
+
+    def _write_strip(self, extent: Window, decided: Sequence[DecidedRows]) -> None:
+        arrays = [rows.arrays() for rows in decided]
+        joined = {name: [rows[name] for rows in arrays] for name in arrays[0]}
+        self._write(extent, {name: np.concatenate(r, axis=1) for name, r in joined.items()})
+
+    def __enter__(self) -> "StripWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with self._meter.timed("write"):
+                    for future in self._waiting:
+                        future.result()
+        finally:
+            self._thread.shutdown(wait=True)
