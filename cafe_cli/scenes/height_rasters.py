@@ -13,7 +13,6 @@ from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, InputError
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, sample_band
-from cafe_cli.system.atomic_write import stamps
 
 GroundSource: TypeAlias = Literal["dtm", "estimate", "none"]
 
@@ -33,8 +32,6 @@ PLAUSIBLE = (-1_000.0, 10_000.0)
 """Metres, heights on Earth; a height outside is a void that nobody declared."""
 
 _PROBE = 1024  # pixels along each side of the decimated view of a raster whose sample is void
-
-_checked = set[tuple[object, ...]]()  # files, their size and time of change, and the settings
 
 
 @dataclass(frozen=True)
@@ -144,8 +141,7 @@ def _vertical_unit(crs: CRS | None) -> float:
 def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
     """Refuse values that cannot be heights: voids marked by a number that nobody declared.
 
-    A sample of the pixels is checked, once until the files change; `HeightReader.read` checks the
-    other pixels.
+    A sample of the pixels is checked; `HeightReader.read` checks the others.
 
     Raises
     ------
@@ -154,9 +150,6 @@ def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
     BandError
         An image instead of heights: several bands.
     """
-    key = (*stamps(m.path for m in members).items(), settings)
-    if len(key) > len(members) and key in _checked:
-        return
     found = 0
     for member in members:
         metres = metres_per_unit(member, settings)
@@ -174,7 +167,6 @@ def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
         found += heights.size
     if not found and len(members) == 1:
         raise InputError(f"{members[0].path} holds no valid height")
-    _checked.add(key)
 
 
 def check_plausible(name: str, heights: NDArray[np.floating], metres: float) -> None:

@@ -235,7 +235,7 @@ class _CacheFolder:
 
     def _decoded(self) -> Generator[PackedArrays, None, None]:
         return in_order(
-            lambda: TileReader(self._folder, self._tileset),
+            TileReader(self._folder, self._tileset).for_thread,
             lambda reader, tile: pack(*reader.read(tile)),
             self._tiles,
             cores(),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Self
 
 import numpy as np
@@ -88,15 +89,22 @@ class TileReader:
     """Reads the tiles of a tile set, from its folder or, if it is virtual, from the scenes.
 
     Scenes are opened on demand and stay open until the reader is closed. A reader belongs to one
-    thread.
+    thread; `for_thread` returns another one.
     """
 
-    def __init__(self, folder: Path, tileset: TileSet) -> None:
+    def __init__(
+        self, folder: Path, tileset: TileSet, inspections: "_Inspections | None" = None
+    ) -> None:
         self._folder, self._tileset = folder, tileset
+        self._inspections = inspections or _Inspections()
         self._scenes = Pool[Scene]()
         self._config: Config | None = None
         if tileset.virtual is not None:
             self._config = parse_config(tileset.virtual.config, str(folder / DESCRIPTION))
+
+    def for_thread(self) -> "TileReader":
+        """Return a reader for another thread, which does not inspect the same scenes again."""
+        return TileReader(self._folder, self._tileset, self._inspections)
 
     def __enter__(self) -> Self:
         """Return the reader."""
@@ -136,9 +144,24 @@ class TileReader:
             with open_raster(str(path)) as surface:
                 grid = Grid.of(surface)
                 ground = GroundSurface(read_window(surface, grid.extent, [1])[0], grid)
-        inspection = inspect_config_scene(virtual.scenes[name].scene_files(name), config)
-        with open_scene(inspection, ground) as scene:
+        files = virtual.scenes[name].scene_files(name)
+        with open_scene(self._inspections.get(files, config), ground) as scene:
             yield scene
+
+
+class _Inspections:
+    """Inspections of scenes by id, each made once for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._found: dict[str, SceneInspection] = {}
+
+    def get(self, files: SceneFiles, config: Config) -> SceneInspection:
+        """Return the inspection of a scene."""
+        with self._lock:
+            if files.id not in self._found:
+                self._found[files.id] = inspect_config_scene(files, config)
+            return self._found[files.id]
 
 
 def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:

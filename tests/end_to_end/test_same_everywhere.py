@@ -20,6 +20,8 @@ from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.splits.assign import SPLITS
+from cafe_cli.system.threads import in_order
+from cafe_cli.tilesets import tile_rasters
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tile_rasters import TileReader, read_tile
 from cafe_cli.tilesets.tileset import load_tileset
@@ -160,6 +162,27 @@ def test_a_virtual_tile_set_whose_rasters_changed(virtual):
     (folder / "dsm.tif").unlink()
     with pytest.raises(errors.InputError, match=r"dsm\.tif was changed or moved after the virtual"):
         TileReader(folder / "set", tileset).read(tileset.tiles[0])
+
+
+def test_threads_inspect_the_scenes_of_a_virtual_tile_set_once(virtual, monkeypatch):
+    folder, tileset = virtual
+    inspected, original = [], tile_rasters.inspect_scene
+    monkeypatch.setattr(
+        tile_rasters,
+        "inspect_scene",
+        lambda files, *args, **options: (
+            inspected.append(files.id) or original(files, *args, **options)
+        ),
+    )
+    reader = TileReader(folder / "set", tileset)
+    tiles = [*tileset.tiles[:8]]
+    expected = [reader.read(kept) for kept in tiles]
+    for (patch, labels), (known, truth) in zip(
+        in_order(reader.for_thread, TileReader.read, tiles, 3), expected, strict=True
+    ):
+        assert np.array_equal(patch.height, known.height)
+        assert np.array_equal(labels, truth)
+    assert len(inspected) == 1
 
 
 def test_labels_that_the_split_cuts_are_kept(tmp_path):

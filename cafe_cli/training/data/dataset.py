@@ -76,7 +76,7 @@ class TileDataset(Dataset[Sample]):
         augment: TrainSettings | None = None,
         decoded: Cache | None = None,
     ) -> None:
-        self._folder, self._tileset, self._tiles = folder, tileset, tileset.of(split)
+        self._tileset, self._tiles = tileset, tileset.of(split)
         self._augment = augment
         self._decoded = decoded.of(split) if decoded else None
         self._reader = TileReader(folder, tileset)
@@ -117,7 +117,7 @@ class TileDataset(Dataset[Sample]):
     @contextmanager
     def opened(self) -> Iterator[TileSource]:
         """Make ready to read in one thread, which has to be the one that ends this."""
-        with TileReader(self._folder, self._tileset) as reader:
+        with self._reader.for_thread() as reader:
             yield self._source(reader)
 
     def _source(self, reader: TileReader) -> TileSource:
