@@ -120,7 +120,7 @@ class SplitSettings(Section):
     holds ``train``, ``validation`` or ``test``. Where neither names ground for validation or for
     testing, that share of the other scenes' labels is set aside: in square blocks of `block` pixels
     (two tiles if unset), or in whole scenes with `unit` ``scene``, chosen so that every class
-    occurs everywhere if it can. With `folds`, the ground that does not test is dealt into as many
+    occurs everywhere if it can. With `folds`, the ground that does not test is divided into as many
     parts instead, of which number `fold` (from 0) validates. Training tiles keep `buffer` pixels
     away from the other splits' ground.
     """
@@ -168,7 +168,7 @@ class TileSettings(Section):
         return self
 
     @property
-    def step(self) -> int:
+    def stride(self) -> int:
         """Distance from one tile to the next."""
         return self.size - self.overlap
 

@@ -1,4 +1,4 @@
-"""Which ground of which scene trains, validates and tests, and the tiles that makes."""
+"""Plan the split: the ground of each scene that trains, validates or tests, and its tiles."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
-from cafe_cli.splits.assign import SPLITS, Block, Split, assign
+from cafe_cli.splits.assign import SPLITS, Block, Split, assign_blocks
 from cafe_cli.splits.polygons import polygon_split
 from cafe_cli.splits.table import is_table, parse_splits, read_table
 from cafe_cli.splits.tiling import scoring_windows, training_windows
@@ -23,7 +23,7 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class PlannedTile:
-    """A tile to be cut. Only the `scored` part of its window keeps its labels."""
+    """A tile to be cut. Labels outside the `scored` part of its window are removed."""
 
     scene: str
     split: Split
@@ -43,22 +43,22 @@ class PlannedTile:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons of one scene in its pixel coordinates, each with the split it says."""
+    """Polygons in the pixel coordinates of a scene, each with the split that it is drawn for."""
 
     geometries: NDArray[np.object_]
     splits: list[Split | None]
 
     def of(self, split: Split) -> NDArray[np.object_]:
-        """Return those of a split."""
+        """Return the polygons of a split."""
         chosen: NDArray[np.object_] = self.geometries[[s == split for s in self.splits]]
         return chosen
 
 
 class SplitPlanner:
-    """Says which ground of which scene goes where.
+    """Assigns the ground of all scenes to splits, and plans the tiles of each scene.
 
-    What names a scene's ground comes first: the scenes of the config, then the split file. The
-    ground that nobody names is dealt out in blocks or whole scenes.
+    A scene that the config names has the split given there, or else that of the split file. The
+    ground of all other scenes is assigned block by block, or scene by scene.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class SplitPlanner:
     grids : dict
         Grid of each scene, by its id.
     blocks : sequence of Block
-        All that ground in blocks, with its labels counted.
+        The ground of all scenes, with its labels counted.
 
     Raises
     ------
@@ -80,50 +80,55 @@ class SplitPlanner:
         self._config, self._grids, names = config, grids, list(grids)
         self.polygons: dict[str, Polygons] = {}
         scenes = config.scenes
-        # Of a benchmark's scenes, some may be used, and its split name all.
+        # The split of a benchmark names all of its scenes, even if only some are used.
         self._selected = scenes is not None and bool(scenes.only or scenes.exclude)
         self._whole = self._named_scenes(names)
         if config.split.file:
             self._read_file(Path(config.root, config.split.file), names)
         free = [b for b in blocks if b.scene not in {**self._whole, **self.polygons}]
-        self._held = self._deal(free)
+        self._held_out = self._assign_blocks(free)
 
     def tiles(self, name: str) -> Iterator[PlannedTile]:
         """Plan the tiles of a scene, split by split."""
         grid, size, buffer = self._grids[name], self._config.tile.size, self._config.split.buffer
-        step = self._config.tile.step
+        stride = self._config.tile.stride
         if polygons := self.polygons.get(name):
-            found = polygon_split(
-                polygons.geometries,
-                polygons.splits,
-                grid.extent,
-                size,
-                step,
-                buffer,
-                only_drawn=any("train" in p.splits for p in self.polygons.values()),
-            )
-            for split in SPLITS:
-                yield from (PlannedTile(name, split, *pair) for pair in found.windows[split])
-            if any(found.lost.values()):
-                log.warning(
-                    "%s: polygons of two splits lie so close that tiles of %d px cannot keep them "
-                    "apart; pixels left out: %s",
-                    name,
-                    size,
-                    ", ".join(f"{split} {n:,}" for split, n in found.lost.items()),
-                )
+            yield from self._polygon_tiles(name, polygons)
             return
-        held = self._held.get(name, {})
+        held_out = self._held_out.get(name, {})
         if name in self._whole and self._whole[name] != "train":
-            held = {self._whole[name]: [grid.extent]}
-        free = [block.expand(buffer) for ground in held.values() for block in ground]
-        for window in training_windows(grid.extent, size, step, free):
+            held_out = {self._whole[name]: [grid.extent]}
+        kept_free = [block.expand(buffer) for ground in held_out.values() for block in ground]
+        for window in training_windows(grid.extent, size, stride, kept_free):
             yield PlannedTile(name, "train", window, window)
         for split in SPLITS[1:]:
-            for block in held.get(split, []):
-                yield from (
-                    PlannedTile(name, split, *pair) for pair in scoring_windows(block, size)
-                )
+            for block in held_out.get(split, []):
+                for window, scored in scoring_windows(block, size):
+                    yield PlannedTile(name, split, window, scored)
+
+    def _polygon_tiles(self, name: str, polygons: Polygons) -> Iterator[PlannedTile]:
+        """Plan the tiles of a scene whose splits are drawn as polygons."""
+        size = self._config.tile.size
+        found = polygon_split(
+            polygons.geometries,
+            polygons.splits,
+            self._grids[name].extent,
+            size,
+            self._config.tile.stride,
+            self._config.split.buffer,
+            only_drawn=any("train" in p.splits for p in self.polygons.values()),
+        )
+        for split in SPLITS:
+            for window, scored in found.windows[split]:
+                yield PlannedTile(name, split, window, scored)
+        if any(found.lost.values()):
+            log.warning(
+                "%s: polygons of two splits lie so close that tiles of %d px cannot keep them "
+                "apart; pixels left out: %s",
+                name,
+                size,
+                ", ".join(f"{split} {n:,}" for split, n in found.lost.items()),
+            )
 
     def _named_scenes(self, names: Sequence[str]) -> dict[str, Split]:
         split = self._config.split
@@ -153,20 +158,20 @@ class SplitPlanner:
         if not self.polygons:
             raise InputError(f"split.file {path} has no polygon inside any scene; check its CRS")
 
-    def _deal(self, free: list[Block]) -> dict[str, dict[Split, list[Window]]]:
-        """Return the blocks of each scene that do not train."""
+    def _assign_blocks(self, free: list[Block]) -> dict[str, dict[Split, list[Window]]]:
+        """Return the blocks for validation and test, by scene."""
         split = self._config.split
-        said = {*self._whole.values(), *(s for p in self.polygons.values() for s in p.splits)}
-        test = 0.0 if "test" in said else split.test
+        given = {*self._whole.values(), *(s for p in self.polygons.values() for s in p.splits)}
+        test = 0.0 if "test" in given else split.test
         if split.folds is None:
-            validation = 0.0 if "validation" in said else split.validation
+            validation = 0.0 if "validation" in given else split.validation
             shares, validating = [1 - test - validation, validation, test], 1
         else:
-            # Part 0 keeps the blocks without labels, which are nobody's: the folds follow.
+            # Part 0 takes the blocks without labels, which belong to no fold: the folds follow.
             shares = [0.0, *[(1 - test) / split.folds] * split.folds, test]
             validating = 1 + split.fold
         units = _whole_scenes(free, self._grids) if split.unit == "scene" else free
-        parts = assign(units, shares, split.seed)
+        parts = assign_blocks(units, shares, split.seed)
         if split.folds is not None and validating not in parts:
             labelled = sum(bool(unit.counts.any()) for unit in units)
             raise ConfigError(
@@ -187,7 +192,7 @@ def _polygons(found: Features, column: str) -> Polygons:
 
 
 def _whole_scenes(free: list[Block], grids: dict[str, Grid]) -> list[Block]:
-    """Return the blocks of each scene as one."""
+    """Join the blocks of each scene to one."""
     scenes = dict.fromkeys(b.scene for b in free)
     return [
         Block(name, grids[name].extent, np.sum([b.counts for b in free if b.scene == name], axis=0))

@@ -1,4 +1,4 @@
-"""Splits drawn as polygons: which tiles of a scene they make."""
+"""Plan the tiles of a scene whose splits are drawn as polygons."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from cafe_cli.splits.tiling import scoring_windows, training_windows
 Geometries: TypeAlias = NDArray[np.object_]
 
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
-_INSET = 0.25  # pixels; windows side by side share an edge, but no pixel
+_INSET = 0.25  # pixels, by which windows shrink: neighbours share an edge, but no pixel
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class PolygonPlan:
     Attributes
     ----------
     windows : dict
-        For each split its tiles, each with the part of it that only this tile scores (of a training
-        tile: all of it). There, the pixels count whose centre lies in a polygon of the split.
+        For each split its tiles, each as (window, scored window). Only one tile scores a pixel, if
+        its centre lies in a polygon of the split. A training tile is scored as a whole.
     lost : dict
-        For validation and test about how many pixels of their polygons no tile scores, because it
-        would show ground of the other's tiles.
+        For validation and test, about how many pixels of their polygons no tile scores, because the
+        tile would overlap tiles of the other split.
     """
 
     windows: dict[Split, list[tuple[Window, Window]]]
@@ -44,40 +44,41 @@ def polygon_split(
     splits: Sequence[Split | None],
     extent: Window,
     size: int,
-    step: int,
+    stride: int,
     buffer: int,
     *,
     only_drawn: bool = False,
 ) -> PolygonPlan:
     """Plan the tiles of a scene whose splits are drawn as polygons.
 
-    Tiles of validation and test cover their polygons. They may reach beyond them, but not onto a
-    tile of each other: where they would, the one with less to score is moved, or else dropped.
-    Training tiles touch no polygon of the others and keep away from the others' tiles.
+    The tiles of validation and of test cover their polygons. They may reach beyond them, but a
+    validation tile overlaps no test tile: the one of the two with less to score is moved aside or,
+    if it fits nowhere, dropped. Training tiles touch no polygon of validation or test, and keep
+    `buffer` pixels away from the tiles of both.
 
     Parameters
     ----------
     geometries : ndarray of shapely geometries, (N,)
         In pixel coordinates of the scene: (column, row), (0, 0) at the corner of its first pixel.
-        What has no area counts for nothing.
+        Points and lines are ignored.
     splits : sequence, N
         None for geometries of no split.
     extent : Window
         The scene.
-    size, step : int
-        Side of the tiles; from one training tile to the next.
+    size, stride : int
+        Side of the tiles; distance from one training tile to the next.
     buffer : int
         Pixels between training tiles and the other tiles.
     only_drawn : bool
-        Whether training tiles have to touch a polygon of ``train`` although none is given, as
-        there are some on other scenes. Where one is given they have to.
+        Whether training tiles have to touch a polygon of ``train`` even if the scene has none, as
+        other scenes have some. On a scene with one they always have to.
     """
     kinds = np.array(splits, object)
     drawn = {s: shapely.STRtree(_polygons(geometries[kinds == s], extent)) for s in SPLITS}
     wanted = _cover(drawn, extent, size)
     kept = _set_apart(wanted, drawn, extent)
-    free = [tile.window.expand(buffer) for tile in kept]
-    candidates = list(training_windows(extent, size, step, free))
+    kept_free = [tile.window.expand(buffer) for tile in kept]
+    candidates = list(training_windows(extent, size, stride, kept_free))
     training = _allowed(candidates, drawn, only_drawn or "train" in splits)
     windows: dict[Split, list[tuple[Window, Window]]] = {"train": [(w, w) for w in training]}
     lost: dict[Split, int] = {}
@@ -90,7 +91,7 @@ def polygon_split(
 
 @dataclass(frozen=True)
 class _Tile:
-    """A tile of validation or test; of what it scores, `drawn` pixels are in polygons."""
+    """A tile of validation or test; `drawn` is the area, in pixels, of the polygons it scores."""
 
     split: Split
     window: Window
@@ -99,7 +100,7 @@ class _Tile:
 
 
 def _polygons(geometries: Geometries, extent: Window) -> Geometries:
-    """Take geometries apart into valid polygons inside the scene."""
+    """Return the valid parts of geometries inside the scene, as single polygons."""
     inside = shapely.intersection(shapely.make_valid(geometries), _boxes([extent]))
     parts = shapely.get_parts(shapely.get_parts(inside))
     polygons: Geometries = parts[shapely.area(parts) > 0]
@@ -107,7 +108,7 @@ def _polygons(geometries: Geometries, extent: Window) -> Geometries:
 
 
 def _boxes(windows: Sequence[Window], inset: float = 0.0) -> Geometries:
-    """Return windows as polygons, smaller by `inset` on every side."""
+    """Return windows as polygons, shrunk by `inset` on every side."""
     edges = np.array([window.bounds for window in windows], float)
     left, top, right, bottom = edges.reshape(-1, 4).T
     boxes: Geometries = shapely.box(left + inset, top + inset, right - inset, bottom - inset)
@@ -115,7 +116,7 @@ def _boxes(windows: Sequence[Window], inset: float = 0.0) -> Geometries:
 
 
 def _drawn_in(windows: Sequence[Window], tree: shapely.STRtree) -> NDArray[np.float64]:
-    """Return the area of each window in polygons, (N,); where they overlap, in each of them."""
+    """Return the area of polygons in each window, (N,); overlapping polygons all count."""
     boxes = _boxes(windows)
     window, polygon = tree.query(boxes, "intersects")
     shared = shapely.intersection(boxes[window], tree.geometries[polygon])
@@ -125,7 +126,7 @@ def _drawn_in(windows: Sequence[Window], tree: shapely.STRtree) -> NDArray[np.fl
 def _allowed(
     training: Sequence[Window], drawn: Mapping[Split, shapely.STRtree], only_drawn: bool
 ) -> list[Window]:
-    """Return the training tiles that touch the right polygons only."""
+    """Return the training tiles that touch no polygon of validation or test, see `only_drawn`."""
     boxes = _boxes(training, _INSET)
     touch = {
         split: np.bincount(tree.query(boxes, "intersects")[0], minlength=len(training)) > 0
@@ -138,7 +139,7 @@ def _allowed(
 
 
 def _cover(drawn: Mapping[Split, shapely.STRtree], extent: Window, size: int) -> list[_Tile]:
-    """Cover the polygons of validation and those of test, each with no regard to the other."""
+    """Cover the polygons of validation, and those of test; tiles of the two may still overlap."""
     frames: dict[Split, list[Window]] = {}
     avoid = drawn["test"]
     for split in _HELD_OUT:
@@ -153,7 +154,7 @@ def _cover(drawn: Mapping[Split, shapely.STRtree], extent: Window, size: int) ->
 
 
 def _pixel_boxes(polygons: Geometries) -> list[Window]:
-    """Return the smallest window with all pixel centres of each polygon that has any."""
+    """Return the smallest window of all pixel centres in each polygon's bounds, if there are any."""
     bounds = shapely.bounds(polygons).reshape(-1, 4)
     first = np.ceil(bounds[:, :2] - 0.5).astype(int)
     sides = np.floor(bounds[:, 2:] + 0.5).astype(int) - first
@@ -162,7 +163,7 @@ def _pixel_boxes(polygons: Geometries) -> list[Window]:
 
 
 def _frames(boxes: list[Window], avoid: shapely.STRtree, extent: Window, size: int) -> list[Window]:
-    """Grow boxes to at least the size of a tile; what overlaps then becomes one box."""
+    """Grow boxes to at least the size of a tile, and join boxes that overlap then."""
     while boxes:
         frames = [_frame(box, avoid, extent, size) for box in boxes]
         tree = shapely.STRtree(_boxes(frames, _INSET))
@@ -176,7 +177,7 @@ def _frames(boxes: list[Window], avoid: shapely.STRtree, extent: Window, size: i
 
 
 def _frame(box: Window, avoid: shapely.STRtree, extent: Window, size: int) -> Window:
-    """Grow a box about its middle, or to one side where that shows less of what to avoid."""
+    """Grow a box about its middle, or to one side if it then covers less of `avoid`."""
     cols = _starts(box.col, box.width, size, extent.col, extent.width)
     rows = _starts(box.row, box.height, size, extent.row, extent.height)
     sides = max(box.width, size), max(box.height, size)
@@ -185,7 +186,7 @@ def _frame(box: Window, avoid: shapely.STRtree, extent: Window, size: int) -> Wi
 
 
 def _starts(first: int, length: int, size: int, start: int, total: int) -> list[int]:
-    """Return starts of `size` pixels that hold `length`, inside the `total` if that is so large."""
+    """Return first pixels of `size` pixels that contain `length`, inside `total` if they fit."""
     spare = max(size - length, 0)
     last = max(start + total - max(size, length), start)
     return [min(max(first - before, start), last) for before in (spare // 2, 0, spare)]
@@ -194,7 +195,7 @@ def _starts(first: int, length: int, size: int, start: int, total: int) -> list[
 def _set_apart(
     tiles: Sequence[_Tile], drawn: Mapping[Split, shapely.STRtree], extent: Window
 ) -> list[_Tile]:
-    """Move or drop tiles so that those of two splits share no pixel; the fullest stay in place."""
+    """Move or drop tiles so that tiles of two splits share no pixel, those that score most last."""
     kept: list[_Tile] = []
     for tile in sorted(tiles, key=lambda tile: -tile.drawn):
         reach = tile.window.expand(tile.window.width)
@@ -209,7 +210,7 @@ def _set_apart(
 def _moved(
     tile: _Tile, others: Sequence[Window], tree: shapely.STRtree, extent: Window
 ) -> list[_Tile]:
-    """Move a tile beside others to where it scores most of what it did; none if nothing is left."""
+    """Move a tile beside `others`, where it scores most of its polygons; empty if it scores none."""
     size = tile.window.width
     cols = {tile.window.col, *(c for o in others for c in (o.col - size, o.right))}
     rows = {tile.window.row, *(r for o in others for r in (o.row - size, o.bottom))}

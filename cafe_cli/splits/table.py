@@ -1,4 +1,4 @@
-"""Splits that a file says: a table of scenes, and what its values and those of polygons mean."""
+"""Splits given in a file: a CSV table of scenes, and the names of splits in tables and polygons."""
 
 import difflib
 from collections import Counter
@@ -18,17 +18,17 @@ _NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-_SCENE = "scene"  # the column that names them
+_SCENE = "scene"  # the column with the names of scenes
 _LISTED = 8  # names in a message before it says "and more"
 
 
 def is_table(path: str) -> bool:
-    """Whether a name is that of a table; what else a split file may be holds polygons."""
+    """Whether a split file is a table, by its name; any other holds polygons."""
     return path.lower().endswith((".csv", ".tsv", ".txt"))
 
 
 def split_of(value: object) -> Split | None:
-    """Return the split that a value names, in any case and some short forms; None if none."""
+    """Return the split that a value names, in any case or a short form; None if it names none."""
     return _NAMES.get(str(value).strip().lower())
 
 
@@ -40,19 +40,19 @@ def name_counts(values: Iterable[object]) -> str:
 
 
 def parse_splits(values: Iterable[object], source: str) -> list[Split | None]:
-    """Return the split that each value names: None for empty ones (None, NaN, blanks).
+    """Return the split that each value names; None for an empty value (None, NaN, blanks).
 
     Raises
     ------
     InputError
-        Others that name no split; `source` says in the message where they stand.
+        A value that names no split; `source` tells the user where it comes from.
     """
     values = list(values)
     splits = [split_of(value) for value in values]
-    odd = [v for v, s in zip(values, splits, strict=True) if s is None and not _is_empty(v)]
-    if odd:
+    unknown = [v for v, s in zip(values, splits, strict=True) if s is None and not _is_empty(v)]
+    if unknown:
         raise InputError(
-            f"{source} has values that are no split: {name_counts(odd)}; "
+            f"{source} has values that are no split: {name_counts(unknown)}; "
             f"write {', '.join(SPLITS)} or nothing"
         )
     return splits
@@ -61,23 +61,23 @@ def parse_splits(values: Iterable[object], source: str) -> list[Split | None]:
 def read_table(
     path: Path, column: str, scenes: Sequence[str], others: bool = False
 ) -> dict[str, Split]:
-    """Read which split scenes go to.
+    """Read the split of each scene from a table.
 
     Parameters
     ----------
     path : Path
         Text in UTF-8 with commas, semicolons or tabs, and a header.
     column : str
-        The column with the splits; those of the scenes is ``scene``.
+        The column with the splits; the column ``scene`` has the names of scenes.
     scenes : sequence of str
-        Those that there are.
+        Names of the scenes of the config.
     others : bool
-        Whether the table may name scenes besides these.
+        Whether the table may name other scenes, too.
 
     Returns
     -------
     dict
-        The split by scene, without the scenes whose split is empty or that have no line.
+        The split by scene; scenes without a line or with an empty split are left out.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def _more(count: int) -> str:
 
 
 def _columns(wanted: str, header: list[str]) -> str:
-    """Say which columns there are, and which may be meant."""
+    """List the columns for a message, with the one that was probably meant."""
     by_lower = {name.lower(): name for name in header}
     near = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
     hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""

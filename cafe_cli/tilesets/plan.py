@@ -18,7 +18,7 @@ from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import list_unknown
 from cafe_cli.scenes.scene import Scene, open_scene
-from cafe_cli.splits.assign import Block, divide
+from cafe_cli.splits.assign import Block, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import in_order
 from cafe_cli.tilesets.index import meeting
@@ -141,7 +141,7 @@ def _look(
         grid = looked.grids[name] = source.grid
         looked.widths[name] = source.block
         looked.kinds.append((source.band_names, source.dtype))
-        windows = list(divide(grid.width, grid.height, block_side(config)))
+        windows = list(divide_into_blocks(grid.width, grid.height, block_side(config)))
         count = partial(_count, config=config, classes=classes)
         counted = in_order(partial(open_scene, source), count, windows, min(jobs, len(windows)))
         for window, (counts, unknown) in zip(windows, counted, strict=True):

@@ -46,7 +46,7 @@ def test_without_a_file_everything_has_its_default():
     assert config.model_copy(update={"root": "."}) == Config()
     assert config.root == str(Path.cwd())
     assert (config.scenes, config.classes, config.height.kind) == (None, (), "dsm")
-    assert (config.tile.size, config.tile.step, config.labels.ignore) == (512, 384, (255,))
+    assert (config.tile.size, config.tile.stride, config.labels.ignore) == (512, 384, (255,))
 
 
 def test_a_file_that_is_not_there_or_not_toml(tmp_path, toml):

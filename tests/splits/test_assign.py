@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cafe_cli.raster.window import Window
-from cafe_cli.splits.assign import Block, assign, divide
-from cafe_cli.splits.tiling import flush, scoring_windows, training_windows
+from cafe_cli.splits.assign import Block, assign_blocks, divide_into_blocks
+from cafe_cli.splits.tiling import clamped_offsets, scoring_windows, training_windows
 
 LENGTHS = st.integers(1, 120)
 SIZES = st.integers(1, 40)
@@ -30,7 +30,7 @@ def blocks_of(counts) -> list[Block]:
 @given(LENGTHS, LENGTHS, SIZES)
 def test_divide_partitions_into_near_squares(width, height, side):
     seen = np.zeros((height, width), int)
-    for block in divide(width, height, side):
+    for block in divide_into_blocks(width, height, side):
         seen[block.slices()] += 1
         assert min(side, width) <= block.width <= 2 * side
         assert min(side, height) <= block.height <= 2 * side
@@ -38,9 +38,9 @@ def test_divide_partitions_into_near_squares(width, height, side):
 
 
 @given(LENGTHS, STEPS)
-def test_flushed_tiles_cover_a_length_and_stay_inside(length, size_step):
+def test_clamped_tiles_cover_a_length_and_stay_inside(length, size_step):
     size, step = size_step
-    starts = flush(length, size, step)
+    starts = clamped_offsets(length, size, step)
     assert starts == sorted(set(starts))
     assert starts[0] == 0
     assert max(b - a for a, b in zip(starts, [*starts[1:], starts[-1]], strict=True)) <= step
@@ -58,7 +58,7 @@ def test_training_tiles_keep_off_what_is_kept_free(left, top, width, height, siz
     for tile in tiles:
         assert not taken[tile.slices()].any()
     # None is left out without need.
-    rows, cols = (flush(n, size, step) for n in (height, width))
+    rows, cols = (clamped_offsets(n, size, step) for n in (height, width))
     every = {(top + row, left + col) for row in rows for col in cols}
     for row, col in every - {(t.row, t.col) for t in tiles}:
         assert taken[Window(col, row, size, size).slices()].any()
@@ -89,8 +89,8 @@ SHARES = st.sampled_from(
 @given(COUNTS, SHARES, st.integers(0, 3))
 def test_every_block_goes_to_one_part_and_no_part_goes_empty(counts, shares, seed):
     blocks = blocks_of(counts)
-    parts = assign(blocks, shares, seed)
-    assert parts == assign(blocks, shares, seed)
+    parts = assign_blocks(blocks, shares, seed)
+    assert parts == assign_blocks(blocks, shares, seed)
     assert len(parts) == len(counts)
     labelled = [p for p, row in zip(parts, counts, strict=True) if any(row)]
     takers = [p for p, share in enumerate(shares) if share > 0]
@@ -114,13 +114,13 @@ def test_as_many_classes_as_can_be_occur_in_every_part(counts, shares):
 
     every = itertools.product(range(len(shares)), repeat=len(counts))
     filled = (parts for parts in every if len(set(parts)) == len(shares))
-    assert lacking(assign(blocks_of(counts), shares, seed=0)) <= min(map(lacking, filled))
+    assert lacking(assign_blocks(blocks_of(counts), shares, seed=0)) <= min(map(lacking, filled))
 
 
 @given(st.sampled_from([(0.8, 0.2), (0.5, 0.3, 0.2), (0.25,) * 4]), st.integers(1, 3))
 @settings(max_examples=10)
 def test_blocks_that_are_alike_meet_the_shares(shares, seed):
-    parts = assign(blocks_of([[30, 5]] * 60), shares, seed)
+    parts = assign_blocks(blocks_of([[30, 5]] * 60), shares, seed)
     assert [parts.count(p) for p in range(len(shares))] == pytest.approx([60 * s for s in shares])
 
 
@@ -129,7 +129,7 @@ def test_blocks_that_are_alike_meet_the_shares(shares, seed):
 def test_folds_share_every_class_alike(folds, seed):
     random = np.random.default_rng(seed)
     counts = random.integers(0, 100, (60, 4)) * (random.random((60, 4)) < 0.4)
-    parts = np.array(assign(blocks_of(counts), [1 / folds] * folds, seed))
+    parts = np.array(assign_blocks(blocks_of(counts), [1 / folds] * folds, seed))
     assert set(parts.tolist()) == set(range(folds))
     shares = np.array([counts[parts == p].sum(axis=0) for p in range(folds)]) / counts.sum(axis=0)
     assert abs(shares - 1 / folds).max() < 0.1
@@ -141,31 +141,31 @@ def test_a_rare_class_in_as_many_blocks_as_parts_is_in_each(common, data):
     """Though dealing it out evenly is further from the shares than giving all of it to one."""
     places = data.draw(st.permutations(range(len(common))))[:3]
     counts = [[n, 20 * (i in places)] for i, n in enumerate(common)]
-    parts = assign(blocks_of(counts), (0.7, 0.2, 0.1), seed=0)
+    parts = assign_blocks(blocks_of(counts), (0.7, 0.2, 0.1), seed=0)
     assert {parts[i] for i in places} == {0, 1, 2}
 
 
 def test_a_rare_class_among_many_blocks_is_in_every_part():
     counts = np.full((2000, 2), [100, 0])
     counts[[5, 700, 1900], 1] = 1
-    parts = np.array(assign(blocks_of(counts), (0.9, 0.05, 0.05), seed=0))
+    parts = np.array(assign_blocks(blocks_of(counts), (0.9, 0.05, 0.05), seed=0))
     assert set(parts[[5, 700, 1900]].tolist()) == {0, 1, 2}
     assert np.bincount(parts) / 2000 == pytest.approx([0.9, 0.05, 0.05], abs=1e-3)
 
 
-def test_nothing_is_dealt_where_there_is_nothing():
-    assert assign([], (0.8, 0.2), seed=0) == []
-    assert assign(blocks_of([[0], [0]]), (0.8, 0.2), seed=0) == [0, 0]
-    assert assign(blocks_of([[5], [5]]), (1.0, 0.0), seed=0) == [0, 0]
+def test_nothing_is_assigned_where_there_is_nothing():
+    assert assign_blocks([], (0.8, 0.2), seed=0) == []
+    assert assign_blocks(blocks_of([[0], [0]]), (0.8, 0.2), seed=0) == [0, 0]
+    assert assign_blocks(blocks_of([[5], [5]]), (1.0, 0.0), seed=0) == [0, 0]
 
 
 def test_the_seed_changes_the_parts():
     blocks = blocks_of([[5]] * 20)
-    assert len({tuple(assign(blocks, (0.8, 0.2), seed)) for seed in range(5)}) > 1
+    assert len({tuple(assign_blocks(blocks, (0.8, 0.2), seed)) for seed in range(5)}) > 1
 
 
 def test_the_share_counts_labels_not_blocks():
-    parts = assign(blocks_of([[1000], *[[10]] * 100]), (0.5, 0.5), seed=0)
+    parts = assign_blocks(blocks_of([[1000], *[[10]] * 100]), (0.5, 0.5), seed=0)
     assert parts[1:] == [1 - parts[0]] * 100
 
 
@@ -173,6 +173,6 @@ def test_the_share_counts_labels_not_blocks():
 def test_every_class_gets_its_share(seed):
     random = np.random.default_rng(seed)
     counts = random.integers(0, 100, (60, 6)) * (random.random((60, 6)) < 0.3)
-    parts = np.array(assign(blocks_of(counts), (0.7, 0.2, 0.1), seed))
+    parts = np.array(assign_blocks(blocks_of(counts), (0.7, 0.2, 0.1), seed))
     shares = np.array([counts[parts == p].sum(axis=0) for p in range(3)]) / counts.sum(axis=0)
     assert abs(shares - [[0.7], [0.2], [0.1]]).max() < 0.05

@@ -104,7 +104,7 @@ def test_folds_leave_the_test_ground_alone(town):
     assert np.any(tests)
 
 
-def test_whole_scenes_are_dealt_out(town):
+def test_whole_scenes_are_assigned(town):
     planned = plan(config(town, split={"unit": "scene", "validation": 0.25, "test": 0.25}))
     where = splits_of(planned)
     assert [len(where[s]) for s in SPLITS] == [2, 1, 1]
