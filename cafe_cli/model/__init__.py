@@ -1,1 +1,1 @@
-"""The network, what it is given, the file that it is kept in, and the device that runs it."""
+"""The network, its encoders, its inputs, the model file, and the device that it runs on."""

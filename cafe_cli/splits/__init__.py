@@ -1,1 +1,1 @@
-"""Which ground trains, which validates and which tests."""
+"""The spatial split: which ground is for training, for validation and for testing."""

@@ -154,7 +154,7 @@ def _cover(drawn: Mapping[Split, shapely.STRtree], extent: Window, size: int) ->
 
 
 def _pixel_boxes(polygons: Geometries) -> list[Window]:
-    """Return the smallest window of all pixel centres in each polygon's bounds, if there are any."""
+    """Return the window of the pixel centres in the bounds of each polygon, if there are any."""
     bounds = shapely.bounds(polygons).reshape(-1, 4)
     first = np.ceil(bounds[:, :2] - 0.5).astype(int)
     sides = np.floor(bounds[:, 2:] + 0.5).astype(int) - first
@@ -195,7 +195,7 @@ def _starts(first: int, length: int, size: int, start: int, total: int) -> list[
 def _set_apart(
     tiles: Sequence[_Tile], drawn: Mapping[Split, shapely.STRtree], extent: Window
 ) -> list[_Tile]:
-    """Move or drop tiles so that tiles of two splits share no pixel, those that score most last."""
+    """Move or drop tiles so that two splits share no pixel; tiles with most to score stay put."""
     kept: list[_Tile] = []
     for tile in sorted(tiles, key=lambda tile: -tile.drawn):
         reach = tile.window.expand(tile.window.width)
@@ -210,7 +210,7 @@ def _set_apart(
 def _moved(
     tile: _Tile, others: Sequence[Window], tree: shapely.STRtree, extent: Window
 ) -> list[_Tile]:
-    """Move a tile beside `others`, where it scores most of its polygons; empty if it scores none."""
+    """Move a tile beside `others`, to where it scores most; return [] if it would score nothing."""
     size = tile.window.width
     cols = {tile.window.col, *(c for o in others for c in (o.col - size, o.right))}
     rows = {tile.window.row, *(r for o in others for r in (o.row - size, o.bottom))}

@@ -1,1 +1,1 @@
-"""Tile sets: planned, cut, indexed, read back, cached. The door of ``cafe tile``."""
+"""Tile sets: planned, cut, indexed, read and cached; `make` is the front door of ``cafe tile``."""
