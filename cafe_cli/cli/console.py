@@ -21,6 +21,7 @@ from rich.text import Text
 
 from cafe_cli.findings import LEVELS, Report
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.training.history import EpochRecord
 
 if TYPE_CHECKING:
     from cafe_cli.evaluation.metrics import Scores
@@ -120,8 +121,8 @@ def _pace(meter: Meter) -> str:
 def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Callable[..., None]]]:
     """Show training: a bar over the steps and a table of the epochs; yields (on step, on epoch).
 
-    The first is called with the steps done and in all, and the loss; the second with a row of the
-    history, and whether it is the best so far if that is known.
+    The first is called with the steps done and in all, and the loss; the second with the
+    record of an epoch, and whether it is the best so far if that is known.
     """
     from cafe_cli.cli.epoch_table import EpochTable
 
@@ -135,11 +136,11 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
             steps = total
             bar.update(task, completed=step, total=total, loss=loss)
 
-        def on_epoch(row: Mapping[str, float], best: bool | None = None) -> None:
+        def on_epoch(row: EpochRecord, best: bool | None = None) -> None:
             nonlocal table
             if table is None:
                 table = EpochTable(console.width if console.is_terminal else _LOG_WIDTH, steps)
-            for line in table.lines(dict(row), best):
+            for line in table.lines(row, best):
                 say(line)
 
         yield on_step, on_epoch

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cafe_cli.training.history import EpochRecord, losses
+from cafe_cli.training.history import EpochRecord
 
 _GAP = "  "
 _NAME = (12, 8, 6)  # the widths that the names of classes are cut to, until all of them fit
@@ -48,12 +48,11 @@ class EpochTable:
 
         Parameters
         ----------
-        row : dict
-            A row of the history.
+        row : EpochRecord
         best : bool, optional
             Whether it is the best so far; as far as this table knows if None.
         """
-        score = row.get("miou", -math.inf)
+        score = -math.inf if row.miou is None else row.miou
         better = score > self._best if best is None else best
         self._best = max(self._best, score) if score == score else self._best
         self._count(row)
@@ -66,23 +65,23 @@ class EpochTable:
 
     def _count(self, row: EpochRecord) -> None:
         """Take down how long the steps took. The first epoch seen may have begun before a stop."""
-        step = int(row["step"])
-        each = round(step / row["epoch"])
+        step = row.step
+        each = round(step / row.epoch)
         self._steps += step - self._step if self._step else each
-        self._seconds += row.get("seconds", 0)
+        self._seconds += row.seconds or 0
         self._step = step
 
     def _choose(self, row: EpochRecord) -> list[_Column]:
         head = [_Column("epoch", self._epoch_width(row), self._epoch)]
-        loss, *parts = [_number(name) for name in losses([row])]
-        score = [_Column("mIoU", 5, lambda r: f"{r['miou']:.3f}")] if "miou" in row else []
+        loss, *parts = [_number(name) for name in row.losses]
+        score = [] if row.miou is None else [_Column("mIoU", 5, lambda r: f"{r.miou:.3f}")]
         pace = [
             column
             for name, column in {
-                "data_wait": _Column("wait", 4, lambda r: _percent(r["data_wait"])),
-                "seconds": _Column("time", 5, lambda r: short(r["seconds"])),
+                "data_wait": _Column("wait", 4, lambda r: _percent(r.data_wait or 0)),
+                "seconds": _Column("time", 5, lambda r: short(r.seconds or 0)),
             }.items()
-            if name in row
+            if getattr(row, name) is not None
         ]
         if self._total and self._seconds:
             pace.append(_Column("left", 5, self._left))
@@ -98,18 +97,18 @@ class EpochTable:
         return max(5, len(self._epoch(row)), 2 * len(str(self._epochs(row))) + 1)
 
     def _epochs(self, row: EpochRecord) -> int:
-        return round(self._total / (row["step"] / row["epoch"]))
+        return round(self._total / (row.step / row.epoch))
 
     def _epoch(self, row: EpochRecord) -> str:
-        return f"{row['epoch']:.0f}" + (f"/{self._epochs(row)}" if self._total else "")
+        return str(row.epoch) + (f"/{self._epochs(row)}" if self._total else "")
 
     def _left(self, row: EpochRecord) -> str:
-        return short((self._total - row["step"]) * self._seconds / self._steps)
+        return short((self._total - row.step) * self._seconds / self._steps)
 
 
 def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
     """Return a column per class, or one with the worst of them, or none."""
-    names = [name.removeprefix("iou_") for name in row if name.startswith("iou_")]
+    names = list(row.iou)
     for longest in _NAME:
         columns = [_class_column(name, longest) for name in names]
         titles = {_fit(column.title, column) for column in columns}
@@ -124,15 +123,15 @@ def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
 def _class_column(name: str, longest: int) -> _Column:
     title = " ".join(name.split())
     width = max(4, min(cells(title), longest))
-    return _Column(title, width, lambda row: f"{row[f'iou_{name}']:.2f}")
+    return _Column(title, width, lambda row: f"{row.iou[name]:.2f}")
 
 
 def _worst(row: EpochRecord, names: Sequence[str], width: int) -> str:
-    known = [name for name in names if not math.isnan(row[f"iou_{name}"])]
+    known = [name for name in names if not math.isnan(row.iou[name])]
     text = ""
-    for name in sorted(known, key=lambda n: row[f"iou_{n}"]):
+    for name in sorted(known, key=lambda n: row.iou[n]):
         more = f"{text}, " if text else ""
-        more += f"{_cut(' '.join(name.split()), _LISTED)} {row[f'iou_{name}']:.2f}"
+        more += f"{_cut(' '.join(name.split()), _LISTED)} {row.iou[name]:.2f}"
         if text and cells(more) > width:
             break
         text = more
@@ -141,7 +140,7 @@ def _worst(row: EpochRecord, names: Sequence[str], width: int) -> str:
 
 def _number(name: str) -> _Column:
     title = name.replace("_", " ")
-    return _Column(title, max(len(title), 6), lambda row: f"{row[name]:.4f}")
+    return _Column(title, max(len(title), 6), lambda row: f"{row.losses[name]:.4f}")
 
 
 def _percent(share: float) -> str:

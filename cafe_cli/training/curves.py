@@ -19,9 +19,7 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.errors import OutputError
 from cafe_cli.plotting import add_legend, save_figure
 from cafe_cli.system.atomic_write import write_text
-from cafe_cli.training.history import HISTORY_FILE, SCORES, EpochRecord, group, to_csv
-
-MEAN_SCORES = SCORES[:3]
+from cafe_cli.training.history import HISTORY_FILE, MEAN_SCORES, EpochRecord, columns, group, to_csv
 
 _COLORS = ("#1f77b4", "#d9750d", "#2ca02c", "#d62728", "#9467bd", "#8c6d62", "#d65fb0", "#7f7f7f")
 _DASHES = ((), (5, 2), (1.5, 2), (6, 2, 1.5, 2))  # on and off, in widths of the line
@@ -98,22 +96,23 @@ class Chart:
         ]
 
 
-def line_of(rows: Sequence[EpochRecord], column: str, name: str = "", color: str = "") -> Line:
-    """Return a column of the history as a line, with NaN where a row lacks it."""
-    values = [row.get(column, math.nan) for row in rows]
+def line_of(records: Sequence[EpochRecord], column: str, name: str = "", color: str = "") -> Line:
+    """Return a column of the history as a line, with NaN where a record lacks it."""
+    values = [record.as_row().get(column, math.nan) for record in records]
     return Line(name or column.replace("_", " ").replace("miou", "mIoU"), values, color)
 
 
-def lines_of(rows: Sequence[EpochRecord], columns: Sequence[str]) -> list[Line]:
-    """Return those columns of the history that any row has."""
-    return [line_of(rows, column) for column in columns if any(column in row for row in rows)]
+def lines_of(records: Sequence[EpochRecord], wanted: Sequence[str]) -> list[Line]:
+    """Return those columns of the history that any record has."""
+    known = columns(records)
+    return [line_of(records, column) for column in wanted if column in known]
 
 
 def draw_curves(history: Sequence[EpochRecord], classes: ClassTable, path: Path) -> None:
     """Write a PNG of loss, mean scores and the IoU of each class over the epochs."""
-    epochs = [row["epoch"] for row in history]
+    epochs = [record.epoch for record in history]
     ious = [(f"iou_{c.name}", c.name, c.color) for c in classes]
-    known = [iou for iou in ious if any(iou[0] in row for row in history)]
+    known = [iou for iou in ious if iou[0] in columns(history)]
     charts = (
         Chart("training loss", epochs, lines_of(history, _LOSSES)),
         Chart("validation", epochs, lines_of(history, MEAN_SCORES), top=1),
@@ -231,19 +230,19 @@ _NO_PICTURES: Mapping[str, NDArray[np.uint8]] = {}
 
 def write_history(
     folder: Path,
-    rows: Sequence[EpochRecord],
+    records: Sequence[EpochRecord],
     classes: ClassTable,
     pictures: Mapping[str, NDArray[np.uint8]] = _NO_PICTURES,
 ) -> None:
     """Rewrite ``history.csv`` and ``curves.png``, and add the last epoch to TensorBoard.
 
-    Does nothing if ``history.csv`` already holds these rows: it is written last.
+    Does nothing if ``history.csv`` already holds these records: it is written last.
 
     Parameters
     ----------
     folder : Path
         Of the run.
-    rows : sequence of dict
+    records : sequence of EpochRecord
         All epochs, at least one.
     classes : ClassTable
     pictures : dict of ndarray of uint8, (height, width, 3)
@@ -254,24 +253,24 @@ def write_history(
     OutputError
         A file cannot be written.
     """
-    path, text = folder / HISTORY_FILE, to_csv(rows)
+    path, text = folder / HISTORY_FILE, to_csv(records)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    draw_curves(rows, classes, folder / "curves.png")
-    _write_tensorboard(folder / "tensorboard", rows[-1], pictures)
+    draw_curves(records, classes, folder / "curves.png")
+    _write_tensorboard(folder / "tensorboard", records[-1], pictures)
     write_text(path, text)
 
 
 def _write_tensorboard(
-    folder: Path, row: EpochRecord, pictures: Mapping[str, NDArray[np.uint8]]
+    folder: Path, record: EpochRecord, pictures: Mapping[str, NDArray[np.uint8]]
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    step = int(row["step"])
+    step = record.step
     try:
         # Hides what a killed run logged for this epoch and later ones.
         with SummaryWriter(str(folder), purge_step=step) as writer:
-            for name, value in row.items():
+            for name, value in record.as_row().items():
                 if (prefix := group(name)) and math.isfinite(value):
                     writer.add_scalar(f"{prefix}/{name}", value, step)
             for name, picture in pictures.items():

@@ -34,8 +34,7 @@ class TrainState:
         Those that are done: epochs, and steps of the epoch under way.
     sums : dict of str to float
         Losses of the epoch under way, summed over its steps.
-    history : list of dict
-        One row per epoch.
+    history : list of EpochRecord
     best : float
         The best score so far, -1 if there is none.
     stale : int
@@ -54,6 +53,16 @@ class TrainState:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.batch += 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state as plain values for the checkpoint."""
+        return vars(self) | {"history": [record.as_row() for record in self.history]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrainState":
+        """Read what `as_json` returned; what it lacks is newer than the checkpoint."""
+        history = [EpochRecord.from_row(row) for row in values["history"]]
+        return cls(**{**values, "history": history})
 
     def close_epoch(self, row: EpochRecord, score: float) -> bool:
         """Count an epoch and return whether it is the best; `score` is NaN if there is none."""

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Batch, Loader
 from cafe_cli.training.data.sampler import BatchSampler, batches_in_order
 from cafe_cli.training.distributed.processes import Processes
-from cafe_cli.training.history import EpochRecord, score_columns
+from cafe_cli.training.history import MEAN_SCORES, EpochRecord
 from cafe_cli.training.report import examples, tile_scores
 from cafe_cli.training.report.page import write_report
 from cafe_cli.training.report.run import BEST, SCORES
@@ -132,7 +132,7 @@ class TrainingRun:
         try:
             self.network.load_state_dict(tensors)
             restore_optimizer(self.step.optimizer, extra)
-            self.progress = TrainState(**values["progress"])
+            self.progress = TrainState.from_json(values["progress"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
         if self.processes.first and self.progress.history:
@@ -202,11 +202,13 @@ class TrainingRun:
         spent = max(time.monotonic() - self._started, 1e-9)
         steps = self.progress.batch - self._first
         result, tally = self.validate()
-        row = self._row(result)
-        row["data_wait"] = round(min(self._loader.waited / spent, 1.0), 4)
-        row["crops_per_second"] = round(steps * self._tiles_a_step / spent, 2)
-        row["seconds"] = round(time.monotonic() - self._started, 2)
-        better = self.progress.close_epoch(row, math.nan if result is None else result.miou)
+        record = replace(
+            self._record(result),
+            data_wait=round(min(self._loader.waited / spent, 1.0), 4),
+            crops_per_second=round(steps * self._tiles_a_step / spent, 2),
+            seconds=round(time.monotonic() - self._started, 2),
+        )
+        better = self.progress.close_epoch(record, math.nan if result is None else result.miou)
         with self.processes.sync_errors():
             if self.processes.first:
                 # `best` first: a run killed before `last` is written repeats the epoch, and `best`.
@@ -214,15 +216,26 @@ class TrainingRun:
                     self.save_best(result, tally)
                 self.save_last(result)
                 self._write_history(tally)
-        return row, better
+        return record, better
 
-    def _row(self, result: Scores | None) -> EpochRecord:
-        batches = len(self._batches)
-        epoch = self.progress.epoch + 1
-        row: EpochRecord = {"epoch": epoch, "step": epoch * batches}
-        row["learning_rate"] = self.step.learning_rate(epoch * batches - 1)
-        row |= {name: value / batches for name, value in self.progress.sums.items()}
-        return row | score_columns(result, self._classes)
+    def _record(self, result: Scores | None) -> EpochRecord:
+        """Return the losses and scores of the epoch that has just been trained."""
+        batches, epoch = len(self._batches), self.progress.epoch + 1
+        record = EpochRecord(
+            epoch=epoch,
+            step=epoch * batches,
+            learning_rate=self.step.learning_rate(epoch * batches - 1),
+            losses={name: value / batches for name, value in self.progress.sums.items()},
+        )
+        if result is None:
+            return record
+        names = self._classes.names
+        return replace(
+            record,
+            **{name: getattr(result, name) for name in MEAN_SCORES},
+            iou={name: result.classes[name].iou for name in names},
+            f1={name: result.classes[name].f1 for name in names},
+        )
 
     def validate(self) -> tuple[Scores | None, ValidationAccumulator]:
         """Score the network on the validation tiles; there is no score without them."""
@@ -258,7 +271,7 @@ class TrainingRun:
     def save_last(self, result: Scores | None = None) -> None:
         """Write what it takes to go on from here."""
         values = {
-            "progress": asdict(self.progress),
+            "progress": self.progress.as_json(),
             "settings": fixed_settings(self.config, self.tileset),
         }
         state = optimizer_tensors(self.step.optimizer)

@@ -7,21 +7,22 @@ from hypothesis import strategies as st
 
 from cafe_cli.cli import console
 from cafe_cli.cli.epoch_table import EpochTable, cells, short
-from cafe_cli.training.history import columns, group, losses
+from cafe_cli.training.history import EpochRecord, columns, group, loss_names
 
 CLASSES = ("ground", "vegetation", "building", "water")
 
 
-def row(epoch: int, miou: float = 0.5, classes=CLASSES, **more) -> dict[str, float]:
+def row(epoch: int, miou: float = 0.5, classes=CLASSES, **more) -> EpochRecord:
     start = {"epoch": epoch, "step": 10 * epoch, "learning_rate": 1e-3, "loss": 2.0 / epoch}
     ious = {f"iou_{name}": 0.9 - 0.1 * i for i, name in enumerate(classes)}
     ending = {"data_wait": 0.013, "seconds": 60.0}
-    return start | {"student": 1.0, "teacher": 0.5, "miou": miou} | ious | ending | more
+    values = start | {"student": 1.0, "teacher": 0.5, "miou": miou} | ious | ending | more
+    return EpochRecord.from_row(values)
 
 
 def test_what_columns_mean():
     rows = [row(1), row(2, lovasz=0.1)]
-    assert losses(rows) == ["loss", "student", "teacher", "lovasz"]
+    assert loss_names(rows) == ["loss", "student", "teacher", "lovasz"]
     assert columns(rows)[-2:] == ["seconds", "lovasz"]
     names = ("epoch", "learning_rate", "iou_seconds", "data_wait")
     assert [group(name) for name in names] == ["", "train", "validation", "engine"]
@@ -70,7 +71,7 @@ def test_names_that_are_alike_when_cut_show_the_worst():
 
 
 def test_without_validation():
-    plain = {"epoch": 1, "step": 5, "loss": 1.25}
+    plain = EpochRecord(epoch=1, step=5, losses={"loss": 1.25})
     assert EpochTable(80, 10).lines(plain) == ["epoch    loss", "  1/2  1.2500"]
 
 

@@ -10,14 +10,15 @@ from tensorboard.summary.writer import event_file_writer
 from cafe_cli.errors import InputError, OutputError
 from cafe_cli.training import curves
 from cafe_cli.training.curves import write_history
-from cafe_cli.training.history import HISTORY_FILE, read_history, to_csv
+from cafe_cli.training.history import HISTORY_FILE, EpochRecord, read_history, to_csv
 from tests.support.rasters import TABLE
 
 PICTURE = np.full((8, 40, 3), 128, np.uint8)
 
 
-def row(epoch: int, **more) -> dict[str, float]:
-    return {"epoch": epoch, "step": 3 * epoch, "loss": 1 / epoch, "miou": 0.5, **more}
+def row(epoch: int, **more) -> EpochRecord:
+    start = {"epoch": epoch, "step": 3 * epoch, "loss": 1 / epoch, "miou": 0.5}
+    return EpochRecord.from_row(start | more)
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +52,27 @@ def test_csv_takes_columns_that_come_later(tmp_path):
     ]  # fmt: skip
     found = read_history(path)
     assert found[:2] == rows[:2]
-    assert math.isnan(found[2]["miou"])
+    assert math.isnan(found[2].miou)
+
+
+def test_a_record_is_read_and_written_as_its_row():
+    """In the order of ``history.csv``, which whoever reads the files of a run relies on."""
+    values = {
+        "epoch": 1, "step": 3, "learning_rate": 0.1, "loss": 2.0, "student": 1.5, "a_dice": 0.5,
+        "miou": 0.5, "mean_f1": 0.6, "overall_accuracy": 0.7, "iou_seconds": 0.1, "f1_seconds": 0.2,
+        "iou_loss": 0.3, "f1_loss": 0.4, "data_wait": 0.01, "crops_per_second": 9.5, "seconds": 2.0,
+    }  # fmt: skip
+    record = EpochRecord.from_row(values)
+    assert list(record.as_row().items()) == list(values.items())
+    assert record.losses == {"loss": 2.0, "student": 1.5, "a_dice": 0.5}
+    assert record.iou == {"seconds": 0.1, "loss": 0.3}
+    assert EpochRecord.from_row({"epoch": 1.0, "step": 3.0}) == EpochRecord(1, 3)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("epoch\n1\n", "an epoch without step"),
         ("a\nb\n", "could not convert"),
         ("a,b\n1\n", "line 2: 1 values below 2"),
         ("a\n1,2\n", "line 2: 2 values below 1"),
@@ -118,5 +134,5 @@ def test_a_full_disk_is_told_by_the_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     with pytest.raises(OutputError, match=r"cannot write .*tensorboard: No space left on device"):
-        write_history(tmp_path, [{"epoch": 1, "step": 3, "loss": 0.5}], TABLE)
+        write_history(tmp_path, [EpochRecord(epoch=1, step=3, losses={"loss": 0.5})], TABLE)
     assert not (tmp_path / "history.csv").exists()

@@ -601,7 +601,7 @@ def test_best_is_the_best(tileset, tmp_path, no_pictures, monkeypatch):
 
     monkeypatch.setattr(trainer, "compute_scores", scripted)
     told = []
-    report = TrainCallbacks(epoch=lambda row, best: told.append((row["epoch"], best)))
+    report = TrainCallbacks(epoch=lambda row, best: told.append((row.epoch, best)))
     changes = {"train__epochs": 6, "train__batch_size": 6}
     card = run(tileset, tmp_path / "run", changes, report=report)
     assert card.epoch == 3

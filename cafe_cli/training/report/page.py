@@ -21,8 +21,8 @@ from cafe_cli.config.load import dump_config
 from cafe_cli.plotting import encode
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import write_text
-from cafe_cli.training.curves import MEAN_SCORES, Chart, Line, line_of, lines_of, to_svg
-from cafe_cli.training.history import HISTORY_FILE, losses
+from cafe_cli.training.curves import Chart, Line, line_of, lines_of, to_svg
+from cafe_cli.training.history import HISTORY_FILE, MEAN_SCORES, loss_names
 from cafe_cli.training.report import examples, tables, tile_scores
 from cafe_cli.training.report.examples import Example
 from cafe_cli.training.report.run import Run, read_run
@@ -116,7 +116,7 @@ def _lead(run: Run) -> str:
 
 
 def _facts(run: Run, device: torch.device) -> dict[str, str]:
-    tileset, seconds = run.tileset, sum(row.get("seconds", 0) for row in run.rows)
+    tileset, seconds = run.tileset, sum(record.seconds or 0 for record in run.rows)
     counts = {split: len(tileset.of(split)) for split in SPLITS}
     parameters = sum(p.numel() for p in run.network.parameters())
     streams = "image and heights" if run.card.has_height else "image only"
@@ -160,7 +160,7 @@ def _scores(run: Run) -> list[tables.Table]:
 def _curves(run: Run) -> list[Chart]:
     best = run.card.epoch if run.scores is not None else None
     shown = _plotted_classes(run)
-    rows, (loss, *parts) = run.rows, losses(run.rows)
+    rows, (loss, *parts) = run.rows, loss_names(run.rows)
     ious = [line_of(rows, f"iou_{c.name}", c.name, c.color) for c in run.classes if c.name in shown]
     title = "IoU by class" if len(run.classes) <= _CURVES else f"IoU of the {len(ious)} worst"
     return [
@@ -174,13 +174,13 @@ def _curves(run: Run) -> list[Chart]:
 
 def _plotted_classes(run: Run) -> set[str]:
     """Return the names of all classes, or of the worst ones if there are too many for a chart."""
-    ious = {n: run.rows[-1].get(f"iou_{n}", math.nan) for n in run.classes.names}
+    ious = {n: run.rows[-1].iou.get(n, math.nan) for n in run.classes.names}
     known = [n for n, iou in ious.items() if not math.isnan(iou)]
     return set(sorted(known, key=lambda n: ious[n])[:_CURVES])
 
 
 def _speed(run: Run) -> list[Chart]:
-    waits = [100 * row.get("data_wait", math.nan) for row in run.rows]
+    waits = [math.nan if r.data_wait is None else 100 * r.data_wait for r in run.rows]
     return [
         _chart(run, "crops per second", lines_of(run.rows, ["crops_per_second"])),
         _chart(run, "percent of the time spent waiting for data", [Line("data wait", waits)]),
@@ -191,7 +191,7 @@ def _speed(run: Run) -> list[Chart]:
 def _chart(
     run: Run, title: str, lines: Sequence[Line], top: float | None = None, mark: float | None = None
 ) -> Chart:
-    return Chart(title, [row["epoch"] for row in run.rows], lines, top, mark)
+    return Chart(title, [record.epoch for record in run.rows], lines, top, mark)
 
 
 @dataclass(frozen=True)

@@ -174,10 +174,11 @@ def _bar(count: int, whole: int) -> Cell:
     return Cell(percent(count, whole) if count else "none", share=count / whole if whole else 0.0)
 
 
-def epochs(rows: Sequence[EpochRecord]) -> Table | None:
+def epochs(records: Sequence[EpochRecord]) -> Table | None:
     """Return the history, a row per epoch; None if it is too long for a page."""
-    names = columns(rows)
-    if len(names) * len(rows) > _CELLS:
+    names = columns(records)
+    if len(names) * len(records) > _CELLS:
         return None
+    rows = [record.as_row() for record in records]
     cells = [[f"{row[name]:.5g}" if name in row else "-" for name in names] for row in rows]
     return Table("The history, one row per epoch", names, cells)

@@ -19,7 +19,7 @@ from cafe_cli.model import model_file
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
-from cafe_cli.training.history import HISTORY_FILE, to_csv
+from cafe_cli.training.history import HISTORY_FILE, EpochRecord, to_csv
 from cafe_cli.training.report import examples, tables, tile_scores
 from cafe_cli.training.report.page import REPORT_FILE, duration, templates, write_report
 from cafe_cli.training.report.run import BEST, SCORES
@@ -98,7 +98,7 @@ def leave(folder: Path, tileset: Path, history_rows: list[dict[str, float]]) -> 
     card = card_of(network, classes=table, epoch=2)
     model_file.save(folder / BEST, network, card)
     write_text(folder / "config.toml", dump_config(a_config()))
-    write_text(folder / HISTORY_FILE, to_csv(history_rows))
+    write_text(folder / HISTORY_FILE, to_csv([EpochRecord.from_row(row) for row in history_rows]))
     tally = ValidationAccumulator(validation, len(table))
     for i, example in enumerate(examples.predict_tiles(tileset, known, validation, network)):
         maps = (
@@ -229,7 +229,7 @@ def test_without_validation_tiles(run, tileset, tmp_path):
     for name in (SCORES, tile_scores.VALIDATION_FILE):
         (folder / name).unlink()
     few = [{k: row[k] for k in ("epoch", "step", "loss")} for row in rows(1)]
-    write_text(folder / HISTORY_FILE, to_csv(few))
+    write_text(folder / HISTORY_FILE, to_csv([EpochRecord.from_row(row) for row in few]))
     found = written(folder, tileset)
     assert "There are no validation tiles, hence no scores." in found.text
     assert "1 of 5 epochs; the best model is that of epoch 2" in found.text
@@ -241,13 +241,16 @@ def test_scores_that_are_not_known(run, tileset, tmp_path):
     values = json.loads((folder / SCORES).read_text())
     values["classes"]["tree"] |= dict.fromkeys(("iou", "f1", "precision", "recall"))
     write_text(folder / SCORES, json.dumps(values))
-    write_text(folder / HISTORY_FILE, to_csv([row | {"miou": math.nan} for row in rows(2)]))
+    write_text(
+        folder / HISTORY_FILE,
+        to_csv([EpochRecord.from_row(row | {"miou": math.nan}) for row in rows(2)]),
+    )
     assert "tree----" in written(folder, tileset).text
 
 
 def test_a_long_run_stays_small(run, tileset, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    write_text(folder / HISTORY_FILE, to_csv(rows(3000)))
+    write_text(folder / HISTORY_FILE, to_csv([EpochRecord.from_row(row) for row in rows(3000)]))
     found = written(folder, tileset)
     assert "They are too many for this page" in found.text
     assert (folder / REPORT_FILE).stat().st_size < 1_500_000
