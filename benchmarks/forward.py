@@ -1,9 +1,9 @@
-"""Time CaFE's forward pass on the CPU, variant beside variant, and weigh the memory of each.
+"""Measure seconds and memory of CaFE's forward pass on the CPU, for several variants side by side.
 
-Every variant is a process of its own. They take turns, window by window, so that whatever else the
-machine does falls on all of them alike. One JSON line per variant: median seconds per window (on
-the clock and of the CPU), the ratio to the first variant, the seconds of CPU that its start takes,
-and the peak of resident memory, in all and above what the process had before that start.
+Every variant runs in a process of its own. The processes take turns, window by window, so that
+other load on the machine affects all of them alike. One JSON line per variant: median seconds per
+window (wall clock and CPU), the ratio to the first variant, the CPU seconds to build the network,
+and the peak of resident memory, absolute and above that of the process before the build.
 
     OMP_NUM_THREADS=1 python benchmarks/forward.py --encoder tu-regnetx_004 --size 512
 """
@@ -31,16 +31,16 @@ VARIANTS = {
 
 def main() -> None:
     options = arguments()
-    if options.work is not None:
-        work(options, VARIANTS[options.work].split())
+    if options.worker is not None:
+        work(options, VARIANTS[options.worker].split())
         return
-    names = [name for name in options.variants if possible(name)]
+    names = [name for name in options.variants if is_available(name)]
     workers = {name: start(name) for name in names}
-    ready = {name: answer(worker) for name, worker in workers.items()}
+    ready = {name: read_answer(worker) for name, worker in workers.items()}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(options.repeats):
         for name, worker in workers.items():
-            turns[name].append(ask(worker, "run"))
+            turns[name].append(request(worker, "run"))
     first = 0.0
     for name, worker in workers.items():
         median = {k: statistics.median(turn[k] for turn in turns[name]) for k in turns[name][0]}
@@ -51,7 +51,7 @@ def main() -> None:
         row |= {"seconds": round(median["seconds"] / windows, 4)}
         row |= {"cpu_seconds": round(median["cpu"] / windows, 4)}
         row |= {"cpu_ratio": round(median["cpu"] / first, 3), "faults": median["faults"]}
-        row |= ready[name] | ask(worker, "end")
+        row |= ready[name] | request(worker, "end")
         print(json.dumps(row), flush=True)
         worker.wait()
 
@@ -66,11 +66,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--work", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def possible(name: str) -> bool:
+def is_available(name: str) -> bool:
     from cafe_cli.inference.engines import onnx
 
     if "onnx" in VARIANTS[name]:
@@ -79,32 +79,32 @@ def possible(name: str) -> bool:
 
 
 def start(name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--work", name]
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--worker", name]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(worker: subprocess.Popen[str], what: str) -> dict[str, float]:
-    print(what, file=worker.stdin, flush=True)
-    return answer(worker)
+def request(worker: subprocess.Popen[str], command: str) -> dict[str, float]:
+    print(command, file=worker.stdin, flush=True)
+    return read_answer(worker)
 
 
-def answer(worker: subprocess.Popen[str]) -> dict[str, float]:
+def read_answer(worker: subprocess.Popen[str]) -> dict[str, float]:
     line = worker.stdout.readline()
     if not line:
         sys.exit(f"a variant failed: {' '.join(worker.args)}")
     return json.loads(line)
 
 
-# --- In the process of a variant ------------------------------------------------------------------
+# --- Worker process of a variant ------------------------------------------------------------------
 
 
 def work(options: argparse.Namespace, parts: list[str]) -> None:
-    """Build a variant and run it whenever it is asked to."""
+    """Build a variant and run it once per line on stdin."""
     if "allocator" in parts:
         from cafe_cli.inference.engines.torch import keep_memory
 
         if not keep_memory():
-            sys.exit("this is not glibc: leave the variant with the allocator out")
+            sys.exit("not glibc: leave out the variant with the allocator")
     import torch
 
     torch.set_num_threads(options.threads)
@@ -118,22 +118,22 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     inputs = example_inputs(network, *shape)
     before, begun = resident("VmRSS"), time.process_time()
     with torch.inference_mode():
-        run = adapt(network, shape, parts)
+        run = build(network, shape, parts)
         for _ in range(2):
             run(*inputs)
-        say(start_seconds=time.process_time() - begun)
+        report(start_seconds=time.process_time() - begun)
         for line in sys.stdin:
             if line.strip() == "end":
                 peak = resident("VmHWM")
-                say(peak_mb=peak, above_mb=peak - before)
+                report(peak_mb=peak, above_mb=peak - before)
                 return
             faults, clock, cpu = page_faults(), time.perf_counter(), time.process_time()
             run(*inputs)
             seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
-            say(seconds=seconds, cpu=cpu, faults=page_faults() - faults)
+            report(seconds=seconds, cpu=cpu, faults=page_faults() - faults)
 
 
-def adapt(network, shape: tuple[int, int, int], parts: list[str]):
+def build(network, shape: tuple[int, int, int], parts: list[str]):
     import torch
 
     from cafe_cli.inference.engines.onnx import OnnxNetwork
@@ -152,13 +152,13 @@ def page_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def resident(what: str) -> int:
+def resident(field: str) -> int:
     """Return VmRSS or VmHWM in MB."""
-    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if what in s)
+    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if field in s)
     return int(line.split()[1]) // 1024
 
 
-def say(**values: float) -> None:
+def report(**values: float) -> None:
     print(json.dumps({name: round(value, 4) for name, value in values.items()}), flush=True)
 
 

@@ -1,22 +1,22 @@
-"""One scene to a map with the sliding window of another tool, whole command against whole command.
+"""Predict one scene with the sliding window of another tool, to compare whole commands.
 
     inference_others.py --tool TOOL --model MODEL --optical O.tif --elevation E.tif -o MAP.tif
     inference_others.py --tool TOOL --check
 
-The network is cafe's own and sees what `cafe predict` shows it: values of the optical raster,
-heights in metres as they are, and where there are any. All else is the tool's, as its documentation
-uses it, with its own default for all that is not named here: where windows lie and how they are
-blended (scores before softmax, as in all their examples). What any user of PyTorch adds is added
-for all: `torch.inference_mode`, and weights in channels_last (unless --contiguous).
+The network and its inputs are those of `cafe predict`: pixel values, heights in metres, and masks.
+Everything else is the tool's, used as in its documentation and with its own defaults: the places of
+the windows and the blending (of scores before softmax, as in all their examples). Every tool gets
+what users of PyTorch add: `torch.inference_mode`, and weights in channels_last (unless
+--contiguous).
 
---check maps small rasters of odd shapes with a network that looks at single pixels, so that any
-tiling has to return the same labels, and says what came of each. Prints JSON, a line for each
+--check predicts small rasters of odd shapes with a network that sees single pixels, so that the
+labels must not depend on the tiling, and reports the result of each shape. Prints one JSON line per
 measurement.
 """
 
 import time
 
-BEGIN = time.perf_counter()  # what a tool takes to be imported belongs to its command
+BEGIN = time.perf_counter()  # before the imports, which are part of a command
 
 import argparse  # noqa: E402
 import importlib  # noqa: E402
@@ -44,7 +44,7 @@ Array = NDArray[np.float32]
 T = TypeVar("T")
 
 CENTRES = (32, 96, 160, 224)  # pixel values of the classes of --check
-SHAPES = (  # rows and columns; 896 are two windows of 512 that overlap by 128
+SHAPES = (  # rows and columns; two windows of 512 that overlap by 128 span 896
     (777, 1000), (1024, 1024), (512, 512), (513, 512), (512, 513), (896, 896), (897, 896),
     (300, 200), (100, 1000), (1000, 100), (1, 1000), (1000, 1), (1, 1),
 )  # fmt: skip
@@ -71,7 +71,7 @@ class Stacked(nn.Module):
 
 
 class Pixelwise(nn.Module):
-    """What --check runs: the class whose value is next to that of the first band."""
+    """The network of --check: the class with the value nearest to that of the first band."""
 
     def forward(self, optical: Tensor, *_: Tensor) -> Tensor:
         centres = torch.tensor(CENTRES, dtype=torch.float32)
@@ -80,7 +80,7 @@ class Pixelwise(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all tools: network, files, windows in pixels."""
+    """Inputs of a tool: network, files, and windows in pixels."""
 
     network: Stacked
     optical: Path
@@ -104,7 +104,7 @@ def monai(job: Job) -> None:
 
 
 def toolbelt(job: Job) -> None:
-    """As its README, "Inference on huge images", but tiles are cut when their turn comes."""
+    """As in its README, "Inference on huge images", but tiles are cut one batch at a time."""
     from pytorch_toolbelt.inference.tiles import ImageSlicer, TileMerger
 
     stack, profile = read(job)
@@ -132,7 +132,7 @@ def terratorch(job: Job) -> None:
 
 
 def geoai(job: Job) -> None:
-    """File in, file out. It takes one GeoTIFF of one data type; a VRT it would write a VRT for."""
+    """File in, file out. The input is a GeoTIFF, because for a VRT it would write a VRT."""
     from geoai.inference import predict_geotiff
 
     with tempfile.TemporaryDirectory(dir=job.output.parent) as folder:
@@ -186,9 +186,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=512, help="pixels along each side")
     parser.add_argument("--overlap", type=int, default=128, help="pixels")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--contiguous", action="store_true", help="weights as PyTorch has them")
+    parser.add_argument("--contiguous", action="store_true", help="no channels_last")
     parser.add_argument("--check", action="store_true", help="odd shapes instead of a scene")
-    parser.add_argument("--probe", action="store_true", help="only say whether the tool is there")
+    parser.add_argument("--probe", action="store_true", help="only say whether it is installed")
     options = parser.parse_args()
     if not (options.check or options.probe):
         for name in ("model", "optical", "elevation", "output"):
@@ -198,7 +198,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(tool: Tool, options: argparse.Namespace) -> dict[str, object]:
-    """Map one scene; seconds count from the first line of this file."""
+    """Predict one scene; seconds count from the start of this script."""
     model, card = model_file.load(options.model)
     network: nn.Module = model.deployed()
     if not options.contiguous:
@@ -226,12 +226,12 @@ def measure(tool: Tool, options: argparse.Namespace) -> dict[str, object]:
 
 
 def peak() -> float:
-    """Return the most memory that this process has had at a time, in MB."""
+    """Return the peak of resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def check(tool: Tool, options: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Yield what came of each shape: right, wrong (and in how many pixels) or the error."""
+    """Yield the result of each shape: right, the number of wrong pixels, or the error."""
     for rows, columns in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
             optical, elevation, output = (Path(folder) / f"{n}.tif" for n in ("o", "e", "map"))
@@ -244,7 +244,7 @@ def check(tool: Tool, options: argparse.Namespace) -> Iterator[dict[str, object]
 
 
 def draw(optical: Path, elevation: Path, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Write a scene in which every pixel has a class of its own; return the classes."""
+    """Write a scene with a random class in every pixel; return the classes."""
     labels = np.random.default_rng(0).integers(len(CENTRES), size=(rows, columns), dtype=np.uint8)
     values = np.array(CENTRES, np.uint8)[labels]
     profile = {"driver": "GTiff", "width": columns, "height": rows, "crs": "EPSG:32632"}
@@ -260,7 +260,7 @@ def draw(optical: Path, elevation: Path, rows: int, columns: int) -> NDArray[np.
 def outcome(tool: Tool, job: Job, expected: NDArray[np.uint8]) -> str:
     try:
         tool.run(job)
-    except Exception as error:  # noqa: BLE001  whatever a tool raises is its answer
+    except Exception as error:  # noqa: BLE001  any error of a tool is its result
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     with rasterio.open(job.output) as dataset:
         labels = dataset.read(1)
@@ -269,7 +269,7 @@ def outcome(tool: Tool, job: Job, expected: NDArray[np.uint8]) -> str:
 
 
 def read(job: Job) -> tuple[Array, dict[str, object]]:
-    """Read all that the network sees, (bands + 2, H, W), and the profile of a map."""
+    """Read the inputs of the network, (bands + 2, H, W), and return the profile of a map."""
     with rasterio.open(job.optical) as optical, rasterio.open(job.elevation) as elevation:
         stack = np.empty((optical.count + 2, optical.height, optical.width), np.float32)
         stack[:-2] = optical.read()
@@ -282,7 +282,7 @@ def read(job: Job) -> tuple[Array, dict[str, object]]:
 
 
 def write(job: Job, labels: Tensor, profile: dict[str, object]) -> None:
-    if labels.shape != (profile["height"], profile["width"]):  # rasterio takes an empty array
+    if labels.shape != (profile["height"], profile["width"]):  # rasterio accepts an empty array
         raise ValueError(f"a map of {labels.shape[0]} x {labels.shape[1]} pixels")
     with rasterio.open(job.output, "w", **profile) as dataset:
         dataset.write(labels.to(torch.uint8).numpy(), 1)

@@ -1,16 +1,16 @@
-"""`cafe predict` on a scene too large to hold: memory, and kills that must not show in the map.
+"""`cafe predict` on a scene larger than memory: peak memory, and resuming after kills.
 
     python benchmarks/large.py OUT [--size 30000] [--kills 20] [--height-twice]
 
-Makes a sparse scene in OUT (RGB uint8, heights float32, a few per cent of it islands of data, the
-rest absent from the files) and a tiny network, then runs the command: once to the end; within a
-box; and once more, killed over and over (SIGKILL) and continued with --resume. The moments are
-drawn by --seed: while it starts, while and between strips are written, in the COG pass, and as soon
-as the first output has its name. What is left has to be what the run without kills left.
+Makes a sparse scene in OUT (RGB uint8, heights float32; islands of data on a few per cent of it,
+the rest absent from the files) and a tiny network. Then it runs the command to its end, runs it
+within a box, and runs it once more with kills (SIGKILL) and --resume. The moments of the kills are
+drawn with --seed: during the start, while and between strips are written, in the COG pass, and just
+after the first output is renamed. The files must be the same as without kills.
 
-One JSON line: seconds and peaks of resident memory in MB (of all runs for the killed ones), SHA-256
-of the outputs, kills by stage, and what was not as it should be; then a sentence. The exit code is
-1 if anything was not. With --height-twice also the peaks at 6000 x 6000 and at twice the height.
+Prints one JSON line (seconds, peaks of resident memory in MB, SHA-256 of the outputs, kills by
+stage, faults) and a sentence. The exit code is 1 if there are faults. With --height-twice it also
+compares the peaks at 6000 x 6000 and at twice the height.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from rasterio.windows import Window
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.schema import HeightSettings
+from cafe_cli.inference.strip_store import strips_folder
 from cafe_cli.inference.tiling import WindowGrid, bands
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import Architecture, CaFE
@@ -49,11 +50,11 @@ CORNER = 500_000.0, 5_200_000.0
 BLOCK = 512
 VOID = -9999.0
 WINDOW, OVERLAP = 512, 128
-SHARE = 0.02  # of the scene that is islands
+SHARE = 0.02  # of the scene covered by islands
 LIMIT = 1500  # MB
 STAGES = {"start": 0.2, "strips": 0.45, "cog": 0.25, "end": 0.1}  # shares of the kills
-TRIES = 4  # for a kill that comes too late
-FINE = 0.0005  # seconds between two looks at a run
+TRIES = 4  # attempts for a kill that may come too late
+POLL = 0.0005  # seconds between two looks at a run
 CLASSES = ClassTable(tuple(LandClass(i, f"class {i}", f"#{40 * i:02x}8080") for i in range(6)))
 
 
@@ -86,7 +87,7 @@ def arguments() -> argparse.Namespace:
 
 @dataclass
 class Findings:
-    """What was measured, and what was not as it should be."""
+    """Measurements and faults."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Scene:
 
     @property
     def share(self) -> float:
-        """Share of islands, counting twice what two of them hold."""
+        """Share of the scene covered by islands; where two overlap, both count."""
         return sum(i.width * i.height for i in self.islands) / (self.width * self.height)
 
 
@@ -161,7 +162,7 @@ def make_scene(folder: Path, width: int, height: int, seed: int) -> Scene:
 
 
 def islands(width: int, height: int, seed: int) -> Iterator[Extent]:
-    """Yield where there is data: first and last pixel, where blocks and bands meet, anywhere."""
+    """Yield windows with data: at the corners, where blocks and bands meet, and anywhere."""
     draw, side = random.Random(seed), min(width, height)
     corner, half = max(side // 40, 1), max(side // 30, 1)
     yield Extent(0, 0, corner, corner)
@@ -183,7 +184,7 @@ def band_border(width: int, height: int) -> int:
 
 
 def town(width: int, height: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return an image (3, height, width) and metres (1, height, width) with some of both absent."""
+    """Return an image (3, height, width) and heights (1, height, width), both with voids."""
     draw = np.random.default_rng(seed)
     coarse = draw.integers(3, size=(-(-height // 16), -(-width // 16)))
     kinds = np.kron(coarse, np.ones((16, 16), np.int64))[:height, :width]
@@ -201,7 +202,7 @@ def town(width: int, height: int, seed: int) -> tuple[NDArray[np.uint8], NDArray
 
 @dataclass
 class Run:
-    """One call of the command, watched from outside: when what happened, in seconds."""
+    """One run of the command as seen from outside; `times` are seconds by stage."""
 
     code: int
     seconds: float
@@ -212,13 +213,13 @@ class Run:
 
     @property
     def stage(self) -> str:
-        """Where it ended: ``start``, ``strips``, ``cog`` or, after the first output, ``end``."""
+        """The stage in which it ended: ``start``, ``strips``, ``cog`` or ``end``."""
         return next(reversed(self.times), "start")
 
 
 @dataclass
 class Watched:
-    """What can be seen of a run under way: seconds, stages, strips listed, bytes of its COGs."""
+    """State of a run under way: seconds, stages, strips listed, bytes of its COGs."""
 
     seconds: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
@@ -227,11 +228,11 @@ class Watched:
 
 
 Until = Callable[[Watched], bool]
-"""Whether to kill the run now."""
+"""Returns whether to kill the run now."""
 
 
 def predict(target: Path, words: list[str], until: Until | None = None) -> Run:
-    """Run the command; kill it when `until` says so."""
+    """Run the command; kill it when `until` returns True."""
     outputs = [target, target.with_name("sure.tif")]
     command = [sys.executable, "-m", "cafe_cli", "predict", *words, "-o", str(target)]
     command += ["--confidence", str(outputs[1])]
@@ -245,7 +246,7 @@ def predict(target: Path, words: list[str], until: Until | None = None) -> Run:
             if until is not None and until(watched):
                 process.kill()
                 until = None
-            time.sleep(FINE if "cog" in watched.times else 10 * FINE)
+            time.sleep(POLL if "cog" in watched.times else 10 * POLL)
         _, status, usage = ended
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -255,8 +256,8 @@ def predict(target: Path, words: list[str], until: Until | None = None) -> Run:
 
 
 def watching(target: Path, outputs: list[Path], watched: Watched) -> Callable[[], None]:
-    """Return a function that looks at the files of a run, which is about to begin."""
-    work, begin = work_of(target), time.time_ns()
+    """Return a function that updates `watched` from the files of a run that is about to start."""
+    work, begin = strips_folder(target), time.time_ns()
     before = marks(work, outputs)
 
     def look() -> None:
@@ -271,14 +272,14 @@ def watching(target: Path, outputs: list[Path], watched: Watched) -> Callable[[]
 
 
 def partial(outputs: list[Path]) -> Iterator[Path]:
-    """Yield what the COGs are called before they are complete, and their overviews."""
+    """Yield the temporary names of the COGs and of their overviews."""
     for path in outputs:
         beside = path.with_name(f".{path.stem}.partial{path.suffix}")
         yield from (beside, beside.with_name(f"{beside.name}.ovr.tmp"))
 
 
 def size_since(path: Path, begin: int) -> int:
-    """Return the bytes of a file, 0 if a run before has left it."""
+    """Return the bytes of a file, 0 if it was written before `begin` or does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -287,7 +288,7 @@ def size_since(path: Path, begin: int) -> int:
 
 
 def marks(work: Path, outputs: list[Path]) -> dict[str, tuple[int, int] | None]:
-    """Return a mark of the file that each stage begins with; it changes when the stage begins."""
+    """Return inode and time of the file that each stage writes first."""
     files = {"strips": work / "journal.jsonl", "cog": work / "labels.vrt", "end": outputs[1]}
     return {stage: mark(file) for stage, file in files.items()}
 
@@ -297,7 +298,7 @@ def mark(path: Path) -> tuple[int, int] | None:
         found = path.stat()
     except FileNotFoundError:
         return None
-    # The journal grows, so its time says nothing; it is made anew by every run.
+    # The journal grows, so its time does not count; every run makes a new file.
     return found.st_ino, 0 if path.suffix == ".jsonl" else found.st_mtime_ns
 
 
@@ -309,7 +310,7 @@ def listed(work: Path) -> int:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return SHA-256 by name of all that is in a folder, what is hidden too, but the log."""
+    """Return SHA-256 by name of all files in a folder but the log, hidden ones included."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "said.txt")
     return {str(p.relative_to(folder)): sha256(p) for p in files}
 
@@ -389,7 +390,7 @@ def box(
 
 
 def after_start(run: Run) -> float:
-    """Return the seconds from the first look at strips to the end."""
+    """Return the seconds from the first strip to the end."""
     return round(run.seconds - run.times.get("strips", 0.0), 2)
 
 
@@ -400,7 +401,7 @@ def read(path: Path, where: Window | None = None) -> NDArray[np.uint8]:
 
 
 def killed(options: argparse.Namespace, words: list[str], whole: Run, found: Findings) -> None:
-    """Kill and continue; what comes of it has to be what came of the run without kills."""
+    """Kill and resume over and over; compare the files with those of the run without kills."""
     victim = Victim(options.out / "killed", words, contents(options.out / "whole"), found)
     begin = time.perf_counter()
     sizes = [(options.out / "whole" / name).stat().st_size for name in ("map.tif", "sure.tif")]
@@ -421,7 +422,7 @@ def killed(options: argparse.Namespace, words: list[str], whole: Run, found: Fin
 
 @dataclass
 class Victim:
-    """A run that is killed over and over. Once it is complete, it goes on from its strips."""
+    """A run that is killed and resumed; once complete, it starts again from saved strips."""
 
     folder: Path
     words: list[str]
@@ -439,7 +440,7 @@ class Victim:
         shutil.rmtree(self.saved, ignore_errors=True)
 
     def kill(self, wanted: str, until: Until) -> None:
-        """Let it run until a moment; where that comes too late, try again."""
+        """Run until a moment and kill; try again if the run ends before."""
         if wanted in ("cog", "end") and not self.saved.exists():
             shutil.copytree(self.folder, self.saved)
         for _ in range(TRIES):
@@ -474,18 +475,14 @@ class Victim:
         self.same += not different
 
     def again(self) -> None:
-        """Go back to the strips before the COG pass, if there are any."""
+        """Restore the strips from before the COG pass, if there are any."""
         if self.saved.exists():
             shutil.rmtree(self.folder)
             shutil.copytree(self.saved, self.folder)
 
 
-def work_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.strips")
-
-
 def plan(draw: random.Random, kills: int, whole: Run, size: int) -> Iterator[tuple[str, Until]]:
-    """Yield when to kill: those in strips in the order of progress, those at the start anywhere."""
+    """Yield stage and condition of every kill; those in strips in the order of progress."""
     start, cog, ends = (round(STAGES[stage] * kills) for stage in ("start", "cog", "end"))
     between = kills - start - cog - ends
     each = (whole.times["cog"] - whole.times["strips"]) / whole.strips
@@ -507,7 +504,7 @@ def in_start(seconds: float) -> Until:
 
 
 def in_strips(count: int, seconds: float) -> Until:
-    """Kill some time after so many strips are listed by a process that writes strips."""
+    """Kill some seconds after `count` strips are listed, by a process that writes strips."""
     reached: list[float] = []
 
     def until(run: Watched) -> bool:
@@ -527,7 +524,7 @@ def after(stage: str, seconds: float) -> Until:
 
 
 def height_twice(options: argparse.Namespace, model: Path, found: Findings) -> None:
-    """Compare the peaks of memory of a scene and of one that is twice as high."""
+    """Compare the peaks of memory of a scene and of one of twice its height."""
     peaks = {}
     for height in (6000, 12_000):
         scene = make_scene(options.out / f"high{height}", 6000, height, options.seed)

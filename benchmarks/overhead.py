@@ -1,12 +1,11 @@
-"""What `cafe predict` costs beside the network: the whole command against the bare forward pass.
+"""Overhead of `cafe predict`: the whole command compared with the bare forward passes.
 
     python benchmarks/overhead.py MODEL ORTHO DSM OUT [--rounds 3] [-- OPTIONS OF cafe predict]
 
-In every round: the command as a user runs it, then, in a process of its own, the same network forty
-times (a minute at most) over a batch of the scene's windows that is in memory. One JSON line of
-medians: seconds of the command, seconds that its windows take in the bare pass, their ratio, pixels
-of all windows over those of the scene, and how much memory the command takes above a process that
-makes nothing but the passes.
+Every round runs the command as a user does and then, in a process of its own, forty forward passes
+(a minute at most) of the same network over a batch of windows in memory. One JSON line of medians:
+seconds of the command, seconds of its windows in the bare pass, their ratio, pixels of all windows
+over pixels of the scene, and the memory of the command above that of the process with the passes.
 """
 
 import argparse
@@ -71,7 +70,7 @@ def one_round(args: argparse.Namespace, options: list[str]) -> dict[str, float]:
 
 
 def run(command: list[str]) -> tuple[str, int]:
-    """Return what a process said and its peak memory in kB."""
+    """Return the output of a process and its peak memory in kB."""
     code = "import resource,subprocess,sys\nrc=subprocess.call(sys.argv[1:])\n"
     code += "print('PEAK',resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\nsys.exit(rc)"
     done = subprocess.run(
@@ -85,7 +84,7 @@ def run(command: list[str]) -> tuple[str, int]:
 
 
 def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> dict[str, float]:
-    """Time the network on windows of the scene that are in memory."""
+    """Time the network on windows of the scene in memory."""
     import torch
 
     from cafe_cli.config.schema import HeightSettings, PredictSettings

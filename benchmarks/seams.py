@@ -1,16 +1,17 @@
-"""How much a map depends on where the windows lie, and what that costs in accuracy.
+"""How a map and its accuracy depend on the places of the windows.
 
     seams.py MODEL TILES --optical ORTHO [--elevation DSM]
 
-TILES is a tile set of the scene: its validation ground is what is scored. For each window, overlap
-and kind of weights the scene is predicted by an overlap-add of its own, in memory and apart from
-the package's, on a grid of windows that starts at the scene's first pixel and on one that begins
-half a step before it (a multiple of the network's stride). A JSON line per setting, then a table:
+TILES is a tile set of the scene, whose validation area is scored. For every window size, overlap
+and kind of weights, the scene is predicted twice by an overlap-add of this script, independent of
+the package: on a grid of windows that starts at the first pixel of the scene, and on one that is
+half a window stride before it (a multiple of the network's stride). A JSON line per setting, then a
+table:
 
-miou, accuracy  on the validation ground, mean of both grids, every pixel once
-whole           share of pixels labelled otherwise than by one pass over the whole scene
-shifted         share of pixels labelled otherwise on the two grids
-seam            label changes across the lines where windows take turns, over those elsewhere
+miou, accuracy  on the validation area, mean of both grids, every pixel counted once
+whole           share of pixels with another label than in one pass over the whole scene
+shifted         share of pixels with different labels on the two grids
+seam            rate of label changes across the edges of windows, over the rate elsewhere
 work            pixels of all windows over pixels of the scene; in brackets, of a very large one
 """
 
@@ -42,7 +43,7 @@ from cafe_cli.tilesets.tile_rasters import TileReader
 from cafe_cli.tilesets.tileset import load_tileset
 
 KINDS = ("flat", "margin", "hann", "gaussian")
-ALMOST_NOTHING = 1e-6  # of a window's rim, so that it counts only where there is nothing else
+RIM = 1e-6  # weight of a window's rim, which counts only where no other window lies
 Labels = NDArray[np.uint8]
 
 
@@ -56,7 +57,7 @@ def main() -> None:
     if options.part:
         part = Window(*options.part)
         patch, truth = patch.at(part.slices()), truth[part.slices()]
-    scene = Ground(patch, truth, card.classes)
+    scene = ReferenceScene(patch, truth, card.classes)
     with ExitStack() as stack:
         if options.descriptors == "scene":
             stack.enter_context(scene_attention(network, scene, options.windows[0]))
@@ -94,8 +95,8 @@ def parse() -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What is predicted, and the reference on its validation ground (255 elsewhere)."""
+class ReferenceScene:
+    """A scene in memory, with reference labels in its validation area (255 elsewhere)."""
 
     patch: Patch
     truth: Labels
@@ -107,7 +108,7 @@ class Ground:
         return Window(0, 0, width, height)
 
     def read(self, window: Window) -> Patch:
-        """Return the pixels of a window; what lies beyond the scene is not valid."""
+        """Return the pixels of a window; pixels beyond the scene are not valid."""
         inside = window.intersection(self.extent)
         if inside is None:
             raise ValueError(f"{window} lies beyond the scene")
@@ -140,7 +141,7 @@ def read_scene(options: argparse.Namespace, card: ModelCard) -> Patch:
 
 
 def validation_labels(folder: Path, shape: tuple[int, ...]) -> Labels:
-    """Put the labels of the validation tiles back where they were cut."""
+    """Return the labels of the validation tiles at their places in the scene."""
     tileset = load_tileset(folder)
     reader = TileReader(folder, tileset)
     labels = np.full(shape, NODATA, np.uint8)
@@ -155,7 +156,7 @@ def validation_labels(folder: Path, shape: tuple[int, ...]) -> Labels:
 
 
 def with_attention(model: CaFE, attention: int | None) -> CaFE:
-    """Return the network for inference, with another neighbourhood but the same weights."""
+    """Return the network for inference, with another attention window and the same weights."""
     if attention is not None:
         state = model.state_dict()
         model = CaFE(replace(model.architecture, attention=attention))
@@ -164,8 +165,8 @@ def with_attention(model: CaFE, attention: int | None) -> CaFE:
 
 
 @contextmanager
-def scene_attention(network: CaFE, scene: Ground, size: int) -> Iterator[None]:
-    """Give every window the attention of the scene's mean descriptors."""
+def scene_attention(network: CaFE, scene: ReferenceScene, size: int) -> Iterator[None]:
+    """Replace the attention descriptors of every window by their mean over the scene."""
     parts = [m for m in network.modules() if isinstance(m, ChannelAttention)]
     seen: dict[ChannelAttention, list[Tensor]] = {part: [] for part in parts}
 
@@ -186,10 +187,10 @@ def scene_attention(network: CaFE, scene: Ground, size: int) -> Iterator[None]:
 
 @dataclass
 class Runner:
-    """Runs windows, each once however many settings want it."""
+    """Runs the network over windows and caches the probabilities of each."""
 
     network: CaFE
-    scene: Ground
+    scene: ReferenceScene
     device: torch.device
     kept: dict[Window, Tensor] = field(default_factory=dict)
 
@@ -216,12 +217,12 @@ class Runner:
         return self.kept[window]
 
 
-def windows(extent: Window, size: int, step: int, shift: int) -> list[Window]:
-    """Cover the scene with a grid of windows that begins `shift` pixels before it."""
+def windows(extent: Window, size: int, stride: int, shift: int) -> list[Window]:
+    """Cover the scene with a grid of windows that starts `shift` pixels before it."""
 
     def starts(length: int) -> range:
         beyond = max(length + shift - size, 0)
-        return range(-shift, -(-beyond // step) * step - shift + 1, step)
+        return range(-shift, -(-beyond // stride) * stride - shift + 1, stride)
 
     places = product(starts(extent.height), starts(extent.width))
     return [Window(col, row, size, size) for row, col in places]
@@ -230,17 +231,17 @@ def windows(extent: Window, size: int, step: int, shift: int) -> list[Window]:
 def weights_of(kind: str, size: int, overlap: int) -> Tensor:
     """Return the weights of a window's pixels, (size, size).
 
-    flat      all alike
-    margin    none for half the overlap along each side
+    flat      1 everywhere
+    margin    almost 0 along each side, on half of the overlap
     hann      sin^2, zero just outside the window
-    gaussian  with a standard deviation of an eighth of the window
+    gaussian  a standard deviation of an eighth of the window size
     """
     place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     match kind:
         case "flat":
             line = torch.ones_like(place)
         case "margin":
-            line = torch.full_like(place, ALMOST_NOTHING)
+            line = torch.full_like(place, RIM)
             line[overlap // 2 : size - overlap // 2] = 1
         case "hann":
             line = torch.sin(place * torch.pi) ** 2
@@ -255,14 +256,14 @@ def weights_of(kind: str, size: int, overlap: int) -> Tensor:
 def measure(
     run: Runner, size: int, overlaps: list[float], whole: Labels
 ) -> Iterator[dict[str, object]]:
-    """Yield the figures of every overlap and kind of weights."""
+    """Yield the results of every overlap and kind of weights."""
     scene, run.kept = run.scene, {}
     for share in overlaps:
         overlap = round(size * share / STRIDE) * STRIDE
-        step = size - overlap
-        shift = step // 2 // STRIDE * STRIDE
-        grids = [windows(scene.extent, size, step, s) for s in (0, shift)]
-        # Without an overlap no weights make a difference.
+        stride = size - overlap
+        shift = stride // 2 // STRIDE * STRIDE
+        grids = [windows(scene.extent, size, stride, s) for s in (0, shift)]
+        # Without an overlap the weights make no difference.
         for kind in KINDS if overlap else KINDS[:1]:
             maps = [run.labels(grid, weights_of(kind, size, overlap)) for grid in grids]
             results = [scene.score(labels) for labels in maps]
@@ -277,13 +278,13 @@ def measure(
                 "shifted": scene.differ(*maps),
                 "seam": seam(maps[0], lines(grids[0], kind, overlap)),
                 "work": len(grids[0]) * size**2 / scene.truth.size,
-                "work_inside": (size / step) ** 2,
+                "work_inside": (size / stride) ** 2,
             }
             print(json.dumps(row), flush=True)
             yield row
 
 
-def reference_row(scene: Ground, whole: Labels) -> dict[str, object]:
+def reference_row(scene: ReferenceScene, whole: Labels) -> dict[str, object]:
     result = scene.score(whole)
     row: dict[str, object] = {
         "window": "whole",
@@ -303,7 +304,7 @@ def mean(values: Iterator[float]) -> float:
 
 
 def lines(grid: list[Window], kind: str, overlap: int) -> tuple[list[int], list[int]]:
-    """Return the rows and columns at which another window begins to count, or ceases to."""
+    """Return the rows and columns at which windows begin or end, less the margin."""
     inset = overlap // 2 if kind == "margin" else 0
     ends = [w.bounds for w in grid]
     rows = {r for _, top, _, bottom in ends for r in (top + inset, bottom - inset)}
@@ -312,11 +313,11 @@ def lines(grid: list[Window], kind: str, overlap: int) -> tuple[list[int], list[
 
 
 def seam(labels: Labels, cuts: tuple[list[int], list[int]]) -> float:
-    """Return the rate of label changes across the lines over that across all others."""
+    """Return the rate of label changes across these lines, over the rate across all others."""
     on: list[NDArray[np.bool_]] = []
     off: list[NDArray[np.bool_]] = []
     for across, places in zip((labels, labels.T), cuts, strict=True):
-        changes = across[1:] != across[:-1]  # the change at i lies between i and i + 1
+        changes = across[1:] != across[:-1]  # change i lies between i and i + 1
         at = np.isin(np.arange(1, len(across)), places)
         on.append(changes[at].ravel())
         off.append(changes[~at].ravel())
