@@ -24,6 +24,12 @@ def test_a_finding_is_added_once():
     assert report.findings == [NOTE, ERROR]
 
 
+def test_findings_of_one_place_name_it():
+    report = Report("a", findings=[ERROR])
+    report.add_all((f for f in [Finding("note", "heights are interpolated"), ERROR]), "a")
+    assert report.findings == [ERROR, NOTE]
+
+
 def test_json_holds_everything_with_the_gravest_first():
     report = Report("scene a", {"image": {"bands": ["red"]}}, [NOTE, ERROR, WARNING])
     plain = json.loads(json.dumps(report.as_json()))

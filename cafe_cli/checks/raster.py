@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,10 +31,10 @@ from cafe_cli.raster.reader import (
     read_decimated,
     read_valid,
     read_window,
-    shows_an_image,
 )
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.scenes.height_rasters import metres_per_unit
+from cafe_cli.scenes.inspection import DOUBTFUL_ALPHA, find_doubtful_alpha
 from cafe_cli.vector.features import is_vector
 
 _MOST_FILES = 16  # of a stream that are looked at; the others are counted
@@ -101,21 +101,12 @@ def _check_image(report: Report, dataset: DatasetReader, config: Config) -> Imag
         valid_shares.append(float(valid.mean()))
         margins.update(margin_shares(values, valid, _raster_sides(window, dataset)))
     if config.bands is None:
-        report.add_all(_check_alpha(dataset), dataset.name)
+        for band in find_doubtful_alpha(dataset):
+            report.add(Finding("warning", f"band {band} {DOUBTFUL_ALPHA}", dataset.name))
     report.add_all(check_image(np.concatenate(pixels, axis=1), bands), dataset.name)
     shares = {value: total / len(windows) for value, total in margins.items()}
     report.add_all(check_margins(shares), dataset.name)
     return ImageFacts(round(100 * float(np.mean(valid_shares)), 2))
-
-
-def _check_alpha(dataset: DatasetReader) -> Iterator[Finding]:
-    for band, color in enumerate(dataset.colorinterp, start=1):
-        if color == ColorInterp.alpha and shows_an_image(dataset, band):
-            yield Finding(
-                "warning",
-                f"band {band} is marked as alpha and taken for a mask, but looks like an image; to "
-                "use it, name the bands (--bands or scenes.bands)",
-            )
 
 
 def _check_heights(

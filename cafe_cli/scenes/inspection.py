@@ -23,6 +23,11 @@ from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
 from cafe_cli.vector.features import is_vector, warn_once
 
+DOUBTFUL_ALPHA = (
+    "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
+    "(--bands or scenes.bands)"
+)
+
 
 @dataclass(frozen=True)
 class SceneInspection:
@@ -156,7 +161,8 @@ def _inspect_bands(
         if not chosen:
             raise BandError(f"{path} has no band besides alpha")
         if bands is None:
-            _check_alpha(optical)
+            for band in find_doubtful_alpha(optical):
+                warn_once(f"band {band} of {optical.name} {DOUBTFUL_ALPHA}")
         about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
         plain = ("undefined", "gray", "palette", "alpha")
         names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
@@ -164,14 +170,13 @@ def _inspect_bands(
         return chosen, dtype, names
 
 
-def _check_alpha(optical: DatasetReader) -> None:
-    """Warn of a fourth band, infrared mostly, that GDAL has marked as alpha."""
-    for band, kind in enumerate(optical.colorinterp, start=1):
-        if kind == ColorInterp.alpha and shows_an_image(optical, band):
-            warn_once(
-                f"band {band} of {optical.name} is marked as alpha and taken for a mask, but looks "
-                "like an image; to use it, name the bands (--bands or scenes.bands)"
-            )
+def find_doubtful_alpha(optical: DatasetReader) -> list[int]:
+    """Return the bands, infrared mostly, that GDAL has marked as alpha although they are images."""
+    return [
+        band
+        for band, color in enumerate(optical.colorinterp, start=1)
+        if color == ColorInterp.alpha and shows_an_image(optical, band)
+    ]
 
 
 def _inspect_partner(
