@@ -17,7 +17,7 @@ from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import check_output
 from cafe_cli.system.threads import cores
-from cafe_cli.tilesets.estimate import Cost, cutting
+from cafe_cli.tilesets.estimate import Cost, estimate_cutting
 from cafe_cli.tilesets.index import shared_ground
 from cafe_cli.tilesets.plan import plan
 from cafe_cli.tilesets.tileset import check_replaceable
@@ -180,7 +180,7 @@ def _check_plan(report: Report, facts: CheckFacts, config: Config) -> None:
             message = f"no tile for {split}: lower split.block or tile.size, or name its scenes"
             report.add(Finding("error" if split == "train" else "warning", message))
     if planned.tiles:
-        facts.cost = cutting(planned, config, facts.jobs)
+        facts.cost = estimate_cutting(planned, config, facts.jobs)
 
 
 @contextmanager

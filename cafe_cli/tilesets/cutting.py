@@ -1,4 +1,4 @@
-"""Scenes cut into tiles: strip by strip, so that no pixel is read twice for tiles side by side."""
+"""Cut scenes into tiles, strip by strip: tiles side by side read their common pixels once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from cafe_cli.vector.rasterize import rasterize
 
 Labels = NDArray[np.uint8]
 
-_TILED, _STRIPED = 2048, 16_384  # pixels
+_TILED, _STRIPED = 2048, 16_384  # widest strip in pixels, by how the rasters are stored
 
 
 @dataclass(frozen=True)
 class CutTile:
-    """What became of a planned tile.
+    """A planned tile after cutting.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class CutTile:
     counts : ndarray of int64, (K + 1,)
         Pixels per class and, last, unlabelled.
     optical, heights
-        Summaries for `cafe_cli.raster.statistics` of a training tile that is kept.
+        Statistics of a training tile that is kept, to be added to those of all tiles.
     """
 
     tile: Tile
@@ -47,23 +47,24 @@ class CutTile:
 
 
 def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedTile]]:
-    """Group tiles of one split, row and neighbourhood, in the order that they are planned in.
+    """Group neighbouring tiles of one split and row, in the order of the plan.
 
-    `block` is the width of the blocks that the rasters are stored in: wide strips take memory, but
-    of a raster that is stored row by row narrow ones would read every row many times.
+    `block` is the width of the blocks that the rasters are stored in. A wide strip takes more
+    memory, but for narrow strips a raster that is stored row by row is read many times.
     """
     widest = _TILED if block <= _TILED else _STRIPED
     for _, row in groupby(planned, key=lambda t: (t.split, t.row)):
         strip: list[PlannedTile] = []
         for tile in row:
-            if strip and not _near(strip, tile, widest):
+            if strip and not _extends(strip, tile, widest):
                 yield strip
                 strip = []
             strip.append(tile)
         yield strip
 
 
-def _near(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
+def _extends(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
+    """Whether a tile touches the end of a strip that it would not make too wide."""
     last = strip[-1].window
     beside = last.col <= tile.col <= last.right
     return beside and tile.window.right - strip[0].col <= widest
@@ -71,26 +72,26 @@ def _near(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
 
 @dataclass(frozen=True)
 class TileCutter:
-    """Cuts the strips of one scene.
+    """Cuts the strips of one scene into tiles.
 
     Parameters
     ----------
     config : Config
     classes : ClassTable
     polygons : Polygons, optional
-        Of the scene, where ``split.file`` has some.
-    pixels : Pixels
-        What summarises the optical bands.
+        Of the scene, if ``split.file`` has some.
+    histogram : BandHistogram
+        Summarises the optical bands.
     folder : Path, optional
         Tile set to write to; nothing is written if None.
     virtual : bool
-        Write nothing but the labels of tiles that the split cuts through.
+        Write only labels that differ from those of the scene, as the split removed some.
     """
 
     config: Config
     classes: ClassTable
     polygons: Polygons | None
-    pixels: BandHistogram
+    histogram: BandHistogram
     folder: Path | None
     virtual: bool = False
 
@@ -102,13 +103,15 @@ class TileCutter:
         if not patch.optical_valid.all():
             labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
         return [
-            self._tile(scene, planned, patch.at(planned.window.slices(whole)), part)
+            self._cut_tile(scene, planned, patch.at(place), labels[place])
             for planned in strip
-            for part in [labels[planned.window.slices(whole)]]
+            for place in [planned.window.slices(whole)]
         ]
 
-    def _tile(self, scene: Scene, planned: PlannedTile, patch: Patch, delivered: Labels) -> CutTile:
-        labels = self._own_labels(planned, delivered)
+    def _cut_tile(
+        self, scene: Scene, planned: PlannedTile, patch: Patch, scene_labels: Labels
+    ) -> CutTile:
+        labels = self._own_labels(planned, scene_labels)
         tile = _describe(planned, float(patch.optical_valid.mean()), labels)
         counts = pixel_counts(labels, self.classes)
         if not _worth_keeping(tile, self.config):
@@ -117,17 +120,17 @@ class TileCutter:
             grid = scene.grid.at(planned.window)
             if not self.virtual:
                 write_tile(self.folder, tile, grid, patch, labels, self.classes)
-            elif not np.array_equal(labels, delivered):
+            elif not np.array_equal(labels, scene_labels):
                 write_label(self.folder, tile, grid, labels, self.classes)
         if tile.split != "train":
             return CutTile(tile, True, counts)
-        optical = self.pixels.summary(patch.optical, patch.optical_valid)
+        optical = self.histogram.summary(patch.optical, patch.optical_valid)
         return CutTile(
             tile, True, counts, optical, RunningMoments.of(patch.height[None], patch.height_valid)
         )
 
     def _own_labels(self, planned: PlannedTile, labels: Labels) -> Labels:
-        """Take away the labels that another tile scores, or that another split owns."""
+        """Remove labels outside the scored window, or outside the polygons of the split."""
         if planned.scored == planned.window and self.polygons is None:
             return labels
         own = np.zeros(labels.shape, bool)
@@ -152,7 +155,7 @@ def _describe(planned: PlannedTile, valid: float, labels: Labels) -> Tile:
 
 
 def _worth_keeping(tile: Tile, config: Config) -> bool:
-    """Training tiles need their shares; every other labelled tile counts for the scores."""
+    """Whether a training tile has its shares of pixels, or another tile any label."""
     if tile.split != "train":
         return tile.labelled > 0
     return tile.valid >= config.tile.min_valid and tile.labelled >= config.tile.min_labelled

@@ -1,4 +1,4 @@
-"""What a command would take: time, memory and disk, from a small part of the work done for once."""
+"""Estimate time, memory and disk space of ``cafe tile`` by cutting a small sample of the tiles."""
 
 import tempfile
 import time
@@ -17,46 +17,46 @@ from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.tilesets.cutting import TileCutter, strips
 from cafe_cli.tilesets.plan import TilePlan
 
-_SAMPLES = 4  # strips that are cut to learn what all of them take
-_BASE = 150_000_000  # bytes of a process that has done nothing yet
+_SAMPLES = 4  # strips that are cut
+_PROCESS = 150_000_000  # bytes of a process before it reads anything
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What work takes: `memory` and `disk` in bytes."""
+    """The estimated cost of a command; `memory` and `disk` in bytes."""
 
     seconds: float
     memory: int
     disk: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, rounded to what an estimate is worth."""
+        """Return plain values; the time has two significant digits."""
         return {**asdict(self), "seconds": float(f"{self.seconds:.2g}")}
 
 
-def cutting(plan: TilePlan, config: Config, jobs: int) -> Cost:
-    """Estimate what it takes to cut a plan, from a few strips cut into a temporary folder."""
-    names = [source.files.id for source in plan.sources]
-    groups = [g for name in names for g in strips(plan.of(name), plan.blocks[name])]
+def estimate_cutting(plan: TilePlan, config: Config, jobs: int) -> Cost:
+    """Estimate the cost of cutting a plan, from a few strips cut into a temporary folder."""
+    groups = [g for scene in plan.scenes for g in strips(plan.of(scene.files.id), scene.block)]
     spread = np.unique(np.linspace(0, len(groups) - 1, _SAMPLES).astype(int))
     chosen = [groups[i] for i in spread]
     seconds, done = 0.0, sum(map(len, chosen))
     with tempfile.TemporaryDirectory() as folder:
-        for scene, own in groupby(chosen, key=lambda group: group[0].scene):
-            seconds += _cut(plan, config, scene, list(own), Path(folder))
+        for name, own in groupby(chosen, key=lambda group: group[0].scene):
+            seconds += _time_cutting(plan, config, name, list(own), Path(folder))
         disk = sum(p.stat().st_size for p in Path(folder).rglob("*.tif"))
     share = len(plan.tiles) / done
     return Cost(seconds * share / jobs, _memory(plan, groups, jobs), round(disk * share))
 
 
-def _cut(
+def _time_cutting(
     plan: TilePlan, config: Config, name: str, groups: Sequence[Sequence[PlannedTile]], folder: Path
 ) -> float:
-    source = next(s for s in plan.sources if s.files.id == name)
-    ground = estimate_scene_ground(source)
-    pixels = BandHistogram(len(plan.bands), plan.dtype)
-    cutter = TileCutter(config, config.class_table, plan.polygons.get(name), pixels, folder)
-    with open_scene(source, ground) as scene:
+    """Cut strips of a scene; return the seconds that took, without estimating the ground."""
+    inspection = next(s for s in plan.scenes if s.files.id == name)
+    ground = estimate_scene_ground(inspection)
+    histogram = BandHistogram(len(plan.bands), plan.dtype)
+    cutter = TileCutter(config, config.class_table, plan.polygons.get(name), histogram, folder)
+    with open_scene(inspection, ground) as scene:
         start = time.perf_counter()
         for group in groups:
             cutter.cut(scene, group)
@@ -64,8 +64,8 @@ def _cut(
 
 
 def _memory(plan: TilePlan, groups: Sequence[Sequence[PlannedTile]], jobs: int) -> int:
-    """Return the bytes that strips take while they are read: the values, twice, and the masks."""
+    """Return the bytes of the strips in memory: two copies of the values, and the masks."""
     widest = max(g[-1].window.right - g[0].col for g in groups)
     size = groups[0][0].window.height
     bands = len(plan.bands) * np.dtype(plan.dtype).itemsize
-    return _BASE + jobs * widest * size * (2 * bands + 2 * 4 + 8)
+    return _PROCESS + jobs * widest * size * (2 * bands + 2 * 4 + 8)

@@ -1,4 +1,4 @@
-"""Where the tiles of a tile set lie: the index, and the ground that splits share."""
+"""Footprints of tiles: the index of a tile set, and the ground that tiles of two splits share."""
 
 import logging
 import warnings
@@ -25,32 +25,32 @@ Grids: TypeAlias = Mapping[str, Grid]
 """The grid of each scene, by its id."""
 
 
-class Placed(Protocol):
-    """A tile, cut or only planned."""
+class Located(Protocol):
+    """A tile with its place: a `Tile` or a `PlannedTile`."""
 
     @property
     def scene(self) -> str:
-        """Id of its scene."""
+        """Id of the scene."""
 
     @property
     def split(self) -> Split:
-        """What it is for."""
+        """The split that it belongs to."""
 
     @property
     def row(self) -> int:
-        """First row in the scene."""
+        """First row of pixels in the scene."""
 
     @property
     def col(self) -> int:
-        """First column in the scene."""
+        """First column of pixels in the scene."""
 
 
 def _footprints(
-    tiles: Sequence[Placed], grids: Grids, size: int, clip: bool
+    tiles: Sequence[Located], grids: Grids, size: int, clip: bool
 ) -> tuple[NDArray[np.object_], CRS | None]:
-    """Return the outlines of tiles in one CRS: that of the scenes, longitude/latitude if mixed.
+    """Return the outlines of tiles and their CRS: that of all scenes, or longitude and latitude.
 
-    With `clip`, without what lies beyond the scene.
+    With `clip`, the parts of tiles that reach beyond their scene are cut off.
     """
     crss = [grid.crs for grid in grids.values()]
     same = all(c == crss[0] for c in crss)
@@ -58,16 +58,15 @@ def _footprints(
     windows = [Window(t.col, t.row, size, size) for t in tiles]
     if clip:
         cut = (w.intersection(grids[t.scene].extent) for t, w in zip(tiles, windows, strict=True))
-        windows = [w for w in cut if w]  # every tile holds some of its scene
+        windows = [w for w in cut if w]  # no tile lies outside its scene
     outlines = [grids[t.scene].at(w).footprint_in(crs) for t, w in zip(tiles, windows, strict=True)]
     return np.array(outlines, object), crs
 
 
-def meeting(tiles: Sequence[Placed], grids: Grids, size: int) -> list[tuple[int, int]]:
-    """Return the pairs of tiles of two splits that show the same ground, across scenes too.
+def overlapping_pairs(tiles: Sequence[Located], grids: Grids, size: int) -> list[tuple[int, int]]:
+    """Return the pairs of tiles of different splits that show the same ground, as indices.
 
-    Indices into `tiles`. Scenes of plain pixels all begin at (0, 0), which does not mean that they
-    overlap.
+    Tiles of two scenes are compared, too, unless one of the scenes is not georeferenced.
     """
     if len({t.split for t in tiles}) < 2:
         return []
@@ -75,8 +74,8 @@ def meeting(tiles: Sequence[Placed], grids: Grids, size: int) -> list[tuple[int,
     return [pair for pair, _ in _shared(tiles, grids, outlines, crs)]
 
 
-def shared_ground(tiles: Sequence[Placed], grids: Grids, size: int) -> float:
-    """Measure the ground, in m2, that tiles of two splits show, across scenes too."""
+def shared_ground(tiles: Sequence[Located], grids: Grids, size: int) -> float:
+    """Return the square metres of ground that tiles of different splits show, and warn of them."""
     if len({t.split for t in tiles}) < 2:
         return 0.0
     outlines, crs = _footprints(tiles, grids, size, clip=True)
@@ -92,9 +91,9 @@ def shared_ground(tiles: Sequence[Placed], grids: Grids, size: int) -> float:
 
 
 def _shared(
-    tiles: Sequence[Placed], grids: Grids, outlines: NDArray[np.object_], crs: CRS | None
+    tiles: Sequence[Located], grids: Grids, outlines: NDArray[np.object_], crs: CRS | None
 ) -> list[tuple[tuple[int, int], shapely.Geometry]]:
-    """Return the pairs of tiles of two splits that share ground, and that ground."""
+    """Return the pairs of tiles of different splits that share ground, and the shared ground."""
     one, other = shapely.STRtree(outlines).query(outlines, "intersects")
     one, other = one[one < other], other[one < other]
     splits, scenes = (np.array([getattr(t, name) for t in tiles]) for name in ("split", "scene"))
@@ -104,19 +103,19 @@ def _shared(
     )
     one, other = one[related], other[related]
     overlaps = shapely.intersection(outlines[one], outlines[other])
-    rounding = next(iter(grids.values())).gsd ** 2 / 100  # along a common edge
+    rounding = next(iter(grids.values())).gsd ** 2 / 100  # m2, along a common edge
     real = shapely.area(overlaps) * _square(outlines, crs) > rounding
     pairs = zip(one[real].tolist(), other[real].tolist(), strict=True)
     return list(zip(pairs, overlaps[real], strict=True))
 
 
 def _square(outlines: NDArray[np.object_], crs: CRS | None) -> float:
-    """Return the square metres of a unit square of the CRS."""
+    """Return the area in square metres of a unit square of the CRS."""
     return unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
 
 
 def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:
-    """Write one polygon per tile as ``index.gpkg``.
+    """Write ``index.gpkg``, a polygon per tile with its attributes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``cafe tile``: scenes to a tile set, split by ground."""
+"""Make a tile set from the scenes of a config: the front door of ``cafe tile``."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,9 +59,9 @@ def tile(
     progress : callable
         Called with the tiles done and in total.
     virtual : bool
-        Copy no pixels: the tiles are windows into the scenes, read when they are needed.
+        Copy no pixels: the tiles are windows into the scenes, which training reads.
     jobs : int, optional
-        Threads; as many as there are cores if None. The tile set is the same with any number.
+        Threads, by default one per core. Their number does not change the tile set.
 
     Raises
     ------
@@ -90,24 +90,25 @@ def _cut(
     jobs: int,
     progress: Callable[[int, int], None],
 ) -> TileSet:
+    """Cut the tiles, and return the description of the tile set."""
     classes = config.class_table
     optical, heights = BandHistogram(len(planned.bands), planned.dtype), RunningMoments()
     counts = {kind: np.zeros(len(classes) + 1, np.int64) for kind in SPLITS}
     kept: list[Tile] = []
     done = 0
-    for cuts in _cuts(planned, config, folder, virtual, jobs, optical):
-        for cut in filter(lambda c: c.kept, cuts):
+    for strip in _cut_strips(planned, config, folder, virtual, jobs, optical):
+        for cut in filter(lambda c: c.kept, strip):
             kept.append(cut.tile)
             counts[cut.tile.split] += cut.counts
             if cut.optical is not None and cut.heights is not None:
                 optical.add(cut.optical)
                 heights.add(cut.heights)
-        done += len(cuts)
+        done += len(strip)
         progress(done, len(planned.tiles))
     _check_kept(kept, len(planned.tiles), config)
     _check_classes(counts, classes, config)
     return TileSet(
-        **_about(planned, config, classes),
+        **_description(planned, config, classes),
         pixels={
             kind: dict(zip([*classes.names, "unlabelled"], counts[kind].tolist(), strict=True))
             for kind in SPLITS
@@ -115,12 +116,12 @@ def _cut(
         optical_statistics=optical.statistics(),
         height_statistics=heights.statistics(1),
         shared_ground=shared_ground(kept, planned.grids, config.tile.size),
-        virtual=_virtual(planned, config) if virtual else None,
+        virtual=_virtual_source(planned, config) if virtual else None,
         tiles=tuple(kept),
     )
 
 
-def _cuts(
+def _cut_strips(
     planned: TilePlan,
     config: Config,
     folder: Path,
@@ -128,29 +129,31 @@ def _cuts(
     jobs: int,
     optical: BandHistogram,
 ) -> Iterator[list[CutTile]]:
-    for source in planned.sources:
-        name = source.files.id
-        if not (ours := planned.of(name)):
+    """Cut all scenes, and yield the tiles strip by strip in the order of the plan."""
+    for scene in planned.scenes:
+        name = scene.files.id
+        if not (tiles := planned.of(name)):
             continue
-        ground = estimate_scene_ground(source)
+        ground = estimate_scene_ground(scene)
         if virtual and ground is not None:
             write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
         cutter = TileCutter(config, config.class_table, polygons, optical, folder, virtual)
-        parts = list(strips(ours, planned.blocks[name]))
-        opened = partial(open_scene, source, ground)
-        yield from in_order(opened, cutter.cut, parts, min(jobs, len(parts)))
+        parts = list(strips(tiles, scene.block))
+        yield from in_order(
+            partial(open_scene, scene, ground), cutter.cut, parts, min(jobs, len(parts))
+        )
 
 
-def _virtual(planned: TilePlan, config: Config) -> VirtualSource:
+def _virtual_source(planned: TilePlan, config: Config) -> VirtualSource:
     table = [config.labels.table] if config.labels.table else []
-    scenes = {s.files.id: VirtualScene.record(s.files, *table) for s in planned.sources}
+    scenes = {s.files.id: VirtualScene.record(s.files, *table) for s in planned.scenes}
     return VirtualSource(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
 
 
-def _about(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, Any]:
-    """Return what is known of the tile set before a tile is cut."""
-    first = planned.grids[planned.sources[0].files.id]
+def _description(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, Any]:
+    """Return the fields of the description that are known before a tile is cut."""
+    first = planned.scenes[0].grid
     return {
         "size": config.tile.size,
         "overlap": config.tile.overlap,
@@ -158,17 +161,17 @@ def _about(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, 
         "dtype": planned.dtype,
         "gsd": first.gsd,
         "crs": describe_crs(first.crs),
-        "has_height": any(s.files.elevation for s in planned.sources),
-        "height": config.height.model_copy(update={"ground": _ground(planned.sources, config)}),
+        "has_height": any(s.files.elevation for s in planned.scenes),
+        "height": config.height.model_copy(update={"ground": _ground(planned.scenes, config)}),
         "classes": classes,
     }
 
 
-def _ground(sources: Sequence[SceneInspection], config: Config) -> str:
-    """Return where the ground below the heights came from."""
+def _ground(scenes: Sequence[SceneInspection], config: Config) -> str:
+    """Return the value of ``height.ground`` that was used, where the config says ``auto``."""
     if config.height.kind == "ndsm":
         return config.height.ground
-    return ground_source(config.height, any(s.files.dtm for s in sources))
+    return ground_source(config.height, any(s.files.dtm for s in scenes))
 
 
 def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
@@ -190,7 +193,7 @@ def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
 def _check_classes(
     counts: Mapping[Split, NDArray[np.int64]], classes: ClassTable, config: Config
 ) -> None:
-    """Refuse classes that occur in no tile; warn of those that no training tile shows."""
+    """Refuse classes that occur in no tile; warn of classes that occur in no training tile."""
     if unknown := [name for name in config.labels.absent if name not in classes.names]:
         raise LabelError(f"labels.absent names {unknown[0]!r}, which is no class")
     everywhere = np.sum(list(counts.values()), axis=0)[:-1].tolist()

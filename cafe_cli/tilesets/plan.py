@@ -1,10 +1,10 @@
-"""What a config would cut: its scenes looked at, their labels counted, their ground divided."""
+"""Plan a tile set: inspect the scenes, count their labels, and split their ground into tiles."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,55 +14,61 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window, blocks
-from cafe_cli.scenes.discovery import SceneFiles, find_scenes
+from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import list_unknown
 from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.splits.assign import Block, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import in_order
-from cafe_cli.tilesets.index import meeting
+from cafe_cli.tilesets.index import overlapping_pairs
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
 
 log = logging.getLogger("cafe")
 
-_READ = 512  # pixels along each side of the windows in which labels are counted
+_READ = 512  # side in pixels of the windows in which labels are counted
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """What would be cut.
+    """The tiles to cut, and the scenes to cut them from.
 
     Attributes
     ----------
-    sources : list of SceneInspection
-    grids : dict
-        Grid of each scene, by its id.
-    tiles : list of Planned
+    scenes : list of SceneInspection
+        All have bands of one number and data type.
+    tiles : list of PlannedTile
         Scene by scene, split by split, row by row.
     counts : ndarray of int64, (K,)
         Labelled pixels per class.
     polygons : dict
-        Features of ``split.file`` by scene; a tile keeps the labels in those of its split.
-    blocks : dict
-        Width in pixels of the blocks that the rasters of a scene are stored in.
-    bands, dtype
-        Of all scenes.
+        Polygons of ``split.file`` by scene; a tile keeps the labels in those of its split.
     dropped : int
         Training tiles left out because another scene validates or tests on their ground.
     """
 
-    sources: list[SceneInspection]
-    grids: dict[str, Grid]
+    scenes: list[SceneInspection]
     tiles: list[PlannedTile]
     counts: NDArray[np.int64]
     polygons: dict[str, Polygons]
-    blocks: dict[str, int]
-    bands: tuple[str, ...]
-    dtype: str
     dropped: int
+
+    @cached_property
+    def grids(self) -> dict[str, Grid]:
+        """Grid of each scene, by its id."""
+        return _grids(self.scenes)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the optical bands."""
+        return self.scenes[0].band_names
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the optical bands."""
+        return self.scenes[0].dtype
 
     def of(self, scene: str) -> list[PlannedTile]:
         """Return the tiles of a scene."""
@@ -70,20 +76,26 @@ class TilePlan:
 
 
 @dataclass
-class _Looked:
-    """What one look at every scene tells."""
+class _LabelCounts:
+    """The labels of all scenes.
 
-    sources: list[SceneInspection] = field(default_factory=list)
-    grids: dict[str, Grid] = field(default_factory=dict)
-    widths: dict[str, int] = field(default_factory=dict)
-    kinds: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+    Attributes
+    ----------
+    blocks : list of Block
+        Labelled pixels per class, block by block.
+    unknown : Counter
+        Pixels by value, or colour, without a class.
+    first_scene : dict
+        The first scene with each of these values.
+    """
+
     blocks: list[Block] = field(default_factory=list)
     unknown: "Counter[int | str]" = field(default_factory=Counter)
-    first: dict[int | str, str] = field(default_factory=dict)
+    first_scene: dict[int | str, str] = field(default_factory=dict)
 
 
 def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total: None) -> TilePlan:
-    """Look at every scene of a config once, count its labels, and divide the ground.
+    """Inspect every scene of a config, count its labels, and plan the tiles of every split.
 
     Parameters
     ----------
@@ -105,57 +117,52 @@ def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total:
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError("[scenes] has to name at least optical and labels")
     classes = config.class_table
-    looked = _look(find_scenes(config.scenes, config.root), config, classes, jobs, progress)
-    sources = looked.sources
-    _report_unknown(looked, config)
-    _check_alike(sources, looked)
-    names = [s.files.id for s in sources]
-    splitter = SplitPlanner(config, looked.grids, looked.blocks)
-    tiles = [tile for name in names for tile in splitter.tiles(name)]
-    kept = _without_shared(tiles, looked.grids, config.tile.size)
-    return TilePlan(
-        sources=sources,
-        grids=looked.grids,
-        tiles=kept,
-        counts=np.sum([b.counts for b in looked.blocks], axis=0),
-        polygons=splitter.polygons,
-        blocks=looked.widths,
-        bands=looked.kinds[0][0],
-        dtype=looked.kinds[0][1],
-        dropped=len(tiles) - len(kept),
-    )
+    scenes: list[SceneInspection] = []
+    counted = _LabelCounts()
+    found = find_scenes(config.scenes, config.root)
+    for done, files in enumerate(found, start=1):
+        scene = inspect_config_scene(files, config)
+        scenes.append(scene)
+        _count_scene(scene, counted, config, classes, jobs)
+        progress(done, len(found))
+    _report_unknown(counted, config)
+    _check_alike(scenes)
+    grids = _grids(scenes)
+    planner = SplitPlanner(config, grids, counted.blocks)
+    tiles = [tile for name in grids for tile in planner.tiles(name)]
+    kept = _without_shared(tiles, grids, config.tile.size)
+    counts = np.sum([b.counts for b in counted.blocks], axis=0)
+    return TilePlan(scenes, kept, counts, planner.polygons, len(tiles) - len(kept))
+
+
+def _grids(scenes: Sequence[SceneInspection]) -> dict[str, Grid]:
+    return {scene.files.id: scene.grid for scene in scenes}
 
 
 def block_side(config: Config) -> int:
-    """Return the side in pixels of the blocks that ground is divided into."""
+    """Return the side in pixels of the blocks that are assigned to splits."""
     return max(config.split.block or 2 * config.tile.size, config.tile.size)
 
 
-def _look(
-    scenes: list[SceneFiles], config: Config, classes: ClassTable, jobs: int, progress: Progress
-) -> _Looked:
-    looked = _Looked()
-    for done, files in enumerate(scenes, start=1):
-        name, source = files.id, inspect_config_scene(files, config)
-        looked.sources.append(source)
-        grid = looked.grids[name] = source.grid
-        looked.widths[name] = source.block
-        looked.kinds.append((source.band_names, source.dtype))
-        windows = list(divide_into_blocks(grid.width, grid.height, block_side(config)))
-        count = partial(_count, config=config, classes=classes)
-        counted = in_order(partial(open_scene, source), count, windows, min(jobs, len(windows)))
-        for window, (counts, unknown) in zip(windows, counted, strict=True):
-            looked.blocks.append(Block(name, window, counts))
-            looked.unknown.update(unknown)
-            looked.first |= {value: name for value in unknown if value not in looked.first}
-        progress(done, len(scenes))
-    return looked
+def _count_scene(
+    scene: SceneInspection, counted: _LabelCounts, config: Config, classes: ClassTable, jobs: int
+) -> None:
+    """Add the labels of a scene to the counts."""
+    name, grid = scene.files.id, scene.grid
+    windows = list(divide_into_blocks(grid.width, grid.height, block_side(config)))
+    count = partial(_count_block, config=config, classes=classes)
+    found = in_order(partial(open_scene, scene), count, windows, min(jobs, len(windows)))
+    for window, (counts, unknown) in zip(windows, found, strict=True):
+        counted.blocks.append(Block(name, window, counts))
+        counted.unknown.update(unknown)
+        for value in unknown:
+            counted.first_scene.setdefault(value, name)
 
 
-def _count(
+def _count_block(
     scene: Scene, window: Window, config: Config, classes: ClassTable
 ) -> "tuple[NDArray[np.int64], Counter[int | str]]":
-    """Count the labelled pixels of a window per class, and its values without a class."""
+    """Count the labelled pixels of a window per class, and the pixels of values without a class."""
     counts, unknown = np.zeros(len(classes), np.int64), Counter[int | str]()
     for part in blocks(window.width, window.height, _READ):
         here = part.shift(window.col, window.row)
@@ -166,14 +173,14 @@ def _count(
     return counts, unknown
 
 
-def _report_unknown(looked: _Looked, config: Config) -> None:
-    """Refuse values without a class; say how many colours were not exact."""
-    unknown = looked.unknown
+def _report_unknown(counted: _LabelCounts, config: Config) -> None:
+    """Raise an error for values without a class; warn of colours that are not exact."""
+    unknown = counted.unknown
     if unknown and config.labels.encoding == "ids":
         ((most_frequent, _),) = unknown.most_common(1)
         raise LabelError(
             f"label values without a class: {list_unknown(unknown)}, the first of them in scene "
-            f"{looked.first[most_frequent]}; add them to a class with values = [...] "
+            f"{counted.first_scene[most_frequent]}; add them to a class with values = [...] "
             "or to labels.ignore"
         )
     if unknown:
@@ -182,36 +189,35 @@ def _report_unknown(looked: _Looked, config: Config) -> None:
             f"{unknown.total():,}",
             list_unknown(unknown),
         )
-    if not any(b.counts.any() for b in looked.blocks):
+    if not any(b.counts.any() for b in counted.blocks):
         raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")
 
 
-def _check_alike(sources: list[SceneInspection], looked: _Looked) -> None:
+def _check_alike(scenes: Sequence[SceneInspection]) -> None:
     """Refuse scenes with other bands or data types than the first; warn of another GSD."""
-    first, (names, dtype) = sources[0].files, looked.kinds[0]
-    gsd = looked.grids[first.id].gsd
-    for source, (own_names, own_dtype) in zip(sources, looked.kinds, strict=True):
-        files = source.files
-        if (len(own_names), own_dtype) != (len(names), dtype):
+    first = scenes[0]
+    for scene in scenes:
+        own, other = len(scene.band_names), len(first.band_names)
+        if (own, scene.dtype) != (other, first.dtype):
             raise InputError(
-                f"{files.name} has {len(own_names)} bands of {own_dtype}, {first.name} has "
-                f"{len(names)} of {dtype}; choose the same with scenes.bands"
+                f"{scene.files.name} has {own} bands of {scene.dtype}, {first.files.name} has "
+                f"{other} of {first.dtype}; choose the same with scenes.bands"
             )
-        if abs(looked.grids[files.id].gsd / gsd - 1) > 0.1:
+        if abs(scene.grid.gsd / first.grid.gsd - 1) > 0.1:
             log.warning(
                 "%s has a GSD of %.3g m, %s of %.3g m",
-                files.name,
-                looked.grids[files.id].gsd,
-                first.name,
-                gsd,
+                scene.files.name,
+                scene.grid.gsd,
+                first.files.name,
+                first.grid.gsd,
             )
 
 
 def _without_shared(
     tiles: list[PlannedTile], grids: dict[str, Grid], size: int
 ) -> list[PlannedTile]:
-    """Leave out training tiles whose ground is held out in another scene that overlaps theirs."""
-    pairs = meeting(tiles, grids, size)
+    """Leave out training tiles on ground that another scene validates or tests on."""
+    pairs = overlapping_pairs(tiles, grids, size)
     shared = {i for pair in pairs for i in pair if tiles[i].split == "train"}
     if shared:
         log.warning(
