@@ -14,7 +14,7 @@ from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.engines.onnx import OnnxNetwork
-from cafe_cli.inference.engines.torch import keep_memory, prepare
+from cafe_cli.inference.engines.torch import keep_memory, prepare_network
 from cafe_cli.inference.forward import BatchedForward, Network, blank_patch, tta_transforms
 from cafe_cli.inference.tiling import WindowGrid, default_overlap, fit_window_grid, whole_strides
 from cafe_cli.model import model_file
@@ -169,7 +169,7 @@ def _network(
 ) -> Network:
     if engine == "onnx":
         return OnnxNetwork(model, shapes)
-    return prepare(model, device)
+    return prepare_network(model, device)
 
 
 def _comparable(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]]:

@@ -10,18 +10,18 @@ from cafe_cli.raster.window import offsets
 CPU = torch.device("cpu")
 
 
-def blended(scores_at, classes, height, width, size, step, blend="hann"):
+def blended(scores_at, classes, height, width, size, stride, blend="hann"):
     """Run a blender over all windows; `scores_at` gives the scores of one."""
-    rows, columns = offsets(height, size, step), offsets(width, size, step)
-    weights = window_weights(size, blend, size - step)
-    blender = Blender(classes, columns[-1] + size, weights, step, CPU)
+    rows, columns = offsets(height, size, stride), offsets(width, size, stride)
+    weights = window_weights(size, blend, size - stride)
+    blender = Blender(classes, columns[-1] + size, weights, stride, CPU)
     out = torch.full((classes, rows[-1] + size, columns[-1] + size), -1.0)
     for row in rows:
-        down = slice(0, size if row == rows[-1] else step)
+        down = slice(0, size if row == rows[-1] else stride)
         for col in columns:
             blender.move_to(col)
             blender.add(scores_at(row, col))
-            across = slice(0, size if col == columns[-1] else step)
+            across = slice(0, size if col == columns[-1] else stride)
             means = blender.means(down, across)
             labels, best = blender.best(down, across)
             assert torch.equal(best, means.max(dim=0).values)
@@ -31,13 +31,15 @@ def blended(scores_at, classes, height, width, size, step, blend="hann"):
     return out[:, :height, :width].numpy()
 
 
-def reference(scores_at, classes: int, height: int, width: int, size: int, step: int, blend="hann"):
+def reference(
+    scores_at, classes: int, height: int, width: int, size: int, stride: int, blend="hann"
+):
     """Add up everything in one array that no window leaves."""
-    weights = window_weights(size, blend, size - step).numpy().astype(np.float64)
+    weights = window_weights(size, blend, size - stride).numpy().astype(np.float64)
     total = np.zeros((classes, height + 2 * size, width + 2 * size))
     sums = np.zeros(total.shape[1:])
-    for row in offsets(height, size, step):
-        for col in offsets(width, size, step):
+    for row in offsets(height, size, stride):
+        for col in offsets(width, size, stride):
             here = slice(row, row + size), slice(col, col + size)
             total[:, *here] += scores_at(row, col).numpy() * weights
             sums[here] += weights
@@ -83,7 +85,7 @@ GEOMETRY = st.tuples(
 @settings(max_examples=60, deadline=None)
 @given(GEOMETRY, st.sampled_from(BLENDS))
 def test_whole_array_reference(geometry, blend):
-    height, width, size, _step = geometry
+    height, width, size, _stride = geometry
 
     def noise(row, col):
         generator = torch.Generator().manual_seed(row * 1000 + col)

@@ -30,24 +30,24 @@ def pixelwise(optical, optical_valid, height, height_valid):
 
 
 @pytest.mark.parametrize(("kind", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
-def test_views_are_different_and_can_be_undone(kind, count):
-    seen = tta_transforms(kind)
+def test_transforms_are_different_and_can_be_inverted(kind, count):
+    transforms = tta_transforms(kind)
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    shown = {tuple(transform.apply(x).flatten().tolist()) for transform in seen}
-    assert len(seen) == len(shown) == count
-    assert all(torch.equal(transform.invert(transform.apply(x)), x) for transform in seen)
+    shown = {tuple(transform.apply(x).flatten().tolist()) for transform in transforms}
+    assert len(transforms) == len(shown) == count
+    assert all(torch.equal(transform.invert(transform.apply(x)), x) for transform in transforms)
 
 
-def test_scales_multiply_views():
-    seen = tta_transforms("flips", (0.5, 1.0))
-    assert len(seen) == 8
-    assert {transform.side(64) for transform in seen} == {32, 64}
+def test_scales_multiply_transforms():
+    transforms = tta_transforms("flips", (0.5, 1.0))
+    assert len(transforms) == 8
+    assert {transform.side(64) for transform in transforms} == {32, 64}
     assert TTATransform(scale=0.75).side(512) == 384
     assert TTATransform(scale=0.1).side(64) == 32
 
 
 @pytest.mark.parametrize("kind", ["none", "flips", "d4"])
-def test_views_of_a_network_that_looks_at_one_pixel_change_nothing(kind):
+def test_tta_of_a_pixelwise_network_changes_nothing(kind):
     plain = BatchedForward([pixelwise], CPU, 2)([patch(0), patch(1)])
     seen = BatchedForward([pixelwise], CPU, 2, tta_transforms(kind))([patch(0), patch(1)])
     assert torch.allclose(plain, seen, atol=1e-6)
@@ -77,7 +77,7 @@ def test_models_are_averaged():
     assert torch.allclose(both.sum(dim=1), torch.ones(1, SIZE, SIZE), atol=1e-5)
 
 
-def test_scaled_views_bring_back_what_is_smooth():
+def test_scaling_preserves_smooth_inputs():
     ramp = np.tile(np.linspace(0, 100, SIZE, dtype=np.float32), (3, SIZE, 1))
     everywhere = np.ones((SIZE, SIZE), bool)
     one = Patch(ramp, everywhere, ramp[0] / 10, everywhere)
@@ -87,7 +87,7 @@ def test_scaled_views_bring_back_what_is_smooth():
     assert (scaled - plain).abs().max() < 0.01
 
 
-def test_scaling_never_mixes_in_what_is_not_valid():
+def test_scaling_ignores_pixels_that_are_not_valid():
     valid = np.ones((SIZE, SIZE), bool)
     valid[:, 32:] = False
     one = patch(dtype="float32", valid=valid)
@@ -102,7 +102,7 @@ def test_scaling_never_mixes_in_what_is_not_valid():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "float64"])
-def test_pixels_travel_raw(dtype):
+def test_batches_keep_the_data_type_of_pixels(dtype):
     batch = to_batch([patch(dtype=dtype)], 3, CPU)
     assert batch.optical.shape == (3, 3, SIZE, SIZE)
     assert np.array_equal(batch.optical[0].float().numpy(), patch(dtype=dtype).optical)

@@ -118,13 +118,13 @@ def test_every_pixel_is_written_once(whole):
 
 def test_products_belong_together(whole):
     planes = whole[0].planes
-    labels, odds = planes["labels"][0], planes["probabilities"].astype(int)
+    labels, probabilities = planes["labels"][0], planes["probabilities"].astype(int)
     known = labels != 255
-    assert (odds[:, known].sum(axis=0) >= 98).all()
-    assert (odds[:, known].sum(axis=0) <= 102).all()
-    assert np.array_equal(planes["confidence"][0], np.where(known, odds.max(axis=0), 255))
-    highest = np.take_along_axis(odds, np.where(known, labels, 0)[None].astype(int), 0)[0]
-    assert np.array_equal(highest[known], odds.max(axis=0)[known])
+    assert (probabilities[:, known].sum(axis=0) >= 98).all()
+    assert (probabilities[:, known].sum(axis=0) <= 102).all()
+    assert np.array_equal(planes["confidence"][0], np.where(known, probabilities.max(axis=0), 255))
+    highest = np.take_along_axis(probabilities, np.where(known, labels, 0)[None].astype(int), 0)[0]
+    assert np.array_equal(highest[known], probabilities.max(axis=0)[known])
     assert all((values[:, ~known] == 255).all() for values in planes.values())
     quality = planes["quality"][0]
     assert (quality[100:140, 20:90] == 1).all()

@@ -66,8 +66,8 @@ class Pointwise(nn.Module):
         """Return class and confidence of every pixel."""
         x = np.concatenate([image, metres]).astype(np.float64)
         logits = np.einsum("kc,chw->khw", self.weights, x) + np.arange(4).reshape(4, 1, 1) / 4
-        odds = np.exp((logits - logits.max(axis=0)) / 16)
-        return logits.argmax(axis=0), 100 / odds.sum(axis=0)
+        exponentials = np.exp((logits - logits.max(axis=0)) / 16)
+        return logits.argmax(axis=0), 100 / exponentials.sum(axis=0)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_ways_to_blend(tmp_path, pointwise, blend, overlap, shape):
 
 
 @pytest.mark.parametrize("tta", ["flips", "d4"])
-def test_views_of_a_pixelwise_model(tmp_path, pointwise, tta):
+def test_tta_of_a_pixelwise_model(tmp_path, pointwise, tta):
     check_stitching(tmp_path, pointwise, (70, 100), (64, 32), tta=tta)
 
 
@@ -172,7 +172,7 @@ def test_windows_off_the_stride(tmp_path, pointwise, window, overlap):
 def test_whole_array_reference(tmp_path, monkeypatch, scores):
     """The windows of a real network, added up in one array that holds everything."""
     monkeypatch.setattr(tiling, "_MEMORY", scores)
-    network, size, step = tiny_model(), 64, 32
+    network, size, stride = tiny_model(), 64, 32
     with torch.no_grad():
         network.head[-1].weight *= 100  # labels that change from pixel to pixel
     model_file.save(tmp_path / "m.safetensors", network, card_of(network))
@@ -180,21 +180,21 @@ def test_whole_array_reference(tmp_path, monkeypatch, scores):
     image, metres, _ = town(height, width)
     out, sure = tmp_path / "map.tif", tmp_path / "sure.tif"
     source = scene(tmp_path, image, metres)
-    settings = PredictSettings(window=size, overlap=size - step)
+    settings = PredictSettings(window=size, overlap=size - stride)
     predict(tmp_path / "m.safetensors", source, out, confidence=sure, settings=settings)
 
     total, sums = np.zeros((3, height + 99, width + 99)), np.zeros((height + 99, width + 99))
     whole = np.zeros((5, height + 99, width + 99), np.float32)
     whole[:, :height, :width] = [*image, *metres, np.ones((height, width))]
-    for row in offsets(height, size, step):
-        for col in offsets(width, size, step):
+    for row in offsets(height, size, stride):
+        for col in offsets(width, size, stride):
             here = slice(row, row + size), slice(col, col + size)
             part = torch.from_numpy(whole[:, *here])[None]
             with torch.inference_mode():
                 inputs = (part[:, :3], part[:, 4] > 0, part[:, 3:4], part[:, 4] > 0)
-                odds = network(*inputs)[0].softmax(dim=0)
+                probabilities = network(*inputs)[0].softmax(dim=0)
             weights = window_weights(size).numpy().astype(np.float64)
-            total[:, *here] += odds.numpy() * weights
+            total[:, *here] += probabilities.numpy() * weights
             sums[here] += weights
     mean = (total / np.where(sums, sums, 1))[:, :height, :width]
     ranked = np.sort(mean, axis=0)
@@ -373,13 +373,13 @@ def test_all_outputs(tmp_path, model):
     options = {"COMPRESS": "ZSTD"}
     predict(model, source, tmp_path / "map.tif", **more, options=options)
     with (
-        rasterio.open(more["probabilities"]) as odds,
+        rasterio.open(more["probabilities"]) as probabilities,
         rasterio.open(tmp_path / "map.tif") as labels,
     ):
-        assert odds.descriptions == tuple(f"{c.name} in per cent" for c in TABLE)
-        assert odds.nodata == 255
-        assert odds.compression.name == labels.compression.name == "zstd"
-        shares, classes = odds.read(), labels.read(1)
+        assert probabilities.descriptions == tuple(f"{c.name} in per cent" for c in TABLE)
+        assert probabilities.nodata == 255
+        assert probabilities.compression.name == labels.compression.name == "zstd"
+        shares, classes = probabilities.read(), labels.read(1)
         assert np.array_equal(shares.max(axis=0), read(more["confidence"]))
         assert np.abs(shares.astype(int).sum(axis=0) - 100).max() <= 2
         best = np.take_along_axis(shares, classes[None], axis=0)[0]
@@ -391,16 +391,16 @@ def test_two_models_are_averaged(tmp_path, model):
     other = tiny_model(7)
     model_file.save(tmp_path / "other.safetensors", other, card_of(other))
     image, metres, _ = town(100, 120)
-    source, odds = scene(tmp_path, image, metres), []
+    source, probabilities = scene(tmp_path, image, metres), []
     for number, models in enumerate(
         ([model], [tmp_path / "other.safetensors"], [model, tmp_path / "other.safetensors"])
     ):
-        path = tmp_path / f"odds {number}.tif"
+        path = tmp_path / f"probabilities {number}.tif"
         predict(models, source, tmp_path / f"{number}.tif", probabilities=path)
         with rasterio.open(path) as dataset:
-            odds.append(dataset.read().astype(float))
-    assert np.abs((odds[0] + odds[1]) / 2 - odds[2]).max() <= 1
-    assert np.abs(odds[0] - odds[1]).max() > 2
+            probabilities.append(dataset.read().astype(float))
+    assert np.abs((probabilities[0] + probabilities[1]) / 2 - probabilities[2]).max() <= 1
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 2
 
 
 # --- another GSD, no heights -------------------------------------------------------------------

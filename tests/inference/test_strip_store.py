@@ -173,20 +173,24 @@ def test_several_products(tmp_path, values):
     names = ("one", "two & a half", "<three>", "four")
     products = [
         Product("labels", tmp_path / "map.tif", classes=TABLE),
-        Product("odds", tmp_path / "odds.tif", 4, descriptions=names),
+        Product("probabilities", tmp_path / "probabilities.tif", 4, descriptions=names),
     ]
-    odds = noise(4, GRID)
+    probabilities = noise(4, GRID)
     with store_in(tmp_path, products=products, tags={"A": '<"&>'}) as store:
         for window in ROWS:
             rows, columns = window.slices()
             store.write(
-                window, {"labels": values[:, rows, columns], "odds": odds[:, rows, columns]}
+                window,
+                {
+                    "labels": values[:, rows, columns],
+                    "probabilities": probabilities[:, rows, columns],
+                },
             )
         assert not (tmp_path / "map.tif").exists()
         store.finish()
-    assert sorted(os.listdir(tmp_path)) == ["map.tif", "map.tif.aux.xml", "odds.tif"]
-    with rasterio.open(tmp_path / "odds.tif") as dataset:
-        assert np.array_equal(dataset.read(), odds)
+    assert sorted(os.listdir(tmp_path)) == ["map.tif", "map.tif.aux.xml", "probabilities.tif"]
+    with rasterio.open(tmp_path / "probabilities.tif") as dataset:
+        assert np.array_equal(dataset.read(), probabilities)
         assert dataset.descriptions == names
         assert dataset.scales == (1,) * 4
         assert dataset.nodatavals == (255,) * 4

@@ -18,10 +18,10 @@ from cafe_cli.inference.tiling import (
 from cafe_cli.raster.window import Window, offsets
 
 
-@pytest.mark.parametrize(("window", "step"), [(500, 250), (512, 412), (512, 0), (64, 96), (48, 32)])
-def test_windows_off_the_stride(window, step):
+@pytest.mark.parametrize(("size", "stride"), [(500, 250), (512, 412), (512, 0), (64, 96), (48, 32)])
+def test_windows_off_the_stride(size, stride):
     with pytest.raises(ConfigError, match=r"multiples of 32 .* e\.g\. --window \d+ --overlap"):
-        WindowGrid(window, step)
+        WindowGrid(size, stride)
 
 
 @st.composite

@@ -37,10 +37,10 @@ def opener(tmp_path_factory):
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 3), st.integers(64, 20_000))
 def test_rows_of_windows_are_what_the_scene_holds(opener, data, window, jobs, piece):
-    step = data.draw(st.integers(1, window)) * 32
-    windows = WindowGrid(window * 32, step)
+    stride = data.draw(st.integers(1, window)) * 32
+    windows = WindowGrid(window * 32, stride)
     block = data.draw(st.sampled_from([(32, 16), (170, 1), (64, 64), (512, 512)]))
-    columns, rows = (offsets(n, windows.size, step) for n in (WIDTH, HEIGHT))
+    columns, rows = (offsets(n, windows.size, stride) for n in (WIDTH, HEIGHT))
     a, b = sorted(data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=2, max_size=2)))
     c, d = sorted(data.draw(st.lists(st.integers(0, len(columns) - 1), min_size=2, max_size=2)))
     columns, rows = columns[c : d + 1], rows[a : b + 1]

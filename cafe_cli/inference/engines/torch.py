@@ -53,7 +53,7 @@ def keep_memory() -> bool:
     return all(glibc.mallopt(*setting) == 1 for setting in settings)
 
 
-def prepare(model: CaFE, device: torch.device) -> CaFE:
+def prepare_network(model: CaFE, device: torch.device) -> CaFE:
     """Return a copy of a model for inference on a device: folded and in channels_last."""
     network = model.deployed()
     folded = fold_batchnorm(network, *example_inputs(network, 1, 64, 64))
