@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 from affine import Affine
 from rasterio._err import CPLE_BaseError
@@ -14,6 +15,9 @@ from shapely.geometry import Polygon, mapping, shape
 
 from cafe_cli.errors import GridError
 from cafe_cli.raster.window import Window
+
+Bounds: TypeAlias = tuple[float, float, float, float]
+"""(left, bottom, right, top) in a CRS."""
 
 GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError)
 """What rasterio raises where GDAL fails; the last one reaches us unwrapped here and there."""
@@ -46,9 +50,7 @@ class Grid:
         return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
 
     @classmethod
-    def covering(
-        cls, crs: CRS | None, bounds: tuple[float, float, float, float], cell: float, margin: int
-    ) -> "Grid":
+    def covering(cls, crs: CRS | None, bounds: Bounds, cell: float, margin: int) -> "Grid":
         """Return a north-up grid of square cells over bounds, `margin` cells larger all round."""
         left, bottom, right, top = bounds
         width, height = (math.ceil(d / cell) + 2 * margin for d in (right - left, top - bottom))
@@ -67,7 +69,7 @@ class Grid:
         return Polygon([self.transform @ corner for corner in corners])
 
     @property
-    def bounds(self) -> tuple[float, float, float, float]:
+    def bounds(self) -> Bounds:
         """(left, bottom, right, top) in CRS coordinates."""
         left, bottom, right, top = self.footprint.bounds
         return left, bottom, right, top
@@ -170,6 +172,6 @@ def _share(cover: Polygon, whole: Polygon) -> float:
     return float(cover.intersection(whole).area / whole.area)
 
 
-def _extent(bounds: tuple[float, float, float, float]) -> str:
+def _extent(bounds: Bounds) -> str:
     left, bottom, right, top = bounds
     return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"

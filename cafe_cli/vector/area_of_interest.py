@@ -1,55 +1,84 @@
 """The area of interest: which pixels of a scene are wanted."""
 
+import hashlib
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pyogrio
 import shapely
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
-from cafe_cli.errors import ConfigError, GridError, InputError
-from cafe_cli.raster.grid import GDAL_ERRORS, Grid, describe_crs
-from cafe_cli.raster.mosaic_view import parse_crs
-from cafe_cli.raster.window import Window
-from cafe_cli.vector.features import (
-    READ_ERRORS,
-    Layer,
-    find_layer,
-    read_features,
-    surroundings,
-    to_pixels,
-    warn_once,
-)
-from cafe_cli.vector.geometry import Geometries, single_parts
-from cafe_cli.vector.runs import Bounds, Limit, cell_side, filled, survey, wanted
+from cafe_cli.errors import GridError, InputError
+from cafe_cli.raster.grid import Bounds, Grid
+from cafe_cli.raster.window import Window, blocks
+from cafe_cli.vector.bounding_box import bbox_polygons
+from cafe_cli.vector.features import READ_ERRORS, find_layer, read_features, warn_once
+from cafe_cli.vector.geometry import Geometries, single_parts, subdivide
+from cafe_cli.vector.rasterize import rasterize_indices
 
-_DEGREES = "EPSG:4326"
+_BLOCK = 2048  # pixels; side of what is rasterized at once, which bounds memory
+_CELL = 32  # pixels; side of the cells that tell which windows may hold wanted pixels
+_CELLS = 1_000_000  # about so many at most
+
+
+@dataclass(frozen=True, eq=False)
+class _Limit:
+    """Polygons on a scene; `bounds` are those of all of them, in pixels."""
+
+    name: str
+    bounds: Bounds
+    tree: shapely.STRtree
+
+    @classmethod
+    def of(cls, name: str, polygons: Geometries) -> "_Limit":
+        left, top, right, bottom = shapely.total_bounds(polygons).tolist()
+        return cls(name, (left, top, right, bottom), shapely.STRtree(subdivide(polygons)[0]))
+
+    def mask(self, window: Window) -> NDArray[np.bool_]:
+        """Return which pixels of a window have their centre in a polygon, (height, width)."""
+        near = self.tree.query(shapely.box(*window.bounds))
+        return rasterize_indices(self.tree.geometries[near], window) >= 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What is found by looking at every pixel of a scene once; see `Area`.
+
+    In `cells`, (rows, columns), squares of `side` pixels are True that hold wanted pixels.
+    """
+
+    extent: Window
+    pixels: int
+    digest: str
+    side: int
+    cells: NDArray[np.bool_]
 
 
 class Area:
-    """Which pixels of a scene are wanted: those whose centres lie inside all limits.
+    """The area of interest: the pixels of a scene whose centres lie inside all its limits.
 
-    It never changes; threads may share it. Inside a limit is what any of its polygons encloses;
-    what one polygon encloses twice is outside it, as it is with labels.
+    Immutable, so threads may share it. A limit is a set of polygons; a pixel is inside it when any
+    of the polygons holds its centre. Ground that one polygon encloses twice is outside (even-odd
+    rule), as it is with labels.
 
     Parameters
     ----------
     scene : Window
         All of its pixels.
     limits : tuple
-        None of them: all pixels are wanted.
+        Without any, all pixels are wanted.
     name : str
         The scene in errors.
 
     Attributes
     ----------
     extent : Window
-        The smallest one with all wanted pixels.
+        The smallest window with all wanted pixels.
     pixels : int
-        How many are wanted, at least one.
+        Number of wanted pixels, at least one.
     key : str
-        ``whole``, or else a hash of the wanted pixels: how they were drawn does not matter.
+        ``whole``, or else a hash of the wanted pixels, whatever polygons they come from.
 
     Raises
     ------
@@ -58,43 +87,45 @@ class Area:
     """
 
     def __init__(
-        self, scene: Window, limits: "tuple[Limit, ...]" = (), name: str = "the scene"
+        self, scene: Window, limits: tuple[_Limit, ...] = (), name: str = "the scene"
     ) -> None:
-        found = survey(scene, limits)
-        if found is None:
-            raise _nothing(limits, scene, name)
         self._scene = scene
         self._limits = limits
-        self._cells = found.cells
-        self.extent = found.extent
-        self.pixels = found.pixels
-        self.key = "whole" if found.pixels == scene.width * scene.height else found.digest
+        self._survey = _survey(scene, limits) if limits else None
+        self.extent, self.pixels, self.key = scene, scene.width * scene.height, "whole"
+        if self._survey is None:
+            return
+        if not self._survey.pixels:
+            raise _empty(limits, scene, name)
+        if self._survey.pixels < self.pixels:
+            self.key = self._survey.digest
+        self.extent, self.pixels = self._survey.extent, self._survey.pixels
 
     @classmethod
     def whole(cls, grid: Grid) -> "Area":
-        """Return all of a scene."""
+        """Return the area that is all of a scene."""
         return cls(grid.extent)
 
     @classmethod
     def within(
         cls, polygons: Geometries, grid: Grid, source: str, *, name: str = "the scene"
     ) -> "Area":
-        """Return what lies inside single polygons in pixel coordinates, (N,).
+        """Return the area inside single polygons in pixel coordinates, (N,).
 
-        In errors `source` is where they come from, `name` the scene.
+        In errors, `source` is where they come from and `name` the scene.
 
         Raises
         ------
         GridError
             No pixel of the scene lies inside.
         """
-        return cls(grid.extent, (Limit.of(source, polygons, grid),), name)
+        return cls(grid.extent, (_Limit.of(source, polygons),), name)
 
     @classmethod
     def from_file(
         cls, path: str, grid: Grid, layer: str | None = None, *, name: str = "the scene"
     ) -> "Area":
-        """Return what lies inside the polygons of a vector file, in any CRS.
+        """Return the area inside the polygons of a vector file, in any CRS.
 
         Parameters
         ----------
@@ -115,7 +146,7 @@ class Area:
             A CRS on one side only, no transformation, or no pixel of the scene inside.
         """
         source = find_layer(path, layer or _only_layer(path))
-        attribute = next(iter(source.columns), None)  # any: nobody looks at it
+        attribute = next(iter(source.columns), None)  # any one: its values are not used
         drawn = read_features(path, grid, attribute, source.name, name=name).geometries
         return cls.within(_polygons(path, drawn, name), grid, path, name=name)
 
@@ -123,7 +154,7 @@ class Area:
     def from_bbox(
         cls, bounds: Bounds, grid: Grid, crs: str | None = None, *, name: str = "the scene"
     ) -> "Area":
-        """Return what lies inside a box.
+        """Return the area inside a bounding box.
 
         Parameters
         ----------
@@ -132,8 +163,8 @@ class Area:
         grid : Grid
             That of the scene.
         crs : str, optional
-            In which the edges are straight; that of the scene if None. For a scene without CRS,
-            bounds are in the units of its plane, or pixels.
+            Of the bounds, in which the edges are straight; that of the scene if None. For a scene
+            without CRS, bounds are in the units of its transform, or pixels.
         name : str
             The scene in errors.
 
@@ -144,16 +175,11 @@ class Area:
         GridError
             A CRS for a scene without one, no transformation, or no pixel of the scene inside.
         """
-        box = f"bbox {_listed(bounds)}"
-        _check_bounds(box, bounds)
-        source = Layer(box, "", _box_crs(box, crs, grid, name), ())
-        drawn = _box_pixels(source, bounds, grid, name)
-        if not shapely.intersects(drawn, shapely.box(0, 0, grid.width, grid.height)).any():
-            raise _elsewhere(source, bounds, grid, name)
-        return cls.within(drawn, grid, box, name=name)
+        box, polygons = bbox_polygons(bounds, grid, crs, name=name)
+        return cls.within(polygons, grid, box, name=name)
 
     def intersection(self, other: "Area", *, name: str = "the scene") -> "Area":
-        """Return what is wanted in both of two areas of one scene.
+        """Return the area that two areas of one scene share.
 
         Raises
         ------
@@ -169,22 +195,53 @@ class Area:
     def mask(self, window: Window) -> NDArray[np.bool_]:
         """Return which pixels of a window are wanted, (height, width); none beyond the scene."""
         mask = np.zeros((window.height, window.width), bool)
-        inside = window.intersection(self.extent)
-        if inside is not None and not self._limits:
-            mask[inside.slices(window)] = True
-        elif inside is not None:
-            runs = wanted(self._scene, self._limits, inside.row, inside.bottom)
-            mask[inside.slices(window)] = filled(runs, inside)
+        if inside := window.intersection(self.extent):
+            for block in blocks(inside.width, inside.height, _BLOCK):
+                part = block.shift(inside.col, inside.row)
+                mask[part.slices(window)] = _inside(self._limits, part)
         return mask
 
     def touches(self, window: Window) -> bool:
-        """Whether a window may hold wanted pixels; a window without is sometimes taken for one."""
+        """Whether a window may hold wanted pixels: False is certain, True is to a cell's size."""
         inside = window.intersection(self.extent)
-        if inside is None:
-            return False
-        side = cell_side(self._scene)
-        rows, columns = (slice(s.start // side, -(-s.stop // side)) for s in inside.slices())
-        return bool(self._cells[rows, columns].any())
+        if inside is None or self._survey is None:
+            return inside is not None
+        return bool(self._survey.cells[_cells(inside, self._survey.side)].any())
+
+
+def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
+    """Return which pixels of a window lie inside all limits, (height, width)."""
+    inside = np.ones((window.height, window.width), bool)
+    for limit in limits:
+        inside &= limit.mask(window)
+    return inside
+
+
+def _survey(scene: Window, limits: tuple[_Limit, ...]) -> _Survey:
+    """Rasterize a scene block by block, and keep what there is to know about its wanted pixels."""
+    side = max(_CELL, math.isqrt(scene.width * scene.height // _CELLS))
+    cells = np.zeros((-(-scene.height // side), -(-scene.width // side)), bool)
+    digest, pixels, extents = hashlib.sha256(), 0, []
+    for block in blocks(scene.width, scene.height, max(_BLOCK // side, 1) * side):
+        inside = _inside(limits, block)
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        if not len(rows):
+            continue
+        ends = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        extents.append(Window.from_bounds(*ends).shift(block.col, block.row))
+        pixels += int(np.count_nonzero(inside))
+        digest.update(np.array(block.bounds, "<i8").tobytes())
+        digest.update(np.packbits(inside).tobytes())
+        starts = [np.arange(0, length, side) for length in inside.shape]
+        by_rows = np.logical_or.reduceat(inside, starts[0], axis=0)
+        cells[_cells(block, side)] = np.logical_or.reduceat(by_rows, starts[1], axis=1)
+    return _Survey(Window.hull(extents or [scene]), pixels, digest.hexdigest(), side, cells)
+
+
+def _cells(window: Window, side: int) -> tuple[slice, slice]:
+    """Return the cells, squares of `side` pixels, that a window has a share in."""
+    rows, columns = (slice(s.start // side, -(-s.stop // side)) for s in window.slices())
+    return rows, columns
 
 
 def _only_layer(path: str) -> str | None:
@@ -205,7 +262,7 @@ def _only_layer(path: str) -> str | None:
 
 
 def _polygons(path: str, geometries: Geometries, name: str) -> Geometries:
-    """Return single polygons; what else there is counts for nothing."""
+    """Return the single polygons among geometries; warn of points and lines."""
     parts, _ = single_parts(geometries)
     areal = shapely.get_dimensions(parts) == 2
     if not areal.any():
@@ -219,80 +276,7 @@ def _polygons(path: str, geometries: Geometries, name: str) -> Geometries:
     return polygons
 
 
-def _check_bounds(box: str, bounds: Bounds) -> None:
-    left, bottom, right, top = bounds
-    if not all(map(math.isfinite, bounds)):
-        raise ConfigError(f"{box} is not made of four finite numbers: left bottom right top")
-    for low, lower, high, upper in (("left", left, "right", right), ("bottom", bottom, "top", top)):
-        if not lower < upper:
-            raise ConfigError(
-                f"{box} is not left bottom right top: {low} {lower:.10g} is not below {high} "
-                f"{upper:.10g}"
-            )
-
-
-def _box_crs(box: str, text: str | None, grid: Grid, name: str) -> CRS | None:
-    if text is None:
-        return grid.crs
-    crs = parse_crs(text)
-    if grid.crs is None:
-        raise GridError(
-            f"{name} has no CRS while {box} is in {describe_crs(crs)}; leave out the CRS and give "
-            f"the bbox in the raster's own coordinates, {_listed(grid.bounds)}, or assign the "
-            "right one with gdal_edit.py -a_srs EPSG:CODE FILE"
-        )
-    return crs
-
-
-def _box_pixels(source: Layer, bounds: Bounds, grid: Grid, name: str) -> Geometries:
-    """Return a box, (N,) polygons in pixels; in another CRS its edges are bent."""
-    box = np.array([shapely.box(*bounds)], object)
-    around = surroundings(grid, source.crs)
-    return single_parts(to_pixels(source, box, grid, around, name))[0]
-
-
-def _elsewhere(source: Layer, bounds: Bounds, grid: Grid, name: str) -> GridError:
-    """Return the error for a box that does not overlap a scene, in the CRS of the box."""
-    covered = _covered(grid, source.crs)
-    extent = f", which covers {_listed(covered)}" if covered else ""
-    return GridError(
-        f"{source.path} does not overlap {name}{extent} in {describe_crs(source.crs)}; "
-        f"{_remedy(bounds, grid, source.crs)}"
-    )
-
-
-def _remedy(bounds: Bounds, grid: Grid, crs: CRS | None) -> str:
-    """Say what else the numbers of a box may mean, if that overlaps the scene."""
-    left, bottom, right, top = bounds
-    turned = bottom, left, top, right
-    if _overlap(turned, _covered(grid, crs)):
-        return f"x comes first: {_listed(turned)} does"
-    if grid.crs is not None:
-        degrees = _covered(grid, CRS.from_user_input(_DEGREES))
-        for numbers in (bounds, turned):
-            if _overlap(numbers, degrees):
-                return f"in degrees {_listed(numbers)} does: name their CRS, {_DEGREES}"
-    return "check the numbers and their CRS"
-
-
-def _overlap(bounds: Bounds, others: Bounds | None) -> bool:
-    return others is not None and shapely.box(*bounds).intersects(shapely.box(*others))
-
-
-def _covered(grid: Grid, crs: CRS | None) -> Bounds | None:
-    """Return the bounds of a scene in another CRS, None where it has no place there."""
-    try:
-        left, bottom, right, top = grid.footprint_in(crs).bounds
-    except GDAL_ERRORS:
-        return None
-    return (left, bottom, right, top) if math.isfinite(left + bottom + right + top) else None
-
-
-def _listed(bounds: Bounds) -> str:
-    return " ".join(f"{number:.10g}" for number in bounds)
-
-
-def _nothing(limits: tuple[Limit, ...], scene: Window, name: str) -> GridError:
+def _empty(limits: tuple[_Limit, ...], scene: Window, name: str) -> GridError:
     """Return the error for limits that no pixel centre lies in."""
     if len(limits) > 1:
         names = " and ".join(limit.name for limit in limits)

@@ -340,6 +340,16 @@ def test_other_inputs_are_told(left, change, what):
     refused(left, *WORDS, says="pass --resume to go on with it, or --overwrite to start again")
 
 
+def test_an_area_that_another_version_described_is_told(left):
+    """Its key is a hash of the wanted pixels; how it is made may change."""
+    journal = left / STRIPS / "journal.jsonl"
+    text = journal.read_text()
+    assert '"area": "whole"' in text
+    journal.write_text(text.replace('"area": "whole"', f'"area": "{"5e" * 32}"'))
+    says = "cannot resume map.tif: area has changed; pass --overwrite without --resume"
+    refused(left, *WORDS, "--resume", says=says)
+
+
 def test_models_of_one_name(folder):
     """The weights of a fold are called the same as those of the next."""
     words = [*WORDS[:1], "1/best.safetensors", "2/best.safetensors", *WORDS[2:]]

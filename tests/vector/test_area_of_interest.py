@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -225,6 +226,38 @@ def test_large_scenes_and_many_polygons():
     assert area.mask(Window(1990, 990, 20, 20)).sum() == 3 * 10
     assert not area.touches(Window(0, 0, 2000, 2000))
     assert area.touches(Window(1500, 1690, 501, 50))
+
+
+def test_scenes_of_several_blocks():
+    # Blocks of 2048 pixels are rasterized one by one; a polygon of 20,000 corners is cut up.
+    where = replace(PLAIN, width=4500, height=2500)
+    disc = shapely.Point(2500, 1300).buffer(1100, 5000)
+    ring = disc - shapely.Point(2500, 1300).buffer(700, 5000)
+    area = drawn([ring], where)
+    x, y = np.meshgrid(np.arange(4500) + 0.5, np.arange(2500) + 0.5)
+    away = np.hypot(x - 2500, y - 1300)
+    clear = np.minimum(abs(away - 700), abs(away - 1100)) > 0.01
+    mask = whole_mask(area, where)
+    assert (mask == ((away > 700) & (away < 1100)))[clear].all()
+    assert area.extent == Window(1400, 200, 2200, 2200)
+    assert area.pixels == mask.sum()
+    window = Window(1990, 1990, 120, 120)
+    assert (area.mask(window) == mask[window.slices()]).all()
+    assert not area.touches(Window(2300, 1100, 400, 400))
+    assert area.key != drawn([disc], where).key
+    assert area.key == drawn([ring & shapely.box(0, 0, 2500, 2500), ring], where).key
+
+
+def test_memory_is_bounded_by_blocks():
+    where = replace(PLAIN, width=6000, height=6000)
+    polygons = [shapely.Point(3000, 3000).buffer(2900)]
+    tracemalloc.start()
+    try:
+        area = drawn(polygons, where)
+        assert area.mask(Window(0, 0, 6000, 500)).any()
+        assert tracemalloc.get_traced_memory()[1] < 6000 * 6000
+    finally:
+        tracemalloc.stop()
 
 
 def test_windows_between_polygons_touch_nothing():
