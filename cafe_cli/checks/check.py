@@ -17,6 +17,7 @@ from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import check_output
 from cafe_cli.system.threads import cores
+from cafe_cli.text import megabytes
 from cafe_cli.tilesets.estimate import Cost, estimate_cutting
 from cafe_cli.tilesets.index import shared_ground
 from cafe_cli.tilesets.plan import plan
@@ -155,7 +156,7 @@ def check(
 def _check_space(report: Report, output: Path, cost: Cost) -> None:
     free = shutil.disk_usage(output.absolute().parent).free
     if cost.disk > free:
-        message = f"about {cost.disk / 1e6:,.0f} MB would be written, {free / 1e6:,.0f} MB are free"
+        message = f"about {megabytes(cost.disk)} would be written, {megabytes(free)} are free"
         report.add(Finding("error", message, str(output)))
 
 

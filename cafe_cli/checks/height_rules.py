@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from cafe_cli.checks.rules import percent
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.findings import Finding
 from cafe_cli.scenes.height_rasters import PLAUSIBLE, as_written
+from cafe_cli.text import percent
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]

@@ -16,6 +16,7 @@ from cafe_cli.config.schema import LabelSettings
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.label_coding import list_unknown
+from cafe_cli.text import percent
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -142,8 +143,3 @@ def check_storage(raster: RasterFacts) -> Iterator[Finding]:
             f"{raster.width} x {raster.height} pixels, neither tiled nor with overviews: every "
             "window reads whole rows; gdal_translate -of COG makes it faster"
         )
-
-
-def percent(share: float) -> str:
-    """Write a share as a percentage, with more digits close to 0 and 100."""
-    return f"{100 * share:.1f} %" if 0.001 <= share <= 0.999 else f"{100 * share:.3g} %"

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from cafe_cli.findings import LEVELS, Report
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.text import megabytes, percent
 from cafe_cli.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def show_meter(meter: Meter, outputs: Iterable[Path]) -> None:
 
 
 def _pace(meter: Meter) -> str:
-    shares = "  ".join(f"{stage} {100 * share:.0f} %" for stage, share in meter.shares.items())
+    shares = "  ".join(f"{stage} {percent(share, 0)}" for stage, share in meter.shares.items())
     speed = f"{meter.windows_per_second:.1f} windows/s  {meter.megapixels_per_second:.2f} Mpx/s"
     return f"{speed}  {shares}"
 
@@ -220,7 +221,7 @@ def _stream_facts(stream: Mapping[str, Any]) -> Iterator[str]:
     if above := stream.get("above_ground"):
         yield f"above ground {above['p1']:g}, {above['p50']:g}, {above['p99']:g} m (1, 50, 99 %)"
     if total := sum(stream.get("classes", {}).values()):
-        yield ", ".join(f"{k} {100 * n / total:.1f} %" for k, n in stream["classes"].items())
+        yield ", ".join(f"{k} {percent(n / total, 1)}" for k, n in stream["classes"].items())
 
 
 def _outline(value: Any, depth: int) -> Iterator[str]:
@@ -243,7 +244,7 @@ def _fact(key: str, value: Any) -> str:
     if value is None or value == {}:
         return "-"
     if key in ("memory", "disk", "disk_at_most"):
-        return f"{value / 1e6:,.0f} MB"
+        return megabytes(value)
     if isinstance(value, float):
         return f"{value:,.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

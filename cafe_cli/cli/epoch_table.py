@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cafe_cli.text import short_duration
 from cafe_cli.training.history import EpochRecord
 
 _GAP = "  "
@@ -79,7 +80,7 @@ class EpochTable:
             column
             for name, column in {
                 "data_wait": _Column("wait", 4, lambda r: _percent(r.data_wait or 0)),
-                "seconds": _Column("time", 5, lambda r: short(r.seconds or 0)),
+                "seconds": _Column("time", 5, lambda r: short_duration(r.seconds or 0)),
             }.items()
             if getattr(row, name) is not None
         ]
@@ -103,7 +104,7 @@ class EpochTable:
         return str(row.epoch) + (f"/{self._epochs(row)}" if self._total else "")
 
     def _left(self, row: EpochRecord) -> str:
-        return short((self._total - row.step) * self._seconds / self._steps)
+        return short_duration((self._total - row.step) * self._seconds / self._steps)
 
 
 def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
@@ -145,17 +146,6 @@ def _number(name: str) -> _Column:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share < 0.0995 else f"{100 * share:.0f}%"
-
-
-def short(seconds: float) -> str:
-    """Write a time in at most five characters: ``9.6s``, ``96s``, ``12m05``, ``3h05``, ``140h``."""
-    if seconds < 99.5:
-        return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 100:
-        return f"{minutes}m{rest:02d}"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours}h{minutes:02d}" if hours < 100 else f"{hours}h"
 
 
 def cells(text: str) -> int:

@@ -17,6 +17,7 @@ import click
 
 from cafe_cli import __version__
 from cafe_cli.errors import CafeError, out_of_memory
+from cafe_cli.text import percent
 
 if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
@@ -587,6 +588,6 @@ def _show_tileset(output: Path, tileset: Any) -> None:
     for split, counts in tileset.pixels.items():
         if tiles := tileset.of(split):
             total = max(sum(counts.values()), 1)
-            shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in counts.items())
+            shares = ", ".join(f"{name} {percent(n / total, 1)}" for name, n in counts.items())
             say(f"{split}: {len(tiles)} tiles: {shares}")
     say(f"wrote {output}")

@@ -1,6 +1,5 @@
 """What pydantic found wrong with a config, in words for whoever wrote it."""
 
-import difflib
 import re
 import types
 import typing
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cafe_cli.config.schema import Config
+from cafe_cli.text import did_you_mean
 
 _ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
 
@@ -26,8 +26,7 @@ def explain(error: ValidationError) -> str:
         where = ".".join(path) or "config"
         if item["type"] == "extra_forbidden":
             known = list(_fields_at(path[:-1]))
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            hint = did_you_mean(path[-1], known) or f"known: {', '.join(known)}"
             parts.append(f"unknown key {where!r}, {hint}")
         elif item["type"] == "missing":
             parts.append(f"{where!r} is missing")

@@ -4,13 +4,13 @@ A config is TOML. Command line options are laid over it as dotted keys (``train.
 the result is saved beside every output, so that a run can be repeated from what it left behind.
 """
 
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import ConfigError
+from cafe_cli.text import parse_duration
 
 STRIDE = 32
 """Pixels that the network's coarsest features lie apart. Windows begin on multiples of it: off it,
@@ -22,17 +22,11 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
-_TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def _seconds(value: object) -> object:
-    """Turn a time such as 1h30m into seconds; a number is one already."""
-    if not isinstance(value, str):
-        return value
-    if not (parts := _TIME.fullmatch(value)) or not value:
-        raise ValueError(f"{value!r} is not a time: write 90s, 30m, 2h or 1h30m")
-    units = zip(parts.groups(), (86400, 3600, 60, 1), strict=True)
-    return float(sum(int(count or 0) * unit for count, unit in units))
+    """Convert a time such as ``1h30m`` to seconds; a number is in seconds already."""
+    return parse_duration(value) if isinstance(value, str) else value
 
 
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]

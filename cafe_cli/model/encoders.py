@@ -4,7 +4,6 @@ A name of theirs (``tu-`` for those of timm) becomes a network whose last four f
 4, 8, 16 and 32. Weights are none, downloaded, or read from a local file without running code.
 """
 
-import difflib
 import pickle
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError, ModelFileError
+from cafe_cli.text import closest, first_line
 
 STRIDES = (4, 8, 16, STRIDE)
 """Input pixels per feature pixel, level by level."""
@@ -43,7 +43,7 @@ def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
     universal = name.startswith("tu-")  # of timm; which weights is part of its name there
     known = [*get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
     if (name.partition(".")[0] if universal else name) not in known:
-        near = ", ".join(difflib.get_close_matches(name, known)) or "resnet18, tu-convnext_atto"
+        near = ", ".join(closest(name, known, 3)) or "resnet18, tu-convnext_atto"
         raise ConfigError(f"no encoder is named {name!r}: did you mean one of {near}?")
     download: str | bool | None = None
     if weights != "none" and not is_file(weights):
@@ -164,8 +164,3 @@ def canonical(key: str) -> str:
 def part(key: str) -> str:
     """Return the part of the network that a tensor belongs to: ``stages`` in the example above."""
     return re.sub(r"^(model\.)+|(_\d+)?\..*$", "", key)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error.args[0] if error.args else type(error).__name__).partition("\n")[0]

@@ -21,6 +21,7 @@ from cafe_cli.raster.mosaic_view import (
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
+from cafe_cli.text import percent
 from cafe_cli.vector.features import is_vector, warn_once
 
 DOUBTFUL_ALPHA = (
@@ -187,5 +188,5 @@ def _inspect_partner(
     share = covered_share(members, scene, grid)
     if share < 0.995:
         more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
-        warn_once(f"{paths[0]}{more} {100 * share:.1f} % of {scene}")
+        warn_once(f"{paths[0]}{more} {percent(share, 1)} of {scene}")
     return members

@@ -14,6 +14,7 @@ from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.system.tables import read_csv
+from cafe_cli.text import list_some
 from cafe_cli.vector.features import Value
 
 ValueToClass: TypeAlias = dict[int | str, int]
@@ -43,8 +44,7 @@ class Decoded:
 
 def list_unknown(values: "Counter[int | str]", most: int = 8) -> str:
     """List values for a message, the most frequent first: ``7 (30 px), 9 (1 px) and 2 more``."""
-    listed = ", ".join(f"{value} ({n:,} px)" for value, n in values.most_common(most))
-    return listed + (f" and {len(values) - most} more" if len(values) > most else "")
+    return list_some([f"{value} ({n:,} px)" for value, n in values.most_common()], most)
 
 
 def decode(

@@ -1,6 +1,5 @@
 """Splits given in a file: a CSV table of scenes, and the names of splits in tables and polygons."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.splits.assign import SPLITS, Split
 from cafe_cli.system.tables import read_csv
+from cafe_cli.text import did_you_mean, list_some
 
 _NAMES: dict[str, Split] = {
     "train": "train",
@@ -19,7 +19,6 @@ _NAMES: dict[str, Split] = {
     "testing": "test",
 }
 _SCENE = "scene"  # the column with the names of scenes
-_LISTED = 8  # names in a message before it says "and more"
 
 
 def is_table(path: str) -> bool:
@@ -35,8 +34,7 @@ def split_of(value: object) -> Split | None:
 def name_counts(values: Iterable[object]) -> str:
     """List values for a message, the most frequent first: ``'b' (3), 'a' (1) and 2 more``."""
     counts = Counter(values)
-    listed = ", ".join(f"{value!r} ({n:,})" for value, n in counts.most_common(_LISTED))
-    return listed + _more(len(counts))
+    return list_some([f"{value!r} ({n:,})" for value, n in counts.most_common()])
 
 
 def parse_splits(values: Iterable[object], source: str) -> list[Split | None]:
@@ -109,16 +107,10 @@ def _is_empty(value: object) -> bool:
     return value is None or value != value or not str(value).strip()
 
 
-def _more(count: int) -> str:
-    return f" and {count - _LISTED} more" if count > _LISTED else ""
-
-
 def _columns(wanted: str, header: list[str]) -> str:
     """List the columns for a message, with the one that was probably meant."""
-    by_lower = {name.lower(): name for name in header}
-    near = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
-    hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
-    return f"the columns are {', '.join(header)}{hint}"
+    near = did_you_mean(wanted, header)
+    return f"the columns are {', '.join(header)}" + (f"; {near}" if near else "")
 
 
 def _check_names(path: Path, names: list[str], scenes: Sequence[str]) -> None:
@@ -128,6 +120,5 @@ def _check_names(path: Path, names: list[str], scenes: Sequence[str]) -> None:
         raise InputError(f"{path} names scenes more than once: {name_counts(twice)}")
     known = set(scenes)
     if unknown := [name for name in names if name not in known]:
-        listed = ", ".join(map(repr, unknown[:_LISTED])) + _more(len(unknown))
-        found = ", ".join(scenes[:_LISTED]) + _more(len(scenes))
+        listed, found = list_some([repr(name) for name in unknown]), list_some(scenes)
         raise InputError(f"{path} names scenes that do not exist: {listed}; found: {found}")

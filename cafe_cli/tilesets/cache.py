@@ -37,6 +37,7 @@ from cafe_cli.splits.assign import Split
 from cafe_cli.system.atomic_write import flush, remove, replacing, stamps
 from cafe_cli.system.locks import waiting_lock
 from cafe_cli.system.threads import cores, in_order
+from cafe_cli.text import file_size
 from cafe_cli.tilesets.tile_rasters import TileReader, tile_path
 from cafe_cli.tilesets.tileset import CACHE, Tile, TileSet
 
@@ -53,7 +54,6 @@ OPTICAL_VALID, HEIGHT_VALID = 1, 2
 
 _INFO, _LOCK = "cache.json", ".cache.lock"
 _GB = 1e9
-_UNITS = ((_GB, "GB"), (1e6, "MB"), (1e3, "kB"))
 _DEFAULT_LIMIT = 50.0  # GB
 _KINDS: tuple[Literal["image", "height", "label"], ...] = ("image", "height", "label")
 
@@ -210,7 +210,7 @@ class _CacheFolder:
                     "decoding %d tiles into %s (%s)",
                     len(self._tiles),
                     self._path,
-                    _format_size(size),
+                    file_size(size),
                 )
                 self._fill(beside, progress)
             return self.open()
@@ -282,18 +282,13 @@ def _check_size(folder: Path, size: int, limit: CacheLimit) -> None:
         most, why = min(limit * _GB, free), "free: "
     if size > most:
         raise OutputError(
-            f"it would take {_format_size(size)}, train.cache = {limit} allows "
-            f"{_format_size(most)} ({why}{_format_size(free)})"
+            f"it would take {file_size(size)}, train.cache = {limit} allows "
+            f"{file_size(most)} ({why}{file_size(free)})"
         )
 
 
 def _bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     return math.prod(shape) * dtype.itemsize
-
-
-def _format_size(count: float) -> str:
-    size, unit = next((size, unit) for size, unit in _UNITS if count >= size or unit == "kB")
-    return f"{count / size:.3g} {unit}"
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

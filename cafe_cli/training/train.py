@@ -19,9 +19,9 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import model_file
 from cafe_cli.model.device import choose
-from cafe_cli.model.encoders import first_line
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.splits.assign import SPLITS
+from cafe_cli.text import first_line
 from cafe_cli.tilesets.tileset import TileSet, load_tileset
 from cafe_cli.training import preflight
 from cafe_cli.training.batch_size import find_batch_size, seconds_per_tile

@@ -1,6 +1,5 @@
 """Features of vector files on the pixels of a raster."""
 
-import difflib
 import functools
 import logging
 import math
@@ -21,6 +20,7 @@ from rasterio.warp import transform
 from cafe_cli.errors import GridError, InputError, LabelError
 from cafe_cli.raster.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
 from cafe_cli.system.atomic_write import is_file_name
+from cafe_cli.text import did_you_mean
 from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
 
 log = logging.getLogger("cafe")
@@ -233,8 +233,8 @@ def _find_column(source: Layer, attribute: str | None) -> str | None:
     if attribute is None:
         return next(iter(source.columns), None)
     if attribute not in source.columns:
-        near = difflib.get_close_matches(attribute, source.columns, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? It has: " if near else "it has: "
+        near = did_you_mean(attribute, source.columns)
+        hint = f"{near} It has: " if near else "it has: "
         raise LabelError(
             f"{source.path} has no attribute {attribute!r}; {hint}{listed or 'no attributes'}"
         )

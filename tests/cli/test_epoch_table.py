@@ -1,12 +1,11 @@
 import logging
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe_cli.cli import console
-from cafe_cli.cli.epoch_table import EpochTable, cells, short
+from cafe_cli.cli.epoch_table import EpochTable, cells
 from cafe_cli.training.history import EpochRecord, columns, group, loss_names
 
 CLASSES = ("ground", "vegetation", "building", "water")
@@ -92,15 +91,6 @@ def test_time_left_of_a_resumed_run():
     table = EpochTable(120, 100)
     assert "4m00" in table.lines(row(6))[-1]
     assert "3m00" in table.lines(row(7))[-1]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0.0s"), (9.94, "9.9s"), (9.96, "10s"), (99.4, "99s"), (99.6, "1m40"), (3599, "59m59"),
-     (5999.4, "99m59"), (5999.6, "1h40"), (3600 * 99.99, "99h59"), (3600 * 140, "140h")],
-)  # fmt: skip
-def test_short(seconds, text):
-    assert short(seconds) == text
 
 
 names = st.lists(st.text(min_size=1, max_size=30), max_size=12, unique=True)

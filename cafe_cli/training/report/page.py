@@ -21,6 +21,7 @@ from cafe_cli.config.load import dump_config
 from cafe_cli.plotting import encode
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import write_text
+from cafe_cli.text import duration
 from cafe_cli.training.curves import Chart, Line, line_of, lines_of, to_svg
 from cafe_cli.training.history import HISTORY_FILE, MEAN_SCORES, loss_names
 from cafe_cli.training.report import examples, tables, tile_scores
@@ -140,15 +141,6 @@ def _device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def duration(seconds: float) -> str:
-    """Format a time in the two largest of hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"
 
 
 def _scores(run: Run) -> list[tables.Table]:

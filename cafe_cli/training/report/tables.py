@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.splits.assign import Split
+from cafe_cli.text import percent as format_share
 from cafe_cli.training.history import EpochRecord, columns
 
 _MATRIX = 32  # classes; a larger matrix cannot be read
@@ -71,7 +72,7 @@ def number(value: float, digits: int = 3) -> str:
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
     """Format a share in percent; a dash if `whole` is 0."""
-    return f"{100 * part / whole:.{digits}f} %" if whole else "-"
+    return format_share(part / whole, digits) if whole else "-"
 
 
 def by_class(scores: Scores, classes: ClassTable) -> Table:

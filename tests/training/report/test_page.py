@@ -21,7 +21,7 @@ from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.history import HISTORY_FILE, EpochRecord, to_csv
 from cafe_cli.training.report import examples, tables, tile_scores
-from cafe_cli.training.report.page import REPORT_FILE, duration, templates, write_report
+from cafe_cli.training.report.page import REPORT_FILE, templates, write_report
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.validation import ValidationAccumulator
 from tests.support.engines import card_of, settings, tiny_model, write_town
@@ -291,15 +291,6 @@ def test_damage(run, tileset, tmp_path, name, text, error, message):
     with pytest.raises(error, match=message):
         write_report(folder, tileset, device=CPU)
     assert not (folder / REPORT_FILE).exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.123456, "0.123 s"), (59.4, "59.4 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"),
-     (3660, "1 h 01 min"), (90_000, "25 h 00 min")],
-)  # fmt: skip
-def test_durations(seconds, text):
-    assert duration(seconds) == text
 
 
 # --- in a browser ------------------------------------------------------------------------------
