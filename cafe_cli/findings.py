@@ -65,7 +65,7 @@ class Report:
         self.add(*(replace(finding, where=where) for finding in findings))
 
     @contextmanager
-    def noting(self, where: str = "") -> Iterator[None]:
+    def capture_errors(self, where: str = "") -> Iterator[None]:
         """Turn an exception of the block into an error finding, so that the check goes on."""
         try:
             yield

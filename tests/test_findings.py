@@ -43,14 +43,14 @@ def test_json_holds_everything_with_the_gravest_first():
 
 def test_what_fails_inside_becomes_a_finding():
     report = Report("a")
-    with report.noting("dsm.tif"):
+    with report.capture_errors("dsm.tif"):
         raise GridError("no overlap")
     assert report.findings == [Finding("error", "no overlap", "dsm.tif")]
 
 
 def test_faults_of_the_program_are_not_findings():
     report = Report("a")
-    with pytest.raises(KeyError), report.noting():
+    with pytest.raises(KeyError), report.capture_errors():
         raise KeyError("oops")
     assert not report.findings
 

@@ -132,7 +132,7 @@ def check(
         raise ConfigError("[scenes] has to name at least optical (--optical)")
     report, facts = Report("check"), CheckFacts(jobs or cores(), output=output)
     scenes: list[SceneFiles] = []
-    with report.noting():
+    with report.capture_errors():
         scenes = find_scenes(config.scenes, config.root)
     for done, files in enumerate(scenes, start=1):
         with _without_warnings():  # the report has findings for them
@@ -141,11 +141,11 @@ def check(
         report.add(*scene.findings)
         progress(done, len(scenes))
     if output is not None:
-        with report.noting(str(output)):
+        with report.capture_errors(str(output)):
             check_output(output, overwrite)
             check_replaceable(output)
     if report.ok and config.scenes.labels is not None and config.classes:
-        with report.noting():
+        with report.capture_errors():
             _check_plan(report, facts, config)
             if output is not None and facts.cost is not None:
                 _check_space(report, output, facts.cost)

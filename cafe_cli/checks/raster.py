@@ -49,7 +49,7 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
         if is_vector(path):
             facts.rasters.append(VectorFacts(path))
             continue
-        with report.noting(path), open_raster(path) as dataset:
+        with report.capture_errors(path), open_raster(path) as dataset:
             raster = describe_raster(dataset)
             facts.rasters.append(raster)
             report.add_all(check_storage(raster), path)

@@ -77,12 +77,12 @@ def diagnose(files: SceneFiles, config: Config) -> Report:
     for stream in STREAMS:
         if paths := _paths(files, stream):
             facts.streams[stream] = check_files(report, stream, paths, config)
-    with report.noting(files.optical[0]):
+    with report.capture_errors(files.optical[0]):
         _check_grids(report, facts, files, config)
     if files.elevation and not _has_error(report, files, STREAMS[:3]):
         _check_heights(report, facts, files, config)
     if files.labels and config.classes and not _has_error(report, files, ("optical", "labels")):
-        with report.noting(files.labels[0]):
+        with report.capture_errors(files.labels[0]):
             _check_labels(report, facts, files, config)
     report.facts = facts.as_json()
     return report
@@ -97,7 +97,7 @@ def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: C
         paths = _paths(files, stream)
         if not paths or any(map(is_vector, paths)):
             continue
-        with report.noting(paths[0]):
+        with report.capture_errors(paths[0]):
             members = inspect_rasters(paths, crs, reference)
             share = covered_share(members, files.id, reference)
             facts.streams[stream].grid = _compare_grids(members[0], reference, share)
@@ -119,14 +119,14 @@ def _check_heights(report: Report, facts: SceneFacts, files: SceneFiles, config:
     files = replace(files, labels=())
     plain = config.height.model_copy(update={"ground": "none"})
     attempts = [config.height, plain]
-    with report.noting(files.id):
+    with report.capture_errors(files.id):
         if (cells := _ground_cells(files, config)) > _MOST_CELLS:
             text = f"{cells:,.0f} cells of the ground filter would take a while"
             message = f"heights above ground were not looked at: {text}"
             report.add(Finding("note", message, files.id))
             attempts = [plain]
     for settings in attempts:
-        with report.noting(files.id), _open(files, config, settings) as scene:
+        with report.capture_errors(files.id), _open(files, config, settings) as scene:
             _check_windows(report, facts, scene, settings)
             return
 

@@ -125,7 +125,7 @@ def dry_run(
 ) -> Report:
     """Check everything that `predict` checks and estimate what it takes; arguments as there."""
     report = Report("predict")
-    with report.noting(", ".join(map(str, models))):
+    with report.capture_errors(", ".join(map(str, models))):
         predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
         _dry_run_scene(report, predictor, source, outputs)
     return report
@@ -145,7 +145,7 @@ def dry_run_per_file(
     reports = []
     for one, files in jobs:
         report = Report("predict")
-        with report.noting(one.optical[0]):
+        with report.capture_errors(one.optical[0]):
             _dry_run_scene(report, predictor, one, files)
         reports.append(report)
     return reports

@@ -91,7 +91,7 @@ def dry_run(
 ) -> Report:
     """Check everything that `mosaic` would, and say what it would write; arguments as there."""
     report = Report("mosaic")
-    with report.noting():
+    with report.capture_errors():
         planned = plan(
             inputs, output, method=method, confidences=confidences, target=target,
             overwrite=overwrite,

@@ -87,13 +87,15 @@ class VectorLabels:
         classes_by_value = value_to_class(classes, settings)
         ids = np.array([classes_by_value.get(value, NODATA) for value in values], np.uint8)
         order = np.argsort(_priorities(classes, settings)[ids[codes]], kind="stable")
-        top = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
+        topmost = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
         # Where there is no feature, -1 indexes the last element, which stands for that.
-        shown = np.append(codes[order], len(values))[top]
-        counts = np.bincount(shown.ravel(), minlength=len(values) + 1).tolist()
+        value_index = np.append(codes[order], len(values))[topmost]
+        counts = np.bincount(value_index.ravel(), minlength=len(values) + 1).tolist()
         found = {value: n for value, n in zip(values, counts, strict=False) if n}
         unknown = {value: n for value, n in found.items() if value not in classes_by_value}
-        return Decoded(np.append(ids, _unlabelled(classes, settings))[shown], Counter(unknown))
+        return Decoded(
+            np.append(ids, _unlabelled(classes, settings))[value_index], Counter(unknown)
+        )
 
 
 def _priorities(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:

@@ -188,10 +188,10 @@ def rehearse(
     Nothing is trained: the time of a step is that of two blank tiles through the network and back.
     """
     report = findings.Report("train")
-    with report.noting(str(output)):
+    with report.capture_errors(str(output)):
         if not resume:
             preflight.check_output(output, tileset_folder, overwrite)
-    with report.noting(str(tileset_folder)):
+    with report.capture_errors(str(tileset_folder)):
         tileset = load_tileset(tileset_folder)
         preflight.check_tiles(tileset_folder, tileset)
         preflight.check_patience(tileset, config.train)
