@@ -1,1 +1,1 @@
-"""Scenes to maps, window by window. The door of ``cafe predict``."""
+"""Prediction of maps by sliding windows: ``cafe predict``."""

@@ -166,7 +166,7 @@ class StripStore:
             flush(self._folder)
         for product in self._products:
             write_sidecar(product.path, product.classes)
-            flush(product.path.absolute().parent)  # before the strips go
+            flush(product.path.absolute().parent)  # before the strips are removed
         self._finished = True
 
     @property

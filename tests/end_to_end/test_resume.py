@@ -1,7 +1,7 @@
-"""Runs of `cafe predict` that end in the middle, and what can be done then.
+"""Runs of `cafe predict` that are killed or interrupted, and how they are resumed.
 
-A moment is a call of the system on a file: Python tells its audit hooks of each before it is made.
-Commands are processes forked off one that has imported everything already.
+The moments are system calls on files, of which Python's audit hooks are notified beforehand. Every
+command is a process forked from a server that has imported everything already.
 """
 
 import importlib
@@ -37,13 +37,13 @@ CALLS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtre
 
 @dataclass(frozen=True)
 class Moment:
-    """The `count`-th call of this kind on a path that ends so, and what befalls the process then.
+    """The `count`-th system call of this kind on a path with this end, and what happens then.
 
     Attributes
     ----------
     happens : str
-        Name of a signal that it gets; ``wait``: it leaves a file `here` and goes on once that is
-        gone; or the size that no file may exceed from then on.
+        Name of a signal that the process gets; ``wait``: it writes a file `here` and continues
+        once that is removed; or the size in bytes that no file may exceed from then on.
     """
 
     call: str
@@ -53,7 +53,7 @@ class Moment:
 
 
 def watch(moment: Moment) -> None:
-    """Let happen what is to happen at a moment; in the process that it happens to."""
+    """Install an audit hook that acts at a moment of this process."""
     met = []
 
     def hook(call, arguments):
@@ -80,7 +80,7 @@ def happen(what: str) -> None:
 
 
 def child(folder, words, said, moment) -> None:
-    """Run the command in this process; every row of windows is a strip."""
+    """Run the command in this process, with one row of windows per strip."""
     os.chdir(folder)
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
     tiling._STRIP = 1
@@ -91,7 +91,7 @@ def child(folder, words, said, moment) -> None:
 
 
 class Command:
-    """A command under way."""
+    """A command in a process of its own."""
 
     def __init__(self, folder: Path, words, moment: Moment | None) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -99,13 +99,13 @@ class Command:
             ["pytest", "cafe_cli.cli.main", "cafe_cli.tilesets.make", "cafe_cli.inference.predict"]
         )
         self._said = folder.parent / f"said{time.monotonic_ns()}"
-        # By its plain name, which the process can import.
+        # By its full name, under which the other process can import it.
         run = importlib.import_module("tests.end_to_end.test_resume").child
         self._process = context.Process(target=run, args=(folder, words, self._said, moment))
         self._process.start()
 
     def end(self) -> tuple[int, list[str]]:
-        """Return the exit code, and the lines that it has said."""
+        """Return the exit code and the lines on stderr."""
         self._process.join(120)
         lines = self._said.read_text().splitlines()
         return self._process.exitcode, [line for line in lines if line]
@@ -135,7 +135,7 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(inputs) -> dict[str, bytes]:
-    """What a run that nothing happens to makes of it."""
+    """The files of a run without interruption."""
     folder = copy(inputs)
     assert run(folder, *WORDS)[0] == 0
     return contents(folder)
@@ -143,7 +143,7 @@ def whole(inputs) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def begun(inputs) -> Path:
-    """The folder after a kill while the third of four strips was written."""
+    """The folder of a run killed while it wrote the third of four strips."""
     folder = copy(inputs)
     assert run(folder, *WORDS, moment=THIRD)[0] == -signal.SIGKILL
     return folder
@@ -171,7 +171,7 @@ def save_model(path: Path, seed: int) -> None:
 
 
 def in_strip(number: int, happens: str = "SIGKILL") -> Moment:
-    """Return the moment before the labels of a strip, from 1, get their name."""
+    """Return the moment before the label file of a strip, from 1, is renamed."""
     row, height = 64 * (number - 1), 8 if number == 4 else 64
     path = f"{STRIPS}/.{row}-0-{height}x150.labels.partial.tif"
     return Moment("os.rename", path, happens)
@@ -182,7 +182,7 @@ THIRD = in_strip(3)
 
 @contextmanager
 def untouched(folder: Path) -> Iterator[None]:
-    """Nothing in a folder is written, made or removed; the lock may be made anew."""
+    """Assert that nothing in a folder changes, except that the lock may be a new file."""
 
     def seen():
         every = {p: (folder / p).stat() for p in names(folder) if p.name != "lock"}
@@ -194,7 +194,7 @@ def untouched(folder: Path) -> Iterator[None]:
 
 
 def refused(folder: Path, *words, says: str, code: int = 1) -> None:
-    """A command says one line and changes nothing."""
+    """Assert that a command prints one line and changes nothing."""
     with untouched(folder):
         ended, lines = run(folder, *words)
     assert (ended, len(lines)) == (code, 1)
@@ -351,7 +351,7 @@ def test_an_area_that_another_version_described_is_told(left):
 
 
 def test_models_of_one_name(folder):
-    """The weights of a fold are called the same as those of the next."""
+    """Models of cross-validation folds have the same name in different folders."""
     words = [*WORDS[:1], "1/best.safetensors", "2/best.safetensors", *WORDS[2:]]
     for seed, fold in enumerate("12"):
         (folder / fold).mkdir()
@@ -400,7 +400,7 @@ def test_a_full_disk(folder, whole, call, path, most):
 
 @pytest.fixture
 def several(folder) -> tuple[str, ...]:
-    """Three orthophotos, of which the second is cut off; the words that map each."""
+    """Three orthophotos, the second one truncated; the words of the command for all of them."""
     for name in "abc":
         write_town(folder, name, 100, 90, seed=ord(name))
     os.truncate(folder / "b_ortho.tif", 9000)

@@ -1,1 +1,1 @@
-"""What runs the network: torch, or ONNX Runtime."""
+"""Inference engines: torch and ONNX Runtime."""

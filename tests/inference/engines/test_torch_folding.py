@@ -170,6 +170,33 @@ def test_a_kind_of_batchnorm_that_is_not_known_stays():
     assert len(norms(fold_batchnorm(Net(Own(4)).eval(), torch.randn(1, 2, 9, 9)))) == 1
 
 
+def test_a_convolution_that_does_more_with_its_weights_stays():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(x, weight, self.bias)
+
+    model = Net()
+    model.conv = Standardised(2, 4, 3)
+    assert norms(fold_batchnorm(model.eval(), torch.randn(1, 2, 9, 9))) == [model.norm]
+
+
+def test_batchnorm_without_running_statistics_stays():
+    class Instance(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+
+    model = Instance().eval()
+    assert fold_batchnorm(model, torch.randn(1, 2, 9, 9)) is model
+
+
+def test_the_network_given_is_not_changed():
+    model, x = Net().eval(), torch.randn(1, 2, 9, 9)
+    folded = fold_batchnorm(model, x)
+    assert norms(folded) == []
+    assert norms(model) == [model.norm]
+
+
 def test_batchnorm_without_weights_and_a_convolution_in_groups_are_folded():
     class Grouped(Net):
         def __init__(self):
