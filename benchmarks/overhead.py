@@ -91,7 +91,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     from cafe_cli.inference.ensemble import Ensemble
     from cafe_cli.inference.forward import to_batch, transform_inputs
     from cafe_cli.inference.tiling import WindowGrid
-    from cafe_cli.model.device import computes_in_bf16
+    from cafe_cli.model.device import has_native_bf16
     from cafe_cli.raster.window import Window
     from cafe_cli.scenes.discovery import SceneFiles
     from cafe_cli.scenes.inspection import inspect_scene
@@ -108,7 +108,7 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
     inputs = transform_inputs(
         to_batch([patch] * batch, batch, forward.device), forward.transforms[0]
     )
-    mixed = torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bf16(forward.device))
+    mixed = torch.autocast("cuda", torch.bfloat16, enabled=has_native_bf16(forward.device))
     durations: list[float] = []
     with torch.inference_mode(), mixed:
         while sum(durations) < LIMIT and len(durations) < 43:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cafe_cli.model.cafe import CaFE, TrainingOutputs, pad, standardise
-from cafe_cli.model.device import computes_in_bf16
+from cafe_cli.model.device import has_native_bf16
 from cafe_cli.raster.statistics import Statistics
 
 
@@ -78,4 +78,4 @@ Network: TypeAlias = CaFE | StackedUnet
 
 def mixed(device: torch.device) -> AbstractContextManager[Any]:
     """Compute in bf16 on GPUs that can, as ``cafe train`` does."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16(device))

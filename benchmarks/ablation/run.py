@@ -29,7 +29,7 @@ from cafe_cli import __version__
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import CafeError, TrainingError
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.model.device import choose
+from cafe_cli.model.device import choose_device
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.build import build_optimizer, learning_rate
 from cafe_cli.training.losses import training_loss
@@ -39,7 +39,9 @@ TOLD = 25  # steps
 
 def main(folder: str, name: str, fold: str, seed: str, steps: str, device: str) -> None:
     torch.set_num_threads(1)
-    row = run(records.load(Path(folder)), name, int(fold), int(seed), int(steps), choose(device))
+    row = run(
+        records.load(Path(folder)), name, int(fold), int(seed), int(steps), choose_device(device)
+    )
     records.append(Path(folder) / "runs.jsonl", row)
     mious = {kind: result["miou"] for kind, result in row["scores"].items()}
     print(", ".join(f"{k} {100 * v:.1f}" for k, v in mious.items() if v is not None))

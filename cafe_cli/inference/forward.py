@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import out_of_memory
-from cafe_cli.model.device import computes_in_bf16
+from cafe_cli.model.device import has_native_bf16
 from cafe_cli.model.inputs import Inputs
 from cafe_cli.scenes.scene import Patch
 
@@ -137,7 +137,7 @@ class BatchedForward:
     def __call__(self, patches: Sequence[Patch]) -> Tensor:
         """Return the probabilities (len(patches), K, size, size) float32 of at most a batch."""
         batch = to_batch(patches, self.batch_size, self.device)
-        mixed = torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bf16(self.device))
+        mixed = torch.autocast("cuda", torch.bfloat16, enabled=has_native_bf16(self.device))
         with torch.inference_mode(), mixed:
             return self._mean(batch)[: len(patches)]
 

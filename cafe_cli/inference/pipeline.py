@@ -16,7 +16,7 @@ from cafe_cli.inference.strip_writer import DecidedRows, StripWriter, Write
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Band, Strip, WindowGrid, contiguous_groups
 from cafe_cli.inference.window_reader import WindowReader
-from cafe_cli.model.device import current
+from cafe_cli.model.device import device_context
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.vector.area_of_interest import Area
@@ -108,7 +108,7 @@ class Inference:
         band, before = group[0].band, group[0].before
         rows = [*before, *(row for strip in group for row in strip.rows)]
         runner = _BandRunner(self, band, forward)
-        with current(forward.device), closing(self.reader.rows(band.columns, rows)) as feed:
+        with device_context(forward.device), closing(self.reader.rows(band.columns, rows)) as feed:
             for row in before:
                 runner.row(row, self._next(feed), (row, row))
             for strip in group:

@@ -21,7 +21,7 @@ from cafe_cli.inference.strip_writer import ProductPlanes
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
-from cafe_cli.model.device import choose_all
+from cafe_cli.model.device import choose_devices
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.system.threads import cores
@@ -48,7 +48,7 @@ class Predictor:
         self, models: Sequence[Path], settings: PredictSettings, compute: ComputeOptions
     ) -> None:
         self.settings = settings
-        self.devices = choose_all(compute.device)
+        self.devices = choose_devices(compute.device)
         self.ensemble = Ensemble.load(models)
         self._jobs = compute.jobs or cores()
         self._prepared: tuple[Engine, WindowGrid, list[BatchedForward]] | None = None

@@ -1,8 +1,8 @@
 """Our reading of CaFE, category-wise fusion and enhancement learning; not a reproduction.
 
 Zheng, He, Wang, Li, Luo: IEEE TGRS 60, 2022, doi 10.1109/TGRS.2022.3225843. The architecture
-follows the abstract, the architecture figure and the code release; the paper's equations were not
-at hand, so what happens inside CFF and CEL is our reading of them. Training both paths at once
+follows the abstract, the architecture figure and the code release. The paper's equations were not
+at hand, so the inside of CFF and CEL is our interpretation. Training both paths at once
 (``guidance="distill"``) is our own addition.
 
 ::
@@ -13,10 +13,10 @@ at hand, so what happens inside CFF and CEL is our reading of them. Training bot
 
 Every level fuses in one of two ways, with the same weights:
 
-plain path     one channel attention (CA) from the mean over the whole window, or over a pixel's
-               neighbourhood (our own, too); all there is in inference, no labels are involved
-guided path    training only: CFF, one attention for each category of the label map, and CEL, which
-               raises the categories that are rare in the image
+plain path     channel attention (CA) computed from the mean over the whole window or (our own
+               addition) over a pixel's neighbourhood; needs no labels, the only path of inference
+guided path    training only: CFF, channel attention for each category of the label map, and CEL,
+               which raises the weight of categories that are rare in the image
 
 Levels are counted as in the paper: R1 is the finest (stride 4), B1 the coarsest (stride 32).
 """
@@ -42,22 +42,22 @@ Guidance = Literal["none", "labels", "distill"]
 Enhancement = Literal["none", "1-p", "exp", "inverse"]
 
 CLAMP = 10.0
-"""Standardised inputs are cut at this many standard deviations: a spike in a surface model (a bird,
-a matching error) must not drown its surroundings."""
+"""Standardised inputs are clipped at this many standard deviations: a spike in a surface model (a
+bird, a matching error) must not dominate its surroundings."""
 
 SHARE_BOUNDS = (0.05, 0.95)
-"""CEL takes a category for no rarer and no more common than this, so that no category weighs more
-than about 20 times another. Unbounded, ``1 - p`` is as wild as ``1 / p`` (with two categories it is
-the same after scaling), and a single stray pixel would outshine the image."""
+"""CEL clips the share of a category to this range, so that no category weighs more than about 20
+times as much as another. Without bounds, ``1 - p`` is as extreme as ``1 / p`` (for two categories
+they are the same after scaling), and a single stray pixel would outweigh the rest of the image."""
 
-_CELL = STRIDES[-1]  # pixels; windows begin on multiples of it, so its cells are the scene's
+_CELL = STRIDES[-1]  # pixels; windows begin on its multiples: all windows have the same cells
 
 _NO_LIMIT = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All it takes to build the network again: plain values, fit for JSON.
+    """The arguments that define the network: plain values, as the model file stores them.
 
     Parameters
     ----------
@@ -66,26 +66,26 @@ class Architecture:
     optical_bands : int
         Bands of the optical image.
     heights : bool
-        Whether there is a height raster; without one the height encoder does not exist.
+        Whether the network takes heights; without them it has no height encoder.
     optical_encoder, height_encoder : str
-        Names of `segmentation_models_pytorch`, ``tu-`` for those of `timm`; the height encoder is
-        of the optical one's kind unless given.
+        Names in `segmentation_models_pytorch`, with the prefix ``tu-`` for encoders of `timm`. The
+        height encoder is by default of the same kind as the optical encoder.
     width : int
         Channels of the decoder.
     fusion : {"sum", "gated"}
-        One attention over the sum of both streams, or one gate for each stream.
+        Attention over the sum of both streams, or a gate for each stream.
     attention : int
-        What the plain path's attention is the mean of: 0, as in the paper, the whole window, so
-        that a label depends on the window around it; otherwise the square cells of 32 pixels that
-        begin at most half as many pixels away, a multiple of 64, from that of the pixel. Windows on
-        multiples of 32 pixels then agree with each other, apart from their rims. The weights are
-        the same ones.
+        Extent in pixels of the mean that the plain path's attention is computed from. 0, as in the
+        paper, is the whole window: labels then depend on the window. Otherwise it is a multiple of
+        64, and the mean is that of the square cells of 32 pixels that begin at most half as many
+        pixels away from the pixel's own cell: windows on multiples of 32 pixels then agree except
+        at their rims. The network has the same weights in both cases.
     guidance : {"none", "labels", "distill"}
-        Training only: the plain path, the guided path, or both, the guided one teaching.
+        Training only: the plain path, the guided path, or both, with the guided path as teacher.
     enhancement : {"none", "1-p", "exp", "inverse"}
         Training only: CEL's weight of a category, see `enhancement_weights`.
     pyramid : bool
-        Training only: heads on B1..B3 as well (pyramid loss supervision).
+        Training only: heads on B1..B3, too (pyramid loss supervision).
 
     Raises
     ------
@@ -106,7 +106,7 @@ class Architecture:
     pyramid: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values, which may come from a file."""
+        """Validate the values, which may come from a file."""
         for field, highest in (("classes", NODATA), ("optical_bands", 65535), ("width", 65535)):
             if not 1 <= (value := getattr(self, field)) <= highest:
                 raise ConfigError(f"{field} is {value}: it has to be 1 to {highest}")
@@ -126,14 +126,14 @@ class Architecture:
 class TrainingOutputs:
     """Logits of a training step, one tensor (B, K, h, w) float32 per head, the finest one last.
 
-    The finest has the size of the labels. The others have strides 32, 16 and 8 on the labels padded
-    to a multiple of 32, and are there only with `Architecture.pyramid`.
+    The finest has the size of the labels. The others exist only with `Architecture.pyramid`; they
+    have strides 32, 16 and 8 on the labels padded to a multiple of 32.
     """
 
     student: list[Tensor] | None = None
-    """Of the plain path, which is the one of inference."""
+    """Logits of the plain path, which is the path of inference."""
     teacher: list[Tensor] | None = None
-    """Of the path that was guided by the labels."""
+    """Logits of the path guided by the labels."""
 
 
 class CaFE(nn.Module):
@@ -144,17 +144,17 @@ class CaFE(nn.Module):
     architecture : Architecture
         What to build.
     weights : str
-        Where the encoders start: "none", a name that the encoder library knows and downloads
+        Initial weights of the encoders: "none" (random), a name that the encoder library downloads
         ("imagenet"), or a file (.safetensors, .pth, .pt) with the state dict of the optical encoder
-        for 3 bands. Weights are adapted to the number of bands; the height encoder takes those of a
-        file if it is of the same kind as the optical one.
+        for 3 bands. They are adapted to the number of bands. The height encoder loads a file, too,
+        if it is of the same kind as the optical encoder.
 
     Raises
     ------
     ConfigError
-        An encoder that is not known or does not fit.
+        An unknown encoder, or one with other strides or a fixed input size.
     ModelFileError
-        Weights that cannot be downloaded or read, or are of another encoder.
+        The weights cannot be downloaded or read, or belong to another encoder.
     """
 
     optical_mean: Tensor
@@ -179,7 +179,7 @@ class CaFE(nn.Module):
         if a.heights:
             name = a.height_encoder or a.optical_encoder
             foreign = is_file(weights) and name != a.optical_encoder
-            # Two channels: the height, and whether there is one.
+            # Two channels: the height and its validity mask.
             self.height_encoder = build_encoder(name, 2, "none" if foreign else weights)
             height_channels = feature_channels(self.height_encoder, name, 2)
             self.align = nn.ModuleList(
@@ -190,8 +190,8 @@ class CaFE(nn.Module):
         self.fusions = nn.ModuleList(CategoryFusion(n, a, stride) for n, stride in levels)
         self.decoder = Decoder(channels, a.width)
         coarse = range(3 if a.pyramid else 0)
-        self.pyramid_heads = nn.ModuleList(head(a.width, a.classes) for _ in coarse)
-        self.head = head(a.width, a.classes)
+        self.pyramid_heads = nn.ModuleList(build_head(a.width, a.classes) for _ in coarse)
+        self.head = build_head(a.width, a.classes)
 
     def forward(
         self,
@@ -200,12 +200,12 @@ class CaFE(nn.Module):
         height: Tensor | None,
         height_valid: Tensor | None,
     ) -> Tensor:
-        """Predict: the plain path, and the finest head only.
+        """Compute the logits of the plain path and the finest head.
 
         Parameters
         ----------
         optical : Tensor
-            (B, bands, H, W) float32, pixel values as in the file.
+            (B, bands, H, W) float32, raw pixel values.
         optical_valid : Tensor
             (B, H, W) bool.
         height : Tensor
@@ -230,33 +230,33 @@ class CaFE(nn.Module):
         height_valid: Tensor | None,
         labels: Tensor,
     ) -> TrainingOutputs:
-        """Run the paths that `Architecture.guidance` names, over features computed once.
+        """Run the paths that `Architecture.guidance` names on the same features.
 
         Parameters
         ----------
         optical, optical_valid, height, height_valid : Tensor
             As in `forward`.
         labels : Tensor
-            (B, H, W) int64, 255 where there is none. They steer the guided path, nothing else.
+            (B, H, W) int64, 255 without a label. Only the guided path uses them.
 
         Returns
         -------
-        Outputs
-            Of the student, the teacher or both.
+        TrainingOutputs
+            Logits of the student, the teacher or both.
         """
         guidance = self.architecture.guidance
         levels = self.encode(optical, optical_valid, height, height_valid)
         if guidance == "labels":
-            return TrainingOutputs(teacher=self.supervised(levels, labels, guided=True))
-        student = self.supervised(levels, labels, guided=False)
+            return TrainingOutputs(teacher=self.head_logits(levels, labels, guided=True))
+        student = self.head_logits(levels, labels, guided=False)
         if guidance == "none":
             return TrainingOutputs(student)
-        # The running statistics have to be those of the path that is used in inference.
+        # The running statistics have to come from the plain path, which inference uses.
         with frozen_statistics(self.head, self.pyramid_heads):
-            return TrainingOutputs(student, self.supervised(levels, labels, guided=True))
+            return TrainingOutputs(student, self.head_logits(levels, labels, guided=True))
 
-    def supervised(self, levels: list[list[Tensor]], labels: Tensor, guided: bool) -> list[Tensor]:
-        """Return the logits of all heads, over the plain or over the guided path."""
+    def head_logits(self, levels: list[list[Tensor]], labels: Tensor, guided: bool) -> list[Tensor]:
+        """Return the logits of all heads on the plain or the guided path."""
         fused = []
         for fuse, streams in zip(self.fusions, levels, strict=True):
             regions = None
@@ -265,7 +265,7 @@ class CaFE(nn.Module):
                 regions = Regions.of(at_level, self.architecture.classes)
             fused.append(fuse(streams, regions))
         *coarse, finest = self.decoder(fused)
-        # Without the pyramid there are no such heads, and nothing to pair.
+        # Without the pyramid, `pyramid_heads` is empty.
         pairs = zip(self.pyramid_heads, coarse, strict=False)
         logits = [predict(b).float() for predict, b in pairs]
         return [*logits, full_size(self.head(finest), labels.shape[-2:])]
@@ -300,22 +300,22 @@ class CaFE(nn.Module):
         height_std: float = 1.0,
         optical_limits: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
-        """Set what the inputs are standardised with; it is stored with the weights.
+        """Set the statistics that standardise the inputs; they are stored with the weights.
 
         Parameters
         ----------
         optical_mean, optical_std : sequence of float
-            One for each band, in pixel values. A standard deviation of 0 (a constant band) is
-            taken for 1.
+            A value per band, in pixel values. A standard deviation of 0 (a constant band) is
+            replaced by 1.
         height_mean, height_std : float
             In metres.
         optical_limits : (low, high), optional
-            For each band, the pixel values that it is clipped to before it is standardised.
+            The range of pixel values that each band is clipped to before it is standardised.
 
         Raises
         ------
         ConfigError
-            Numbers that are not finite, or not one for each band.
+            The numbers are not finite, or not one per band.
         """
         given = {"optical_mean": optical_mean, "optical_std": optical_std}
         given |= {"height_mean": [height_mean], "height_std": [height_std]}
@@ -330,7 +330,7 @@ class CaFE(nn.Module):
             std[std <= 0] = 1.0
 
     def deployed(self) -> "CaFE":
-        """Return a copy for inference: the same `forward`, without what only training needs."""
+        """Return a copy for inference: the same `forward`, without the modules of training."""
         network = copy.deepcopy(self).eval()
         network.pyramid_heads = nn.ModuleList()
         network.architecture = replace(self.architecture, guidance="none", pyramid=False)
@@ -340,9 +340,8 @@ class CaFE(nn.Module):
 class CategoryFusion(nn.Module):
     """Fuse the streams of one level: CA on the plain path, CFF and CEL on the guided one.
 
-    Both paths are the same attention. What differs is where its descriptors are pooled: over the
-    whole window or a neighbourhood, or over the regions of the label map. So guidance adds no
-    parameters.
+    Both paths use the same attention, with descriptors pooled over the window or a neighbourhood
+    (plain path) or over the regions of the label map (guided path). So guidance adds no parameters.
     """
 
     def __init__(self, channels: int, architecture: Architecture, stride: int = _CELL) -> None:
@@ -355,38 +354,39 @@ class CategoryFusion(nn.Module):
         self.attention = ChannelAttention(gates * channels)
 
     def forward(self, streams: list[Tensor], regions: "Regions | None" = None) -> Tensor:
-        """Return F_i (B, C, h, w) of R_i and D_i of that shape."""
+        """Fuse R_i and D_i (B, C, h, w) to F_i of the same shape."""
         x = torch.cat(streams, dim=1) if self.gated else reduce(torch.add, streams)
         if regions is None:
             cells = max(x.shape[-2:]) // self.cell
-            # Where every cell sees all the others, both are the same.
-            x = self.near(x) if 0 < self.reach < cells - 1 else self.everywhere(x)
+            # If the reach covers all cells, both are the same.
+            local = 0 < self.reach < cells - 1
+            x = self.attend_locally(x) if local else self.attend_globally(x)
         else:
             weights = regions.weights(self.enhancement)
             factors = self.attention(regions.pool(x)) * weights[:, :, None]
             x = x * regions.spread(factors).to(x.dtype)
         return reduce(torch.add, x.chunk(len(streams), dim=1)) if self.gated else x
 
-    def everywhere(self, x: Tensor) -> Tensor:
-        """Weigh the channels of x (B, C, h, w) by their means."""
+    def attend_globally(self, x: Tensor) -> Tensor:
+        """Weight the channels of x (B, C, h, w) by attention to their means over the window."""
         window = x.mean(dim=(2, 3), dtype=torch.float32)
         weights: Tensor = self.attention(window[:, None])[:, 0, :, None, None]
         return x * weights.to(x.dtype)
 
-    def near(self, x: Tensor) -> Tensor:
-        """Weigh the channels of each cell of x by their means over the cells around it."""
+    def attend_locally(self, x: Tensor) -> Tensor:
+        """Weight the channels of each cell of x by attention to the means of cells nearby."""
         means = box_means(F.avg_pool2d(x, self.cell).float(), self.reach)
         batch, channels, rows, columns = means.shape
-        # transpose, not mT: the exporter to ONNX does not know it.
+        # transpose, not mT, which the ONNX exporter does not support.
         weights: Tensor = self.attention(means.flatten(2).transpose(1, 2)).to(x.dtype)
-        # Each weight times a block of x, without enlarging the weights to the size of x.
+        # Broadcasting over blocks of x avoids enlarging the weights to the size of x.
         blocks = x.view(batch, channels, rows, self.cell, columns, self.cell)
         factors = weights.transpose(1, 2).reshape(batch, channels, rows, 1, columns, 1)
         return (blocks * factors).reshape(x.shape)
 
 
 class ChannelAttention(nn.Module):
-    """ECA: weigh each channel by its neighbours' descriptors (Wang et al., CVPR 2020)."""
+    """ECA (Wang et al., CVPR 2020): channel weights from the descriptors of nearby channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -394,28 +394,28 @@ class ChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, descriptors: Tensor) -> Tensor:
-        """Return the weights in 0..1 of descriptors (B, regions, C), in that shape."""
+        """Return weights in 0..1 for descriptors (B, regions, C), of the same shape."""
         weights: Tensor = self.conv(descriptors.flatten(0, 1)[:, None])
         return weights.sigmoid().view(descriptors.shape)
 
 
 def box_means(x: Tensor, reach: int) -> Tensor:
-    """Return the means of x (B, C, h, w) up to `reach` pixels away, of those that there are."""
-    # One axis after the other takes 2 n additions for a pixel instead of n * n.
+    """Return box means of x (B, C, h, w), up to `reach` pixels away and inside x."""
+    # Separable: 2 n additions per pixel instead of n * n.
     side = 2 * reach + 1
     x = F.avg_pool2d(x, (side, 1), 1, (reach, 0), count_include_pad=False)
     return F.avg_pool2d(x, (1, side), 1, (0, reach), count_include_pad=False)
 
 
 def eca_kernel(channels: int) -> int:
-    """Return ECA's kernel size: log2(C) / 2 + 1/2 cut to an integer, or the next odd one."""
+    """Return ECA's kernel size: log2(C) / 2 + 1/2, truncated, plus 1 if that is even."""
     size = int(abs(math.log2(channels) / 2 + 0.5))
     return size if size % 2 else size + 1
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The label map of one level, split by category; pixels without a label are one region more."""
+    """The regions of a label map: a mask per category and, last, one of the unlabelled pixels."""
 
     member: Tensor
     """(B, K + 1, h, w) float32, 1 where the pixel belongs to the region."""
@@ -424,44 +424,44 @@ class Regions:
 
     @classmethod
     def of(cls, labels: Tensor, classes: int) -> Self:
-        """Split labels (B, h, w) into the regions of the K classes and of what has none."""
+        """Return the regions of labels (B, h, w) of K classes."""
         ids = torch.arange(classes + 1, device=labels.device)
         member = (labels.clamp(max=classes)[:, None] == ids[:, None, None]).float()
         return cls(member, member.sum(dim=(2, 3)))
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the mean of x (B, C, h, w) in each region, (B, K + 1, C); 0 in an empty one."""
-        # In float32 whatever the precision of the step: a region may have 100,000 pixels.
+        # In float32 at any precision of the step: a region may have 100,000 pixels.
         with torch.autocast(x.device.type, enabled=False):
             total = torch.einsum("bkhw,bchw->bkc", self.member, x.float())
         return total / self.area.clamp(min=1)[:, :, None]
 
     def spread(self, values: Tensor) -> Tensor:
-        """Give each pixel the values (B, K + 1, C) of its region: (B, C, h, w)."""
+        """Broadcast values of regions (B, K + 1, C) to their pixels: (B, C, h, w)."""
         return torch.einsum("bkhw,bkc->bchw", self.member, values.float())
 
     def weights(self, kind: Enhancement) -> Tensor:
-        """Return CEL's weight of each region, (B, K + 1); that of the unlabelled one is 1."""
+        """Return CEL's weight of each region, (B, K + 1); the unlabelled region has 1."""
         labelled = self.area[:, :-1]
         shares = labelled / labelled.sum(dim=1, keepdim=True).clamp(min=1)
         return F.pad(enhancement_weights(shares, kind), (0, 1), value=1.0)
 
 
 def enhancement_weights(shares: Tensor, kind: Enhancement) -> Tensor:
-    """Weigh categories by their shares of an image: the rarer, the heavier.
+    """Return CEL's weights of categories, the larger the rarer a category is in an image.
 
     Parameters
     ----------
     shares : Tensor
         (..., K) p_c, shares of the labelled pixels; they sum to 1, or are all 0 without labels.
     kind : {"none", "1-p", "exp", "inverse"}
-        1, 1 - p, exp(-p) or 1 / p, with p cut to `SHARE_BOUNDS`.
+        1, 1 - p, exp(-p) or 1 / p, with p clipped to `SHARE_BOUNDS`.
 
     Returns
     -------
     Tensor
-        (..., K), scaled so that the mean weight of the labelled pixels, sum of p_c w_c, is 1:
-        BatchNorm keeps its statistics, and an image of a single category is left as it is.
+        (..., K), scaled so that the mean weight of the labelled pixels, the sum of p_c w_c, is 1:
+        the scale of the features does not change, and an image of one category stays as it is.
     """
     p = shares.clamp(*SHARE_BOUNDS)
     match kind:
@@ -474,18 +474,18 @@ def enhancement_weights(shares: Tensor, kind: Enhancement) -> Tensor:
         case "inverse":
             weights = 1 / p
     mean = (shares * weights).sum(dim=-1, keepdim=True)
-    return weights / mean.clamp(min=1e-6)  # 0 only where nothing is labelled, and nothing weighed
+    return weights / mean.clamp(min=1e-6)  # the mean is 0 only without labels
 
 
 class Decoder(nn.Module):
-    """A feature pyramid: from F4 down to F1, project, upsample and add."""
+    """A feature pyramid: project F4 to F1, and add each result, upsampled, to the next."""
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(n, width, 1) for n in reversed(channels))
 
     def forward(self, fused: list[Tensor]) -> list[Tensor]:
-        """Return B1..B4 (B, width, h, w), the coarsest first, of F1..F4, the finest first."""
+        """Compute B1..B4 (B, width, h, w), the coarsest first, from F1..F4, the finest first."""
         maps: list[Tensor] = []
         for project, feature in zip(self.lateral, reversed(fused), strict=True):
             b = project(feature)
@@ -493,7 +493,7 @@ class Decoder(nn.Module):
         return maps
 
 
-def head(width: int, classes: int) -> nn.Sequential:
+def build_head(width: int, classes: int) -> nn.Sequential:
     """Build a prediction head: (B, width, h, w) to logits (B, K, h, w)."""
     return nn.Sequential(
         nn.Conv2d(width, width, 3, padding=1, bias=False),
@@ -504,24 +504,24 @@ def head(width: int, classes: int) -> nn.Sequential:
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Enlarge bilinearly, with pixels as areas (corners not aligned)."""
+    """Upsample bilinearly, with ``align_corners=False``."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def full_size(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring logits from stride 4 to the input's size (H, W), without its padding, in float32."""
+    """Upsample logits of stride 4 to the input's size (H, W) and cut off the padding; float32."""
     return upsample(logits.float(), STRIDES[0])[..., : size[0], : size[1]]
 
 
 def standardise(x: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bring x (B, n, H, W) to mean 0 and standard deviation 1; what is not valid becomes 0."""
+    """Standardise x (B, n, H, W) and clip it to `CLAMP`; pixels that are not valid become 0."""
     z = (x - mean[:, None, None]) / std[:, None, None]
-    # where, not a product: what is not valid may be NaN.
+    # where, not a product: values that are not valid may be NaN.
     return torch.where(valid[:, None], z.clamp(-CLAMP, CLAMP), 0.0)
 
 
 def pad(x: Tensor, value: float = 0) -> Tensor:
-    """Extend (..., H, W) on the right and at the bottom to multiples of the coarsest stride."""
+    """Pad (..., H, W) on the right and at the bottom to multiples of the coarsest stride."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]), value=value)
 
@@ -532,7 +532,7 @@ def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
     Parameters
     ----------
     labels : Tensor
-        (B, H, W) int64; padded with 255 as the network pads its input.
+        (B, H, W) int64; they are padded with 255 to the size of the padded input.
     size : sequence of int
         (h, w) of the map: (H, W) itself, or the padded size divided by a power of two.
 
@@ -550,7 +550,7 @@ def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
 
 @contextmanager
 def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalise by the batch as ever, but leave its running statistics alone."""
+    """Freeze the running statistics of BatchNorm; it still normalises by those of the batch."""
     parts = [part for module in modules for part in module.modules()]
     norms = [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:

@@ -1,7 +1,8 @@
 """Encoders of segmentation-models-pytorch for any number of bands, and their weights.
 
-A name of theirs (``tu-`` for those of timm) becomes a network whose last four features have strides
-4, 8, 16 and 32. Weights are none, downloaded, or read from a local file without running code.
+An encoder is named as there (with the prefix ``tu-`` for encoders of timm); its last four features
+have strides 4, 8, 16 and 32. Weights are downloaded or read from a local file, without running code
+of the file.
 """
 
 import pickle
@@ -23,7 +24,7 @@ from cafe_cli.text import closest, first_line
 STRIDES = (4, 8, 16, STRIDE)
 """Input pixels per feature pixel, level by level."""
 
-# torch reads anything as a pickle, and a pickle of anything can go wrong in many ways.
+# torch.load unpickles any file, and unpickling arbitrary bytes raises any of these.
 _DAMAGED = (
     AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
     pickle.UnpicklingError, SafetensorError,
@@ -31,16 +32,16 @@ _DAMAGED = (
 
 
 def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
-    """Build an encoder of `segmentation_models_pytorch` for a number of bands.
+    """Build an encoder for a number of bands, with weights as in `CaFE`.
 
     Raises
     ------
     ConfigError
-        No encoder has that name, or it has no such weights.
+        No encoder has that name, or the encoder has no such weights.
     ModelFileError
-        The weights cannot be downloaded or read, or are of another encoder.
+        The weights cannot be downloaded or read, or belong to another encoder.
     """
-    universal = name.startswith("tu-")  # of timm; which weights is part of its name there
+    universal = name.startswith("tu-")  # of timm, whose names include the weights
     known = [*get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
     if (name.partition(".")[0] if universal else name) not in known:
         near = ", ".join(closest(name, known, 3)) or "resnet18, tu-convnext_atto"
@@ -65,14 +66,14 @@ def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
 
 
 def feature_channels(encoder: nn.Module, name: str, bands: int) -> list[int]:
-    """Try an encoder out: return the channels of its features at strides 4, 8, 16 and 32.
+    """Run an encoder once: return the channels of its features at strides 4, 8, 16 and 32.
 
     Raises
     ------
     ConfigError
-        The encoder wants images of a fixed size, or its features have other strides.
+        The encoder takes only images of a fixed size, or its features have other strides.
     """
-    height, width = 64, 96  # not square, and not a size that any network is made for
+    height, width = 64, 96  # not square, and no size that a network is made for
     try:
         with torch.no_grad():
             features = encoder.eval()(torch.zeros(1, bands, height, width))[-4:]
@@ -89,19 +90,19 @@ def feature_channels(encoder: nn.Module, name: str, bands: int) -> list[int]:
 
 
 def is_file(weights: str) -> bool:
-    """Return whether weights are named by a file rather than by a name to download."""
+    """Return whether weights are a file, not a name to download."""
     return Path(weights).suffix in {".safetensors", ".pth", ".pt"}
 
 
 def load_weights(encoder: nn.Module, path: Path) -> None:
     """Load a state dict for 3 bands (of smp, torchvision or timm) into an encoder for any number.
 
-    What the encoder has no part for, such as a classifier, is left out.
+    Parts that the encoder does not have, such as a classifier, are skipped.
 
     Raises
     ------
     ModelFileError
-        The file cannot be read, or is of another encoder.
+        The file cannot be read, or belongs to another encoder.
     """
     file = read_weights(path)
     stored = {canonical(key): value for key, value in file.items()}
@@ -144,7 +145,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fit_bands(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeat a kernel for 3 bands over the bands of `shape`, at the same sum over all bands."""
+    """Repeat a kernel for 3 bands over the bands of `shape`, scaled to keep its sum over bands."""
     if weight.ndim != 4 or weight.shape[1] != 3 or len(shape) != 4 or shape[1] == 3:
         return weight
     bands = shape[1]
@@ -154,7 +155,7 @@ def fit_bands(weight: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def canonical(key: str) -> str:
-    """Return a tensor's name as it is with and without the wrappers of smp and timm.
+    """Return a tensor's name without the wrapper prefixes of smp and timm.
 
     ``stages.0.conv.weight`` of a timm file is ``model.stages_0.conv.weight`` in the encoder.
     """
@@ -162,5 +163,5 @@ def canonical(key: str) -> str:
 
 
 def part(key: str) -> str:
-    """Return the part of the network that a tensor belongs to: ``stages`` in the example above."""
+    """Return the top module that a tensor belongs to: ``stages`` in the example above."""
     return re.sub(r"^(model\.)+|(_\d+)?\..*$", "", key)

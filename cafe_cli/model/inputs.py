@@ -1,4 +1,4 @@
-"""What the network is given: tensors of pixels, heights and masks, and the labels beside them."""
+"""The inputs of the network as tensors: pixels, heights and masks, and labels for training."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Inputs(NamedTuple):
-    """What the network sees of a batch of patches (or of one, without the batch axis).
+    """The arguments of `CaFE.forward` for a batch of patches, or for one without batch axis.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Inputs and labels (batch, height, width), int64, 255 where there is none."""
+    """Inputs with labels (batch, height, width), int64, 255 without a label."""
 
     inputs: Inputs
     labels: Tensor
@@ -39,7 +39,7 @@ def to_tensors(
     height: NDArray[np.float32],
     height_valid: NDArray[np.bool_],
 ) -> Inputs:
-    """Turn what a scene gives of a window into tensors, without a batch axis."""
+    """Convert the arrays of a `cafe_cli.scenes.scene.Patch` to tensors without a batch axis."""
     return Inputs(
         torch.from_numpy(np.ascontiguousarray(optical, np.float32)),
         torch.from_numpy(np.ascontiguousarray(optical_valid)),

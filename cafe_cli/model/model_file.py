@@ -1,8 +1,8 @@
 """Model files: weights and what is needed to use them. Loading one cannot run code.
 
-A model is a safetensors file. Its tensors are the network's state dict; a checkpoint that training
-can go on from holds more of them under names that begin with ``training/``. Its metadata has two
-JSON texts: ``cafe`` (`ModelCard`) and, in a checkpoint, ``training``.
+A model is a safetensors file. Its tensors are the network's state dict. A checkpoint of training is
+a model file with more tensors, whose names begin with ``training/``. The metadata has two JSON
+texts: ``cafe`` (a `ModelCard`) and, in a checkpoint, ``training``.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ from cafe_cli.model.cafe import Architecture, CaFE
 from cafe_cli.system.atomic_write import remove, replacing
 
 _TRAINING = "training/"
-# Encoder names become constructor arguments in other libraries: no hub addresses, no paths.
+# Encoder names are passed to other libraries: hub addresses and paths are not allowed.
 _ENCODER = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _MAX_WIDTH = 4096
 
 
 def _parse_architecture(value: Any) -> Architecture:
-    """Validate the architecture of a file, which may name no code and ask for no endless memory."""
+    """Validate an untrusted architecture: no hub addresses or paths, no unbounded memory."""
     if isinstance(value, Architecture):
         return value
     if not isinstance(value, dict):
@@ -128,7 +128,7 @@ def save(
     card: ModelCard,
     training: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write a model file; with `training` (tensors, plain values) one to go on from."""
+    """Write a model file, or a checkpoint if `training` (tensors, plain values) is given."""
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
@@ -145,10 +145,10 @@ def save(
 def _write(
     tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path, beside: Path
 ) -> None:
-    """Write the file `beside`; `path` is what it is called in errors.
+    """Write the file `beside`; errors name it `path`.
 
-    safetensors writes to a temporary file of its own in the same folder, for its owner's eyes
-    only, and leaves it there if it is killed: so it gets a folder that the next one clears away.
+    safetensors writes a temporary file into the same folder, readable by its owner only, and leaves
+    it there if the process is killed: so it writes into a folder that the next run removes.
     """
     folder = beside.with_suffix("")
     try:
@@ -166,12 +166,12 @@ def _write(
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read what travels with the weights, without the weights.
+    """Read the card of a model file, without the weights.
 
     Raises
     ------
     ModelFileError
-        Not a model file, a damaged one, or one of another version.
+        The file is no model file, is damaged, or is of another version.
     """
     return _card(path, _open(path).metadata() or {})
 
@@ -182,7 +182,7 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
     Raises
     ------
     ModelFileError
-        Not a model file, a damaged one, or weights that do not fit the network it describes.
+        As `read_card`, or the weights do not fit the network that the card describes.
     """
     file = _open(path)
     card = _card(path, file.metadata() or {})
@@ -191,8 +191,8 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
         for name in file.keys()  # noqa: SIM118
         if not name.startswith(_TRAINING)
     }
-    # First without memory: a file cannot ask for more than the weights it brings.
-    with torch.device("meta"), _RatesInMemory():
+    # On the meta device first: a file cannot allocate more memory than its own weights take.
+    with torch.device("meta"), _LinspaceOnCpu():
         expected = {n: tuple(t.shape) for n, t in _build(path, card).state_dict().items()}
     if expected != shapes:
         missing, other = sorted(expected.keys() - shapes), sorted(shapes.keys() - expected)
@@ -208,12 +208,12 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
 
 
 def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint to go on from: network state, training tensors, plain values.
+    """Read a checkpoint: state dict of the network, training tensors, plain values.
 
     Raises
     ------
     ModelFileError
-        The file is damaged, or a model without the state of a training run.
+        The file is damaged, or no checkpoint.
     """
     file = _open(path)
     values = _values(path, file)
@@ -239,8 +239,8 @@ def _values(path: Path, file: Any) -> dict[str, Any]:
         raise ModelFileError(f"{path}: its state of training is damaged: {error}") from error
 
 
-class _RatesInMemory(TorchFunctionMode):
-    """Keep drop path rates real where all else is meta: encoders read them off a tensor."""
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Compute `torch.linspace` on the CPU: encoders read drop path rates off its result."""
 
     def __torch_function__(
         self,

@@ -18,7 +18,7 @@ from cafe_cli import findings
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import model_file
-from cafe_cli.model.device import choose
+from cafe_cli.model.device import choose_device
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.text import first_line
@@ -200,7 +200,7 @@ def rehearse(
         training = len(tileset.of("train"))
         world = processes.plan(device, config.train).world
         preflight.check_shares(training, config.train, world)
-        target, network = choose(device), build_network(tileset, config)
+        target, network = choose_device(device), build_network(tileset, config)
         size = config.train.batch_size
         if size == "auto":
             within = processes.precision_of(config.train, target).forward_context

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cafe_cli.config.schema import TrainSettings
 from cafe_cli.errors import CafeError, ConfigError, TrainingError
-from cafe_cli.model.device import choose, computes_in_bf16
+from cafe_cli.model.device import choose_device, has_native_bf16
 
 log = logging.getLogger("cafe")
 
@@ -161,7 +161,7 @@ def plan(device: str, settings: TrainSettings) -> ProcessPlan:
     ConfigError
         A device that is not there, or another number of processes than a launcher has started.
     """
-    chosen = choose(device)
+    chosen = choose_device(device)
     devices, nodes = _count(settings, launched())
     _check(chosen, devices, nodes)
     return ProcessPlan(chosen, devices, nodes)
@@ -263,7 +263,7 @@ def precision_of(settings: TrainSettings, device: torch.device) -> Precision:
     """Return in what a network computes; its `forward_context` is what it has to run in."""
     mixed = settings.precision == "bf16-mixed"
     if settings.precision == "auto":
-        mixed = computes_in_bf16(device)
+        mixed = has_native_bf16(device)
     return _Mixed("bf16-mixed", device.type) if mixed else Precision()
 
 
