@@ -173,7 +173,7 @@ def test_a_kind_of_batchnorm_that_is_not_known_stays():
 def test_a_convolution_that_does_more_with_its_weights_stays():
     class Standardised(nn.Conv2d):
         def forward(self, x):
-            weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+            weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
             return nn.functional.conv2d(x, weight, self.bias)
 
     model = Net()
