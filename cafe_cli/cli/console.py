@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -19,9 +19,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cafe_cli.findings import LEVELS, Report
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.text import megabytes, percent
+from cafe_cli.text import percent
 from cafe_cli.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class _Lines(logging.Handler):
         message = record.getMessage()
         if message not in self._said:
             self._said.add(message)
-            _line(_kind_of(record.levelno), message)
+            print_line(_kind_of(record.levelno), message)
 
 
 def _kind_of(level: int) -> str | tuple[str, str]:
@@ -62,13 +61,13 @@ def _kind_of(level: int) -> str | tuple[str, str]:
 
 def show_error(message: str) -> None:
     """Print the one line of an error."""
-    _line(("Error: ", "bold red"), message)
+    print_line(("Error: ", "bold red"), message)
 
 
 def say(message: str) -> None:
     """Tell what was done, unless -q."""
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
-        _line("", message)
+        print_line("", message)
 
 
 @contextmanager
@@ -167,94 +166,11 @@ def show_scores(scores: "Scores", title: str) -> None:
         say(f"{scores.unpredicted:,} labelled pixels have no prediction and are in no score")
 
 
-def show_report(report: Report) -> None:
-    """Print what a check found: a line per raster, the rest as an outline, then the findings.
-
-    With -v, every fact. The gravest findings come last.
-    """
-    log = logging.getLogger("cafe")
-    facts = dict(report.facts)
-    if log.isEnabledFor(logging.INFO):
-        lines: list[str] = []
-        if not log.isEnabledFor(logging.DEBUG):
-            scenes = facts.pop("scenes", {})
-            lines = [line for name, scene in scenes.items() for line in _scene_lines(name, scene)]
-        for line in [*lines, *_outline(facts, 0)]:
-            console.print(Text(line), soft_wrap=True, highlight=False)
-    styles = {"note": "cyan", "warning": "yellow", "error": "bold red"}
-    for finding in sorted(report.findings, key=lambda f: LEVELS.index(f.level), reverse=True):
-        named = not finding.where or finding.message.startswith(finding.where)
-        where = "" if named else f"{finding.where}: "
-        if finding.level != "note" or log.isEnabledFor(logging.INFO):
-            head = (f"{finding.level.capitalize()}: ", styles[finding.level])
-            _line(head, where + finding.message)
-    counts = ", ".join(f"{report.count(level)} {level}s" for level in LEVELS)
-    say(f"{report.title}: {'ok' if report.ok else 'not ok'} ({counts})")
-
-
-def _scene_lines(name: str, scene: Mapping[str, Any]) -> Iterator[str]:
-    yield f"scene {name}"
-    for stream in ("optical", "elevation", "dtm", "labels"):
-        if stream in scene:
-            yield f"  {stream:<10} {', '.join(_stream_facts(scene[stream]))}"
-
-
-def _stream_facts(stream: Mapping[str, Any]) -> Iterator[str]:
-    """Say in a line what a stream of a scene is; of several files the first stands for all."""
-    first: Mapping[str, Any] = next(iter(stream["rasters"]), {})
-    if stream["files"] > 1:
-        yield f"{stream['files']} files, the first"
-    if "width" not in first:
-        yield str(first.get("path", "-"))
-    else:
-        size = f"{first['width']:,} x {first['height']:,} px"
-        gsd = first["gsd"]
-        yield size + (f" of {gsd:.3g} m" if gsd else "")
-        yield first["crs"]
-        yield f"{_fact('', first['dtype'])} {' '.join(first['bands'])}"
-        yield f"mask: {first['mask']}"
-    if first.get("lowest") is not None:
-        yield f"{first['lowest']:.1f} to {first['highest']:.1f} m"
-        yield f"{first['void_percent']:g} % void"
-    if "overlap_percent" in stream:
-        yield f"covers {stream['overlap_percent']:g} %"
-    if above := stream.get("above_ground"):
-        yield f"above ground {above['p1']:g}, {above['p50']:g}, {above['p99']:g} m (1, 50, 99 %)"
-    if total := sum(stream.get("classes", {}).values()):
-        yield ", ".join(f"{k} {percent(n / total, 1)}" for k, n in stream["classes"].items())
-
-
-def _outline(value: Any, depth: int) -> Iterator[str]:
-    """Write nested facts as indented lines; what fits on one line stays on it."""
-    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value, start=1):
-        label = f"{'  ' * depth}{str(key).replace('_', ' ')}:"
-        nested = isinstance(item, Mapping) or (
-            isinstance(item, list) and any(isinstance(part, Mapping) for part in item)
-        )
-        if nested and item:
-            yield label
-            yield from _outline(item, depth + 1)
-        else:
-            yield f"{label} {_fact(str(key), item)}"
-
-
-def _fact(key: str, value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_fact("", part) for part in value) or "-"
-    if value is None or value == {}:
-        return "-"
-    if key in ("memory", "disk", "disk_at_most"):
-        return megabytes(value)
-    if isinstance(value, float):
-        return f"{value:,.6g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _line(kind: str | tuple[str, str], message: str) -> None:
+def print_line(kind: str | tuple[str, str], message: str) -> None:
     """Print one line, whatever the message holds: brackets are no markup, line ends no lines."""
     text = Text.assemble(kind, " ".join(message.splitlines()))
     console.print(text, soft_wrap=True, highlight=False)

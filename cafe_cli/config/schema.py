@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.config.choices import TTA, Blend, Engine, Ground, Guidance, Precision, Unit
 from cafe_cli.errors import ConfigError
 from cafe_cli.text import parse_duration
 
@@ -30,7 +31,6 @@ def _seconds(value: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-Unit = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
 
 
 class Section(BaseModel):
@@ -71,7 +71,7 @@ class HeightSettings(Section):
     """
 
     kind: Literal["dsm", "ndsm"] = "dsm"
-    ground: Literal["auto", "dtm", "estimate", "none"] = "auto"
+    ground: Ground = "auto"
     unit: Unit = "auto"
     nodata: float | None = None
     fill: Annotated[float, Field(ge=0, le=1000)] = 2.0
@@ -185,7 +185,7 @@ class ModelSettings(Section):
     attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=2 * STRIDE)] = (
         "auto"
     )
-    guidance: Literal["none", "labels", "distill"] = "none"
+    guidance: Guidance = "none"
     enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
     pyramid: bool = True
 
@@ -238,7 +238,7 @@ class TrainSettings(Section):
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=0)] = 0
     time_limit: Duration | None = None
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    precision: Precision = "auto"
     checkpointing: bool = False
     compile: bool = False
     devices: Count | None = None
@@ -268,13 +268,13 @@ class PredictSettings(Section):
 
     window: Literal["auto"] | Annotated[int, Field(ge=STRIDE, le=65536)] = "auto"
     overlap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    blend: Literal["hann", "gaussian", "crop"] = "hann"
-    tta: Literal["none", "flips", "d4"] = "none"
+    blend: Blend = "hann"
+    tta: TTA = "none"
     scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1)] = (
         1.0,
     )
     batch_size: Literal["auto"] | Count = "auto"
-    engine: Literal["auto", "torch", "onnx"] = "auto"
+    engine: Engine = "auto"
 
 
 class ClassSettings(Section):

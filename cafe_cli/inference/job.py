@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cafe_cli.classes import ClassTable, LandClass
-from cafe_cli.config.schema import Unit
+from cafe_cli.config.choices import Unit
 from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.raster.vrt import Product
 from cafe_cli.system.atomic_write import check_outputs

@@ -1,0 +1,30 @@
+"""``cafe demo``: run every command on the sample data."""
+
+from pathlib import Path
+
+import click
+
+from cafe_cli.cli.options import PATH, device_option, overwrite_option
+
+
+@click.command()
+@click.option(
+    "-c", "--config", "config_path", type=PATH, default=Path("configs/sample.toml"),
+    show_default=True, help="Config that names the sample data.",
+)  # fmt: skip
+@click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True)
+@overwrite_option
+@device_option
+def demo(config_path: Path, output: Path, overwrite: bool, device: str) -> None:
+    """Tile, train, predict, mosaic and evaluate on the sample data, and draw the result."""
+    from cafe_cli.cli.console import say, show_scores, training_display
+    from cafe_cli.demo import demo as run
+    from cafe_cli.training.train import TrainCallbacks
+
+    with training_display() as (on_step, on_epoch):
+        scores = run(
+            config_path, output, device=device, overwrite=overwrite,
+            report=TrainCallbacks(on_step, on_epoch), say=say,
+        )  # fmt: skip
+    show_scores(scores, "map of the town against its true labels")
+    say(f"wrote {output / 'demo.png'}: look at it")

@@ -1,0 +1,59 @@
+"""``cafe mosaic``: merge label rasters into one map."""
+
+from pathlib import Path
+
+import click
+
+from cafe_cli.cli.options import PATH, bbox_option, dry_option, output_options
+
+METHODS = ("first", "last", "majority", "confidence")
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True)
+@output_options("Label raster (COG).")
+@click.option("--method", type=click.Choice(METHODS), default="majority", show_default=True)
+@click.option(
+    "--confidence", "confidences", multiple=True,
+    help="Confidence rasters in the order of the inputs: a file (repeated), a glob or @list.",
+)  # fmt: skip
+@click.option("--confidence-output", type=PATH, help="Second output: confidence of the labels.")
+@click.option("--like", help="Raster whose CRS and pixels the map takes, instead of the first's.")
+@click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
+@bbox_option("Extent in the CRS of the map.  [default: all inputs]")
+@dry_option
+def mosaic(
+    inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
+    confidences: tuple[str, ...], confidence_output: Path | None, like: str | None,
+    resolution: float | None, bbox: tuple[float, float, float, float] | None, dry_run: bool,
+) -> None:  # fmt: skip
+    """Join label rasters into one map.
+
+    INPUTS are files, folders, quoted globs, @list.txt or any name GDAL opens. The map has the
+    pixel grid of the first, or of --like, and reaches around all of them.
+    """
+    from cafe_cli.cli.console import progress_bar, say
+    from cafe_cli.cli.report import print_reports
+    from cafe_cli.mosaic.grid import TargetGrid
+    from cafe_cli.mosaic.mosaic import dry_run as rehearse
+    from cafe_cli.mosaic.mosaic import mosaic as run
+    from cafe_cli.mosaic.plan import Confidences
+    from cafe_cli.scenes.discovery import expand_inputs
+
+    files = expand_inputs(inputs)
+    surer = Confidences(tuple(expand_inputs(confidences)), confidence_output)
+    if confidence_output and not confidences:
+        raise click.UsageError("--confidence-output needs --confidence")
+    given = surer if confidences else None
+    target = TargetGrid(like, resolution, bbox)
+    if dry_run:
+        print_reports([rehearse(
+            files, output, method=method, confidences=given, target=target, overwrite=overwrite,
+        )])  # fmt: skip
+        return
+    with progress_bar("mosaic") as progress:
+        run(
+            files, output, method=method, confidences=given, target=target, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    say(f"joined {len(files)} rasters into {output}")

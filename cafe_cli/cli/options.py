@@ -1,0 +1,197 @@
+"""Options that several commands share, and options that override a key of the config."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+import click
+
+from cafe_cli.config.choices import Ground, Unit
+
+if TYPE_CHECKING:
+    from cafe_cli.config.schema import Config
+
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class ConfigOption:
+    """An option that overrides a key of the config.
+
+    Attributes
+    ----------
+    flag : str
+        Such as ``--batch-size``; the command's parameter is named after it.
+    key : str
+        Dotted key of `cafe_cli.config.schema.Config`, such as ``train.batch_size``.
+    help : str, optional
+    type : type or Literal
+        A Literal offers its values as choices.
+    metavar : str, optional
+        Stands for the value in the help text.
+    multiple : bool
+        Whether the option may be repeated.
+    callback : callable, optional
+        Parses the value, as click calls it.
+    """
+
+    flag: str
+    key: str
+    help: str | None = None
+    type: Any = str
+    metavar: str | None = None
+    multiple: bool = False
+    callback: Callable[[click.Context, click.Parameter, Any], Any] | None = None
+
+    @property
+    def parameter(self) -> str:
+        """Name of the command's parameter."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Values to choose from; empty if there are none."""
+        return get_args(self.type)
+
+    def decorate(self, command: Callable[..., Any]) -> Callable[..., Any]:
+        """Add the option to a command."""
+        kind = click.Choice(self.choices) if self.choices else self.type
+        return click.option(
+            self.flag, self.parameter, type=kind, help=self.help, metavar=self.metavar,
+            multiple=self.multiple, callback=self.callback,
+        )(command)  # fmt: skip
+
+
+def add_options(options: Sequence[ConfigOption]) -> Decorator:
+    """Return a decorator that adds options in the order of the sequence."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option.decorate(command)
+        return command
+
+    return add
+
+
+def take_overrides(options: Sequence[ConfigOption], given: dict[str, Any]) -> dict[str, Any]:
+    """Remove the options' parameters from `given`; return those that are set by config key."""
+    values = {option.key: given.pop(option.parameter) for option in options}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def read_config(
+    path: Path | None, assignments: Sequence[str], overrides: Mapping[str, Any] | None = None
+) -> "Config":
+    """Read the config file, and override it by ``--set`` and then by the other options."""
+    from cafe_cli.config.load import load_config, parse_assignment
+
+    return load_config(path, {**dict(map(parse_assignment, assignments)), **(overrides or {})})
+
+
+def _numbers(convert: Callable[[str], float], example: str) -> Callable[..., Any]:
+    """Return a callback that parses numbers separated by commas."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+        if value is None:
+            return None
+        try:
+            return tuple(convert(part) for part in value.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not a list like {example}") from error
+
+    return parse
+
+
+integers = _numbers(int, "4,1,2")
+floats = _numbers(float, "0.75,1,1.25")
+
+
+def _absolute(context: click.Context, parameter: click.Parameter, names: Sequence[str]) -> Any:
+    """Make file names absolute: those of a config are relative to its own folder."""
+    from cafe_cli.scenes.discovery import expand
+    from cafe_cli.system.atomic_write import is_remote
+
+    def absolute(name: str) -> str:
+        return name if is_remote(name) else str(Path(name).absolute())
+
+    # Names in an @list are relative to the working folder, too.
+    listed = [n for name in names for n in (expand(name) if name.startswith("@") else [name])]
+    found = tuple(map(absolute, listed))
+    return found[0] if len(found) == 1 else found or None
+
+
+def _files(flag: str, key: str, what: str) -> ConfigOption:
+    return ConfigOption(flag, key, what, multiple=True, callback=_absolute)
+
+
+RASTER_OPTIONS = (
+    ConfigOption(
+        "--bands", "scenes.bands", "Optical bands from 1, in this order.",
+        metavar="B,B,...", callback=integers,
+    ),
+    ConfigOption("--crs", "scenes.crs", "CRS of rasters that do not say theirs, e.g. EPSG:25832."),
+    ConfigOption("--height-unit", "height.unit", "Unit of the heights.", Unit),
+    ConfigOption(
+        "--height-nodata", "height.nodata",
+        "Value that marks voids, instead of the raster's nodata.", float,
+    ),
+)  # fmt: skip
+"""What the rasters hold."""
+
+SCENE_OPTIONS = (
+    _files(
+        "--optical", "scenes.optical",
+        "Orthophoto; {id} in the name makes scenes, * and repetition join files.",
+    ),
+    _files("--elevation", "scenes.elevation", "Surface model; named like --optical."),
+    _files("--dtm", "scenes.dtm", "Terrain model to take heights above."),
+    _files("--labels", "scenes.labels", "Labels: raster or vectors."),
+    *RASTER_OPTIONS,
+    ConfigOption("--ground", "height.ground", type=Ground),
+    ConfigOption("--size", "tile.size", "Side of a tile in pixels.", int),
+    ConfigOption("--overlap", "tile.overlap", "Overlap of training tiles in pixels.", int),
+)  # fmt: skip
+"""The scenes, what their rasters hold, and the tiles they are cut into."""
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --config and --set."""
+    command = click.option(
+        "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
+        help="Set any key of the config.",
+    )(command)  # fmt: skip
+    return click.option("-c", "--config", "config_path", type=PATH, help="Config file (TOML).")(
+        command
+    )
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+
+
+def output_options(what: str) -> Decorator:
+    """Add --output, described by `what`, and --overwrite."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        output = click.option("-o", "--output", type=PATH, required=True, help=what)
+        return output(overwrite_option(command))
+
+    return add
+
+
+def bbox_option(what: str) -> Decorator:
+    """Add --bbox, described by `what`."""
+    return click.option("--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP", help=what)
+
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+jobs_option = click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Threads.  [default: one per core]"
+)
+dry_option = click.option(
+    "--dry-run", is_flag=True, help="Check the inputs and say what would be done; write nothing."
+)

@@ -1,0 +1,114 @@
+"""``cafe predict``: write the land-cover map of a scene."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cafe_cli.cli.options import (
+    PATH,
+    RASTER_OPTIONS,
+    ConfigOption,
+    add_options,
+    bbox_option,
+    dry_option,
+    floats,
+    jobs_option,
+    output_options,
+    read_config,
+    take_overrides,
+)
+from cafe_cli.config.choices import TTA, Blend, Engine
+
+WINDOW_OPTIONS = (
+    ConfigOption(
+        "--window", "predict.window",
+        "Side of the window in pixels.  [default: auto, to suit the scene]",
+    ),
+    ConfigOption(
+        "--overlap", "predict.overlap", "Overlap of windows in pixels.  [default: auto, 128]"
+    ),
+    ConfigOption("--blend", "predict.blend", "Weights of a window.  [default: hann]", Blend),
+    ConfigOption("--tta", "predict.tta", "Average over flips, or all symmetries.", TTA),
+    ConfigOption(
+        "--scales", "predict.scales", "Average over scales, e.g. 0.75,1,1.25.",
+        metavar="S,S,...", callback=floats,
+    ),
+    ConfigOption("--batch-size", "predict.batch_size", "Windows at a time.  [default: auto]"),
+    ConfigOption("--engine", "predict.engine", "Runs the network.  [default: auto]", Engine),
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("models", type=PATH, nargs=-1)
+@click.option("--model", "more", type=PATH, multiple=True, help="Model; several are averaged.")
+@click.option("--optical", required=True, multiple=True, help="Orthophoto; several are joined.")
+@click.option("--elevation", multiple=True, help="Surface model.")
+@click.option("--dtm", multiple=True, help="Terrain model to take heights above.")
+@output_options("Label raster (COG); a folder with --per-file.")
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left.")
+@click.option("--per-file", is_flag=True, help="A map for each orthophoto instead of one for all.")
+@click.option("--confidence", type=PATH, help="Second output: probability in per cent (COG).")
+@click.option("--probabilities", type=PATH, help="Output: probability of every class in per cent.")
+@click.option("--quality", type=PATH, help="Output: 0 image and heights, 1 image only.")
+@click.option("--aoi", help="Vector file: predict only within its polygons.")
+@bbox_option("Predict only within, in the CRS of the orthophoto.")
+@click.option("--bbox-crs", help="CRS of --bbox, e.g. EPSG:4326.")
+@add_options(RASTER_OPTIONS)
+@click.option(
+    "--gsd", type=click.Choice(["own", "model"]), default="own", show_default=True,
+    help="Grid of the map: the orthophoto's own, or resampled to the model's GSD.",
+)  # fmt: skip
+@add_options(WINDOW_OPTIONS)
+@click.option(
+    "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, a list of cuda:N, or all."
+)
+@jobs_option
+@dry_option
+def predict(
+    models: tuple[Path, ...], more: tuple[Path, ...], output: Path, overwrite: bool, resume: bool,
+    per_file: bool, creation: tuple[str, ...], device: str, jobs: int | None, dry_run: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Write the land-cover map of a scene.
+
+    MODELS are averaged if there are several. Rasters are files, folders, quoted globs, @list.txt or
+    any name GDAL opens.
+    """
+    from cafe_cli.cli.console import inference_display, show_meter
+    from cafe_cli.cli.report import print_reports
+    from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+    from cafe_cli.inference.predict import dry_run as check_run
+    from cafe_cli.inference.predict import dry_run_per_file, predict_per_file
+    from cafe_cli.inference.predict import predict as run
+    from cafe_cli.scenes.discovery import expand_inputs
+
+    if not (models := (*models, *more)):
+        raise click.UsageError("Missing argument 'MODEL'")
+    settings = read_config(None, (), take_overrides(WINDOW_OPTIONS, options)).predict
+    extra = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
+    made = dict(map(_key_value, creation))
+    outputs = PredictOutput(output, **extra, options=made, overwrite=overwrite, resume=resume)
+    for stream in ("optical", "elevation", "dtm"):
+        options[stream] = tuple(expand_inputs(options[stream]))
+    source, compute = PredictInput(**options), ComputeOptions(device, jobs)
+    if dry_run:
+        each = dry_run_per_file if per_file else check_run
+        found = each(models, source, outputs, settings=settings, compute=compute)
+        print_reports(found if isinstance(found, list) else [found])
+        return
+    with inference_display() as progress:
+        call = predict_per_file if per_file else run
+        meter = call(models, source, outputs, settings=settings, compute=compute, progress=progress)
+    show_meter(meter, outputs.paths.values())
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    """Split KEY=VALUE, as GDAL's creation options are written."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"--co {text!r} is not like COMPRESS=ZSTD")
+    return key.upper(), value

@@ -1,0 +1,111 @@
+"""Reports of checks and dry runs as text."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.text import Text
+
+from cafe_cli.cli.console import console, print_line, say
+from cafe_cli.errors import CafeError
+from cafe_cli.findings import LEVELS, Report
+from cafe_cli.text import megabytes, percent
+
+
+def print_reports(reports: Sequence[Report], as_json: bool = False) -> None:
+    """Print reports, and end the command with exit code 1 if one of them has errors.
+
+    With `as_json`, as JSON to stdout: an object per report.
+    """
+    for report in reports:
+        if as_json:
+            click.echo(json.dumps(report.as_json(), indent=1))
+        else:
+            show_report(report)
+    if not all(report.ok for report in reports):
+        click.get_current_context().exit(CafeError.exit_code)
+
+
+def show_report(report: Report) -> None:
+    """Print what a check found: a line per raster, the rest as an outline, then the findings.
+
+    With -v, every fact. The gravest findings come last.
+    """
+    log = logging.getLogger("cafe")
+    facts = dict(report.facts)
+    if log.isEnabledFor(logging.INFO):
+        lines: list[str] = []
+        if not log.isEnabledFor(logging.DEBUG):
+            scenes = facts.pop("scenes", {})
+            lines = [line for name, scene in scenes.items() for line in _scene_lines(name, scene)]
+        for line in [*lines, *_outline(facts, 0)]:
+            console.print(Text(line), soft_wrap=True, highlight=False)
+    styles = {"note": "cyan", "warning": "yellow", "error": "bold red"}
+    for finding in sorted(report.findings, key=lambda f: LEVELS.index(f.level), reverse=True):
+        named = not finding.where or finding.message.startswith(finding.where)
+        where = "" if named else f"{finding.where}: "
+        if finding.level != "note" or log.isEnabledFor(logging.INFO):
+            head = (f"{finding.level.capitalize()}: ", styles[finding.level])
+            print_line(head, where + finding.message)
+    counts = ", ".join(f"{report.count(level)} {level}s" for level in LEVELS)
+    say(f"{report.title}: {'ok' if report.ok else 'not ok'} ({counts})")
+
+
+def _scene_lines(name: str, scene: Mapping[str, Any]) -> Iterator[str]:
+    yield f"scene {name}"
+    for stream in ("optical", "elevation", "dtm", "labels"):
+        if stream in scene:
+            yield f"  {stream:<10} {', '.join(_stream_facts(scene[stream]))}"
+
+
+def _stream_facts(stream: Mapping[str, Any]) -> Iterator[str]:
+    """Say in a line what a stream of a scene is; of several files the first stands for all."""
+    first: Mapping[str, Any] = next(iter(stream["rasters"]), {})
+    if stream["files"] > 1:
+        yield f"{stream['files']} files, the first"
+    if "width" not in first:
+        yield str(first.get("path", "-"))
+    else:
+        size = f"{first['width']:,} x {first['height']:,} px"
+        gsd = first["gsd"]
+        yield size + (f" of {gsd:.3g} m" if gsd else "")
+        yield first["crs"]
+        yield f"{_fact('', first['dtype'])} {' '.join(first['bands'])}"
+        yield f"mask: {first['mask']}"
+    if first.get("lowest") is not None:
+        yield f"{first['lowest']:.1f} to {first['highest']:.1f} m"
+        yield f"{first['void_percent']:g} % void"
+    if "overlap_percent" in stream:
+        yield f"covers {stream['overlap_percent']:g} %"
+    if above := stream.get("above_ground"):
+        yield f"above ground {above['p1']:g}, {above['p50']:g}, {above['p99']:g} m (1, 50, 99 %)"
+    if total := sum(stream.get("classes", {}).values()):
+        yield ", ".join(f"{k} {percent(n / total, 1)}" for k, n in stream["classes"].items())
+
+
+def _outline(value: Any, depth: int) -> Iterator[str]:
+    """Write nested facts as indented lines; what fits on one line stays on it."""
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value, start=1):
+        label = f"{'  ' * depth}{str(key).replace('_', ' ')}:"
+        nested = isinstance(item, Mapping) or (
+            isinstance(item, list) and any(isinstance(part, Mapping) for part in item)
+        )
+        if nested and item:
+            yield label
+            yield from _outline(item, depth + 1)
+        else:
+            yield f"{label} {_fact(str(key), item)}"
+
+
+def _fact(key: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact("", part) for part in value) or "-"
+    if value is None or value == {}:
+        return "-"
+    if key in ("memory", "disk", "disk_at_most"):
+        return megabytes(value)
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

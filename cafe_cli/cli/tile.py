@@ -1,0 +1,61 @@
+"""``cafe tile``: cut scenes into a tile set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cafe_cli.cli.check import check_scenes
+from cafe_cli.cli.options import (
+    SCENE_OPTIONS,
+    add_options,
+    config_options,
+    dry_option,
+    jobs_option,
+    output_options,
+    read_config,
+    take_overrides,
+)
+from cafe_cli.text import percent
+
+if TYPE_CHECKING:
+    from cafe_cli.tilesets.tileset import TileSet
+
+
+@click.command()
+@config_options
+@add_options(SCENE_OPTIONS)
+@click.option("--virtual", is_flag=True, help="Copy no pixels: tiles are windows into the rasters.")
+@jobs_option
+@dry_option
+@output_options("Folder of the tile set.")
+def tile(
+    config_path: Path | None, assignments: tuple[str, ...], output: Path, overwrite: bool,
+    virtual: bool, jobs: int | None, dry_run: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Cut scenes into a training set, split by ground.
+
+    A config declares scenes and classes; options lie over it.
+    """
+    from cafe_cli.cli.console import progress_bar
+    from cafe_cli.tilesets.make import tile as run
+
+    config = read_config(config_path, assignments, take_overrides(SCENE_OPTIONS, options))
+    if dry_run:
+        check_scenes(config, output, overwrite, jobs=jobs)
+        return
+    with progress_bar("tile") as progress:
+        tileset = run(config, output, overwrite, progress, virtual=virtual, jobs=jobs)
+    _show_tileset(output, tileset)
+
+
+def _show_tileset(output: Path, tileset: "TileSet") -> None:
+    """Print the number of tiles and the shares of the classes of each split."""
+    from cafe_cli.cli.console import say
+
+    for split, counts in tileset.pixels.items():
+        if tiles := tileset.of(split):
+            total = max(sum(counts.values()), 1)
+            shares = ", ".join(f"{name} {percent(n / total, 1)}" for name, n in counts.items())
+            say(f"{split}: {len(tiles)} tiles: {shares}")
+    say(f"wrote {output}")

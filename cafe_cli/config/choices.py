@@ -1,0 +1,11 @@
+"""Choices of the config that the command line offers, too: without pydantic, which is slow."""
+
+from typing import Literal, TypeAlias
+
+Unit: TypeAlias = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
+Ground: TypeAlias = Literal["auto", "dtm", "estimate", "none"]
+Guidance: TypeAlias = Literal["none", "labels", "distill"]
+Precision: TypeAlias = Literal["auto", "32-true", "bf16-mixed"]
+Blend: TypeAlias = Literal["hann", "gaussian", "crop"]
+TTA: TypeAlias = Literal["none", "flips", "d4"]
+Engine: TypeAlias = Literal["auto", "torch", "onnx"]
