@@ -79,7 +79,7 @@ class SceneInput:
             self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
         )
         _check_image(inspection, ensemble.card)
-        return inspection, _area(self.source, inspection.grid)
+        return inspection, _area(self.source, inspection.grid, inspection.files.name)
 
     def fingerprint(self) -> dict[str, object]:
         """Return what the pixels of a map depend on: files, bands, height settings, resampling."""
@@ -114,15 +114,15 @@ def _warn_about_heights(source: PredictInput, ensemble: Ensemble) -> None:
         )
 
 
-def _area(source: PredictInput, grid: Grid) -> Area:
+def _area(source: PredictInput, grid: Grid, name: str) -> Area:
     """Return the area of interest: the whole scene, or what lies in the box and the polygons."""
     area = Area.whole(grid)
     if source.bbox is not None:
-        area = Area.from_bbox(source.bbox, grid, source.bbox_crs)
+        area = Area.from_bbox(source.bbox, grid, source.bbox_crs, name=name)
     if source.aoi is None:
         return area
-    inside = Area.from_file(source.aoi, grid)
-    return inside if source.bbox is None else inside.intersection(area)
+    inside = Area.from_file(source.aoi, grid, name=name)
+    return inside if source.bbox is None else inside.intersection(area, name=name)
 
 
 def _check_image(scene: SceneInspection, card: ModelCard) -> None:

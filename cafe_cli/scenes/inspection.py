@@ -21,8 +21,9 @@ from cafe_cli.raster.mosaic_view import (
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
+from cafe_cli.system.threads import warn_once
 from cafe_cli.text import percent
-from cafe_cli.vector.features import is_vector, warn_once
+from cafe_cli.vector.features import is_vector
 
 DOUBTFUL_ALPHA = (
     "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
@@ -163,7 +164,7 @@ def _inspect_bands(
             raise BandError(f"{path} has no band besides alpha")
         if bands is None:
             for band in find_doubtful_alpha(optical):
-                warn_once(f"band {band} of {optical.name} {DOUBTFUL_ALPHA}")
+                warn_once(optical.name, f"band {band} of {optical.name} {DOUBTFUL_ALPHA}")
         about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
         plain = ("undefined", "gray", "palette", "alpha")
         names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
@@ -188,5 +189,5 @@ def _inspect_partner(
     share = covered_share(members, scene, grid)
     if share < 0.995:
         more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
-        warn_once(f"{paths[0]}{more} {percent(share, 1)} of {scene}")
+        warn_once(scene, f"{paths[0]}{more} {percent(share, 1)} of {scene}")
     return members

@@ -13,7 +13,8 @@ from cafe_cli.errors import ConfigError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.label_coding import IGNORE, Decoded, label_key, list_classes, value_to_class
-from cafe_cli.vector.features import Features, read_features, refuse_empty, warn_once
+from cafe_cli.system.threads import warn_once
+from cafe_cli.vector.features import Features, read_features, refuse_empty
 from cafe_cli.vector.geometry import subdivide
 from cafe_cli.vector.rasterize import rasterize_indices
 
@@ -59,7 +60,7 @@ class VectorLabels:
             for path in paths:
                 refuse_empty(path, grid, layer, name, gaps=settings.unlabelled != IGNORE)
         elif empty:
-            warn_once(f"no feature of {', '.join(empty)} lies inside {name}")
+            warn_once(name, f"no feature of {', '.join(empty)} lies inside {name}")
         return cls(files, grid.extent)
 
     def read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:

@@ -1,5 +1,6 @@
 """Work on a scene in several threads, each with its own open rasters; results come in order."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,6 +16,18 @@ U = TypeVar("U")
 Tasks: TypeAlias = "SimpleQueue[tuple[Future[U], T] | None]"
 
 _AHEAD = 2  # items per thread that may be done and wait for those before them
+
+
+log = logging.getLogger("cafe")
+
+_warnings: dict[tuple[str, str], object] = {}
+
+
+def warn_once(scene: str, message: str) -> None:
+    """Log a warning about a scene, though each thread that opens the scene comes across it."""
+    mine = object()
+    if _warnings.setdefault((scene, message), mine) is mine:  # atomic
+        log.warning("%s", message)
 
 
 def cores() -> int:

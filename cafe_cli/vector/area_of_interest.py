@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cafe_cli.errors import GridError, InputError
 from cafe_cli.raster.grid import Bounds, Grid
 from cafe_cli.raster.window import Window, blocks
+from cafe_cli.system.threads import warn_once
 from cafe_cli.vector.bounding_box import bbox_polygons
-from cafe_cli.vector.features import READ_ERRORS, find_layer, read_features, warn_once
+from cafe_cli.vector.features import READ_ERRORS, find_layer, read_features
 from cafe_cli.vector.geometry import Geometries, single_parts, subdivide
 from cafe_cli.vector.rasterize import rasterize_indices
 
@@ -271,7 +272,9 @@ def _polygons(path: str, geometries: Geometries, name: str) -> Geometries:
             "drawn as polygons"
         )
     if not areal.all():
-        warn_once(f"{path}: {(~areal).sum()} points and lines enclose nothing and are left out")
+        warn_once(
+            name, f"{path}: {(~areal).sum()} points and lines enclose nothing and are left out"
+        )
     polygons: Geometries = parts[areal]
     return polygons
 

@@ -1,7 +1,5 @@
 """Features of vector files on the pixels of a raster."""
 
-import functools
-import logging
 import math
 import os
 from dataclasses import dataclass
@@ -20,10 +18,9 @@ from rasterio.warp import transform
 from cafe_cli.errors import GridError, InputError, LabelError
 from cafe_cli.raster.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
 from cafe_cli.system.atomic_write import is_file_name
+from cafe_cli.system.threads import warn_once
 from cafe_cli.text import did_you_mean
 from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
-
-log = logging.getLogger("cafe")
 
 Value: TypeAlias = int | float | str | None
 Box: TypeAlias = tuple[float, float, float, float]
@@ -110,7 +107,7 @@ def read_features(
     _check_crs(source, grid, name)
     column = _find_column(source, attribute)
     box = surroundings(grid, source.crs)
-    geometries, values = _read(source, column, box)
+    geometries, values = _read(source, column, box, name)
     pixels = to_pixels(source, geometries, grid, box, name)
     # Map sheets share their edges: what only touches the raster's edge from outside is not in it.
     extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
@@ -152,12 +149,6 @@ def refuse_empty(
             f"no feature of {path} lies inside {name}, although their extents overlap; check that "
             "it is the file for this ground"
         )
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Warn of something about a file that is opened several times."""
-    log.warning(message)
 
 
 def find_layer(path: str, layer: str | None) -> Layer:
@@ -265,7 +256,9 @@ def surroundings(grid: Grid, crs: CRS | None) -> Box | None:
     return left - margin, bottom - margin, right + margin, top + margin
 
 
-def _read(source: Layer, column: str | None, box: Box | None) -> tuple[Geometries, list[Value]]:
+def _read(
+    source: Layer, column: str | None, box: Box | None, name: str
+) -> tuple[Geometries, list[Value]]:
     """Read the features that touch a box; those without a geometry are left out."""
     try:
         _, _, wkb, data = pyogrio.raw.read(
@@ -283,7 +276,9 @@ def _read(source: Layer, column: str | None, box: Box | None) -> tuple[Geometrie
     kept = _sound(geometries)
     broken = ~(kept | shapely.is_empty(geometries))
     if broken.any():
-        warn_once(f"{source.path}: {broken.sum()} features with broken geometries are left out")
+        warn_once(
+            name, f"{source.path}: {broken.sum()} features with broken geometries are left out"
+        )
     values = data[0].tolist() if column else [None] * len(wkb)
     return geometries[kept], [_plain(values[i]) for i in given[kept]]
 
