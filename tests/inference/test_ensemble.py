@@ -19,7 +19,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
 def described(window, attention=0):
-    """Return what `Ensemble.slide` reads of a card."""
+    """Return the attributes of a card that `Ensemble.window_grid` reads."""
     return SimpleNamespace(window=window, architecture=Architecture(3, 3, attention=attention))
 
 

@@ -175,7 +175,7 @@ def predict(
     settings: PredictSettings | None = None,
     **outputs: Any,
 ) -> Meter:
-    """Predict a scene with one model or several; `outputs` are those of `Outputs`."""
+    """Predict a scene with one model or several; `outputs` are attributes of `PredictOutput`."""
     models = model if isinstance(model, list) else [model]
     return predict_engine.predict(
         models, source, PredictOutput(labels, **outputs), settings=settings,
