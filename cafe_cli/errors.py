@@ -1,4 +1,4 @@
-"""What can go wrong, as the user meets it.
+"""The exceptions that `cafe` reports as one line, and their exit codes.
 
 ::
 
@@ -11,11 +11,13 @@
     ├── OutputError           the output exists, or cannot be written
     ├── ModelFileError        a file that is not a cafe model, or a damaged one
     ├── TrainingError         training cannot start or go on
-    ├── SomeFailedError       exit code 3: some inputs failed, the others are done
-    └── StoppedError          exit code 130: Ctrl-C, and what was done is saved
+    ├── PartialFailureError   exit code 3: some inputs failed, the others are done
+    └── RunInterruptedError   exit code 130: Ctrl-C; what was done is saved
 
 Every message is one line that says what was wrong, with the numbers, and what to do about it.
 """
+
+import sys
 
 
 class CafeError(Exception):
@@ -59,19 +61,23 @@ class TrainingError(CafeError):
 
 
 class PartialFailureError(CafeError):
-    """Some inputs failed; what became of the others is there."""
+    """Some inputs failed; the outputs of the others are written."""
 
     exit_code = 3
 
 
 class RunInterruptedError(CafeError):
-    """The user stopped the work; what was done so far is saved."""
+    """The user interrupted the command; what was done so far is saved."""
 
     exit_code = 130
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out: that of a GPU, or that of the machine."""
-    # torch says "out of memory" of a GPU and "can't allocate memory" of a CPU.
+    """Tell whether an error means that the memory of a GPU or of the machine is exhausted."""
+    # A GPU error without a type of its own says "out of memory", torch on a CPU and ONNX Runtime
+    # "allocate memory".
+    types: tuple[type[BaseException], ...] = (MemoryError,)
+    if torch := sys.modules.get("torch"):
+        types = (*types, torch.cuda.OutOfMemoryError)
     text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+    return isinstance(error, types) or "out of memory" in text or "allocate memory" in text

@@ -1,16 +1,17 @@
-"""Training as lines of text: a header and a row per epoch, as wide as there is room."""
+"""The table of epochs that training prints: a header, and a line per epoch."""
 
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
 
 from cafe_cli.text import short_duration
 from cafe_cli.training.history import EpochRecord
 
 _GAP = "  "
-_NAME = (12, 8, 6)  # the widths that the names of classes are cut to, until all of them fit
-_LISTED = 16  # the width of a name among the worst
+_NAME = (12, 8, 6)  # widths to cut the names of classes to; the first at which all fit
+_LISTED = 16  # width of a name in the column of the worst classes
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class _Column:
     title: str
     width: int
     text: Callable[[EpochRecord], str]
-    left: bool = False  # adjusted to the left
+    left: bool = False  # left-aligned
 
     @property
     def room(self) -> int:
@@ -26,15 +27,16 @@ class _Column:
 
 
 class EpochTable:
-    """Lays out the epochs of a run, all of them like the first.
+    """Formats the epochs of a run; the first one decides which columns there are.
 
     Parameters
     ----------
     width : int
-        Characters of a line. What is worth most comes first: the loss, mean IoU, the pace; then
-        the IoU of each class, or the worst ones where not all fit; then the parts of the loss.
+        Characters of a line. Columns are added as long as they fit: the loss, mean IoU and times
+        first; then the IoU of each class, or of the worst ones if not all fit; then the parts of
+        the loss.
     total : int
-        Steps of the whole run; 0 if that is not known.
+        Steps of the whole run; 0 if unknown.
     """
 
     def __init__(self, width: int, total: int = 0) -> None:
@@ -45,13 +47,13 @@ class EpochTable:
         self._best = -math.inf
 
     def lines(self, row: EpochRecord, best: bool | None = None) -> list[str]:
-        """Return the line of an epoch, below the header if it is the first.
+        """Return the line of an epoch, after the header if it is the first.
 
         Parameters
         ----------
         row : EpochRecord
         best : bool, optional
-            Whether it is the best so far; as far as this table knows if None.
+            Whether it is the best of the run; if None, it is compared with the epochs seen here.
         """
         score = -math.inf if row.miou is None else row.miou
         better = score > self._best if best is None else best
@@ -65,7 +67,11 @@ class EpochTable:
         return [*lines, _GAP.join([*cells, "best" if better else ""]).rstrip()]
 
     def _count(self, row: EpochRecord) -> None:
-        """Take down how long the steps took. The first epoch seen may have begun before a stop."""
+        """Add an epoch's steps and seconds, from which the time left is estimated.
+
+        The first epoch seen follows earlier ones if the run was resumed: the number of its steps is
+        then the average.
+        """
         step = row.step
         each = round(step / row.epoch)
         self._steps += step - self._step if self._step else each
@@ -108,7 +114,7 @@ class EpochTable:
 
 
 def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
-    """Return a column per class, or one with the worst of them, or none."""
+    """Return a column per class, or one that lists the worst if not all fit, or none."""
     names = list(row.iou)
     for longest in _NAME:
         columns = [_class_column(name, longest) for name in names]
@@ -123,7 +129,7 @@ def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
 
 def _class_column(name: str, longest: int) -> _Column:
     title = " ".join(name.split())
-    width = max(4, min(cells(title), longest))
+    width = max(4, min(cell_len(title), longest))
     return _Column(title, width, lambda row: f"{row.iou[name]:.2f}")
 
 
@@ -132,8 +138,8 @@ def _worst(row: EpochRecord, names: Sequence[str], width: int) -> str:
     text = ""
     for name in sorted(known, key=lambda n: row.iou[n]):
         more = f"{text}, " if text else ""
-        more += f"{_cut(' '.join(name.split()), _LISTED)} {row.iou[name]:.2f}"
-        if text and cells(more) > width:
+        more += f"{_shorten(' '.join(name.split()), _LISTED)} {row.iou[name]:.2f}"
+        if text and cell_len(more) > width:
             break
         text = more
     return text
@@ -148,24 +154,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share < 0.0995 else f"{100 * share:.0f}%"
 
 
-def cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
-
-
-def _cut(text: str, width: int) -> str:
-    if cells(text) <= width:
-        return text
-    while cells(text) > width - 1:
-        text = text[:-1]
-    return text + "…"
+def _shorten(text: str, width: int) -> str:
+    """Cut a text that takes more than `width` columns of a terminal, and mark the cut."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
 def _fit(text: str, column: _Column) -> str:
-    """Bring a text to the width of a column."""
-    text = _cut(text, column.width)
-    space = " " * (column.width - cells(text))
-    return text + space if column.left else space + text
+    """Cut or pad a text to the width of a column."""
+    text = _shorten(text, column.width)
+    if column.left:
+        return set_cell_size(text, column.width)
+    return " " * (column.width - cell_len(text)) + text

@@ -1,12 +1,14 @@
-"""What pydantic found wrong with a config, in words for whoever wrote it."""
+"""The errors of pydantic in words for the author of a config."""
 
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from cafe_cli.config.schema import Config
 from cafe_cli.text import did_you_mean
@@ -16,33 +18,39 @@ _ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
 
 def explain(error: ValidationError) -> str:
     """Return what is wrong in a line: every key, with the nearest right name or value."""
-    parts: list[str] = []
     items = error.errors()
-    # What is wrong within a list leaves it too short as well.
-    items = [i for i in items if i["type"] != "too_short" or len(items) == 1]
-    for item in items:
-        # pydantic names the alternatives of "auto" or a number as if they were keys.
-        path = [str(p) for p in item["loc"] if not _ALTERNATIVE.match(str(p))]
-        where = ".".join(path) or "config"
-        if item["type"] == "extra_forbidden":
-            known = list(_fields_at(path[:-1]))
-            hint = did_you_mean(path[-1], known) or f"known: {', '.join(known)}"
-            parts.append(f"unknown key {where!r}, {hint}")
-        elif item["type"] == "missing":
-            parts.append(f"{where!r} is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            given = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-            said = f"{where}: {message[0].lower()}{message[1:]}{given}"
-            if parts and parts[-1].startswith(f"{where}: ") and parts[-1].endswith(given):
-                more = message.removeprefix("Input should be ")
-                said = f"{parts.pop().removesuffix(given)}, or {more}{given}"
-            parts.append(said)
-    return "; ".join(parts)
+    # A list with a wrong item counts as too short as well.
+    items = [item for item in items if item["type"] != "too_short" or len(items) == 1]
+    grouped = groupby(items, key=lambda item: (_path(item), _given(item)))
+    return "; ".join(_explain_key(path, given, list(same)) for (path, given), same in grouped)
+
+
+def _path(item: ErrorDetails) -> tuple[str, ...]:
+    """Return the path of a key. pydantic adds the type tried, if there are alternatives."""
+    return tuple(str(key) for key in item["loc"] if not _ALTERNATIVE.match(str(key)))
+
+
+def _given(item: ErrorDetails) -> str:
+    """Return the value to show; messages of our own validators (``value_error``) contain it."""
+    return "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+
+
+def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -> str:
+    """Explain the errors of one key: one, or one for each type that it may have."""
+    where = ".".join(path) or "config"
+    if items[0]["type"] == "extra_forbidden":
+        known = list(_fields_at(path[:-1]))
+        hint = did_you_mean(path[-1], known) or f"known: {', '.join(known)}"
+        return f"unknown key {where!r}, {hint}"
+    if items[0]["type"] == "missing":
+        return f"{where!r} is missing"
+    first, *others = (item["msg"].removeprefix("Value error, ") for item in items)
+    said = [first[0].lower() + first[1:], *(o.removeprefix("Input should be ") for o in others)]
+    return f"{where}: {', or '.join(said)}{given}"
 
 
 def _fields_at(path: Iterable[str]) -> Iterable[str]:
-    """Names of the fields of the section at `path`."""
+    """Return the names of the fields of the section at `path`."""
     model: type[BaseModel] = Config
     for key in path:
         if key in model.model_fields:

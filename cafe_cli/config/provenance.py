@@ -1,5 +1,6 @@
-"""What an output was made with, in a TOML file beside it."""
+"""Provenance: the settings that an output was made with, in a TOML file beside it."""
 
+import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +11,27 @@ import tomli_w
 from cafe_cli import __version__
 from cafe_cli.system.atomic_write import write_text
 
+log = logging.getLogger("cafe")
+
 
 def save_beside(output: Path, values: Mapping[str, Any]) -> None:
-    """Write what an output was made with to ``OUTPUT.toml``; what is None is left out."""
+    """Write the settings of an output to ``OUTPUT.toml``, except those that are None."""
     made = {"cafe_version": __version__, **values}
     write_text(output.with_name(f"{output.name}.toml"), tomli_w.dumps(_without_none(made)))
 
 
 def read_beside(output: Path) -> dict[str, Any]:
-    """Read what `save_beside` wrote; nothing where there is none, or it is damaged."""
+    """Read the settings that `save_beside` wrote; empty if there is no file.
+
+    A file that cannot be read counts as absent, with a warning.
+    """
+    path = output.with_name(f"{output.name}.toml")
     try:
-        return tomllib.loads(output.with_name(f"{output.name}.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged and is not used: %s", path, error)
         return {}
 
 

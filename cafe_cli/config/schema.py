@@ -1,43 +1,30 @@
-"""Settings: what a config file may say, its defaults, and the errors for what it may not.
+"""The config: its sections and keys, their defaults, and the rules that values obey.
 
-A config is TOML. Command line options are laid over it as dotted keys (``train.epochs = 5``), and
-the result is saved beside every output, so that a run can be repeated from what it left behind.
+A config is TOML. Command line options override its dotted keys (``train.epochs = 5``), and the
+result is saved beside every output, so that a run can be repeated.
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.choices import TTA, Blend, Engine, Ground, Guidance, Precision, Unit
+from cafe_cli.config.types import (
+    Color,
+    Count,
+    Duration,
+    Files,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+)
 from cafe_cli.errors import ConfigError
-from cafe_cli.text import parse_duration
 
 STRIDE = 32
 """Pixels that the network's coarsest features lie apart. Windows begin on multiples of it: off it,
 labels differ by several per cent."""
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
-Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-def _seconds(value: object) -> object:
-    """Convert a time such as ``1h30m`` to seconds; a number is in seconds already."""
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, and an unknown key is an error."""
-
-    # JSON has no NaN, and as nodata it means something: written as a string, it is read back.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class SceneSettings(Section):

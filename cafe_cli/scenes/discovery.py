@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cafe_cli.config.schema import Files, SceneSettings
+from cafe_cli.config.schema import SceneSettings
+from cafe_cli.config.types import Files
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.system.atomic_write import is_remote
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cafe_cli import __version__
 from cafe_cli.config.load import dump_config, load_config, parse_assignment, parse_config
+from cafe_cli.config.provenance import read_beside, save_beside
 from cafe_cli.config.schema import Config, HeightSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.scenes.discovery import find_scenes
@@ -231,3 +233,18 @@ def test_seeds_that_torch_takes():
     assert load_config(overrides={"train.seed": 2**32 - 1}).train.seed == 2**32 - 1
     with pytest.raises(ConfigError, match=r"train.seed: input should be less than 4294967296"):
         load_config(overrides={"train.seed": 2**32})
+
+
+def test_a_damaged_file_beside_an_output_is_told_and_not_used(tmp_path, caplog):
+    output = tmp_path / "map.tif"
+    assert read_beside(output) == {}
+    assert not caplog.records
+    save_beside(output, {"window": 512, "model": None, "made": {"by": "a", "of": None}})
+    assert read_beside(output) == {"cafe_version": __version__, "window": 512, "made": {"by": "a"}}
+    beside = tmp_path / "map.tif.toml"
+    for damage in (b"window = ", b"\xff"):
+        caplog.clear()
+        beside.write_bytes(damage)
+        assert read_beside(output) == {}
+        (record,) = caplog.records
+        assert f"{beside} is damaged and is not used" in record.getMessage()
