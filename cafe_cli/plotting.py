@@ -17,7 +17,7 @@ from matplotlib.patches import Patch as Swatch
 from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.system.atomic_write import replacing
+from cafe_cli.system.atomic_write import replace_atomically
 
 _WRONG, _RIGHT, _UNKNOWN = (
     np.array(rgb, np.uint8) for rgb in ((215, 25, 28), (247, 247, 247), (176, 176, 176))
@@ -142,5 +142,5 @@ def encode(picture: NDArray[np.uint8], kind: Literal["png", "jpeg"]) -> bytes:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     FigureCanvasAgg(figure)
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         figure.savefig(beside, dpi=110, format="png")

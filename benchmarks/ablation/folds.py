@@ -22,7 +22,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
-from cafe_cli.system.atomic_write import replacing, write_text
+from cafe_cli.system.atomic_write import replace_atomically, write_text
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 
@@ -82,7 +82,7 @@ def _coarser(config: Config, study: Study) -> dict[str, Any]:
     (source,) = _scene(config).optical
     target, n = study.folder / "optical.tif", study.coarsen
     if not target.exists():
-        with replacing(target, overwrite=False) as path, rasterio.open(source) as image:
+        with replace_atomically(target, overwrite=False) as path, rasterio.open(source) as image:
             shape = (image.height // n, image.width // n)
             scale = rasterio.Affine.scale(image.width / shape[1], image.height / shape[0])
             profile = {"driver": "GTiff", "dtype": image.dtypes[0], "count": image.count}
@@ -149,7 +149,7 @@ def _write_strip(path: Path, grid: Grid, fold: int, folds: int) -> None:
     """Draw the strip that a fold is scored on, `folds` from the first column to the last."""
     first, end = (grid.width * k // folds for k in (fold, fold + 1))
     strip = grid.at(Window(first, 0, end - first, grid.height)).footprint_in(grid.crs)
-    with replacing(path, overwrite=True) as target:
+    with replace_atomically(path, overwrite=True) as target:
         pyogrio.raw.write(
             str(target),
             shapely.to_wkb(np.array([strip], object)),

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from cafe_cli.findings import Finding, Report
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import check_output
-from cafe_cli.system.threads import cores
+from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import megabytes
 from cafe_cli.tilesets.estimate import Cost, estimate_cutting
 from cafe_cli.tilesets.index import shared_ground
@@ -99,7 +99,7 @@ def check(
     config: Config,
     output: Path | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
     *,
     jobs: int | None = None,
 ) -> Report:

@@ -17,9 +17,9 @@ from scipy import fft
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, uniform_filter
 
 from cafe_cli.findings import Finding
+from cafe_cli.raster.reader import Mask
 
 Plane = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 _BLUR = 1.0  # pixels; edges of resampled heights are no sharper than that
 _MARGIN = 4  # pixels beside a border or a shadow whose edge strength it spoils

@@ -3,19 +3,15 @@
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.findings import Finding
+from cafe_cli.raster.reader import Array, Mask
 from cafe_cli.scenes.height_rasters import PLAUSIBLE, as_written
 from cafe_cli.text import percent
-
-Pixels = NDArray[Any]
-Mask = NDArray[np.bool_]
 
 _VOIDS = (
     -999, -9999, -99999, -32767, -32768, 9999, 99999, 32767, 65535, -3.4028234663852886e38,
@@ -26,7 +22,7 @@ _error, _warning, _note = (partial(Finding, level) for level in ("error", "warni
 
 
 def check_heights(
-    values: Pixels,
+    values: Array,
     settings: HeightSettings,
     metres: float = 1.0,
     *,
@@ -75,7 +71,7 @@ def check_heights(
         yield from _check_unit(heights, settings, dtype, crs_unit)
 
 
-def _find_undeclared_void(heights: Pixels, metres: float) -> float | None:
+def _find_undeclared_void(heights: Array, metres: float) -> float | None:
     """Return a height that marks voids: implausible, or a usual code far from all other heights."""
     for void in (float(heights.min()), float(heights.max())):
         if not PLAUSIBLE[0] <= void <= PLAUSIBLE[1]:
@@ -87,7 +83,7 @@ def _find_undeclared_void(heights: Pixels, metres: float) -> float | None:
     return None
 
 
-def _describe_undeclared_void(heights: Pixels, void: float, metres: float) -> Finding:
+def _describe_undeclared_void(heights: Array, void: float, metres: float) -> Finding:
     same = np.isclose(heights, void, rtol=1e-6)
     rest = heights[~same]
     beside = f" beside heights from {rest.min():.1f} to {rest.max():.1f} m" if rest.size else ""
@@ -98,7 +94,7 @@ def _describe_undeclared_void(heights: Pixels, void: float, metres: float) -> Fi
     )
 
 
-def _marks_voids_by_zero(heights: Pixels) -> bool:
+def _marks_voids_by_zero(heights: Array) -> bool:
     """Whether many heights are zero and the others are well above sea level."""
     zeros = heights == 0
     few = zeros.mean() < 0.001 or zeros.all()
@@ -106,7 +102,7 @@ def _marks_voids_by_zero(heights: Pixels) -> bool:
 
 
 def _check_unit(
-    heights: Pixels, settings: HeightSettings, dtype: str, crs_unit: str
+    heights: Array, settings: HeightSettings, dtype: str, crs_unit: str
 ) -> Iterator[Finding]:
     top = float(np.percentile(heights, 99))
     whole = np.dtype(dtype).kind in "iu"
@@ -130,7 +126,7 @@ def _check_unit(
         )
 
 
-def _check_kind(heights: Pixels, settings: HeightSettings) -> Iterator[Finding]:
+def _check_kind(heights: Array, settings: HeightSettings) -> Iterator[Finding]:
     low = float(np.percentile(heights, 5))
     if settings.kind == "ndsm" and low > 10:
         yield _warning(

@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +14,16 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.reader import Array, Mask
 from cafe_cli.scenes.label_coding import list_unknown
 from cafe_cli.text import percent
-
-Pixels = NDArray[Any]
-Mask = NDArray[np.bool_]
 
 _BIG = 25_000_000  # pixels of a raster that should be tiled
 
 _error, _warning, _note = (partial(Finding, level) for level in ("error", "warning", "note"))
 
 
-def check_image(values: Pixels, bands: Sequence[int]) -> Iterator[Finding]:
+def check_image(values: Array, bands: Sequence[int]) -> Iterator[Finding]:
     """Check the valid pixels (bands, n) of an optical raster; `bands` are their numbers."""
     if not values.size:
         yield _warning("no valid pixel in any of the places looked at")
@@ -44,7 +41,7 @@ def check_image(values: Pixels, bands: Sequence[int]) -> Iterator[Finding]:
 
 
 def margin_shares(
-    values: Pixels, valid: Mask, sides: tuple[bool, bool, bool, bool]
+    values: Array, valid: Mask, sides: tuple[bool, bool, bool, bool]
 ) -> dict[float, float]:
     """Measure margins of one value in all bands along the border of a raster.
 

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cafe_cli.checks.coregistration import (
     OffsetConsensus,
@@ -43,15 +41,13 @@ from cafe_cli.raster.mosaic_view import (
     parse_crs,
     union_grid,
 )
+from cafe_cli.raster.reader import Array, Mask
 from cafe_cli.raster.window import spread
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.vector.features import is_vector
-
-Pixels = NDArray[Any]
-Mask = NDArray[np.bool_]
 
 STREAMS = ("optical", "elevation", "dtm", "labels")
 
@@ -228,7 +224,7 @@ def _coarsening(grid: Grid, heights: GridFacts | None) -> int:
     return int(np.clip(round(max(heights.gsd_ratio, 0.2 / grid.gsd)), 1, 4))
 
 
-def _downsample(patch: Patch, factor: int) -> tuple[Pixels, Mask, Pixels, Mask]:
+def _downsample(patch: Patch, factor: int) -> tuple[Array, Mask, Array, Mask]:
     """Average brightness and height over blocks of pixels that are valid as a whole.
 
     Returns
@@ -240,7 +236,7 @@ def _downsample(patch: Patch, factor: int) -> tuple[Pixels, Mask, Pixels, Mask]:
     """
     rows, cols = (n // factor for n in patch.height.shape)
 
-    def blocks(values: Pixels) -> Pixels:
+    def blocks(values: Array) -> Array:
         cut = values[: rows * factor, : cols * factor].reshape(rows, factor, cols, factor)
         return cut.transpose(0, 2, 1, 3).reshape(rows, cols, -1)
 

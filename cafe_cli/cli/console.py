@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.system.threads import ProgressCallback
 from cafe_cli.text import percent
 from cafe_cli.training.history import EpochRecord
 
@@ -71,7 +72,7 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[ProgressCallback]:
     """Show a progress bar; the value is called with (done, total)."""
     with _bar() as bar:
         task = bar.add_task(what, total=None)

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,7 @@ from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import read_classes
 from cafe_cli.scenes.label_coding import decode
+from cafe_cli.system.threads import ProgressCallback
 
 log = logging.getLogger("cafe")
 
@@ -36,7 +36,7 @@ def evaluate(
     *,
     classes: ClassTable | None = None,
     labels: LabelSettings = _IDS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> Scores:
     """Score a prediction against reference labels.
 
@@ -91,9 +91,7 @@ class _AlignedMaps:
     labels: LabelSettings
 
 
-def _count(
-    maps: _AlignedMaps, progress: Callable[[int, int], None]
-) -> tuple[Confusion, Counter[int | str]]:
+def _count(maps: _AlignedMaps, progress: ProgressCallback) -> tuple[Confusion, Counter[int | str]]:
     """Return the confusion matrix, and the pixels of each unknown value of the reference."""
     confusion, unknown = Confusion(len(maps.classes)), Counter[int | str]()
     windows = list(blocks(maps.reference.width, maps.reference.height, _BLOCK))

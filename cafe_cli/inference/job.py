@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.choices import Unit
 from cafe_cli.errors import ConfigError, OutputError
+from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.vrt import Product
 from cafe_cli.system.atomic_write import check_outputs
 
@@ -52,7 +53,7 @@ class PredictInput:
     crs: str | None = None
     gsd: Literal["own", "model"] = "own"
     aoi: str | None = None
-    bbox: tuple[float, float, float, float] | None = None
+    bbox: Bounds | None = None
     bbox_crs: str | None = None
 
     @property

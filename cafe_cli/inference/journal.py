@@ -9,7 +9,7 @@ from typing import IO, Any, TypeAlias
 
 from cafe_cli.errors import OutputError
 from cafe_cli.raster.window import Window
-from cafe_cli.system.atomic_write import flush, replacing, saying
+from cafe_cli.system.atomic_write import flush, replace_atomically, translate_os_errors
 
 Strips: TypeAlias = dict[Window, dict[str, int]]
 """By strip: the sizes in bytes of its files, by product name."""
@@ -65,8 +65,8 @@ class Journal:
         """
         header = {"format": _FORMAT, "made_of": self._fingerprint}
         lines = [_line(header), *(_line(_entry(*strip)) for strip in strips.items())]
-        with saying(self._path):
-            with replacing(self._path) as beside:
+        with translate_os_errors(self._path):
+            with replace_atomically(self._path) as beside:
                 beside.write_bytes(b"".join(lines))
                 flush(beside)
             self._file = self._path.open("ab", buffering=0)
@@ -76,7 +76,7 @@ class Journal:
         if self._file is None:
             raise ValueError("the journal is not started")
         line = _line(_entry(window, sizes))
-        with saying(self._path):
+        with translate_os_errors(self._path):
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())

@@ -12,7 +12,7 @@ from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureE
 from cafe_cli.findings import Report
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.plan import PredictPlan
-from cafe_cli.inference.predictor import Predictor, ProgressCallback
+from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
 
@@ -26,7 +26,7 @@ def predict(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
-    progress: ProgressCallback = lambda meter: None,
+    progress: MeterCallback = lambda meter: None,
 ) -> Meter:
     """Write the label raster of a scene.
 
@@ -78,7 +78,7 @@ def predict_per_file(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
-    progress: ProgressCallback = lambda meter: None,
+    progress: MeterCallback = lambda meter: None,
 ) -> Meter:
     """Write the label raster of every orthophoto; arguments as in `predict`.
 

@@ -28,7 +28,7 @@ from cafe_cli.system.threads import cores
 
 log = logging.getLogger("cafe")
 
-ProgressCallback = Callable[[Meter], None]
+MeterCallback = Callable[[Meter], None]
 """Called with the meter after every row of windows."""
 
 _PROCESS = 600_000_000  # bytes of a process that has imported torch and GDAL
@@ -84,7 +84,7 @@ class Predictor:
         plan.check_resume()
         return plan
 
-    def run(self, plan: PredictPlan, progress: ProgressCallback, name: str = "") -> Meter:
+    def run(self, plan: PredictPlan, progress: MeterCallback, name: str = "") -> Meter:
         """Write the outputs of a plan, unless a run to resume has completed them already."""
         outputs = plan.outputs
         meter = Meter(plan.window_count, name)
@@ -145,7 +145,7 @@ class Predictor:
         strips: Sequence[Strip],
         store: StripStore,
         meter: Meter,
-        progress: ProgressCallback,
+        progress: MeterCallback,
     ) -> None:
         """Run the networks over strips and store them."""
         windows, area = plan.windows, plan.area

@@ -12,7 +12,7 @@ from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
-from cafe_cli.system.atomic_write import stamps
+from cafe_cli.system.atomic_write import file_stamps
 from cafe_cli.vector.area_of_interest import Area
 
 log = logging.getLogger("cafe")
@@ -83,7 +83,9 @@ class SceneInput:
 
     def fingerprint(self) -> dict[str, object]:
         """Return what the pixels of a map depend on: files, bands, height settings, resampling."""
-        files = {f"input {n}": _describe_stamp(*s) for n, s in stamps(self.source.paths).items()}
+        files = {
+            f"input {n}": _describe_stamp(*s) for n, s in file_stamps(self.source.paths).items()
+        }
         source = asdict(self.source)
         for name in ("aoi", "bbox", "bbox_crs"):  # `Area.key` stands for them
             del source[name]

@@ -29,8 +29,14 @@ from cafe_cli.raster.writer import (
     write_geotiff,
     write_sidecar,
 )
-from cafe_cli.system.atomic_write import check_output, flush, remove, replacing, saying
-from cafe_cli.system.locks import locked
+from cafe_cli.system.atomic_write import (
+    check_output,
+    flush,
+    remove,
+    replace_atomically,
+    translate_os_errors,
+)
+from cafe_cli.system.locks import exclusive_lock
 
 log = logging.getLogger("cafe")
 
@@ -101,7 +107,7 @@ class StripStore:
             check_file(product.path)
         busy = f"another process is writing {self._path}; wait for it, or name another output"
         with ExitStack() as stack:
-            stack.enter_context(locked(self._folder / "lock", busy))
+            stack.enter_context(exclusive_lock(self._folder / "lock", busy))
             self._done = self._find_strips()
             stack.callback(self._remove_folder)
             if not self._done:
@@ -159,9 +165,9 @@ class StripStore:
         with ExitStack() as stack:
             # The first product is renamed last, when the others can no longer fail.
             for product in self._products:
-                beside = stack.enter_context(replacing(product.path, self._may_replace))
+                beside = stack.enter_context(replace_atomically(product.path, self._may_replace))
                 self._convert(product, beside)
-            with saying(self._naming):
+            with translate_os_errors(self._naming):
                 self._naming.touch()
             flush(self._folder)
         for product in self._products:
@@ -182,7 +188,7 @@ class StripStore:
             return 0
         blocks = {"blockxsize": block_side(window.width), "blockysize": block_side(window.height)}
         how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
-        with replacing(self._file(product.name, window)) as beside:
+        with replace_atomically(self._file(product.name, window)) as beside:
             write_geotiff(beside, values, self._grid.at(window), **how)
             flush(beside)
             return beside.stat().st_size
@@ -243,7 +249,7 @@ class StripStore:
         windows.sort(key=lambda w: (w.row, w.col))
         strips = [(w, self._file(product.name, w).name) for w in windows]
         vrt = self._folder / f"{product.name}.vrt"
-        with saying(product.path):
+        with translate_os_errors(product.path):
             vrt.write_text(vrt_of(product, self._grid, self._tags, strips), "utf-8")
         overviews = product.overviews or ("mode" if product.classes else "average")
         convert_to_cog(vrt, cog, overviews, self._outputs.options, product.path)

@@ -34,7 +34,7 @@ from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.model.cafe import Architecture, CaFE
-from cafe_cli.system.atomic_write import remove, replacing
+from cafe_cli.system.atomic_write import remove, replace_atomically
 
 _TRAINING = "training/"
 # Encoder names are passed to other libraries: hub addresses and paths are not allowed.
@@ -138,7 +138,7 @@ def save(
             _TRAINING + name: t.detach().cpu().contiguous() for name, t in training[0].items()
         }
         metadata["training"] = json.dumps(training[1])
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         _write(tensors, metadata, path, beside)
 
 

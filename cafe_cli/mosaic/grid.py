@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from affine import Affine
@@ -12,7 +11,7 @@ from rasterio.enums import Resampling
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
-from cafe_cli.raster.grid import Grid, describe_crs
+from cafe_cli.raster.grid import Bounds, Grid, describe_crs
 from cafe_cli.raster.reader import RasterReader, open_raster
 from cafe_cli.raster.warp import (
     enclosing_window,
@@ -23,8 +22,6 @@ from cafe_cli.raster.warp import (
 )
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
-
-Bounds: TypeAlias = tuple[float, float, float, float]
 
 _MAX_PIXELS = 10**12
 

@@ -1,6 +1,6 @@
 """``cafe mosaic``: overlapping label rasters merged into one, window by window."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +17,7 @@ from cafe_cli.mosaic.methods import UNKNOWN, Confidence, Labels, Method
 from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import create_map
+from cafe_cli.system.threads import ProgressCallback
 
 _Writers: TypeAlias = tuple[DatasetWriter, DatasetWriter | None]
 
@@ -32,7 +33,7 @@ def mosaic(
     confidences: Confidences | None = None,
     target: TargetGrid | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> None:
     """Merge label rasters into one COG.
 
@@ -108,7 +109,7 @@ def dry_run(
     return report
 
 
-def _fill(planned: MosaicPlan, writers: _Writers, progress: Callable[[int, int], None]) -> None:
+def _fill(planned: MosaicPlan, writers: _Writers, progress: ProgressCallback) -> None:
     start, end = np.hsplit(np.array([placed.box.bounds for placed in planned.inputs]), 2)
     todo = list(blocks(planned.grid.width, planned.grid.height, _WINDOW))
     with closing(OpenRasters(planned.grid)) as rasters:

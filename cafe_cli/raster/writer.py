@@ -20,7 +20,7 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.raster.grid import GDAL_ERRORS, Grid
 from cafe_cli.raster.reader import Array, Mask, gdal_message
-from cafe_cli.system.atomic_write import check_output, remove, replacing, write_text
+from cafe_cli.system.atomic_write import check_output, remove, replace_atomically, write_text
 
 _FULL = 1_000_000  # bytes; with less than that left on a disk, that is why writing failed
 _RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
@@ -123,7 +123,7 @@ def create_cog(
     # Blocks that are never written take no space and read as nodata.
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
     profile = _profile(grid, 1, "uint8", nodata=NODATA, **blocks)
-    with replacing(path, overwrite) as cog:
+    with replace_atomically(path, overwrite) as cog:
         plain = cog.with_name(f".{path.name}.strips.tif")
         try:
             with rasterio.open(plain, "w", **profile) as dataset:
@@ -154,7 +154,7 @@ def create_map(
     """
     with ExitStack() as stack:
         # Entered first, so that it gets its name last, when the labels can no longer fail.
-        beside = confidence and stack.enter_context(replacing(confidence, overwrite))
+        beside = confidence and stack.enter_context(replace_atomically(confidence, overwrite))
         first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
         writer = stack.enter_context(first)
         second = create_cog(beside, grid, overwrite, None, **tags) if beside else None

@@ -20,7 +20,7 @@ from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import GridError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.mosaic_view import Member, MosaicView, union_grid
-from cafe_cli.raster.reader import RasterReader
+from cafe_cli.raster.reader import Mask, RasterReader
 from cafe_cli.raster.warp import (
     enclosing_window,
     in_memory_raster,
@@ -36,7 +36,6 @@ _MAX_GROUND_CELLS = 100_000_000
 _REACH = 5  # windows of the ground filter around a scene, where the surface model is larger
 
 Values = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

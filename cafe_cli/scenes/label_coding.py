@@ -15,7 +15,7 @@ from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.system.tables import read_csv
 from cafe_cli.text import list_some
-from cafe_cli.vector.features import Value
+from cafe_cli.vector.features import AttributeValue
 
 ValueToClass: TypeAlias = dict[int | str, int]
 """Class id by label value, 255 if it is ignored; texts that are whole numbers are int keys."""
@@ -77,7 +77,7 @@ def decode(
     return _lookup(raw[0], valid, classes, settings)
 
 
-def label_key(value: Value) -> int | str:
+def label_key(value: AttributeValue) -> int | str:
     """Return a label value as a key of `ValueToClass`: 5 for "5", 5 and 5.0."""
     text = NONE if value is None else str(value).strip() or NONE
     return int(text.split(".")[0]) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0)?", text) else text

@@ -24,7 +24,7 @@ from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded, decode
 from cafe_cli.scenes.vector_labels import VectorLabels
-from cafe_cli.system.atomic_write import stamps
+from cafe_cli.system.atomic_write import file_stamps
 
 
 class Patch(NamedTuple):
@@ -170,7 +170,7 @@ def _open_labels(stack: ExitStack, inspection: SceneInspection) -> MosaicView | 
         return labels
     if not files.labels:
         return None
-    changes = (*stamps(files.labels).items(),)
+    changes = (*file_stamps(files.labels).items(),)
     return _vector_labels(files.labels, changes, grid, inspection.label_settings, files.name)
 
 

@@ -56,7 +56,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
 
 
 @contextmanager
-def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
+def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Hand out a path beside `path` to write to; rename it to `path` on success.
 
     Whatever goes wrong inside leaves `path` as it was. What a killed process left behind is
@@ -81,7 +81,7 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
         remove(beside)
 
 
-def stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+def file_stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Return size in bytes and time of change in ns of the files that can be looked at."""
     found = {path: os.stat(path) for path in paths if os.path.exists(path)}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
@@ -89,12 +89,12 @@ def stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, complete or not at all."""
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def saying(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn what the system says into an error that names what could not be written."""
     try:
         yield
@@ -112,7 +112,7 @@ def flush(path: Path) -> None:
     """
     if path.is_dir() and sys.platform == "win32":
         return
-    with saying(path):
+    with translate_os_errors(path):
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)
@@ -142,7 +142,7 @@ def _swap(new: Path, path: Path) -> None:
     remove(old)
 
 
-def renew(folder: Path) -> None:
+def make_empty_folder(folder: Path) -> None:
     """Make a folder, or empty the one that is there, which may be a link, or another disk."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cafe_cli.errors import OutputError
-from cafe_cli.system.atomic_write import saying
+from cafe_cli.system.atomic_write import translate_os_errors
 
 if sys.platform != "win32":
     import fcntl
@@ -18,7 +18,7 @@ log = logging.getLogger("cafe")
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
     """Lock a file, made where there is none, or refuse; its folder is made, too.
 
     The file may be removed while it is locked, with its folder: whoever comes next makes another.
@@ -28,7 +28,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     OutputError
         `busy`, when another process has it; or it cannot be made.
     """
-    with saying(path.parent):
+    with translate_os_errors(path.parent):
         descriptor = _acquire(path, busy)
     try:
         yield
@@ -38,7 +38,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 @contextmanager
-def waiting_lock(path: Path, busy: str) -> Iterator[None]:
+def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
     """Lock a file, made where there is none; wait for another process that has it, and log `busy`.
 
     The file stays: to remove it while others wait for it would let two of them in.

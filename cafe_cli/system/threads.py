@@ -14,6 +14,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 U = TypeVar("U")
 Tasks: TypeAlias = "SimpleQueue[tuple[Future[U], T] | None]"
+ProgressCallback: TypeAlias = Callable[[int, int], None]
+"""Called with the number of items done so far, and of all."""
 
 _AHEAD = 2  # items per thread that may be done and wait for those before them
 

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,9 @@ from cafe_cli import __version__
 from cafe_cli.errors import OutputError
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.splits.assign import Split
-from cafe_cli.system.atomic_write import flush, remove, replacing, stamps
-from cafe_cli.system.locks import waiting_lock
-from cafe_cli.system.threads import cores, in_order
+from cafe_cli.system.atomic_write import file_stamps, flush, remove, replace_atomically
+from cafe_cli.system.locks import wait_for_lock
+from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.text import file_size
 from cafe_cli.tilesets.tile_rasters import TileReader, tile_path
 from cafe_cli.tilesets.tileset import CACHE, Tile, TileSet
@@ -46,8 +46,6 @@ log = logging.getLogger("cafe")
 A = TypeVar("A")
 CacheLimit: TypeAlias = Literal["auto", "none"] | float
 """``auto``, ``none``, or the GB (1e9 bytes) that a cache may take."""
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the number of tiles decoded so far and the number of all."""
 
 OPTICAL_VALID, HEIGHT_VALID = 1, 2
 """Bits of `PackedTiles.flags`."""
@@ -129,7 +127,7 @@ def prepare(
     folder: Path,
     tileset: TileSet,
     limit: CacheLimit = "auto",
-    progress: Progress = lambda done, tiles: None,
+    progress: ProgressCallback = lambda done, tiles: None,
 ) -> Cache | None:
     """Return the cache of a tile set; create it if there is none or the tiles have changed.
 
@@ -195,15 +193,15 @@ class _CacheFolder:
             raise ValueError(f"{name} has another shape")
         return values
 
-    def make(self, limit: CacheLimit, progress: Progress) -> Cache | None:
+    def make(self, limit: CacheLimit, progress: ProgressCallback) -> Cache | None:
         """Decode the tiles, unless another process has just done so."""
         busy = f"another process decodes the tiles of {self._folder}; waiting for it"
-        with waiting_lock(self._folder / _LOCK, busy):
+        with wait_for_lock(self._folder / _LOCK, busy):
             if (found := self.open()) is not None:
                 return found
             # A stale or unfinished cache is removed first, so that its space counts as free.
             remove(self._path)
-            with replacing(self._path) as beside:
+            with replace_atomically(self._path) as beside:
                 size = sum(_bytes(*kind) for kind in self._layout.values())
                 _check_size(self._folder, size, limit)
                 log.info(
@@ -215,7 +213,7 @@ class _CacheFolder:
                 self._fill(beside, progress)
             return self.open()
 
-    def _fill(self, folder: Path, progress: Progress) -> None:
+    def _fill(self, folder: Path, progress: ProgressCallback) -> None:
         folder.mkdir()
         paths = {name: folder / f"{name}.npy" for name in self._layout}
         with ExitStack() as stack:
@@ -258,7 +256,7 @@ def _fingerprint(folder: Path, tileset: TileSet, tiles: Sequence[Tile]) -> dict[
     if tileset.virtual is not None:
         files += sorted(str(path) for path in (folder / "ground").glob("*.tif"))
         files += [path for scene in tileset.virtual.scenes.values() for path in scene.stamps]
-    found = stamps(files)
+    found = file_stamps(files)
     return {
         "format": "cafe cache 1",
         "cafe_version": __version__,

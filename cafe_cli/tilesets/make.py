@@ -1,7 +1,7 @@
 """Make a tile set from the scenes of a config: the front door of ``cafe tile``."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.splits.assign import SPLITS, Split
-from cafe_cli.system.atomic_write import replacing, write_text
-from cafe_cli.system.threads import cores, in_order
+from cafe_cli.system.atomic_write import replace_atomically, write_text
+from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
 from cafe_cli.tilesets.plan import TilePlan, block_side, plan
@@ -41,7 +41,7 @@ def tile(
     config: Config,
     output: Path,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
     *,
     virtual: bool = False,
     jobs: int | None = None,
@@ -72,7 +72,7 @@ def tile(
     """
     check_replaceable(output)
     jobs = jobs or cores()
-    with replacing(output, overwrite) as folder:
+    with replace_atomically(output, overwrite) as folder:
         planned = plan(config, jobs)
         folder.mkdir()
         tileset = _cut(planned, config, folder, virtual, jobs, progress)
@@ -88,7 +88,7 @@ def _cut(
     folder: Path,
     virtual: bool,
     jobs: int,
-    progress: Callable[[int, int], None],
+    progress: ProgressCallback,
 ) -> TileSet:
     """Cut the tiles, and return the description of the tile set."""
     classes = config.class_table

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -20,15 +20,13 @@ from cafe_cli.scenes.label_coding import list_unknown
 from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.splits.assign import Block, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
-from cafe_cli.system.threads import in_order
+from cafe_cli.system.threads import ProgressCallback, in_order
 from cafe_cli.tilesets.index import overlapping_pairs
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
 
 log = logging.getLogger("cafe")
 
 _READ = 512  # side in pixels of the windows in which labels are counted
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,9 @@ class _LabelCounts:
     first_scene: dict[int | str, str] = field(default_factory=dict)
 
 
-def plan(config: Config, jobs: int = 1, progress: Progress = lambda done, total: None) -> TilePlan:
+def plan(
+    config: Config, jobs: int = 1, progress: ProgressCallback = lambda done, total: None
+) -> TilePlan:
     """Inspect every scene of a config, count its labels, and plan the tiles of every split.
 
     Parameters

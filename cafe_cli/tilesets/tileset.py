@@ -25,7 +25,7 @@ from cafe_cli.errors import InputError, OutputError
 from cafe_cli.raster.statistics import Statistics
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.splits.assign import Split
-from cafe_cli.system.atomic_write import stamps, write_text
+from cafe_cli.system.atomic_write import file_stamps, write_text
 
 CACHE = "cache"
 """Folder in which `cafe_cli.tilesets.cache` keeps the decoded tiles."""
@@ -68,7 +68,7 @@ class VirtualScene(_Stored):
         """Record the files as they are now; `others` are files that the pixels depend on, too."""
         streams = {k: getattr(files, k) for k in ("optical", "elevation", "dtm", "labels")}
         paths = [*others, *(path for paths in streams.values() for path in paths)]
-        return cls(**streams, stamps=stamps(paths))
+        return cls(**streams, stamps=file_stamps(paths))
 
     def check_unchanged(self) -> None:
         """Check that the files are as they were recorded.
@@ -79,7 +79,7 @@ class VirtualScene(_Stored):
             One of them is missing or was changed.
         """
         for path, stamp in self.stamps.items():
-            if stamps([path]).get(path) != stamp:
+            if file_stamps([path]).get(path) != stamp:
                 raise InputError(
                     f"{path} was changed or moved after the virtual tile set was made of it; run "
                     "cafe tile again"

@@ -18,7 +18,7 @@ from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
-from cafe_cli.system.atomic_write import renew, write_text
+from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training import nonfinite
@@ -114,14 +114,14 @@ class TrainingRun:
         if not self.processes.first:
             return
         try:
-            renew(self.output)
+            make_empty_folder(self.output)
             write_text(self.output / "config.toml", dump_config(self.config))
             self.save_last()
         except OSError as error:
             raise OutputError(f"cannot create {self.output}: {error.strerror}") from error
         except OutputError:
             with suppress(OSError):  # a link, or what is mounted there, stays
-                renew(self.output)
+                make_empty_folder(self.output)
                 self.output.rmdir()
             raise
 

@@ -16,14 +16,13 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from cafe_cli.errors import GridError, InputError, LabelError
-from cafe_cli.raster.grid import GDAL_ERRORS, Grid, check_overlap, describe_crs, unit_metres
+from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, check_overlap, describe_crs, unit_metres
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.threads import warn_once
 from cafe_cli.text import did_you_mean
 from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
 
-Value: TypeAlias = int | float | str | None
-Box: TypeAlias = tuple[float, float, float, float]
+AttributeValue: TypeAlias = int | float | str | None
 
 _SUFFIXES = (
     ".gpkg", ".shp", ".shz", ".geojson", ".json", ".geojsonl", ".geojsons", ".ndjson", ".topojson",
@@ -51,7 +50,7 @@ class Features:
 
     path: str
     geometries: Geometries
-    values: list[Value]
+    values: list[AttributeValue]
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def _step(grid: Grid, crs: CRS | None, y: float) -> float:
     return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)
 
 
-def surroundings(grid: Grid, crs: CRS | None) -> Box | None:
+def surroundings(grid: Grid, crs: CRS | None) -> Bounds | None:
     """Return a box in another CRS with a raster well inside it, None where it has no shape there.
 
     Points all over the raster count, not its outline only: it may hold a pole.
@@ -257,8 +256,8 @@ def surroundings(grid: Grid, crs: CRS | None) -> Box | None:
 
 
 def _read(
-    source: Layer, column: str | None, box: Box | None, name: str
-) -> tuple[Geometries, list[Value]]:
+    source: Layer, column: str | None, box: Bounds | None, name: str
+) -> tuple[Geometries, list[AttributeValue]]:
     """Read the features that touch a box; those without a geometry are left out."""
     try:
         _, _, wkb, data = pyogrio.raw.read(
@@ -291,7 +290,7 @@ def _sound(geometries: Geometries) -> NDArray[np.bool_]:
     return sound
 
 
-def _plain(value: object) -> Value:
+def _plain(value: object) -> AttributeValue:
     """Return a number or a text for what a column of any type holds, None for nothing."""
     if isinstance(value, float):
         whole = int(value) if value.is_integer() else value
@@ -302,7 +301,7 @@ def _plain(value: object) -> Value:
 
 
 def to_pixels(
-    source: Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+    source: Layer, geometries: Geometries, grid: Grid, box: Bounds | None, name: str
 ) -> Geometries:
     """Bring geometries onto a grid; in another CRS, what lies outside the box is cut off."""
     if source.crs is not None and source.crs != grid.crs:
@@ -312,7 +311,7 @@ def to_pixels(
 
 
 def _transformed(
-    source: Layer, geometries: Geometries, grid: Grid, box: Box | None, name: str
+    source: Layer, geometries: Geometries, grid: Grid, box: Bounds | None, name: str
 ) -> Geometries:
     parts, whole = single_parts(geometries)
     if box:
@@ -336,7 +335,7 @@ def _far_off(source: Layer, grid: Grid, name: str) -> GridError:
 
 
 def _clipped(
-    parts: Geometries, source: NDArray[np.int64], box: Box
+    parts: Geometries, source: NDArray[np.int64], box: Bounds
 ) -> tuple[Geometries, NDArray[np.int64]]:
     """Cut off what lies outside a box: a continent has no place in the projection of a county."""
     low, high = np.hsplit(shapely.bounds(parts), 2)

@@ -5,7 +5,13 @@ import pytest
 
 from cafe_cli.errors import OutputError
 from cafe_cli.system import atomic_write
-from cafe_cli.system.atomic_write import check_output, remove, renew, replacing, write_text
+from cafe_cli.system.atomic_write import (
+    check_output,
+    make_empty_folder,
+    remove,
+    replace_atomically,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -19,7 +25,7 @@ def fill(folder: Path, text: str) -> None:
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "map.v1.tif"
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         beside.write_text("new")
         assert not path.exists()
         assert (beside.parent, beside.suffix) == (tmp_path, ".tif")
@@ -28,7 +34,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
 
 
 def break_off(path: Path, error: BaseException, folder=False) -> None:
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         fill(beside, "half") if folder else beside.write_text("half")
         raise error
 
@@ -47,10 +53,10 @@ def test_an_output_that_exists_is_replaced_only_when_asked(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     refused = pytest.raises(OutputError, match=r"a\.txt exists; pass --overwrite")
-    with refused, replacing(path, False):
+    with refused, replace_atomically(path, False):
         pytest.fail("nothing may be written")
     assert path.read_text() == "old"
-    with replacing(path, True) as beside:
+    with replace_atomically(path, True) as beside:
         beside.write_text("new")
     assert path.read_text() == "new"
 
@@ -71,10 +77,10 @@ def test_a_name_without_a_folder_lies_in_the_current_one(tmp_path, monkeypatch):
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "set"
-    with replacing(path, False) as beside:
+    with replace_atomically(path, False) as beside:
         fill(beside, "one")
         assert not path.exists()
-    with replacing(path, True) as beside:
+    with replace_atomically(path, True) as beside:
         fill(beside, "two")
         assert (path / "inside.txt").read_text() == "one"
     assert (path / "inside.txt").read_text() == "two"
@@ -101,7 +107,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_pat
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OutputError, match="Permission denied"), replacing(path) as beside:
+    with pytest.raises(OutputError, match="Permission denied"), replace_atomically(path) as beside:
         fill(beside, "new")
     assert (path / "inside.txt").read_text() == "old"
     assert names(tmp_path) == ["set"]
@@ -110,10 +116,10 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_pat
 def test_a_folder_replaces_a_file_but_no_file_a_folder(tmp_path):
     path = tmp_path / "out"
     path.write_text("file")
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         fill(beside, "folder")
     assert (path / "inside.txt").read_text() == "folder"
-    with pytest.raises(OutputError, match="is a folder"), replacing(path) as beside:
+    with pytest.raises(OutputError, match="is a folder"), replace_atomically(path) as beside:
         beside.write_text("file")
     assert (path / "inside.txt").read_text() == "folder"
     assert names(tmp_path) == ["out"]
@@ -124,11 +130,11 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
     fill(tmp_path / ".set.partial", "half")
     fill(tmp_path / ".set.old", "older")
     fill(tmp_path / "set", "old")
-    with replacing(tmp_path / "a.txt") as beside:
+    with replace_atomically(tmp_path / "a.txt") as beside:
         assert beside.name == ".a.partial.txt"
         assert not beside.exists()
         beside.write_text("whole")
-    with replacing(tmp_path / "set") as beside:
+    with replace_atomically(tmp_path / "set") as beside:
         fill(beside, "whole")
     assert names(tmp_path) == ["a.txt", "set"]
 
@@ -151,7 +157,7 @@ def test_other_system_errors_pass(tmp_path):
 def test_a_link_to_a_folder_is_removed_but_not_the_folder(tmp_path):
     fill(tmp_path / "real", "kept")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with replacing(tmp_path / "link") as beside:
+    with replace_atomically(tmp_path / "link") as beside:
         fill(beside, "new")
     assert (tmp_path / "real" / "inside.txt").read_text() == "kept"
     assert (tmp_path / "link" / "inside.txt").read_text() == "new"
@@ -170,6 +176,6 @@ def test_an_emptied_folder_stays_a_link(tmp_path):
     (tmp_path / "there/more").mkdir()
     (tmp_path / "link").symlink_to("there")
     for name in ("link", "new/folder"):
-        renew(tmp_path / name)
+        make_empty_folder(tmp_path / name)
         assert names(tmp_path / name) == []
     assert (tmp_path / "link").is_symlink()
