@@ -74,8 +74,9 @@ def train(
     from cafe_cli.cli.console import say, show_scores, training_display
     from cafe_cli.cli.report import print_reports
     from cafe_cli.evaluation.metrics import Scores
+    from cafe_cli.training.plan import dry_run as dry_run_of
     from cafe_cli.training.report.run import BEST
-    from cafe_cli.training.train import TrainCallbacks, rehearse
+    from cafe_cli.training.train import TrainCallbacks
     from cafe_cli.training.train import train as run
 
     if resume and overwrite:
@@ -85,7 +86,7 @@ def train(
     config = read_config(config_path, assignments, take_overrides(TRAIN_OPTIONS, options))
     if dry_run:
         print_reports(
-            [rehearse(tileset, output, config, device=device, resume=resume, overwrite=overwrite)]
+            [dry_run_of(tileset, output, config, device=device, resume=resume, overwrite=overwrite)]
         )
         return
     with _only_first_logs(), training_display() as (on_step, on_epoch):

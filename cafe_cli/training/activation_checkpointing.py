@@ -1,6 +1,7 @@
-"""Activation checkpointing: compute the blocks of an encoder again instead of keeping their inside.
+"""Activation checkpointing: recompute the blocks of an encoder in the backward pass.
 
-The memory of a step is then that of one block, and of the inputs of all; time is a third more.
+Only the inputs of the blocks are kept, and the activations of one block at a time. A step takes
+about a third more time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,18 +18,18 @@ Context: TypeAlias = AbstractContextManager[object]
 
 
 @contextmanager
-def recomputed(encoders: Iterable[nn.Module], within: Context) -> Iterator[None]:
-    """Keep nothing of what happens within the blocks of encoders that are run meanwhile.
+def checkpoint_blocks(encoders: Iterable[nn.Module], recompute: Context) -> Iterator[None]:
+    """Checkpoint each block of encoders that run in this context.
 
     Parameters
     ----------
     encoders : iterable of Module
-    within : context manager
-        What they are run in the second time, in the course of the way back.
+    recompute : context manager
+        Entered when a block is computed again, in the backward pass.
     """
     own = [block for encoder in encoders for block in blocks(encoder)]
     for block in own:
-        block.forward = _kept_out(block.forward, partial(_contexts, block, within))
+        block.forward = _checkpointed(block.forward, partial(_contexts, block, recompute))
     try:
         yield
     finally:
@@ -37,7 +38,7 @@ def recomputed(encoders: Iterable[nn.Module], within: Context) -> Iterator[None]
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Find the largest parts of an encoder that are called as they are, rather than taken apart."""
+    """Yield the outermost modules of an encoder that have parts and are no mere containers."""
     for part in module.children():
         if _is_container(part):
             yield from blocks(part)
@@ -46,33 +47,34 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Whether a module is a mere list of others, or of a class that is one too."""
+    """Tell whether a module is a list of others, or of a class derived from such a list."""
     return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
-def _contexts(block: nn.Module, within: Context) -> tuple[Context, Context]:
-    return nullcontext(), _again(block, within)
+def _contexts(block: nn.Module, recompute: Context) -> tuple[Context, Context]:
+    """Return the contexts of the forward pass and of the recomputation."""
+    return nullcontext(), _statistics_unchanged(block, recompute)
 
 
 @contextmanager
-def _again(block: nn.Module, within: Context) -> Iterator[None]:
-    """Run a block as before, but for the running statistics, which are up to date already."""
+def _statistics_unchanged(block: nn.Module, recompute: Context) -> Iterator[None]:
+    """Recompute a block without a second update of the running statistics of its BatchNorms."""
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, kept, strict=True):
-        # Not without the statistics: the second time has to keep as many tensors as the first.
-        # Nor without a count, which layers that are shared by processes insist on.
+        # The statistics stay in place, since both passes have to save the same tensors, and so
+        # does the count, which SyncBatchNorm insists on.
         norm.momentum = 0.0
         norm.num_batches_tracked = None if count is None else torch.zeros_like(count)
     try:
-        with within:
+        with recompute:
             yield
     finally:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def _kept_out(forward: Callable[..., Any], contexts: Callable[[], Any]) -> Callable[..., Any]:
+def _checkpointed(forward: Callable[..., Any], contexts: Callable[[], Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Which tile it was: after a loss that is no number."""
+"""Which tiles of a batch made the loss NaN or infinite."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,34 +11,37 @@ from cafe_cli.training.distributed.sync_batchnorm import batch_statistics
 from cafe_cli.training.step import LossModule
 
 
-def find(losses: LossModule, batch: Sample, precision: AbstractContextManager[object]) -> list[int]:
-    """Return the places in a batch of the tiles whose loss is no number on their own.
+def find_nonfinite_losses(
+    losses: LossModule, batch: Sample, autocast: AbstractContextManager[object]
+) -> list[int]:
+    """Return the positions in a batch of the tiles whose own loss is not finite.
 
-    None if all are: then it is the network.
+    The list is empty if all are finite, and if a tile cannot be computed on its own.
     """
     losses.eval()
     found = []
-    with batch_statistics(losses), precision, torch.no_grad():
-        for place in range(len(batch.labels)):
-            here = slice(place, place + 1)
-            inputs = Inputs(*(values[here] for values in batch.inputs))
+    with batch_statistics(losses), autocast, torch.no_grad():
+        for position in range(len(batch.labels)):
+            one = slice(position, position + 1)
+            inputs = Inputs(*(values[one] for values in batch.inputs))
             try:
-                total = losses(Sample(inputs, batch.labels[here]))["total"]
-            except ValueError:  # one tile of 32 pixels has no batch to normalise by
+                total = losses(Sample(inputs, batch.labels[one]))["total"]
+            except ValueError:  # BatchNorm refuses a single tile of 32 pixels
                 return []
             if not total.isfinite():
-                found.append(place)
+                found.append(position)
     return found
 
 
-def spoilt(batch: Sample) -> list[int]:
-    """Return the places in a batch of the tiles with a valid pixel or height that is no number."""
+def find_nonfinite_inputs(batch: Sample) -> list[int]:
+    """Return the positions in a batch of tiles with a valid pixel or height that is not finite."""
     inputs = batch.inputs
     wrong = ~inputs.optical.isfinite().all(dim=1) & inputs.optical_valid
     wrong |= ~inputs.height[:, 0].isfinite() & inputs.height_valid
-    return [place for place, found in enumerate(wrong.flatten(1).any(dim=1).tolist()) if found]
+    flags = wrong.flatten(1).any(dim=1).tolist()
+    return [position for position, found in enumerate(flags) if found]
 
 
-def describe(tiles: Sequence[Tile]) -> list[str]:
-    """Name tiles and where they come from."""
+def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
+    """Return the names of tiles and where they come from, for a message."""
     return [f"{t.name} (scene {t.scene}, row {t.row}, column {t.col})" for t in tiles]

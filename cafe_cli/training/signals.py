@@ -1,65 +1,74 @@
-"""Whether to stop before the end: because somebody asks, or because the time is up."""
+"""Reasons to stop training before its end: a signal, or the time limit."""
 
 import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from types import FrameType
 
 log = logging.getLogger("cafe")
 
-GO_ON, TIME_UP, ASKED = range(3)
-"""Reasons, the more urgent the greater."""
-
-# Schedulers send the others before they kill.
+# Schedulers send the other two before they kill.
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if name in dir(signal)
 ]
 
 
-@contextmanager
-def watching(limit: float | None, started: float) -> Iterator[Callable[[], int]]:
-    """Hand out a function that says, between steps, whether to stop: one of the reasons.
+class StopReason(IntEnum):
+    """Why to stop training. Processes agree on the largest of their values, the most urgent one."""
 
-    A second Ctrl-C stops at once, with a KeyboardInterrupt.
+    NONE = 0
+    TIME_LIMIT = 1
+    SIGNAL = 2
+
+
+@contextmanager
+def watch_for_stop(limit: float | None, started: float) -> Iterator[Callable[[], StopReason]]:
+    """Handle signals; yield a function that returns, between steps, the reason to stop.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
 
     Parameters
     ----------
     limit : float or None
-        Seconds after `started`, a time of `time.monotonic`.
+        Seconds after `started`; None for no limit.
+    started : float
+        A time of `time.monotonic`.
     """
-    asked = False
+    received = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        # Of several processes each gets the Ctrl-C of the terminal, and the launcher's signal too.
-        if asked and number == signal.SIGINT:
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        # A process may get both the Ctrl-C of the terminal and the SIGTERM of its launcher: only
+        # SIGINT counts as a second Ctrl-C.
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not asked:
+        if not received:
             log.warning("stopping after this step; Ctrl-C again stops at once")
-        asked = True
+        received = True
 
-    def reason() -> int:
-        if asked:
-            return ASKED
+    def reason() -> StopReason:
+        if received:
+            return StopReason.SIGNAL
         up = limit is not None and time.monotonic() - started >= limit
-        return TIME_UP if up else GO_ON
+        return StopReason.TIME_LIMIT if up else StopReason.NONE
 
-    with _handled_by(ask):
+    with _signals_handled_by(handle):
         yield reason
 
 
 @contextmanager
-def _handled_by(ask: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _signals_handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {}
     try:
         for number in _SIGNALS:
-            before[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: whoever called handles signals
+            before[number] = signal.signal(number, handler)
+    except ValueError:  # Not in the main thread: whoever called `train` handles signals.
         before = {}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,4 +1,4 @@
-"""One step of training: forward, backward, and the optimiser's move."""
+"""One training step: forward, backward, and the optimiser's update."""
 
 import gc
 import math
@@ -14,17 +14,17 @@ from cafe_cli.config.schema import TrainSettings
 from cafe_cli.errors import ConfigError, TrainingError
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.inputs import Inputs, Sample
-from cafe_cli.training.activation_checkpointing import Context, recomputed
+from cafe_cli.training.activation_checkpointing import Context, checkpoint_blocks
 from cafe_cli.training.build import build_optimizer, learning_rate
 from cafe_cli.training.distributed import sync_batchnorm
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.losses import training_loss
 
-_SEEDS = 1_000_003  # a prime: seeds of one run meet those of another late
+_SEEDS = 1_000_003  # steps of a run whose seeds differ from those of a run with another seed
 
 
 class NotFiniteError(TrainingError):
-    """The loss, or the norm of its gradient, is no number."""
+    """The loss, or the norm of its gradient, is NaN or infinite."""
 
 
 class PendingStep(NamedTuple):
@@ -35,9 +35,9 @@ class PendingStep(NamedTuple):
     number : int
         From 0.
     losses : dict of str to Tensor
-        Of this process's share.
+        Scalars: the contributions of this process's tiles to the loss and its parts.
     norm : Tensor
-        Length of the gradient, 0 if any length goes.
+        Scalar, the norm of the gradient before clipping; 0 without clipping.
     """
 
     number: int
@@ -46,35 +46,40 @@ class PendingStep(NamedTuple):
 
 
 class LossModule(nn.Module):
-    """The network and its loss as one module, the form in which several processes share it.
+    """The network and its loss as one module, which DistributedDataParallel can wrap.
 
-    `within` is the context that the network is run in.
+    Parameters
+    ----------
+    network : CaFE
+    settings : TrainSettings
+    forward_context : context manager, optional
+        Entered for each forward pass of the network.
     """
 
     def __init__(
-        self, network: CaFE, settings: TrainSettings, within: Context | None = None
+        self, network: CaFE, settings: TrainSettings, forward_context: Context | None = None
     ) -> None:
         super().__init__()
         self.network, self.settings = network, settings
-        self.within = within or nullcontext()
+        self.forward_context = forward_context or nullcontext()
 
     def forward(self, batch: Sample) -> dict[str, Tensor]:
         """Return the parts of the loss by name, and their sum, "total"."""
         settings = self.settings
-        twice = encoders(self.network) if settings.checkpointing else []
-        with self.within, recomputed(twice, self.within):
+        checkpointed = encoders(self.network) if settings.checkpointing else []
+        with self.forward_context, checkpoint_blocks(checkpointed, self.forward_context):
             outputs = self.network.training_outputs(*batch.inputs, batch.labels)
         return training_loss(outputs, batch.labels, settings.distill_weight, settings.dice)
 
 
 class Step:
-    """The network, the optimiser, and how one moves the other.
+    """Computes gradients of batches and updates the weights.
 
-    A step is the same whether the tiles of a batch are computed at once, one part after the other
-    (`TrainSettings.accumulate`) or by several processes: each part counts by its labelled pixels.
-    What remains: the heads of the pyramid, which see their own sample of the labels, are weighed by
-    those of the finest; Dice is that of a part; and batch normalisation sees the parts that are
-    computed at the same time.
+    A step is the same whether the tiles of a batch are computed at once, in parts one after the
+    other (gradient accumulation, `TrainSettings.accumulate`) or by several processes: each part is
+    weighted by its share of the labelled pixels. Three things differ: the coarse heads of the
+    pyramid, which see a subsample of the labels, are weighted by the pixels of the finest; Dice is
+    that of a part; and batch normalisation sees the parts that are computed at the same time.
 
     Parameters
     ----------
@@ -90,45 +95,47 @@ class Step:
     ) -> None:
         self.network, self._settings, self._total = network, settings, total
         self._processes, self._fabric = processes, processes.fabric
-        self._within = sync_batchnorm.share(network, self._fabric.device, processes.world)
+        self._forward_context = sync_batchnorm.sync_batch_norm(
+            network, self._fabric.device, processes.world
+        )
         # The memory format in which convolutions are fastest, on CPUs and GPUs alike.
         network.to(self._fabric.device).to(memory_format=torch.channels_last)
         if settings.compile:
             compile_encoders(network)
-        moved = self._fabric.setup_optimizers(build_optimizer(network, settings))
-        self.optimizer = cast(torch.optim.Optimizer, moved)
+        optimizer = self._fabric.setup_optimizers(build_optimizer(network, settings))
+        self.optimizer = cast(torch.optim.Optimizer, optimizer)
         self._frozen: bool | None = None
-        self._losses: Any = None
+        self._loss_module: Any = None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Get ready to train; `epoch` counts from 0."""
+        """Freeze or unfreeze the encoders, and set training mode; `epoch` counts from 0."""
         frozen = epoch < self._settings.freeze_epochs
         if frozen != self._frozen:
             self._wrap(frozen)
-        self._losses.train()
+        self._loss_module.train()
         for encoder in encoders(self.network):
             encoder.train(not frozen)
 
     def _wrap(self, frozen: bool) -> None:
-        """Get the processes to share the gradients of what is to be trained."""
+        """Wrap the network for the all-reduce of the gradients of what is to be trained."""
         self._frozen = frozen
         for encoder in encoders(self.network):
             encoder.requires_grad_(not frozen)
-        del self._losses
-        gc.collect()  # a wrapper leaves the network when it is deleted
-        losses = LossModule(self.network, self._settings, self._within)
-        self._losses, self._fresh = self._fabric.setup_module(losses), True
+        del self._loss_module
+        gc.collect()  # DistributedDataParallel removes its hooks when it is deleted
+        losses = LossModule(self.network, self._settings, self._forward_context)
+        self._loss_module, self._never_synced = self._fabric.setup_module(losses), True
 
     def learning_rate(self, step: int) -> float:
-        """Return the rate of a step."""
+        """Return the learning rate of a step."""
         return learning_rate(step, self._total, self._settings)
 
     def __call__(self, batch: Sample, step: int) -> dict[str, float]:
-        """Take a step: `begin` and `end` it."""
-        return self.end(self.begin(batch, step))
+        """Take a step: `backward` and `update`."""
+        return self.update(self.backward(batch, step))
 
-    def begin(self, batch: Sample, step: int) -> PendingStep:
-        """Compute the gradients of a step, or have a GPU do so: whoever calls need not wait.
+    def backward(self, batch: Sample, step: int) -> PendingStep:
+        """Compute the gradients of a step; on a GPU this returns before they are there.
 
         Parameters
         ----------
@@ -142,10 +149,10 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad()
-        return PendingStep(step, self._backward(batch), self._clip())
+        return PendingStep(step, self._accumulate_gradients(batch), self._clip())
 
-    def end(self, begun: PendingStep) -> dict[str, float]:
-        """Wait for the gradients, and make the optimiser's move.
+    def update(self, pending: PendingStep) -> dict[str, float]:
+        """Wait for the gradients and update the weights.
 
         Returns
         -------
@@ -155,64 +162,66 @@ class Step:
         Raises
         ------
         NotFiniteError
-            In all processes; the weights are as they were before.
+            The loss or the norm of the gradient is not finite; in all processes. The weights are
+            unchanged.
         """
-        found = self._processes.sum(torch.stack(list(begun.losses.values()))).tolist()
-        losses = dict(zip(begun.losses, found, strict=True))
-        loss, norm = losses.pop("total"), float(begun.norm)
+        found = self._processes.sum(torch.stack(list(pending.losses.values()))).tolist()
+        losses = dict(zip(pending.losses, found, strict=True))
+        loss, norm = losses.pop("total"), float(pending.norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if math.isfinite(norm) else "norm of the gradient"
             value = norm if math.isfinite(loss) else loss
-            raise NotFiniteError(f"the {what} is {value} at step {begun.number + 1}")
+            raise NotFiniteError(f"the {what} is {value} at step {pending.number + 1}")
         self.optimizer.step()
         return {"loss": loss, **losses}
 
-    def _backward(self, batch: Sample) -> dict[str, Tensor]:
-        parts = split(batch, self._settings.accumulate)
+    def _accumulate_gradients(self, batch: Sample) -> dict[str, Tensor]:
+        parts = split_batch(batch, self._settings.accumulate)
         pixels = torch.stack([(part.labels != NODATA).sum() for part in parts])
-        everywhere = self._everywhere(pixels.sum()).clamp(min=1)
+        everywhere = self._all_reduce(pixels.sum()).clamp(min=1)
         sums: dict[str, Tensor] = {}
         for number, (part, share) in enumerate(zip(parts, pixels / everywhere, strict=True)):
-            with self._apart(number + 1 < len(parts)):
-                losses = self._losses(part)
-                # Of several processes the mean gradient is taken, and the sum is wanted.
+            with self._no_sync(number + 1 < len(parts)):
+                losses = self._loss_module(part)
+                # DistributedDataParallel averages the gradients; their sum is wanted.
                 self._fabric.backward(losses["total"] * (share * self._processes.world))
-            self._fresh = False
+            self._never_synced = False
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
         return sums
 
-    def _apart(self, more: bool) -> AbstractContextManager[object]:
-        """Let the processes add up gradients when there is no more to come in this step.
+    def _no_sync(self, more_parts: bool) -> AbstractContextManager[object]:
+        """Skip the all-reduce of gradients (no_sync) while more parts of the step are to come.
 
-        The first time they have to, to learn which ones there are; no harm but the time comes of
-        it.
+        The first backward pass has to do it all the same: with a static graph it is where
+        DistributedDataParallel learns which parameters get gradients.
         """
-        return self._fabric.no_backward_sync(self._losses, enabled=more and not self._fresh)
+        enabled = more_parts and not self._never_synced
+        return self._fabric.no_backward_sync(self._loss_module, enabled=enabled)
 
-    def _everywhere(self, pixels: Tensor) -> Tensor:
-        """Add up labelled pixels over the processes, on their devices: the host need not wait."""
+    def _all_reduce(self, pixels: Tensor) -> Tensor:
+        """Sum labelled pixels over the processes, on their devices: the host does not wait."""
         if self._processes.world > 1:
-            # Not by way of Fabric, where hosts wait for each other, and for their GPUs, before it.
+            # Fabric.all_reduce has a barrier first, at which hosts wait for their GPUs.
             dist.all_reduce(pixels)
         return pixels
 
     def _clip(self) -> Tensor:
-        """Shorten the gradient if it is too long; return how long it was, 0 if any length goes."""
+        """Clip the norm of the gradient; return what it was, or 0 without clipping."""
         if not (limit := self._settings.clip):
             return torch.zeros(())
         return nn.utils.clip_grad_norm_(self.network.parameters(), limit)
 
 
-def split(batch: Sample, parts: int) -> list[Sample]:
-    """Cut a batch into parts whose numbers of tiles differ by one at most."""
+def split_batch(batch: Sample, parts: int) -> list[Sample]:
+    """Split a batch into parts whose numbers of tiles differ by one at most."""
     inputs = zip(*(tensor.tensor_split(parts) for tensor in batch.inputs), strict=True)
     labels = batch.labels.tensor_split(parts)
     return [Sample(Inputs(*i), part) for i, part in zip(inputs, labels, strict=True)]
 
 
 def compile_encoders(network: CaFE) -> None:
-    """Have torch compile the encoders when they are run first: minutes, for faster steps.
+    """Mark the encoders for torch.compile, which takes minutes when they first run.
 
     Raises
     ------

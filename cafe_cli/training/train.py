@@ -1,8 +1,8 @@
-"""``cafe train``: a loop over the tiles of a tile set.
+"""``cafe train``: the loop over the epochs of a training run.
 
-Everything random is a function of the seed and of the step: the order of the tiles, what is cut and
-jittered, dropout. So a run that was interrupted and resumed goes through the same states as one
-that was not, and leaves the same history.
+All randomness is a function of the seed and the step: the order of the tiles, crops, augmentation,
+dropout. A run that was interrupted and resumed therefore goes through the same states, and leaves
+the same history, as one that was not.
 """
 
 import logging
@@ -14,26 +14,17 @@ from pathlib import Path
 
 from torch._dynamo.exc import TorchDynamoException
 
-from cafe_cli import findings
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import model_file
-from cafe_cli.model.device import choose_device
 from cafe_cli.model.model_file import ModelCard
-from cafe_cli.splits.assign import SPLITS
 from cafe_cli.text import first_line
-from cafe_cli.tilesets.tileset import TileSet, load_tileset
-from cafe_cli.training import preflight
-from cafe_cli.training.batch_size import find_batch_size, seconds_per_tile
-from cafe_cli.training.build import build_network
-from cafe_cli.training.data.sampler import BatchSampler
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.history import EpochRecord
-from cafe_cli.training.report.run import BEST as BEST
-from cafe_cli.training.signals import ASKED, watching
-from cafe_cli.training.state import resumed, with_batch_size
-from cafe_cli.training.trainer import LAST as LAST
+from cafe_cli.training.plan import TrainPlan, plan, settle_batch_size
+from cafe_cli.training.report.run import BEST
+from cafe_cli.training.signals import StopReason, watch_for_stop
 from cafe_cli.training.trainer import TrainingRun
 
 log = logging.getLogger("cafe")
@@ -41,10 +32,10 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class TrainCallbacks:
-    """Whom to tell about progress: of steps (done, total, loss), of epochs (row, best so far)."""
+    """Functions to call after each step (steps done, in all, loss) and epoch (record, is best)."""
 
     step: Callable[[int, int, float], None] = lambda step, total, loss: None
-    epoch: Callable[[EpochRecord, bool], None] = lambda row, best: None
+    epoch: Callable[[EpochRecord, bool], None] = lambda record, best: None
 
 
 def train(
@@ -75,69 +66,73 @@ def train(
         Go on from the last checkpoint in `output`.
     overwrite : bool
         Replace what `output` holds.
+    report : TrainCallbacks, optional
+        Called in the first process only.
 
     Returns
     -------
     ModelCard
-        Of the best epoch on the validation tiles; of the last one without such tiles. When the
-        time was up, of the best so far.
+        Of the epoch with the best score on the validation tiles, of the last epoch without such
+        tiles. After a time limit, of the best epoch so far.
 
     Raises
     ------
     ConfigError
-        A device that is not there, a step that cannot be shared, or settings that do not fit the
-        tile set.
+        A device that is not there, a batch that cannot be divided among the processes, or settings
+        that do not fit the tile set.
     InputError
         No tile set, one without training tiles, or a damaged tile.
     OutputError
         `output` exists and neither `resume` nor `overwrite` is set, or it is not a run; a full
-        disk, which leaves the checkpoint before as it was.
+        disk, which leaves the previous checkpoint as it was.
     TrainingError
         A loss that is not finite, too little memory, or a resume with other settings.
-    StoppedError
+    RunInterruptedError
         Ctrl-C, or a signal to end; the state is saved.
     """
     started = time.monotonic()
-    planned = processes.plan(device, config.train)
-    tileset = load_tileset(tileset_folder)
-    preflight.check_tiles(tileset_folder, tileset)
-    preflight.check_patience(tileset, config.train)
-    if resume:
-        config = resumed(output / LAST, config, tileset)
-    preflight.check_shares(len(tileset.of("train")), config.train, planned.world)
-    if not resume and processes.is_first():  # it creates the folder, maybe already
-        preflight.check_output(output, tileset_folder, overwrite)
-    team = processes.launch(planned, config.train)
+    planned = plan(
+        tileset_folder, output, config, device=device, resume=resume, overwrite=overwrite
+    )
+    team = processes.launch(planned.processes, planned.config.train)
     with team.translate_peer_loss():
         with team.sync_errors():
-            config = _with_batch_size(config, tileset, team)
-            preflight.check_normalisation(tileset, config.train, team.world)
-            # What is resumed brings its weights.
-            weights = "none" if resume else config.model.weights
-            run = TrainingRun(tileset_folder, tileset, output, config, team, weights)
-            for message in preflight.warnings(tileset_folder, tileset, config.train):
-                log.warning(message)
-            run.restore() if resume else run.begin()
-        with watching(config.train.time_limit, started) as stop:
+            run = _set_up(planned, team)
+        with watch_for_stop(config.train.time_limit, started) as stop:
             ended = _loop(run, report if report and team.first else TrainCallbacks(), stop)
         with team.sync_errors():
-            # Of a run that was over already, too: it may have been killed just before.
-            if team.first and run.progress.history:
+            # Also for a run that was over before: it may have been killed before its report.
+            if team.first and run.state.history:
                 run.write_report(ended)
     return model_file.read_card(output / BEST)
 
 
-def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], int]) -> str:
-    """Train until there is a reason not to, and return it in words; "" if all is done."""
-    while (ended := run.progress.why_ended(run.config.train)) is None:
-        with _explained(run.config, stop):
+def _set_up(planned: TrainPlan, team: Processes) -> TrainingRun:
+    """Build the network and the loaders, and create the folder of the run or read its state."""
+    found = settle_batch_size(planned, team.fabric.device, team.fabric.autocast, team.min)
+    if found.config != planned.config:
+        log.info("train.batch_size: %d tiles", found.batch_size)
+    run = TrainingRun(found, team)
+    for message in found.warnings:
+        log.warning(message)
+    if planned.resume:
+        run.restore()
+    else:
+        run.create()
+    return run
+
+
+def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], StopReason]) -> str:
+    """Train until there is a reason to stop; return it in words, "" if all epochs are done."""
+    while (ended := run.state.why_ended(run.config.train)) is None:
+        with _errors_explained(run.config, stop):
             reason = run.train_epoch(report.step, stop)
-        if reason == ASKED or (reason and not run.epoch_is_over):
+        if reason == StopReason.SIGNAL or (reason and not run.epoch_is_over):
             return _break_off(run, reason)
-        with _explained(run.config, stop):
-            row, best = run.finish_epoch()
-        report.epoch(row, best)
-        if (reason := run.processes.largest(stop())) and not run.is_over:
+        with _errors_explained(run.config, stop):
+            record, best = run.finish_epoch()
+        report.epoch(record, best)
+        if (reason := StopReason(run.processes.max(stop()))) and not run.is_over:
             return _break_off(run, reason)
     if ended:
         log.info(ended)
@@ -145,16 +140,16 @@ def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], int]) -> 
 
 
 @contextmanager
-def _explained(config: Config, stop: Callable[[], int]) -> Iterator[None]:
-    """Say what to do about what goes wrong within torch."""
+def _errors_explained(config: Config, stop: Callable[[], StopReason]) -> Iterator[None]:
+    """Translate torch's errors of memory and of its compiler into what to do about them."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise TrainingError(_too_large(config)) from error
+            raise TrainingError(_out_of_memory_message(config)) from error
         if not (config.train.compile and isinstance(error, TorchDynamoException)):
             raise
-        if stop() == ASKED:  # the Ctrl-C of a terminal ends the compiler, too
+        if stop() == StopReason.SIGNAL:  # a Ctrl-C in a terminal ends the compiler's process, too
             raise KeyboardInterrupt from error
         raise TrainingError(
             f"torch.compile failed ({first_line(error)}): go on with --resume --set "
@@ -162,85 +157,20 @@ def _explained(config: Config, stop: Callable[[], int]) -> Iterator[None]:
         ) from error
 
 
-def _break_off(run: TrainingRun, reason: int) -> str:
-    """Save a run that goes on another time."""
+def _break_off(run: TrainingRun, reason: StopReason) -> str:
+    """Save a run that is to be resumed."""
     done = f"at step {run.done} of {run.total}; go on with --resume -o {run.output}"
-    if reason == ASKED:
+    if reason == StopReason.SIGNAL:
         run.save_for_later()
         raise run.processes.ending(RunInterruptedError(f"stopped {done}"))
-    # Whoever has waited for so long gets a model, be it of a part of an epoch.
-    run.save_for_later(model=not run.progress.history)
+    # After a time limit there is a model, even if it is of a part of the first epoch.
+    run.save_for_later(model=not run.state.history)
     log.info("the time is up %s", done)
     return f"the time was up at step {run.done} of {run.total}"
 
 
-def rehearse(
-    tileset_folder: Path,
-    output: Path,
-    config: Config,
-    *,
-    device: str = "auto",
-    resume: bool = False,
-    overwrite: bool = False,
-) -> findings.Report:
-    """Check what `train` would, and say what it would take; arguments as there.
-
-    Nothing is trained: the time of a step is that of two blank tiles through the network and back.
-    """
-    report = findings.Report("train")
-    with report.capture_errors(str(output)):
-        if not resume:
-            preflight.check_output(output, tileset_folder, overwrite)
-    with report.capture_errors(str(tileset_folder)):
-        tileset = load_tileset(tileset_folder)
-        preflight.check_tiles(tileset_folder, tileset)
-        preflight.check_patience(tileset, config.train)
-        if resume:
-            config = resumed(output / LAST, config, tileset)
-        training = len(tileset.of("train"))
-        world = processes.plan(device, config.train).world
-        preflight.check_shares(training, config.train, world)
-        target, network = choose_device(device), build_network(tileset, config)
-        size = config.train.batch_size
-        if size == "auto":
-            within = processes.precision_of(config.train, target).forward_context
-            size = find_batch_size(tileset, config, target, within, world)
-        preflight.check_normalisation(tileset, with_batch_size(config, size).train, world)
-        steps = len(BatchSampler(training, size, 0)) * config.train.epochs
-        each = seconds_per_tile(network.to(target), tileset, config)
-        parameters = sum(p.numel() for p in network.parameters())
-        report.facts |= {
-            "tiles": {split: len(tileset.of(split)) for split in SPLITS},
-            "pixels": {split: tileset.pixels[split] for split in SPLITS if tileset.of(split)},
-            "shared_ground_m2": tileset.shared_ground,
-            "parameters": parameters,
-            "batch_size": min(size, training),
-            "steps": steps,
-            "device": str(target),
-            # Weights, gradients and the two moments of the optimiser, in two files.
-            "estimate": {
-                "seconds": float(f"{each * min(size, training) * steps / world:.2g}"),
-                "disk": parameters * 4 * 4,
-            },
-        }
-        for message in preflight.warnings(tileset_folder, tileset, config.train):
-            report.add(findings.Finding("warning", message, str(tileset_folder)))
-    return report
-
-
-def _with_batch_size(config: Config, tileset: TileSet, team: Processes) -> Config:
-    """Put a number in the place of ``auto``: what fits."""
-    if config.train.batch_size != "auto":
-        return config
-    fabric = team.fabric
-    found = find_batch_size(tileset, config, fabric.device, fabric.autocast, team.world)
-    size = -team.largest(-found)  # what fits everywhere
-    log.info("train.batch_size: %d tiles", size)
-    return with_batch_size(config, size)
-
-
-def _too_large(config: Config) -> str:
-    """Say what takes less memory."""
+def _out_of_memory_message(config: Config) -> str:
+    """Name the settings that take less memory."""
     settings = config.train
     ways = [
         f"lower train.batch_size (now {settings.batch_size})",

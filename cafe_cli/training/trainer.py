@@ -1,4 +1,4 @@
-"""A training run: its network and optimiser, its place in time, and its folder."""
+"""`TrainingRun`: the network, the optimiser, the state and the folder of a training run."""
 
 import json
 import logging
@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from cafe_cli.config.load import dump_config
-from cafe_cli.config.schema import Config
 from cafe_cli.errors import CafeError, ModelFileError, OutputError, TrainingError
 from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
@@ -20,7 +18,6 @@ from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.tilesets import cache
-from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training import nonfinite
 from cafe_cli.training.build import build_network, optimizer_tensors, restore_optimizer
 from cafe_cli.training.curves import write_history
@@ -30,66 +27,62 @@ from cafe_cli.training.data.loader import Batch, Loader
 from cafe_cli.training.data.sampler import BatchSampler, batches_in_order
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.history import MEAN_SCORES, EpochRecord
+from cafe_cli.training.plan import LAST, TrainPlan
 from cafe_cli.training.report import examples, tile_scores
 from cafe_cli.training.report.page import write_report
 from cafe_cli.training.report.run import BEST, SCORES
-from cafe_cli.training.signals import GO_ON
+from cafe_cli.training.signals import StopReason
 from cafe_cli.training.state import TrainState, fixed_settings
 from cafe_cli.training.step import LossModule, NotFiniteError, PendingStep, Step
 from cafe_cli.training.validation import ValidationAccumulator, validate
 
 log = logging.getLogger("cafe")
 
-LAST = "last.safetensors"
-
 
 class TrainingRun:
-    """All that changes while training, and how it is saved.
+    """Trains epoch by epoch, validates, and saves checkpoints. Each process has one.
 
     Parameters
     ----------
-    folder : Path
-        Of the tile set.
-    tileset : TileSet
-    output : Path
-        Folder of the run.
-    config : Config
-        With a number for `batch_size`.
+    planned : TrainPlan
+        With a settled batch size.
     processes : Processes
-        That share the run; each of them has its own of these.
-    weights : str
-        Of the encoders to begin with, see `ModelSettings`.
+        That share the run.
+
+    Attributes
+    ----------
+    state : TrainState
+    network : CaFE
+    step : Step
+    total : int
+        Steps of the whole run.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        tileset: TileSet,
-        output: Path,
-        config: Config,
-        processes: Processes,
-        weights: str,
-    ) -> None:
-        self.folder, self.tileset, self.output, self.config = folder, tileset, output, config
-        self.processes, self.progress = processes, TrainState()
+    def __init__(self, planned: TrainPlan, processes: Processes) -> None:
+        self.folder, self.tileset = planned.folder, planned.tileset
+        self.output, self.config = planned.output, planned.config
+        tileset, config = planned.tileset, planned.config
+        self.processes, self.state = processes, TrainState()
         self._classes = tileset.classes
         self._tiles, self._validation_tiles = tileset.of("train"), tileset.of("validation")
         settings = config.train
-        size = batch_size(config)
+        size = planned.batch_size
         ranks = (processes.rank, processes.world)
         self._batches = BatchSampler(len(self._tiles), size, settings.seed, *ranks)
-        # As many at a time as training has, on a device whose memory the batch size was chosen for.
+        # Validate as many tiles at a time as training has in memory.
         share = max(size // (processes.world * settings.accumulate), 1)
         self._order = batches_in_order(len(self._validation_tiles), share, *ranks)
         self._watched = examples.choose_watched(len(self._validation_tiles), processes.world)
         self._tiles_a_step = min(size, len(self._tiles))
         self.total = len(self._batches) * settings.epochs
         torch.manual_seed(settings.seed)
+        # On a resume the weights come from the checkpoint.
+        weights = "none" if planned.resume else config.model.weights
         self.network = build_network(tileset, config, weights)
-        decoded = cache.prepare(folder, tileset, settings.cache)
+        decoded = cache.prepare(self.folder, tileset, settings.cache)
         device = processes.fabric.device
-        training = TileDataset(folder, tileset, "train", settings, decoded)
-        validation = TileDataset(folder, tileset, "validation", None, decoded)
+        training = TileDataset(self.folder, tileset, "train", settings, decoded)
+        validation = TileDataset(self.folder, tileset, "validation", None, decoded)
         self._loader = Loader(training, device, settings.workers)
         self._validation = Loader(validation, device, settings.workers)
         self.step = Step(self.network, settings, processes, self.total)
@@ -97,20 +90,20 @@ class TrainingRun:
     @property
     def done(self) -> int:
         """How many steps are done."""
-        return self.progress.epoch * len(self._batches) + self.progress.batch
+        return self.state.epoch * len(self._batches) + self.state.batch
 
     @property
     def epoch_is_over(self) -> bool:
         """Whether the epoch under way has had all its steps."""
-        return self.progress.batch == len(self._batches)
+        return self.state.batch == len(self._batches)
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.progress.why_ended(self.config.train) is not None
+        return self.state.why_ended(self.config.train) is not None
 
-    def begin(self) -> None:
-        """Start a new run in an empty folder; killed in its first epoch, it can be resumed too."""
+    def create(self) -> None:
+        """Create the folder, with a checkpoint for a run that is killed in its first epoch."""
         if not self.processes.first:
             return
         try:
@@ -126,61 +119,62 @@ class TrainingRun:
             raise
 
     def restore(self) -> None:
-        """Take up the state of the last checkpoint."""
+        """Load the state of the last checkpoint."""
         path = self.output / LAST
         tensors, extra, values = model_file.load_training(path)
         try:
             self.network.load_state_dict(tensors)
             restore_optimizer(self.step.optimizer, extra)
-            self.progress = TrainState.from_json(values["progress"])
+            self.state = TrainState.from_json(values["progress"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
-        if self.processes.first and self.progress.history:
-            # Killed right after the checkpoint was written, the run lacks the row of its epoch.
-            write_history(self.output, self.progress.history, self._classes)
+        if self.processes.first and self.state.history:
+            # A run killed right after it wrote the checkpoint lacks the row of that epoch.
+            write_history(self.output, self.state.history, self._classes)
 
     def train_epoch(
-        self, on_step: Callable[[int, int, float], None], stop: Callable[[], int]
-    ) -> int:
-        """Go through the rest of the epoch under way; return why it stopped before its end."""
-        progress = self.progress
-        self._batches.epoch, self._batches.start = progress.epoch, progress.batch
-        self.step.begin_epoch(progress.epoch)
-        self._loader.waited, self._started, self._first = 0.0, time.monotonic(), progress.batch
+        self, on_step: Callable[[int, int, float], None], stop: Callable[[], StopReason]
+    ) -> StopReason:
+        """Train the rest of the current epoch; return why it stopped before its end, if it did."""
+        state = self.state
+        self._batches.epoch, self._batches.start = state.epoch, state.batch
+        self.step.begin_epoch(state.epoch)
+        self._loader.waited, self._started, self._first = 0.0, time.monotonic(), state.batch
         with closing(self._loader.batches(self._batches)) as drawn:
-            following = self._draw(drawn)
+            following = self._next_batch(drawn)
             while (batch := following) is not None:
-                begun = self.step.begin(batch.sample, self.done)
-                following = self._draw(drawn)  # while a GPU is busy with this one
-                losses = self._end(begun, batch)
-                progress.add(losses)
+                pending = self.step.backward(batch.sample, self.done)
+                following = self._next_batch(drawn)  # while a GPU computes this step
+                losses = self._update(pending, batch)
+                state.add(losses)
                 on_step(self.done, self.total, losses["loss"])
-                if reason := self.processes.largest(stop()):
-                    return reason
-        return GO_ON
+                if reason := self.processes.max(stop()):
+                    return StopReason(reason)
+        return StopReason.NONE
 
-    def _draw(self, batches: Iterator[Batch]) -> Batch | None:
+    def _next_batch(self, batches: Iterator[Batch]) -> Batch | None:
         with self.processes.sync_errors():
             return next(batches, None)
 
-    def _end(self, begun: PendingStep, batch: Batch) -> dict[str, float]:
+    def _update(self, pending: PendingStep, batch: Batch) -> dict[str, float]:
         try:
-            return self.step.end(begun)
+            return self.step.update(pending)
         except NotFiniteError as error:
-            said = TrainingError(f"{error}; {self._accuse(batch)}")
-            raise self.processes.ending(said) from error
+            explained = TrainingError(f"{error}; {self._explain_nonfinite(batch)}")
+            raise self.processes.ending(explained) from error
 
-    def _accuse(self, batch: Batch) -> str:
-        """Say which tiles made the loss no number, or what else to do."""
-        spoilt = self._describe(batch, nonfinite.spoilt(batch.sample))
-        if spoilt:
+    def _explain_nonfinite(self, batch: Batch) -> str:
+        """Name the tiles that made the loss NaN or infinite, or say what else to do."""
+        wrong = self._describe(batch, nonfinite.find_nonfinite_inputs(batch.sample))
+        if wrong:
             return (
-                f"not all valid pixels and heights of {', '.join(spoilt)} are numbers: give them a "
+                f"not all valid pixels and heights of {', '.join(wrong)} are numbers: give them a "
                 "nodata value, and cut the tile set again"
             )
         losses = LossModule(self.network, self.config.train)
-        places = nonfinite.find(losses, batch.sample, self.processes.fabric.autocast())
-        named = self._describe(batch, places)
+        autocast = self.processes.fabric.autocast()
+        found = nonfinite.find_nonfinite_losses(losses, batch.sample, autocast)
+        named = self._describe(batch, found)
         if 0 < len(named) < self._tiles_a_step:
             return (
                 f"so is that of {', '.join(named)} alone: look at its pixels and heights, and cut "
@@ -192,40 +186,40 @@ class TrainingRun:
             "'32-true'"
         )
 
-    def _describe(self, batch: Batch, places: Sequence[int]) -> list[str]:
-        """Name tiles of the batches of all processes."""
-        own = [self._tiles[batch.keys[place].tile] for place in places]
-        return self.processes.gather(nonfinite.describe(own))
+    def _describe(self, batch: Batch, positions: Sequence[int]) -> list[str]:
+        """Describe tiles of the batches of all processes; each names those of its own batch."""
+        own = [self._tiles[batch.keys[position].tile] for position in positions]
+        return self.processes.gather(nonfinite.describe_tiles(own))
 
     def finish_epoch(self) -> tuple[EpochRecord, bool]:
-        """Validate, write the history and save `last`, and `best` if it is; return both."""
+        """Validate and save; return the record of the epoch and whether it is the best so far."""
         spent = max(time.monotonic() - self._started, 1e-9)
-        steps = self.progress.batch - self._first
-        result, tally = self.validate()
+        steps = self.state.batch - self._first
+        result, counted = self.validate()
         record = replace(
             self._record(result),
             data_wait=round(min(self._loader.waited / spent, 1.0), 4),
             crops_per_second=round(steps * self._tiles_a_step / spent, 2),
             seconds=round(time.monotonic() - self._started, 2),
         )
-        better = self.progress.close_epoch(record, math.nan if result is None else result.miou)
+        better = self.state.close_epoch(record, math.nan if result is None else result.miou)
         with self.processes.sync_errors():
             if self.processes.first:
                 # `best` first: a run killed before `last` is written repeats the epoch, and `best`.
                 if better:
-                    self.save_best(result, tally)
+                    self.save_best(result, counted)
                 self.save_last(result)
-                self._write_history(tally)
+                self._write_history(counted)
         return record, better
 
     def _record(self, result: Scores | None) -> EpochRecord:
         """Return the losses and scores of the epoch that has just been trained."""
-        batches, epoch = len(self._batches), self.progress.epoch + 1
+        batches, epoch = len(self._batches), self.state.epoch + 1
         record = EpochRecord(
             epoch=epoch,
             step=epoch * batches,
             learning_rate=self.step.learning_rate(epoch * batches - 1),
-            losses={name: value / batches for name, value in self.progress.sums.items()},
+            losses={name: value / batches for name, value in self.state.sums.items()},
         )
         if result is None:
             return record
@@ -238,28 +232,28 @@ class TrainingRun:
         )
 
     def validate(self) -> tuple[Scores | None, ValidationAccumulator]:
-        """Score the network on the validation tiles; there is no score without them."""
-        tally = ValidationAccumulator(self._validation_tiles, len(self._classes), self._watched)
+        """Score the network on the validation tiles; None without such tiles."""
+        counted = ValidationAccumulator(self._validation_tiles, len(self._classes), self._watched)
         if not self._validation_tiles:
-            return None, tally
+            return None, counted
         with closing(self._validation.batches(self._order)) as batches:
-            validate(self.network, batches, tally, self.processes)
-        return compute_scores(Confusion.of(tally.counts), self._classes), tally
+            validate(self.network, batches, counted, self.processes)
+        return compute_scores(Confusion.of(counted.counts), self._classes), counted
 
-    def save_best(self, result: Scores | None, tally: ValidationAccumulator) -> None:
-        """Write the model as it is now, to predict with, and how it scored."""
+    def save_best(self, result: Scores | None, counted: ValidationAccumulator) -> None:
+        """Write the model for inference and its scores."""
         best = self.network.deployed()
         model_file.save(self.output / BEST, best, self._card(best, result))
         if result is not None:
             write_text(self.output / SCORES, json.dumps(result.as_json(), indent=1))
             path = self.output / tile_scores.VALIDATION_FILE
-            tile_scores.write_tile_scores(path, tally.rows, self._validation_tiles, self._classes)
+            tile_scores.write_tile_scores(path, counted.rows, self._validation_tiles, self._classes)
 
     def save_for_later(self, model: bool = False) -> None:
-        """Write what it takes to go on from here, and with `model` one to predict with until then.
+        """Write a checkpoint in the middle of an epoch; with `model` a model for inference, too.
 
-        It is not the best epoch, and the next one takes its place: a run that is resumed leaves
-        what one in a single piece would have left.
+        That model is not recorded as the best, so the next epoch replaces it: a run that is resumed
+        leaves what an uninterrupted one would have left.
         """
         found = self.validate() if model else None
         with self.processes.sync_errors():
@@ -269,9 +263,9 @@ class TrainingRun:
                 self.save_last()
 
     def save_last(self, result: Scores | None = None) -> None:
-        """Write what it takes to go on from here."""
+        """Write the checkpoint that ``--resume`` reads."""
         values = {
-            "progress": self.progress.as_json(),
+            "progress": self.state.as_json(),
             "settings": fixed_settings(self.config, self.tileset),
         }
         state = optimizer_tensors(self.step.optimizer)
@@ -288,30 +282,22 @@ class TrainingRun:
             gsd=tileset.gsd,
             height=tileset.height,
             window=crop_side(self.config.train, tileset.size),
-            epoch=self.progress.epoch,
+            epoch=self.state.epoch,
             scores=result.as_json() if result else None,
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),
         )
 
-    def _write_history(self, tally: ValidationAccumulator) -> None:
-        rows = self.progress.history
+    def _write_history(self, counted: ValidationAccumulator) -> None:
+        rows = self.state.history
         pictures = {}
         if examples.is_due(len(rows), self.config.train.epochs):
-            pictures = examples.draw_strips(self.folder, self.tileset, tally.watched)
+            pictures = examples.draw_strips(self.folder, self.tileset, counted.watched)
         write_history(self.output, rows, self._classes, pictures)
 
     def write_report(self, ended: str) -> None:
-        """Write ``report.html``; what goes wrong with it is told, and costs nothing else."""
+        """Write ``report.html``; an error is logged and does not fail the run."""
         try:
             device = self.processes.fabric.device
             write_report(self.output, self.folder, device=device, ended=ended)
         except CafeError as error:
             log.warning("no report: %s", error)
-
-
-def batch_size(config: Config) -> int:
-    """Return the tiles of a step; ``auto`` has to have become a number."""
-    size = config.train.batch_size
-    if size == "auto":
-        raise TypeError("batch_size is still to be found")
-    return size

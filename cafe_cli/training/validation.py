@@ -1,4 +1,4 @@
-"""What a network makes of the validation tiles, counted tile by tile."""
+"""Validation: confusion counts of all validation tiles, and the errors of each tile."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -32,11 +32,11 @@ class ValidationAccumulator:
     counts : ndarray of int64, (classes, classes)
         Confusion of all tiles; rows are the reference.
     rows : ndarray of int64, (tiles, 5)
-        Per tile: labelled pixels, wrong ones, and the commonest mistake: the class of the
-        reference, the one predicted, its pixels. Zero where another process has the tile, so that
-        those of all processes add up.
+        Per tile: labelled pixels, wrong pixels, and the most frequent confusion: reference class,
+        predicted class, pixels. Zero where another process has the tile, so that the rows of all
+        processes can be summed.
     watched : dict of int to ndarray of uint8, (height, width)
-        Class ids predicted for tiles that are watched.
+        Class ids predicted for the watched tiles.
     """
 
     def __init__(self, tiles: Sequence[Tile], classes: int, watched: Collection[int] = ()) -> None:
@@ -52,9 +52,9 @@ class ValidationAccumulator:
         Parameters
         ----------
         numbers : sequence of int
-            Which tiles they are.
+            Numbers of the tiles.
         labels, predicted : Tensor of int64, (batch, height, width)
-            Class ids, 255 in `labels` where there is none.
+            Class ids; 255 in `labels` for pixels without a label.
 
         Raises
         ------
@@ -71,8 +71,8 @@ class ValidationAccumulator:
 
     def _check(self, numbers: Sequence[int], labels: Tensor) -> None:
         classes = len(self.counts)
-        strange = ((labels >= classes) & (labels != NODATA)).flatten(1).sum(dim=1).tolist()
-        for number, count in zip(numbers, strange, strict=True):
+        invalid = ((labels >= classes) & (labels != NODATA)).flatten(1).sum(dim=1).tolist()
+        for number, count in zip(numbers, invalid, strict=True):
             if count:
                 raise LabelError(
                     f"{count} pixels of the labels of tile {self._tiles[number].name} are neither "
@@ -81,7 +81,7 @@ class ValidationAccumulator:
 
 
 def confusions(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.int64]:
-    """Count the pairs of classes of each tile of a batch: (batch, classes, classes)."""
+    """Return the confusion matrix of each tile of a batch: (batch, classes, classes)."""
     batch = len(labels)
     tile = torch.arange(batch, device=labels.device)[:, None, None]
     pairs = (tile * classes + labels) * classes + predicted
@@ -91,6 +91,7 @@ def confusions(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.in
 
 
 def _summary(counts: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return a row of `ValidationAccumulator.rows` from the confusion matrix of a tile."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     pair = divmod(int(wrong.argmax()), len(counts))
@@ -98,21 +99,24 @@ def _summary(counts: NDArray[np.int64]) -> tuple[int, ...]:
 
 
 def validate(
-    network: CaFE, batches: Iterable[Batch], tally: ValidationAccumulator, processes: Processes
+    network: CaFE,
+    batches: Iterable[Batch],
+    counted: ValidationAccumulator,
+    processes: Processes,
 ) -> None:
-    """Count every tile once; `batches` are this process's, `tally` becomes that of all.
+    """Predict and count this process's `batches`, then sum `counted` over all processes.
 
     Raises
     ------
     InputError, LabelError
         A tile that cannot be read, or used; in all processes.
     """
-    # Not through the wrapper for several processes, which wants as many batches of each.
+    # Not through DistributedDataParallel, which needs equally many batches in all processes.
     network.eval()
     with processes.sync_errors(), torch.inference_mode(), processes.fabric.autocast():
         for batch in batches:
             inputs, labels = batch.sample
             predicted = network(*inputs).argmax(dim=1)
-            tally.add([key.tile for key in batch.keys], labels, predicted)
-    tally.counts = processes.sum(torch.from_numpy(tally.counts)).numpy()
-    tally.rows = processes.sum(torch.from_numpy(tally.rows)).numpy()
+            counted.add([key.tile for key in batch.keys], labels, predicted)
+    counted.counts = processes.sum(torch.from_numpy(counted.counts)).numpy()
+    counted.rows = processes.sum(torch.from_numpy(counted.rows)).numpy()

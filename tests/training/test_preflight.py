@@ -50,6 +50,8 @@ def test_patience_without_validation(info):
     without = info.model_copy(update={"tiles": tuple(info.of("train"))})
     with pytest.raises(ConfigError, match=r"train\.patience is 3, but no tiles validate"):
         preflight.check_patience(without, TrainSettings(patience=3))
+    preflight.check_patience(without, TrainSettings(patience=0))
+    preflight.check_patience(info, TrainSettings(patience=3))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,15 @@ def test_steps_that_cannot_be_shared(changes, processes, message):
 def test_steps_that_can_be_shared():
     preflight.check_shares(6, TrainSettings(batch_size=6, accumulate=3), 2)
     preflight.check_shares(6, TrainSettings(batch_size="auto"), 4)
+    preflight.check_shares(6, TrainSettings(batch_size=6), 6)  # a tile for each
+    preflight.check_shares(6, TrainSettings(batch_size=7), 1)  # larger than the tile set
+
+
+@pytest.mark.parametrize(("training", "size"), [(6, 9), (3, 8)])
+def test_one_reason_is_enough_not_to_share(training, size):
+    """A batch that is no multiple of the processes, or a process that would get no tile."""
+    with pytest.raises(ConfigError, match=f"{training} training tiles in batches of {size} cannot"):
+        preflight.check_shares(training, TrainSettings(batch_size=size), 4)
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 6, "accumulate": 4}])

@@ -11,10 +11,10 @@ from cafe_cli.errors import RunInterruptedError
 from cafe_cli.evaluation import metrics
 from cafe_cli.model import model_file
 from cafe_cli.training import curves, trainer
+from cafe_cli.training.plan import LAST
 from cafe_cli.training.report.run import BEST, SCORES
-from cafe_cli.training.signals import ASKED, GO_ON, TIME_UP, watching
+from cafe_cli.training.signals import StopReason, watch_for_stop
 from cafe_cli.training.train import TrainCallbacks, train
-from cafe_cli.training.trainer import LAST
 from tests.support.engines import settings
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -53,13 +53,13 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def test_no_reason():
-    with watching(None, time.monotonic()) as reason:
-        assert reason() == GO_ON
+    with watch_for_stop(None, time.monotonic()) as reason:
+        assert reason() == StopReason.NONE
 
 
-@pytest.mark.parametrize(("age", "expected"), [(0, GO_ON), (61, TIME_UP)])
+@pytest.mark.parametrize(("age", "expected"), [(0, StopReason.NONE), (61, StopReason.TIME_LIMIT)])
 def test_time(age, expected):
-    with watching(60, time.monotonic() - age) as reason:
+    with watch_for_stop(60, time.monotonic() - age) as reason:
         assert reason() == expected
 
 
@@ -67,18 +67,18 @@ def test_time(age, expected):
 def test_signals(name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    with watching(1, time.monotonic() - 9) as reason:
+    with watch_for_stop(1, time.monotonic() - 9) as reason:
         signal.raise_signal(number)
-        assert reason() == ASKED  # rather than time
+        assert reason() == StopReason.SIGNAL  # rather than time
     assert signal.getsignal(number) is before
 
 
 def test_launcher_and_terminal_stop_together():
-    with watching(None, 0) as reason:
+    with watch_for_stop(None, 0) as reason:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        assert reason() == ASKED
+        assert reason() == StopReason.SIGNAL
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -108,11 +108,11 @@ def clock(monkeypatch):
             def reason():
                 nonlocal count
                 count += 1
-                return TIME_UP if count >= calls else GO_ON
+                return StopReason.TIME_LIMIT if count >= calls else StopReason.NONE
 
             return nullcontext(reason)
 
-        monkeypatch.setattr("cafe_cli.training.train.watching", handed)
+        monkeypatch.setattr("cafe_cli.training.train.watch_for_stop", handed)
 
     return after
 

@@ -13,8 +13,8 @@ from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.training import activation_checkpointing, step
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.sync_batchnorm import batch_statistics
-from cafe_cli.training.nonfinite import find
-from cafe_cli.training.step import LossModule, NotFiniteError, Step, encoders, split
+from cafe_cli.training.nonfinite import find_nonfinite_losses
+from cafe_cli.training.step import LossModule, NotFiniteError, Step, encoders, split_batch
 from tests.support.engines import settings, tiny_model
 
 
@@ -59,7 +59,7 @@ def without_batch_norm(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("tiles", "parts"), [(6, 3), (5, 4), (3, 1)])
 def test_split(tiles, parts):
     whole = batch(tiles, 8)
-    found = split(whole, parts)
+    found = split_batch(whole, parts)
     assert len(found) == parts
     assert {len(part.labels) for part in found} <= {tiles // parts, -(-tiles // parts)}
     assert torch.equal(torch.cat([part.labels for part in found]), whole.labels)
@@ -265,14 +265,16 @@ def test_find_the_tile():
     tiles.inputs.optical[1, 0, 5, 5] = torch.nan
     losses = LossModule(tiny_model(), TrainSettings())
     before = buffers(losses)
-    assert find(losses, tiles, torch.no_grad()) == [1]
+    assert find_nonfinite_losses(losses, tiles, torch.no_grad()) == [1]
     assert all(torch.equal(value, before[name]) for name, value in buffers(losses).items())
 
 
 def test_find_no_tile():
     losses = LossModule(tiny_model(), TrainSettings())
-    assert find(losses, batch(2), torch.no_grad()) == []
-    assert find(losses, batch(2, 32), torch.no_grad()) == []  # nothing to normalise by
+    assert find_nonfinite_losses(losses, batch(2), torch.no_grad()) == []
+    assert (
+        find_nonfinite_losses(losses, batch(2, 32), torch.no_grad()) == []
+    )  # nothing to normalise by
 
 
 def test_batch_statistics():

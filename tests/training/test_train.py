@@ -39,10 +39,11 @@ from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import curves, step, trainer
 from cafe_cli.training.build import learning_rate
 from cafe_cli.training.losses import training_loss
+from cafe_cli.training.plan import LAST, dry_run
 from cafe_cli.training.report import page as report_page
 from cafe_cli.training.report.run import BEST
-from cafe_cli.training.train import TrainCallbacks, rehearse, train
-from cafe_cli.training.trainer import LAST, TrainingRun
+from cafe_cli.training.train import TrainCallbacks, train
+from cafe_cli.training.trainer import TrainingRun
 from tests.support.engines import cut, settings, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -333,12 +334,12 @@ def test_resume_needs_no_weights_from_elsewhere(whole, tileset, tmp_path, no_pic
     assert same_weights(output, whole)
 
 
-def test_a_rehearsed_resume(whole, tileset, tmp_path):
-    (missing,) = rehearse(tileset, tmp_path, settings(), resume=True).findings
+def test_dry_run_of_a_resume(whole, tileset, tmp_path):
+    (missing,) = dry_run(tileset, tmp_path, settings(), resume=True).findings
     assert "holds no last.safetensors" in missing.message
-    (other,) = rehearse(tileset, whole, settings(train__seed=9), resume=True).findings
+    (other,) = dry_run(tileset, whole, settings(train__seed=9), resume=True).findings
     assert "train.seed was 0, now it is 9" in other.message
-    assert rehearse(tileset, whole, settings(), resume=True).ok
+    assert dry_run(tileset, whole, settings(), resume=True).ok
 
 
 def test_other_settings_are_refused_before_any_work(whole, tileset, monkeypatch):
@@ -612,13 +613,17 @@ def test_the_next_batch_is_drawn_while_a_step_is_computed(
     tileset, tmp_path, no_pictures, monkeypatch
 ):
     told = []
-    for owner, name in ((TrainingRun, "_draw"), (step.Step, "begin"), (step.Step, "end")):
+    for owner, name in (
+        (TrainingRun, "_next_batch"),
+        (step.Step, "backward"),
+        (step.Step, "update"),
+    ):
         real = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda *args, _n=name, _r=real: (told.append(_n), _r(*args))[1]
         )
     run(tileset, tmp_path / "run", ONE)
-    assert told == ["_draw", *["begin", "_draw", "end"] * STEPS]
+    assert told == ["_next_batch", *["backward", "_next_batch", "update"] * STEPS]
 
 
 def test_validation_takes_as_many_tiles_at_a_time_as_training(

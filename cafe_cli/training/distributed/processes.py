@@ -1,8 +1,8 @@
 """The processes of a training run, one per device, through Lightning Fabric.
 
-They are started by us (``--devices 2``), or by torchrun or srun, whose environment then says how
-many there are. All of them take the same steps; the first one speaks and writes. What goes wrong in
-one of them has to end all: errors that are expected are exchanged, see `Processes.sync_errors`.
+Fabric's launcher starts them (``--devices 2``), or torchrun or srun does, whose environment then
+says how many there are. All of them take the same steps; the first one logs and writes files. An
+error in one process has to end all: expected errors are exchanged, see `Processes.sync_errors`.
 """
 
 import logging
@@ -29,54 +29,64 @@ from cafe_cli.model.device import choose_device, has_native_bf16
 
 log = logging.getLogger("cafe")
 
-_LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
-_ALONE = (
+_PEER_LOST = (
     "another process of this run has ended, and so does this one; what it said, if it could, is "
     "above; go on with --resume"
 )
 
 
-class Launched(NamedTuple):
-    """What a launcher has started: so many processes on each of so many nodes."""
+class Launcher(NamedTuple):
+    """The launcher that started this process, and how many it started on each of how many nodes."""
 
-    launcher: str
+    name: str
     devices: int
     nodes: int
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, of which this one is one."""
+    """The processes of a run, seen from this one.
+
+    Attributes
+    ----------
+    fabric : Fabric
+    control : ProcessGroup or None
+        A gloo group for small messages on the CPU; None for a single process.
+    spawned : bool
+        Whether Fabric's launcher in the first process of this machine started this one.
+    """
 
     fabric: Fabric
     control: dist.ProcessGroup | None = None
-    """For small messages, without the GPUs; None for a single process."""
-    helper: bool = False
-    """Whether the first process of this machine started this one."""
+    spawned: bool = False
 
     @property
     def rank(self) -> int:
-        """Number of this process."""
+        """Rank of this process among all, from 0."""
         return self.fabric.global_rank
 
     @property
     def world(self) -> int:
-        """How many there are."""
+        """Number of processes, on all nodes."""
         return self.fabric.world_size
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+        """Whether this is the process that logs and writes files: rank 0."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up what the processes have, on the CPU, so that all of them see the same."""
+        """Return the sum of the processes' tensors, on the CPU (all-reduce)."""
         values = values.cpu()
         if self.control is not None:
             dist.all_reduce(values, group=self.control)
         return values
 
-    def largest(self, value: int) -> int:
+    def min(self, value: int) -> int:
+        """Return the smallest of the processes' numbers."""
+        return -self.max(-value)
+
+    def max(self, value: int) -> int:
         """Return the largest of the processes' numbers."""
         found = torch.tensor(value)
         if self.control is not None:
@@ -84,7 +94,7 @@ class Processes:
         return int(found)
 
     def gather(self, words: list[str]) -> list[str]:
-        """Join the lists of all processes, in their order."""
+        """Return the concatenated lists of all processes, by rank (all-gather)."""
         if self.control is None:
             return words
         found: list[list[str]] = [[]] * self.world
@@ -93,9 +103,10 @@ class Processes:
 
     @contextmanager
     def sync_errors(self) -> Iterator[None]:
-        """Let a `CafeError` of one process end them all; all have to come here alike.
+        """End all processes if one of them raises a `CafeError` in this context.
 
-        The first process raises the error, whose ever it is; the others end without a word.
+        All processes have to enter it. The first one raises the error, whichever process it comes
+        from; the others exit silently.
         """
         if self.control is None:
             yield
@@ -105,7 +116,7 @@ class Processes:
             yield
         except CafeError as error:
             failure = error
-        if not self.largest(int(failure is not None)):
+        if not self.max(int(failure is not None)):
             return
         errors: list[CafeError | None] = [None] * self.world
         dist.all_gather_object(errors, failure, group=self.control)
@@ -113,28 +124,38 @@ class Processes:
 
     @contextmanager
     def translate_peer_loss(self) -> Iterator[None]:
-        """Speak of errors that could not be exchanged, and of other processes that are gone."""
+        """Translate torch's errors about a lost process; log errors that were not exchanged."""
         try:
             yield
         except RuntimeError as error:
-            if self.control is None or not any(word in str(error) for word in _LOST):
+            if self.control is None or not _is_peer_loss(error):
                 raise
-            raise self.ending(TrainingError(_ALONE)) from error
+            raise self.ending(TrainingError(_PEER_LOST)) from error
         except CafeError as error:
             if not self.first:
                 log.error("process %d: %s", self.rank, error)
             raise
 
     def ending(self, error: CafeError) -> BaseException:
-        """Return what this process ends with, after an error that all know and the first tells."""
+        """Return what to raise for an error that all processes know of.
+
+        That is the error itself in the first process, which reports it, and SystemExit in others.
+        """
         if self.first:
             return error
-        # Whoever started helpers kills all when one of them fails, itself too: in mid-sentence.
-        return SystemExit(0 if self.helper else error.exit_code)
+        # Fabric's launcher sends SIGKILL to all processes, its own too, once one that it started
+        # exits with another code than 0: the first process could not finish its message.
+        return SystemExit(0 if self.spawned else error.exit_code)
+
+
+def _is_peer_loss(error: RuntimeError) -> bool:
+    # NCCL and the store raise subclasses of DistError. gloo raises a plain RuntimeError, which
+    # tells only by the path of its source file, gloo/transport/..., in the message.
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 class ProcessPlan(NamedTuple):
-    """Which processes a run will have."""
+    """The device of a run, its processes per node, and its nodes."""
 
     device: torch.device
     devices: int
@@ -142,12 +163,12 @@ class ProcessPlan(NamedTuple):
 
     @property
     def world(self) -> int:
-        """How many."""
+        """Number of processes, on all nodes."""
         return self.devices * self.nodes
 
 
 def plan(device: str, settings: TrainSettings) -> ProcessPlan:
-    """Say which processes settings, or a launcher, ask for.
+    """Return the processes that the settings, or a launcher, ask for.
 
     Parameters
     ----------
@@ -162,38 +183,38 @@ def plan(device: str, settings: TrainSettings) -> ProcessPlan:
         A device that is not there, or another number of processes than a launcher has started.
     """
     chosen = choose_device(device)
-    devices, nodes = _count(settings, launched())
+    devices, nodes = _count(settings, detect_launcher())
     _check(chosen, devices, nodes)
     return ProcessPlan(chosen, devices, nodes)
 
 
 def launch(planned: ProcessPlan, settings: TrainSettings) -> Processes:
-    """Start the processes of a run, or join those that torchrun or srun has started."""
+    """Start the other processes of a run, or connect to those that torchrun or srun has started."""
     chosen, devices, nodes = planned
     several = planned.world > 1
-    helper = several and launched() is None and os.environ.get("LOCAL_RANK", "0") != "0"
+    spawned = several and detect_launcher() is None and os.environ.get("LOCAL_RANK", "0") != "0"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=chosen.type,
-        # A GPU that was asked for by number is the only one; otherwise the first ones are taken.
+        # A GPU given by number is the only one; otherwise the first ones are taken.
         devices=devices if chosen.index is None else [chosen.index],
         num_nodes=nodes,
         plugins=precision_of(settings, chosen),
-        # A static graph may have parts that no feature comes from, as some encoders do.
+        # Some encoders have parameters that get no gradient, which a static graph permits.
         strategy=DDPStrategy(static_graph=True) if several else "auto",
     )
     fabric.launch()
     if chosen.type == "cuda":
-        # Crops all have one size, and it pays to try out which convolutions are fastest at it.
+        # All crops have one size, for which cuDNN tries out the fastest convolutions once.
         torch.backends.cudnn.benchmark = True
-    if helper:
-        _end_with_parent()
+    if spawned:
+        _exit_with_parent()
     control = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if several else None
-    return Processes(fabric, control, helper)
+    return Processes(fabric, control, spawned)
 
 
-def launched() -> Launched | None:
-    """Return what torchrun or srun has started, None if neither has started this process.
+def detect_launcher() -> Launcher | None:
+    """Return the launcher that started this process, torchrun or srun; None if neither did.
 
     Raises
     ------
@@ -203,7 +224,7 @@ def launched() -> Launched | None:
     environment = os.environ
     if TorchElasticEnvironment.detect():
         world, local = (int(environment[k]) for k in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        return Launched("torchrun", local, world // local)
+        return Launcher("torchrun", local, world // local)
     if SLURMEnvironment.detect():
         nodes = int(environment.get("SLURM_NNODES", 1))
         tasks = int(environment["SLURM_NTASKS"])
@@ -212,12 +233,12 @@ def launched() -> Launched | None:
                 f"the SLURM job has {tasks} tasks, but one process was started: begin the command "
                 "with srun"
             )
-        return Launched("srun", tasks // nodes, nodes)
+        return Launcher("srun", tasks // nodes, nodes)
     return None
 
 
-def _count(settings: TrainSettings, found: Launched | None) -> tuple[int, int]:
-    """Return devices per node and nodes: those of the launcher, or those of the settings."""
+def _count(settings: TrainSettings, found: Launcher | None) -> tuple[int, int]:
+    """Return (devices per node, nodes) of the launcher, or of the settings without one."""
     if found is None:
         return settings.devices or 1, settings.num_nodes or 1
     for name, asked, started in (
@@ -226,7 +247,7 @@ def _count(settings: TrainSettings, found: Launched | None) -> tuple[int, int]:
     ):
         if asked not in (None, started):
             raise ConfigError(
-                f"train.{name} is {asked}, but {found.launcher} started {found.devices} "
+                f"train.{name} is {asked}, but {found.name} started {found.devices} "
                 f"process(es) on each of {found.nodes} node(s): leave it out, or start as many"
             )
     return found.devices, found.nodes
@@ -241,7 +262,7 @@ def _check(device: torch.device, devices: int, nodes: int) -> None:
     if device.type == "cuda" and devices > (there := torch.cuda.device_count()):
         raise ConfigError(f"train.devices is {devices}, but {there} GPU(s) are there")
     needed = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-    if nodes > 1 and launched() is None and (missing := set(needed) - set(os.environ)):
+    if nodes > 1 and detect_launcher() is None and (missing := set(needed) - set(os.environ)):
         raise ConfigError(
             f"train.num_nodes is {nodes}: start the command on each node with {', '.join(needed)} "
             f"in its environment ({', '.join(sorted(missing))} is missing), or with torchrun or "
@@ -250,9 +271,9 @@ def _check(device: torch.device, devices: int, nodes: int) -> None:
 
 
 class _Mixed(MixedPrecision):
-    """bf16 where autocast takes it, but not for the inputs: pixel values, and metres.
+    """Mixed precision that leaves the inputs, pixel values and metres, in float32.
 
-    Fabric would round them to 8 bits before the network takes their means away: 420.3 m to 420.
+    Fabric's own converts them to bf16 before the network subtracts their means: 420.3 m to 420 m.
     """
 
     def convert_input(self, data: Any) -> Any:
@@ -260,15 +281,19 @@ class _Mixed(MixedPrecision):
 
 
 def precision_of(settings: TrainSettings, device: torch.device) -> Precision:
-    """Return in what a network computes; its `forward_context` is what it has to run in."""
+    """Return Fabric's precision plugin; its `forward_context` is the autocast of forward passes."""
     mixed = settings.precision == "bf16-mixed"
     if settings.precision == "auto":
         mixed = has_native_bf16(device)
     return _Mixed("bf16-mixed", device.type) if mixed else Precision()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, whatever it waits for."""
+def _exit_with_parent() -> None:
+    """Exit when the process that started this one is gone.
+
+    Fabric's launcher ends all processes when one that it started fails, but nothing ends those if
+    the launching process itself is killed: they would wait in a collective until its timeout.
+    """
     parent = os.getppid()
 
     def watch() -> None:
@@ -279,10 +304,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
-# Of torchrun; of srun; of a node, and on it, where a process starts the others.
+# Set by torchrun; by srun; and by Fabric's launcher, or by whoever starts it on each node.
 _NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def is_first() -> bool:
-    """Tell whether this process is the only one of a training run, or the one that speaks."""
+    """Tell from the environment, before `launch`, whether this process has rank 0."""
     return all(os.environ.get(name, "0") == "0" for name in _NAMES)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the tiles of all processes, as if one process had them."""
+"""Synchronised batch normalisation: statistics over the tiles of all processes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,22 +13,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 
-def share(network: nn.Module, device: torch.device, world: int) -> AbstractContextManager[object]:
-    """Let the layers of a network share their statistics, when it runs within the value.
+def sync_batch_norm(
+    network: nn.Module, device: torch.device, world: int
+) -> AbstractContextManager[object]:
+    """Synchronise the batch statistics of a network among processes.
 
-    On GPUs the layers become torch's own, which share them wherever they are used; those know
-    nothing of CPUs.
+    On GPUs its BatchNorm layers are converted to torch's SyncBatchNorm in place. That does not
+    exist for CPUs, where the context manager intercepts the function that the layers call.
+
+    Returns
+    -------
+    context manager
+        In which the forward passes of training have to run.
     """
     if world == 1:
         return nullcontext()
     if device.type == "cuda":
         convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return nullcontext()
-    return _SharedStatistics()
+    return _SyncBatchNormMode()
 
 
-class _SharedStatistics(TorchFunctionMode):
-    """Normalise by the mean and variance of the batches of all processes."""
+class _SyncBatchNormMode(TorchFunctionMode):
+    """Replaces F.batch_norm in training by one that synchronises the statistics."""
 
     def __torch_function__(
         self,
@@ -52,7 +59,7 @@ def _batch_norm(
     eps: float,
     training: bool,
 ) -> Tensor:
-    """Do what F.batch_norm does of x (B, C, ...), over the batches of all processes."""
+    """Compute F.batch_norm of x (B, C, ...) with mean and variance over all processes."""
     axes = [axis for axis in range(x.ndim) if axis != 1]
     column = (1, -1, *[1] * (x.ndim - 2))
     values = x.float()
@@ -71,8 +78,8 @@ def _batch_norm(
     return y.to(x.dtype)
 
 
-class _Sum(torch.autograd.Function):
-    """Add up what the processes have; what they lose by it is added up on the way back."""
+class _AllReduceSum(torch.autograd.Function):
+    """Sum tensors over the processes, and their gradients in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -88,12 +95,12 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum(values: Tensor) -> Tensor:
-    return cast(Tensor, _Sum.apply(values))
+    return cast(Tensor, _AllReduceSum.apply(values))
 
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, in inference mode too, without a trace of it and on our own."""
+    """Use the statistics of this process's batch in evaluation mode, and leave the running ones."""
     norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm.running_mean, norm.running_var) for norm in norms]
     for norm in norms:

@@ -1,5 +1,7 @@
 import csv
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,10 @@ from cafe_cli.config.schema import TrainSettings
 from cafe_cli.errors import ConfigError, InputError, TrainingError
 from cafe_cli.model import model_file
 from cafe_cli.training.distributed import processes, sync_batchnorm
-from cafe_cli.training.distributed.processes import Launched, Processes, launched, plan
+from cafe_cli.training.distributed.processes import Launcher, Processes, detect_launcher, plan
 from cafe_cli.training.report.run import BEST
 from cafe_cli.training.train import train
-from tests.support.engines import cafe, settings
+from tests.support.engines import settings
 
 pytest_plugins = ["tests.support.fixtures"]
 
@@ -43,7 +45,7 @@ def environment(monkeypatch):
 
 
 def test_processes_of_the_settings(environment):
-    assert launched() is None
+    assert detect_launcher() is None
     assert plan("cpu", TrainSettings()).world == 1
     assert plan("cpu", TrainSettings(devices=3)).world == 3
 
@@ -51,7 +53,7 @@ def test_processes_of_the_settings(environment):
 @pytest.mark.parametrize(("started", "name"), [(TORCHRUN, "torchrun"), (SRUN, "srun")])
 def test_processes_of_a_launcher(environment, started, name):
     environment(started)
-    assert launched() == Launched(name, devices=2, nodes=2)
+    assert detect_launcher() == Launcher(name, devices=2, nodes=2)
     assert plan("cpu", TrainSettings()).world == 4
     assert plan("cpu", TrainSettings(devices=2, num_nodes=2)).world == 4
     message = rf"train\.devices is 3, but {name} started 2 process\(es\) on each of 2 node\(s\)"
@@ -64,7 +66,7 @@ def test_processes_of_a_launcher(environment, started, name):
 def test_job_without_srun(environment):
     environment({k: v for k, v in SRUN.items() if k != "SLURM_STEP_ID"})
     with pytest.raises(ConfigError, match="has 4 tasks, but one process was started: begin"):
-        launched()
+        detect_launcher()
 
 
 def test_nodes_without_a_launcher(environment):
@@ -133,29 +135,41 @@ class FakeFabric:
 
 
 @pytest.mark.parametrize(
-    ("rank", "helper", "ends"), [(0, False, "no tile"), (1, False, "1"), (1, True, "0")]
+    ("rank", "spawned", "ends"), [(0, False, "no tile"), (1, False, "1"), (1, True, "0")]
 )
-def test_errors_are_shared(group, rank, helper, ends):
-    team = Processes(FakeFabric(rank), group, helper)
+def test_errors_are_shared(group, rank, spawned, ends):
+    team = Processes(FakeFabric(rank), group, spawned)
     with pytest.raises((InputError, SystemExit), match=ends), team.sync_errors():
         raise InputError("no tile")
     with team.sync_errors():
         pass
 
 
-def test_loss_of_another_process(group):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+        dist.DistBackendError("remote process exited or there was a network error"),
+        dist.DistNetworkError("Broken pipe"),
+    ],
+)
+def test_loss_of_another_process(group, error):
     team = Processes(FakeFabric(0), group)
     with (
         pytest.raises(TrainingError, match="another process of this run has ended"),
         team.translate_peer_loss(),
     ):
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+        raise error
+
+
+def test_other_errors_of_torch_are_left_alone(group):
+    team = Processes(FakeFabric(0), group)
     with pytest.raises(RuntimeError, match="mat1 and mat2"), team.translate_peer_loss():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
-def test_lone_error_of_a_helper_is_told(group, caplog):
-    team = Processes(FakeFabric(1), group, helper=True)
+def test_lone_error_of_a_spawned_process_is_logged(group, caplog):
+    team = Processes(FakeFabric(1), group, spawned=True)
     with pytest.raises(TrainingError), team.translate_peer_loss():
         raise TrainingError("out of memory")
     assert "process 1: out of memory" in caplog.text
@@ -164,7 +178,7 @@ def test_lone_error_of_a_helper_is_told(group, caplog):
 def test_one_process_needs_no_agreement():
     team = Processes(FakeFabric(0))
     assert team.gather(["a"]) == ["a"]
-    assert team.largest(3) == 3
+    assert team.max(3) == team.min(3) == 3
     with pytest.raises(InputError), team.sync_errors():
         raise InputError("no tile")
 
@@ -179,7 +193,9 @@ def test_shared_batch_norm_is_that_of_torch(group, affine):
         torch.manual_seed(0)
         norm = torch.nn.BatchNorm2d(3, affine=affine)
         x = (torch.randn(4, 3, 5, 6) * 3 + 100).requires_grad_()
-        shared = sync_batchnorm.share(norm, torch.device("cpu"), world=2 if context is None else 1)
+        shared = sync_batchnorm.sync_batch_norm(
+            norm, torch.device("cpu"), world=2 if context is None else 1
+        )
         with shared:
             y = norm(x)
         y.pow(3).sum().backward()
@@ -192,7 +208,7 @@ def test_shared_batch_norm_is_that_of_torch(group, affine):
 def test_shared_batch_norm_leaves_inference_alone(group):
     norm = torch.nn.BatchNorm2d(3).eval()
     x = torch.randn(2, 3, 4, 4)
-    with sync_batchnorm.share(norm, torch.device("cpu"), world=2):
+    with sync_batchnorm.sync_batch_norm(norm, torch.device("cpu"), world=2):
         assert torch.equal(norm(x), F.batch_norm(x, norm.running_mean, norm.running_var, eps=1e-5,
                                                  weight=norm.weight, bias=norm.bias))  # fmt: skip
 
@@ -226,28 +242,34 @@ def words_of(tileset: Path, tmp_path: Path) -> list[object]:
     return ["train", tileset, "-c", saved, "-o", tmp_path / "run", "--device", "cpu"]
 
 
+def in_a_process_of_its_own(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run Python with words, however slow the machine, and whatever started the tests.
+
+    A shell starts background jobs with SIGINT ignored, which processes hand on to their children;
+    here it has its usual effect. Ports are chosen by the launchers.
+    """
+    own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in own}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True, text=True, timeout=1800, check=False,
+        env={**kept, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
 def test_two_processes(single, tileset, tmp_path):
-    done = cafe(*words_of(tileset, tmp_path), "--devices", 2, GLOO_SOCKET_IFNAME="lo")
+    done = in_a_process_of_its_own("-m", "cafe_cli", *words_of(tileset, tmp_path), "--devices", 2)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("wrote") == 1  # the second process keeps quiet
+    assert done.stderr.count("\nwrote ") == 1  # the second process keeps quiet
     assert_same_curve(tmp_path / "run", single)
 
 
 def test_torchrun(single, tileset, tmp_path):
-    words = [
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "cafe_cli",
-        *words_of(tileset, tmp_path),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *map(str, words)],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    done = in_a_process_of_its_own(*launcher, "-m", "cafe_cli", *words_of(tileset, tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("wrote") == 1
+    assert done.stderr.count("\nwrote ") == 1
     assert_same_curve(tmp_path / "run", single)
 
 
@@ -257,8 +279,8 @@ def test_error_of_one_process_ends_all(tileset, tmp_path):
     path = sorted((other / "train" / "image").iterdir())[2]
     path.write_bytes(path.read_bytes()[:200])
     words = [*words_of(other, tmp_path), "--devices", 2, "--set", "train.cache=none"]
-    done = cafe("-q", *words, GLOO_SOCKET_IFNAME="lo")
-    assert done.returncode == 1
+    done = in_a_process_of_its_own("-m", "cafe_cli", "-q", *words)
+    assert done.returncode == 1, done.stderr
     # gloo, or torch, may have something to say about a process that is gone.
     (error,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
     assert path.name in error

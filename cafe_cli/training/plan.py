@@ -1,0 +1,182 @@
+"""What a training run will do: all checks before it begins, for the run and for its dry run."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cafe_cli import findings
+from cafe_cli.config.schema import Config
+from cafe_cli.splits.assign import SPLITS
+from cafe_cli.tilesets.tileset import TileSet, load_tileset
+from cafe_cli.training import preflight
+from cafe_cli.training.batch_size import find_batch_size, seconds_per_tile
+from cafe_cli.training.build import build_network
+from cafe_cli.training.data.sampler import BatchSampler
+from cafe_cli.training.distributed import processes
+from cafe_cli.training.distributed.processes import ProcessPlan
+from cafe_cli.training.state import resumed, with_batch_size
+
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A training run that has passed the checks.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the tile set.
+    tileset : TileSet
+    output : Path
+        Folder of the run.
+    config : Config
+        That of the run to go on with, on a resume.
+    processes : ProcessPlan
+    resume : bool
+    """
+
+    folder: Path
+    tileset: TileSet
+    output: Path
+    config: Config
+    processes: ProcessPlan
+    resume: bool
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles of a step on all devices together; `settle_batch_size` finds it."""
+        size = self.config.train.batch_size
+        if size == "auto":
+            raise TypeError("the batch size has not been settled")
+        return size
+
+    @property
+    def warnings(self) -> list[str]:
+        """What will not stop the run, but may disappoint."""
+        return preflight.warnings(self.folder, self.tileset, self.config.train)
+
+
+def plan(
+    tileset_folder: Path,
+    output: Path,
+    config: Config,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    capture_errors: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> TrainPlan:
+    """Check what can be checked before any process is started; parameters as those of `train`.
+
+    Parameters
+    ----------
+    capture_errors : callable
+        Called with a path, gives the context of a check that does not depend on the others. A dry
+        run passes one that keeps the error and goes on.
+
+    Raises
+    ------
+    CafeError
+        See `train`.
+    """
+    with capture_errors(str(output)):
+        # The first process creates the folder, perhaps before another one comes here.
+        if not resume and processes.is_first():
+            preflight.check_output(output, tileset_folder, overwrite)
+    planned = processes.plan(device, config.train)
+    tileset = load_tileset(tileset_folder)
+    preflight.check_tiles(tileset_folder, tileset)
+    preflight.check_patience(tileset, config.train)
+    if resume:
+        config = resumed(output / LAST, config, tileset)
+    preflight.check_shares(len(tileset.of("train")), config.train, planned.world)
+    return TrainPlan(tileset_folder, tileset, output, config, planned, resume)
+
+
+def settle_batch_size(
+    planned: TrainPlan,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+    agree: Callable[[int], int] = int,
+) -> TrainPlan:
+    """Replace ``batch_size = "auto"`` by what fits, and check that batches can be normalised.
+
+    Parameters
+    ----------
+    planned : TrainPlan
+    device : torch.device
+        Of this process.
+    autocast : callable
+        Gives the context in which the network computes.
+    agree : callable
+        Takes the batch size that fits on this process's device, and returns the one that fits on
+        those of all processes.
+
+    Raises
+    ------
+    ConfigError
+        See `preflight.check_normalisation`.
+    """
+    tileset, config, world = planned.tileset, planned.config, planned.processes.world
+    if config.train.batch_size == "auto":
+        size = find_batch_size(tileset, config, device, autocast, world)
+        config = with_batch_size(config, agree(size))
+    preflight.check_normalisation(tileset, config.train, world)
+    return replace(planned, config=config)
+
+
+def dry_run(
+    tileset_folder: Path,
+    output: Path,
+    config: Config,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> findings.Report:
+    """Check what `train` would and estimate time and disk space; parameters as there.
+
+    Nothing is trained: the time of a step is that of two blank tiles, forward and backward.
+    """
+    report = findings.Report("train")
+    with report.capture_errors(str(tileset_folder)):
+        planned = plan(
+            tileset_folder, output, config,
+            device=device, resume=resume, overwrite=overwrite, capture_errors=report.capture_errors,
+        )  # fmt: skip
+        target = planned.processes.device
+        autocast = processes.precision_of(planned.config.train, target).forward_context
+        planned = settle_batch_size(planned, target, autocast)
+        report.facts |= _facts(planned, target)
+        for message in planned.warnings:
+            report.add(findings.Finding("warning", message, str(tileset_folder)))
+    return report
+
+
+def _facts(planned: TrainPlan, device: torch.device) -> dict[str, object]:
+    """Return the size of the run, with an estimate of its time in seconds and its bytes on disk."""
+    tileset, config = planned.tileset, planned.config
+    training = len(tileset.of("train"))
+    size = min(planned.batch_size, training)
+    steps = len(BatchSampler(training, size, 0)) * config.train.epochs
+    network = build_network(tileset, config)
+    parameters = sum(p.numel() for p in network.parameters())
+    seconds = seconds_per_tile(network.to(device), tileset, config) * size * steps
+    return {
+        "tiles": {split: len(tileset.of(split)) for split in SPLITS},
+        "pixels": {split: tileset.pixels[split] for split in SPLITS if tileset.of(split)},
+        "shared_ground_m2": tileset.shared_ground,
+        "parameters": parameters,
+        "batch_size": size,
+        "steps": steps,
+        "device": str(device),
+        "estimate": {
+            "seconds": float(f"{seconds / planned.processes.world:.2g}"),
+            # float32 weights, gradients and the two moments of the optimiser, in two files.
+            "disk": parameters * 4 * 4,
+        },
+    }
