@@ -4,31 +4,23 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cafe_cli.config.load import parse_config
-from cafe_cli.errors import ConfigError, ModelFileError
-from cafe_cli.model import encoders as module
+from cafe_cli.errors import ConfigError
 from cafe_cli.model.cafe import (
     Architecture,
     CaFE,
     CategoryFusion,
     Regions,
-    TrainingOutputs,
     eca_kernel,
     enhancement_weights,
     frozen_statistics,
     labels_at,
 )
-from cafe_cli.training.losses import distillation_loss, pyramid_loss, training_loss
-
-K = 3
-SMALL = Architecture(
-    classes=K, optical_bands=4, optical_encoder="mobilenet_v2", width=8, guidance="distill"
-)
+from cafe_cli.training.losses import training_loss
+from tests.support.small_network import SMALL, K, build, scene
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,24 +30,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def build(**changes):
-    torch.manual_seed(0)
-    network = CaFE(replace(SMALL, **changes))
-    network.set_statistics([100.0] * network.architecture.optical_bands, [50.0] * 4, 10.0, 5.0)
-    return network
-
-
-def scene(height=64, width=64, batch=2):
-    """Return the four inputs and labels, with some void and some unlabelled pixels."""
-    g = torch.Generator().manual_seed(1)
-    optical = torch.rand(batch, 4, height, width, generator=g) * 255
-    metres = torch.rand(batch, 1, height, width, generator=g) * 20
-    valid = torch.rand(2, batch, height, width, generator=g) < 0.9
-    labels = torch.randint(0, K, (batch, height, width), generator=g)
-    labels[:, : height // 4] = 255
-    return (optical, valid[0], metres, valid[1]), labels
 
 
 def regions_by_loop(x, labels):
@@ -428,161 +402,3 @@ def test_steps_repeat_exactly():
         loss.backward()
         totals.append([loss, *(p.grad for p in network.parameters())])
     assert all(a.equal(b) for a, b in zip(*totals, strict=True))
-
-
-# --- losses ---------------------------------------------------------------------------------------
-
-
-def test_pyramid_loss_by_hand():
-    labels = torch.full((1, 32, 32), 255)
-    labels[0, 16, 16] = 2
-    fine, coarse = torch.randn(1, K, 32, 32), torch.randn(1, K, 1, 1)
-    expected = -(fine.log_softmax(1)[0, 2, 16, 16] + coarse.log_softmax(1)[0, 2, 0, 0]) / 2
-    torch.testing.assert_close(pyramid_loss([coarse, fine], labels), expected)
-    weights = torch.tensor([1.0, 1.0, 3.0])
-    torch.testing.assert_close(pyramid_loss([coarse, fine], labels, weights), 3 * expected)
-
-
-def test_ignored_pixels_have_no_gradient():
-    labels = scene()[1]
-    student = torch.randn(2, K, 64, 64, requires_grad=True)
-    teacher = torch.randn(2, K, 64, 64, requires_grad=True)
-    outputs = TrainingOutputs(student=[student], teacher=[teacher])
-    training_loss(outputs, labels, dice=1.0)["total"].backward()
-    ignored = (labels == 255)[:, None].expand_as(student)
-    for logits in (student, teacher):
-        assert (logits.grad[ignored] == 0).all()
-        assert (logits.grad[~ignored] != 0).any()
-
-
-def test_distillation_by_hand_and_one_way():
-    student = torch.tensor([0.3, 0.7]).log().view(1, 2, 1, 1).requires_grad_()
-    teacher = torch.tensor([0.5, 0.5]).log().view(1, 2, 1, 1).requires_grad_()
-    loss = distillation_loss(student, teacher, torch.zeros(1, 1, 1, dtype=torch.long))
-    expected = 0.5 * torch.tensor(0.5 / 0.3).log() + 0.5 * torch.tensor(0.5 / 0.7).log()
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    assert teacher.grad is None
-    torch.testing.assert_close(student.grad.flatten(), torch.tensor([-0.2, 0.2]))
-
-
-def test_dice_of_a_perfect_prediction_is_0():
-    labels = scene()[1]
-    logits = torch.stack([(labels == k) * 50.0 for k in range(K)], dim=1)
-    loss = training_loss(TrainingOutputs(student=[logits]), labels, dice=2.0)
-    assert loss["student_dice"] == pytest.approx(0, abs=1e-5)
-    wrong = training_loss(TrainingOutputs(student=[logits.roll(1, 1)]), labels, dice=2.0)
-    assert wrong["student_dice"] == pytest.approx(2, abs=1e-5)
-
-
-# --- encoders -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["resnet18", "efficientnet-b0", "mobilenet_v2", "mit_b0", "tu-convnext_atto", "tu-resnet18"],
-)
-def test_encoders(name):
-    network = build(optical_encoder=name).eval()
-    assert network(*scene(32, 64)[0]).isfinite().all()
-
-
-def test_two_kinds_of_encoder():
-    network = build(optical_encoder="resnet18", height_encoder="mobilenet_v2", fusion="gated")
-    inputs, labels = scene()
-    assert training_loss(network.training_outputs(*inputs, labels), labels)["total"].isfinite()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("resnet19", "resnet18"),
-        ("tu-convnext_ato", "tu-convnext_atto"),
-        ("tu-swin_tiny_patch4_window7_224", "does not take windows of any size"),
-        ("tu-vit_tiny_patch16_224", "Unsupported model downsampling"),
-    ],
-)
-def test_encoders_that_do_not_fit(name, message):
-    with pytest.raises(ConfigError, match=message):
-        build(optical_encoder=name)
-
-
-def test_features_at_other_strides_are_refused(monkeypatch):
-    dilated = get_encoder("resnet18", in_channels=4, output_stride=16)
-    monkeypatch.setattr(module, "get_encoder", lambda *_, **__: dilated)
-    with pytest.raises(ConfigError, match="strides 4, 8, 16, 16, not 4, 8, 16, 32"):
-        build()
-
-
-@pytest.mark.parametrize(("suffix", "bands"), [(".pth", 1), (".pth", 3), (".safetensors", 4)])
-def test_weights_from_a_file_are_adapted_as_the_library_does_it(tmp_path, suffix, bands):
-    path = tmp_path / f"encoder{suffix}"
-    source = get_encoder("resnet18", weights=None)
-    state = {**source.state_dict(), "fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
-    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    architecture = replace(SMALL, optical_encoder="resnet18", optical_bands=bands)
-    network = CaFE(architecture, weights=str(path))
-    for encoder, n in ((network.optical_encoder, bands), (network.height_encoder, 2)):
-        expected = get_encoder("resnet18", weights=None)
-        expected.load_state_dict(source.state_dict())
-        expected.set_in_channels(n, pretrained=True)
-        own = encoder.state_dict()
-        for key, value in expected.state_dict().items():
-            torch.testing.assert_close(own[key], value, rtol=0, atol=1e-7, msg=key)
-
-
-def test_a_file_of_timm_fits_although_its_names_differ(tmp_path):
-    source = get_encoder("tu-convnext_atto", weights=None).state_dict()
-    file = {k.removeprefix("model.").replace("_", ".", 1): v for k, v in source.items()}
-    assert "stages.0.blocks.0.norm.weight" in file
-    path = tmp_path / "convnext.safetensors"
-    save_file({**file, "head.fc.bias": torch.ones(2)}, path)
-    architecture = replace(SMALL, optical_encoder="tu-convnext_atto", height_encoder="mobilenet_v2")
-    own = CaFE(architecture, weights=str(path)).optical_encoder.state_dict()
-    key = "model.stages_1.blocks.0.conv_dw.weight"
-    assert own[key].equal(source[key])
-
-
-def test_a_file_of_another_encoder(tmp_path):
-    path = tmp_path / "encoder.safetensors"
-    state = get_encoder("resnet18", weights=None).state_dict()
-    state["layer1.9.conv1.weight"] = state.pop("layer1.0.conv1.weight")
-    save_file(state, path)
-    architecture = replace(SMALL, optical_encoder="resnet18")
-    with pytest.raises(ModelFileError, match=r"1 of 100 tensors are missing .* 1 are unexpected"):
-        CaFE(architecture, weights=str(path))
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    (tmp_path / "torn.safetensors").write_bytes(b"x" * 20)
-    (tmp_path / "torn.pth").write_bytes(b"x" * 20)
-    (tmp_path / "text.pth").write_text("junk\n")
-    (tmp_path / "empty.pth").touch()
-    torch.save({"epoch": 3}, tmp_path / "other.pth")
-    for name, says in [
-        ("absent.safetensors", "cannot be read: No such file"),
-        ("absent.pth", "cannot be read: No such file"),
-        ("torn.safetensors", "are damaged, or no state dict"),
-        ("torn.pth", "are damaged, or no state dict"),
-        ("text.pth", "are damaged, or no state dict"),
-        ("empty.pth", "are damaged, or no state dict .*: EOFError"),
-        ("other.pth", "does not hold a state dict"),
-    ]:
-        with pytest.raises(ModelFileError, match=f"{name}:? .*{says}") as caught:
-            CaFE(SMALL, weights=str(tmp_path / name))
-        assert "\n" not in str(caught.value)
-
-
-def test_weights_that_cannot_be_downloaded(monkeypatch):
-    def offline(*_, **__):
-        raise FileNotFoundError("cannot reach the hub\nand a second line")
-
-    monkeypatch.setattr(module, "get_encoder", offline)
-    with pytest.raises(ModelFileError, match='weights = "none" or the path of a local') as caught:
-        CaFE(SMALL, weights="imagenet")
-    assert "\n" not in str(caught.value)
-
-
-def test_weights_that_do_not_exist():
-    with pytest.raises(ConfigError, match="imagenet"):
-        CaFE(SMALL, weights="imagenett")

@@ -7,13 +7,9 @@ from hypothesis import strategies as st
 
 from cafe_cli.raster.window import Window
 from cafe_cli.splits.assign import Block, assign_blocks, divide_into_blocks
-from cafe_cli.splits.tiling import clamped_offsets, scoring_windows, training_windows
 
 LENGTHS = st.integers(1, 120)
 SIZES = st.integers(1, 40)
-STEPS = SIZES.flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
-PLACES = st.integers(0, 100)
-FREE = st.lists(st.builds(Window, PLACES, PLACES, st.integers(1, 30), st.integers(1, 30)))
 COUNTS = st.integers(1, 4).flatmap(
     lambda classes: st.lists(
         st.lists(st.sampled_from([0, 0, 1, 7, 100]), min_size=classes, max_size=classes),
@@ -34,49 +30,6 @@ def test_divide_partitions_into_near_squares(width, height, side):
         seen[block.slices()] += 1
         assert min(side, width) <= block.width <= 2 * side
         assert min(side, height) <= block.height <= 2 * side
-    assert (seen == 1).all()
-
-
-@given(LENGTHS, STEPS)
-def test_clamped_tiles_cover_a_length_and_stay_inside(length, size_step):
-    size, step = size_step
-    starts = clamped_offsets(length, size, step)
-    assert starts == sorted(set(starts))
-    assert starts[0] == 0
-    assert max(b - a for a, b in zip(starts, [*starts[1:], starts[-1]], strict=True)) <= step
-    assert starts[-1] + size == max(length, size)
-
-
-@given(PLACES, PLACES, LENGTHS, LENGTHS, STEPS, FREE)
-def test_training_tiles_keep_off_what_is_kept_free(left, top, width, height, size_step, free):
-    size, step = size_step
-    extent = Window(left, top, width, height)
-    tiles = list(training_windows(extent, size, step, free))
-    taken = np.zeros((300, 300), bool)
-    for window in free:
-        taken[window.slices()] = True
-    for tile in tiles:
-        assert not taken[tile.slices()].any()
-    # None is left out without need.
-    rows, cols = (clamped_offsets(n, size, step) for n in (height, width))
-    every = {(top + row, left + col) for row in rows for col in cols}
-    for row, col in every - {(t.row, t.col) for t in tiles}:
-        assert taken[Window(col, row, size, size).slices()].any()
-
-
-@given(PLACES, PLACES, LENGTHS, LENGTHS, SIZES)
-def test_every_pixel_of_a_block_is_scored_once(col, row, width, height, size):
-    block = Window(col, row, width, height)
-    seen = np.zeros((height, width), int)
-    for tile, scored in scoring_windows(block, size):
-        assert tile.intersection(scored) == scored
-        assert block.intersection(scored) == scored
-        assert (tile.width, tile.height) == (size, size)
-        if width >= size:
-            assert col <= tile.col <= col + width - size
-        if height >= size:
-            assert row <= tile.row <= row + height - size
-        seen[scored.slices(block)] += 1
     assert (seen == 1).all()
 
 
@@ -104,7 +57,7 @@ def test_every_block_goes_to_one_part_and_no_part_goes_empty(counts, shares, see
     st.sampled_from([(0.8, 0.2), (0.6, 0.3, 0.1)]),
 )
 def test_as_many_classes_as_can_be_occur_in_every_part(counts, shares):
-    """Measured against every way there is to deal the blocks."""
+    """Compared with every possible assignment of the blocks."""
     there = np.array(counts) > 0
     enough = there.sum(axis=0) >= len(shares)
 
@@ -138,7 +91,7 @@ def test_folds_share_every_class_alike(folds, seed):
 @settings(max_examples=20)
 @given(st.lists(st.sampled_from([1, 50, 300]), min_size=6, max_size=12), st.data())
 def test_a_rare_class_in_as_many_blocks_as_parts_is_in_each(common, data):
-    """Though dealing it out evenly is further from the shares than giving all of it to one."""
+    """Even if giving all of it to one part would be closer to the shares."""
     places = data.draw(st.permutations(range(len(common))))[:3]
     counts = [[n, 20 * (i in places)] for i, n in enumerate(common)]
     parts = assign_blocks(blocks_of(counts), (0.7, 0.2, 0.1), seed=0)

@@ -1,5 +1,4 @@
 import json
-import math
 import warnings
 
 import numpy as np
@@ -17,12 +16,11 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import inspect_scene
-from cafe_cli.scenes.scene import Patch, open_scene
+from cafe_cli.scenes.scene import open_scene
 from cafe_cli.splits.assign import SPLITS
-from cafe_cli.tilesets.index import shared_ground
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tile_rasters import read_tile, tile_path, write_tile
-from cafe_cli.tilesets.tileset import Tile, load_tileset, save_tileset
+from cafe_cli.tilesets.tile_rasters import read_tile, tile_path
+from cafe_cli.tilesets.tileset import Tile, load_tileset
 from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, noise
 from tests.support.rasters import write as write_to
 
@@ -431,29 +429,6 @@ def test_ground_that_another_scene_validates_on_does_not_train(tmp_path, crs, ca
     assert f"{len(lost)} training tiles are left out: other scenes validate" in caplog.text
 
 
-def tile_at(split, scene, row, col):
-    return Tile(name="", split=split, scene=scene, row=row, col=col, valid=1, labelled=1)
-
-
-def test_ground_that_splits_share_is_measured(caplog):
-    where = grid(160, 128)
-    grids = {"a": where, "b": where.at(Window(100, 40, 160, 128))}
-    apart = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
-    assert shared_ground(apart, grids, SIZE) == 0
-    assert not caplog.text
-    both = [*apart, tile_at("train", "a", 50, 110), tile_at("test", "b", 30, 30)]
-    # 22 x 22 pixels with the validation tile, 12 x 12 with the test tile, 2 x 2 with both.
-    assert shared_ground(both, grids, SIZE) == pytest.approx((22 * 22 + 12 * 12 - 2 * 2) * 0.25)
-    assert "tiles of two splits show the same 156 m2 of ground" in caplog.text
-
-
-def test_shared_ground_of_scenes_in_several_crs():
-    where, other = (around(300_000, 5_200_000, 16, 0.5, crs) for crs in (UTM, LAMBERT))
-    tiles_there = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
-    shared = shared_ground(tiles_there, {"a": where, "b": other}, SIZE)
-    assert 0.85 * 256 < shared < 256
-
-
 def test_a_tile_shows_no_ground_beyond_its_scene(tmp_path):
     deliver(tmp_path, "a", SMALL.at(Window(0, 0, 20, 40)))
     deliver(tmp_path, "b", SMALL.at(Window(20, 0, 60, 40)))
@@ -516,51 +491,3 @@ def test_folders_with_special_characters(tmp_path):
     tileset = tile(settings(folder), folder / "tiles")
     assert load_tileset(folder / "tiles") == tileset
     assert pyogrio.read_info(folder / "tiles/index.gpkg")["features"] == len(tileset.tiles)
-
-
-# The store
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-@pytest.mark.parametrize("count", [1, 3, 4])
-@pytest.mark.parametrize("valid", ["all", "some", "none"])
-@pytest.mark.parametrize("known", ["all", "some", "none"])
-def test_a_tile_is_read_back_as_it_was_written(tmp_path, dtype, count, valid, known):
-    where = grid(SIZE, SIZE)
-    random = np.random.default_rng(1)
-    shares = {"all": 1.0, "some": 0.5, "none": 0.0}
-    optical = noise(count, where, dtype)
-    optical_valid = random.random((SIZE, SIZE)) < shares[valid]
-    if dtype == "float32":
-        optical[:, ~optical_valid] = np.nan
-    height_valid = random.random((SIZE, SIZE)) < shares[known]
-    height = np.where(height_valid, noise(1, where, "float32")[0], np.float32(0))
-    labels = random.choice([0, 1, 2, 255], (SIZE, SIZE)).astype(np.uint8)
-    kept = Tile(name="a", split="train", scene="a", row=0, col=0, valid=1, labelled=1)
-    patch = Patch(optical, optical_valid, height, height_valid)
-    write_tile(tmp_path, kept, where, patch, labels, TABLE)
-    again, read_labels = read_tile(tmp_path, kept, SIZE)
-    assert np.array_equal(again.optical, optical, equal_nan=dtype == "float32")
-    assert again.optical.dtype == dtype
-    assert np.array_equal(again.optical_valid, optical_valid)
-    assert np.array_equal(again.height, height)
-    assert np.array_equal(again.height_valid, height_valid)
-    assert np.array_equal(read_labels, labels)
-
-
-def test_a_description_that_is_missing_or_damaged(cut, tmp_path):
-    with pytest.raises(InputError, match=r"is not a tile set: cannot read tileset\.json"):
-        load_tileset(tmp_path)
-    text = (cut[0] / "tileset.json").read_text()
-    for broken, place in ((text[:50], ""), (text.replace('"size": 32', '"size": "x"'), "size")):
-        (tmp_path / "tileset.json").write_text(broken)
-        with pytest.raises(
-            InputError, match=rf"tileset\.json is damaged: {place}.*; run cafe tile"
-        ):
-            load_tileset(tmp_path)
-
-
-def test_a_description_keeps_nodata_that_is_no_number(cut, tmp_path):
-    height = HeightSettings(nodata=math.nan)
-    save_tileset(tmp_path, load_tileset(cut[0]).model_copy(update={"height": height}))
-    assert math.isnan(load_tileset(tmp_path).height.nodata)

@@ -1,0 +1,31 @@
+import pytest
+
+from cafe_cli.raster.window import Window
+from cafe_cli.tilesets.index import shared_ground
+from cafe_cli.tilesets.tileset import Tile
+from tests.support.rasters import LAMBERT, UTM, around, grid
+
+SIZE = 32
+
+
+def tile_at(split, scene, row, col):
+    return Tile(name="", split=split, scene=scene, row=row, col=col, valid=1, labelled=1)
+
+
+def test_ground_that_splits_share_is_measured(caplog):
+    where = grid(160, 128)
+    grids = {"a": where, "b": where.at(Window(100, 40, 160, 128))}
+    apart = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
+    assert shared_ground(apart, grids, SIZE) == 0
+    assert not caplog.text
+    both = [*apart, tile_at("train", "a", 50, 110), tile_at("test", "b", 30, 30)]
+    # 22 x 22 pixels with the validation tile, 12 x 12 with the test tile, 2 x 2 with both.
+    assert shared_ground(both, grids, SIZE) == pytest.approx((22 * 22 + 12 * 12 - 2 * 2) * 0.25)
+    assert "tiles of two splits show the same 156 m2 of ground" in caplog.text
+
+
+def test_shared_ground_of_scenes_in_several_crs():
+    where, other = (around(300_000, 5_200_000, 16, 0.5, crs) for crs in (UTM, LAMBERT))
+    tiles_there = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
+    shared = shared_ground(tiles_there, {"a": where, "b": other}, SIZE)
+    assert 0.85 * 256 < shared < 256
