@@ -1,4 +1,4 @@
-"""The class table: what the numbers of a label raster mean."""
+"""The class table: id, name and colour of the classes of a label raster."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from pydantic import PlainSerializer, PlainValidator
 from cafe_cli.errors import ConfigError
 
 NODATA = 255
-"""Value of a label raster where there is no label or no prediction; never a class."""
+"""Value of label rasters where there is no label or prediction; never a class."""
 
 _PALETTE = (
     "#b3b3b3", "#4daf4a", "#e41a1c", "#377eb8", "#ff7f00", "#ffff33", "#a65628", "#984ea3",
@@ -28,13 +28,13 @@ class LandClass:
     Parameters
     ----------
     id : int
-        Value in every label raster that cafe writes, 0 to 254.
+        Value in all label rasters that cafe writes, 0 to 254.
     name : str
-        Name shown to people.
+        Name in messages, tables and rasters.
     color : str
         ``#rrggbb``.
     values : tuple of int or str
-        Values of the input labels that mean this class; the id itself unless given.
+        Values of the input labels that stand for this class; the id by default.
     scored : bool
         Whether the class counts in mean IoU and mean F1 (overall accuracy counts every class).
     """
@@ -46,7 +46,7 @@ class LandClass:
     scored: bool = True
 
     def __post_init__(self) -> None:
-        """Fill in the defaults that depend on the id, and check the colour."""
+        """Set the defaults that depend on the id, and check the colour."""
         if not self.color:
             object.__setattr__(self, "color", _PALETTE[self.id % len(_PALETTE)])
         if not re.fullmatch("#[0-9a-fA-F]{6}", self.color):
@@ -66,12 +66,12 @@ class LandClass:
 
 @dataclass(frozen=True)
 class ClassTable(Sequence[LandClass]):
-    """The classes in the order of their ids, which run from 0 without gaps.
+    """The classes in the order of their ids: 0, 1, 2, ...
 
     Raises
     ------
     ConfigError
-        Ids that do not run 0, 1, 2, ..., names that repeat, or a label value of two classes.
+        The ids are not 0, 1, 2, ..., a name repeats, or two classes have the same label value.
     """
 
     classes: tuple[LandClass, ...]
@@ -111,28 +111,28 @@ class ClassTable(Sequence[LandClass]):
 
     @cached_property
     def scored(self) -> NDArray[np.bool_]:
-        """Which classes count in the means, by id."""
+        """Whether a class counts in the means, by id: (K,) bool."""
         return np.array([c.scored for c in self.classes])
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:
-        """Colours by id, (K, 3)."""
+        """Colours by id: (K, 3) uint8."""
         return np.array([c.rgb for c in self.classes], np.uint8)
 
     @property
     def colormap(self) -> dict[int, tuple[int, int, int, int]]:
-        """Colour table as rasterio wants it; nodata is transparent."""
+        """Colour table as rasterio writes it, RGBA by value; nodata is transparent."""
         table = {c.id: (*c.rgb, 255) for c in self.classes}
         return {**table, NODATA: (0, 0, 0, 0)}
 
     def paint(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Colour a label array (H, W) for a picture: (H, W, 3), nodata white."""
+        """Convert labels (H, W) to colours (H, W, 3) for a picture; nodata is white."""
         table = np.full((256, 3), 255, np.uint8)
         table[: len(self)] = self.palette
         return table[labels]
 
     def as_json(self) -> list[dict[str, object]]:
-        """Return plain values, as stored in tile sets, models and rasters."""
+        """Return the classes as stored in tile sets, models and rasters, without `values`."""
         return [
             {"id": c.id, "name": c.name, "color": c.color, "scored": c.scored} for c in self.classes
         ]

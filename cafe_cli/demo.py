@@ -1,4 +1,4 @@
-"""``cafe demo``: every command on the sample data, and a picture of what came of it."""
+"""``cafe demo``: run every command on the sample data, and draw the resulting map."""
 
 import json
 from collections.abc import Callable
@@ -44,34 +44,35 @@ def demo(
     config_path : Path
         ``configs/sample.toml``, which names the folder of the sample data.
     output : Path
-        Folder for everything: ``demo.png`` and ``scores.json`` in it are the result.
+        Folder of all outputs; ``demo.png`` and ``scores.json`` in it are the result.
     device : str
         See `cafe_cli.training.train.train`.
     overwrite : bool
         Replace a folder that exists.
-    report : Report, optional
-        Whom to tell about training.
+    report : TrainCallbacks, optional
+        Called during training.
     say : callable
-        Told each command before it runs.
+        Called with the command line of each step before it runs.
 
     Returns
     -------
     Scores
         Of the mosaic against the true labels of the third scene.
+
+    Raises
+    ------
+    InputError
+        The sample data is missing.
+    OutputError
+        `output` exists and may not be replaced.
     """
     config = load_config(config_path)
     data = Path(config.root)
     pieces = sorted(data.glob("town_*_ortho.tif"))
     if not pieces:
         raise InputError(f"no sample data in {data}; run cafe demo in the source tree")
-    check_output(output, overwrite)
-    if output.exists() and not (output / "config.toml").exists():
-        raise OutputError(
-            f"{output} is not the folder of a demo; remove it yourself or name another"
-        )
-    remove(output)
-    output.mkdir()
-    write_text(output / "config.toml", dump_config(config))
+    heights, truth = data / "town_dsm.tif", data / "town_labels.tif"
+    _create_folder(output, config, overwrite)
     tiles, run, town = output / "tiles", output / "run", output / "town.tif"
 
     say(f"cafe tile -c {config_path} -o {tiles}")
@@ -82,24 +83,35 @@ def demo(
     for piece in pieces:
         labels = output / f"{piece.stem.removesuffix('_ortho')}.tif"
         confidence = labels.with_name(f"{labels.stem}_confidence.tif")
-        source = PredictInput((str(piece),), (str(data / "town_dsm.tif"),))
         say(
-            f"cafe predict {run / BEST} --optical {piece} --elevation {data / 'town_dsm.tif'} "
+            f"cafe predict {run / BEST} --optical {piece} --elevation {heights} "
             f"-o {labels} --confidence {confidence}"
         )
         predict(
-            [run / BEST], source, PredictOutput(labels, confidence), compute=ComputeOptions(device)
-        )
+            [run / BEST], PredictInput((str(piece),), (str(heights),)),
+            PredictOutput(labels, confidence), compute=ComputeOptions(device),
+        )  # fmt: skip
         maps.append(str(labels))
         confidences.append(str(confidence))
     say(f"cafe mosaic {' '.join(maps)} --method confidence ... -o {town}")
     mosaic(maps, town, method="confidence", confidences=Confidences(tuple(confidences)))
-    truth = data / "town_labels.tif"
     say(f"cafe evaluate {town} {truth}")
     scores = evaluate(str(town), str(truth))
     write_text(output / "scores.json", json.dumps(scores.as_json(), indent=1))
-    draw_map(town, truth, [str(p) for p in pieces], str(data / "town_dsm.tif"), output / "demo.png")
+    draw_map(town, truth, [str(p) for p in pieces], str(heights), output / "demo.png")
     return scores
+
+
+def _create_folder(output: Path, config: Config, overwrite: bool) -> None:
+    """Create the folder of a demo with its config in it; only another demo's is replaced."""
+    check_output(output, overwrite)
+    if output.exists() and not (output / "config.toml").exists():
+        raise OutputError(
+            f"{output} is not the folder of a demo; remove it yourself or name another"
+        )
+    remove(output)
+    output.mkdir()
+    write_text(output / "config.toml", dump_config(config))
 
 
 def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:

@@ -1,1 +1,1 @@
-"""The command line, and what people see of it. The only package that knows click and rich."""
+"""The command line: a module per command. The only package that imports click and rich."""

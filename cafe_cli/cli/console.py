@@ -1,4 +1,4 @@
-"""What people see: log lines, progress and tables on stderr. The only module that knows rich."""
+"""Log lines, progress bars and tables on stderr."""
 
 import logging
 import math
@@ -29,51 +29,51 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 
-_LOG_WIDTH = 120  # of a table in a log file
+_LOG_WIDTH = 120  # characters of a line of a table if stderr is no terminal
 
 
 def set_up_log(verbosity: int) -> None:
-    """Show warnings and what commands report; with -v everything, with -q errors only."""
+    """Log warnings and results; everything if `verbosity` is positive, errors only if negative."""
     level = {-1: logging.ERROR, 0: logging.INFO}.get(max(verbosity, -1), logging.DEBUG)
     log = logging.getLogger("cafe")
-    log.handlers = [_Lines()]
+    log.handlers = [_LineHandler()]
     log.setLevel(level)
 
 
-class _Lines(logging.Handler):
-    """Prints every message once, on one line."""
+class _LineHandler(logging.Handler):
+    """Prints every message on one line, and the same message only once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said = set[str]()
+        self._printed = set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if message not in self._said:
-            self._said.add(message)
-            print_line(_kind_of(record.levelno), message)
+        if message not in self._printed:
+            self._printed.add(message)
+            print_line(_prefix_of(record.levelno), message)
 
 
-def _kind_of(level: int) -> str | tuple[str, str]:
+def _prefix_of(level: int) -> str | tuple[str, str]:
     if level >= logging.ERROR:
         return ("Error: ", "bold red")
     return ("Warning: ", "yellow") if level >= logging.WARNING else ""
 
 
 def show_error(message: str) -> None:
-    """Print the one line of an error."""
+    """Print an error on one line."""
     print_line(("Error: ", "bold red"), message)
 
 
 def say(message: str) -> None:
-    """Tell what was done, unless -q."""
+    """Print what was done, unless with -q."""
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
         print_line("", message)
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[ProgressCallback]:
-    """Show a progress bar; the value is called with (done, total)."""
+    """Show a progress bar; the function yielded moves it: (done, total)."""
     with _bar() as bar:
         task = bar.add_task(what, total=None)
 
@@ -85,7 +85,7 @@ def progress_bar(what: str) -> Iterator[ProgressCallback]:
 
 @contextmanager
 def inference_display() -> Iterator[Callable[[Meter], None]]:
-    """Show inference: a bar over the windows, how fast it is and what it waits for."""
+    """Show a bar over the windows, their speed and the share of time of each stage."""
     with _bar(TextColumn("{task.fields[pace]}")) as bar:
         task = bar.add_task("predict", total=None, pace="")
 
@@ -99,7 +99,7 @@ def inference_display() -> Iterator[Callable[[Meter], None]]:
 
 
 def show_meter(meter: Meter, outputs: Iterable[Path]) -> None:
-    """Say what was written, how fast, and what took the time."""
+    """Print what was written, the speed and the share of time of each stage."""
     if not meter.written:
         return
     names = " and ".join(map(str, outputs))
@@ -120,10 +120,10 @@ def _pace(meter: Meter) -> str:
 
 @contextmanager
 def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Callable[..., None]]]:
-    """Show training: a bar over the steps and a table of the epochs; yields (on step, on epoch).
+    """Show a bar over the steps and a table of the epochs; yields the functions that move them.
 
-    The first is called with the steps done and in all, and the loss; the second with the
-    record of an epoch, and whether it is the best so far if that is known.
+    The first takes the steps done, all steps and the loss; the second the record of an epoch and,
+    if known, whether it is the best so far.
     """
     from cafe_cli.cli.epoch_table import EpochTable
 
@@ -171,9 +171,12 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def print_line(kind: str | tuple[str, str], message: str) -> None:
-    """Print one line, whatever the message holds: brackets are no markup, line ends no lines."""
-    text = Text.assemble(kind, " ".join(message.splitlines()))
+def print_line(prefix: str | tuple[str, str], message: str) -> None:
+    """Print one line: brackets in the message are not markup, and line breaks become spaces.
+
+    `prefix` may be a pair of text and style.
+    """
+    text = Text.assemble(prefix, " ".join(message.splitlines()))
     console.print(text, soft_wrap=True, highlight=False)
 
 
@@ -187,6 +190,6 @@ def _bar(*extra: TextColumn) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        # In a log file a bar is nothing but an empty line.
+        # In a log file a bar would be an empty line.
         disable=not (console.is_terminal and logging.getLogger("cafe").isEnabledFor(logging.INFO)),
     )

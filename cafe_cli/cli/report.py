@@ -13,6 +13,8 @@ from cafe_cli.errors import CafeError
 from cafe_cli.findings import LEVELS, Report
 from cafe_cli.text import megabytes, percent
 
+_STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
+
 
 def print_reports(reports: Sequence[Report], as_json: bool = False) -> None:
     """Print reports, and end the command with exit code 1 if one of them has errors.
@@ -29,28 +31,31 @@ def print_reports(reports: Sequence[Report], as_json: bool = False) -> None:
 
 
 def show_report(report: Report) -> None:
-    """Print what a check found: a line per raster, the rest as an outline, then the findings.
+    """Print a line per raster, the other facts as an outline, then the findings and the verdict.
 
-    With -v, every fact. The gravest findings come last.
+    With -v, all facts are an outline. The most severe findings come last.
     """
     log = logging.getLogger("cafe")
-    facts = dict(report.facts)
     if log.isEnabledFor(logging.INFO):
-        lines: list[str] = []
-        if not log.isEnabledFor(logging.DEBUG):
-            scenes = facts.pop("scenes", {})
-            lines = [line for name, scene in scenes.items() for line in _scene_lines(name, scene)]
-        for line in [*lines, *_outline(facts, 0)]:
+        for line in _fact_lines(report.facts, in_full=log.isEnabledFor(logging.DEBUG)):
             console.print(Text(line), soft_wrap=True, highlight=False)
-    styles = {"note": "cyan", "warning": "yellow", "error": "bold red"}
     for finding in sorted(report.findings, key=lambda f: LEVELS.index(f.level), reverse=True):
         named = not finding.where or finding.message.startswith(finding.where)
         where = "" if named else f"{finding.where}: "
         if finding.level != "note" or log.isEnabledFor(logging.INFO):
-            head = (f"{finding.level.capitalize()}: ", styles[finding.level])
-            print_line(head, where + finding.message)
+            prefix = (f"{finding.level.capitalize()}: ", _STYLES[finding.level])
+            print_line(prefix, where + finding.message)
     counts = ", ".join(f"{report.count(level)} {level}s" for level in LEVELS)
     say(f"{report.title}: {'ok' if report.ok else 'not ok'} ({counts})")
+
+
+def _fact_lines(facts: Mapping[str, Any], in_full: bool) -> Iterator[str]:
+    if in_full:
+        yield from _outline(facts, 0)
+        return
+    for name, scene in facts.get("scenes", {}).items():
+        yield from _scene_lines(name, scene)
+    yield from _outline({key: value for key, value in facts.items() if key != "scenes"}, 0)
 
 
 def _scene_lines(name: str, scene: Mapping[str, Any]) -> Iterator[str]:
@@ -61,7 +66,7 @@ def _scene_lines(name: str, scene: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stream_facts(stream: Mapping[str, Any]) -> Iterator[str]:
-    """Say in a line what a stream of a scene is; of several files the first stands for all."""
+    """Return the parts of a stream's line; of several files, the first is described."""
     first: Mapping[str, Any] = next(iter(stream["rasters"]), {})
     if stream["files"] > 1:
         yield f"{stream['files']} files, the first"
@@ -86,7 +91,7 @@ def _stream_facts(stream: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _outline(value: Any, depth: int) -> Iterator[str]:
-    """Write nested facts as indented lines; what fits on one line stays on it."""
+    """Return nested facts as indented lines; a list of plain values is one line."""
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value, start=1):
         label = f"{'  ' * depth}{str(key).replace('_', ' ')}:"
         nested = isinstance(item, Mapping) or (

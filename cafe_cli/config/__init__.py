@@ -1,1 +1,1 @@
-"""Settings: what they are, how they are read, and what is said of wrong ones."""
+"""Settings: the schema of the config, its reading and writing, and the errors of invalid ones."""

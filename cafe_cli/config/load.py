@@ -1,4 +1,4 @@
-"""Config files: TOML and dotted keys to settings, and back."""
+"""Reading a config from TOML and dotted keys, and writing it."""
 
 import os
 import tomllib
@@ -15,12 +15,12 @@ from cafe_cli.errors import ConfigError
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file and lay `overrides` (dotted key -> value) over it.
+    """Read a config file and override it by `overrides` (dotted key -> value).
 
     Raises
     ------
     ConfigError
-        File missing, not TOML, unknown keys (with the nearest right name) or unfit values.
+        The file is missing or is not TOML, a key is unknown, or a value is invalid.
     """
     values = {} if path is None else _read_toml(path)
     _set_root(values, path.parent if path else Path())
@@ -32,7 +32,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
-    """Validate plain values; `source` names them in errors."""
+    """Validate plain values; errors begin with `source`, where they come from."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -40,7 +40,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Split ``section.key=value``; the value is TOML, or else taken as a plain string."""
+    """Split ``section.key=value``; the value is parsed as TOML, or is a string if it is not."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"{text!r} is not of the form section.key=value, e.g. train.epochs=20")
@@ -51,7 +51,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """Write the config as TOML; what is unset is left out."""
+    """Return the config as TOML; keys that are None are left out."""
     return tomli_w.dumps(config.model_dump(exclude_none=True))
 
 
@@ -65,14 +65,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _set_root(values: dict[str, Any], folder: Path) -> None:
-    """Make `root` absolute, so that a saved config means the same wherever it lies."""
+    """Make `root` absolute, so that a saved config means the same in any folder."""
     root = values.get("root", ".")
     if isinstance(root, str):
         values["root"] = os.path.abspath(folder / root)
 
 
 def _set_table(values: dict[str, Any]) -> None:
-    """Make ``labels.table`` absolute too: it is read wherever a virtual tile set is."""
+    """Make ``labels.table`` absolute: a virtual tile set reads it from another folder."""
     labels = values.get("labels")
     if isinstance(labels, dict) and isinstance(labels.get("table"), str):
         table = os.path.join(str(values["root"]), labels["table"])

@@ -28,12 +28,12 @@ labels differ by several per cent."""
 
 
 class SceneSettings(Section):
-    """``[scenes]``: which rasters belong together.
+    """``[scenes]``: the files of each scene.
 
     ``{name}`` in `optical` matches any part of a file name, and each match is a scene; the other
     patterns repeat it, with ``{name:02}`` zero-padded to two digits. All matches joined by ``_``
-    are the scene's id. ``*`` and ``?`` match several files that are joined into one raster, and so
-    are the names of a list. `crs` is that of rasters that do not say theirs.
+    are the scene's id. Several files that ``*`` and ``?`` match, or that a list names, are joined
+    into one raster. `crs` is assumed for rasters without a CRS.
     """
 
     optical: Files
@@ -47,14 +47,14 @@ class SceneSettings(Section):
 
 
 class HeightSettings(Section):
-    """``[height]``: what the numbers of the height raster are.
+    """``[height]``: the meaning of the height raster's values, and the ground below them.
 
-    `kind` is ``dsm`` (absolute heights) or ``ndsm`` (heights above ground already); from a DSM the
-    `ground` is taken off: that of the terrain model (``dtm``), an ``estimate``, or ``none``;
-    ``auto`` is the terrain model where there is one, the estimate otherwise. `unit` ``auto`` is the
-    raster's own unit or that of its vertical CRS, metres where neither says. `nodata` replaces the
-    raster's own. Voids are filled up to `fill` metres from the next height. `cell`, `max_window`
-    and `slope` belong to the ground filter: metres, metres, rise over run.
+    `kind` is ``dsm`` (absolute heights) or ``ndsm`` (heights above ground). From a DSM the `ground`
+    is subtracted: the terrain model (``dtm``), an ``estimate``, or nothing (``none``); ``auto`` is
+    the terrain model if there is one, else the estimate. `unit` ``auto`` is the raster's unit or
+    that of its vertical CRS, metres if it has neither. `nodata` replaces the raster's nodata. Voids
+    are filled up to `fill` metres from the nearest height. `cell`, `max_window` and `slope` are
+    parameters of the ground filter: metres, metres, rise over run.
     """
 
     kind: Literal["dsm", "ndsm"] = "dsm"
@@ -68,17 +68,19 @@ class HeightSettings(Section):
 
 
 class LabelSettings(Section):
-    """``[labels]``: how labels code the classes.
+    """``[labels]``: which label values, colours or features stand for which class.
 
-    Rasters: `encoding` ``ids`` is one band of class values; ``colors`` is RGB, every pixel takes
-    the nearest colour among those of the classes and `ignore_colors`. Vectors: `attribute` of
-    `layer` holds the class value; where features overlap, the class named first in `priority`
-    wins, then the later feature; with `all_touched` every pixel that a feature touches is labelled,
-    not only those whose centre it covers; `unlabelled` ground is ``ignore`` or the class named.
+    Rasters: `encoding` ``ids`` is one band of class values; ``colors`` is RGB, every pixel gets
+    the class with the nearest colour, or none if that is one of `ignore_colors`.
 
-    `ignore` lists values that are no class. `table` is a CSV file with the columns ``value`` and
-    ``class`` (name or id; empty: ignore) that says what values mean, instead of the ``values`` of
-    the classes. Classes named in `absent` may occur in no tile.
+    Vectors: `attribute` of `layer` holds the class value. Where features overlap, the class that
+    comes first in `priority` wins, then the later feature. With `all_touched` every pixel that a
+    feature touches is labelled, not only those whose centre it covers. Ground without features is
+    `unlabelled`: ``ignore`` or the name of a class.
+
+    `ignore` lists values without a class. `table` is a CSV file with the columns ``value`` and
+    ``class`` (name or id; empty: ignore), used instead of the ``values`` of the classes. It is no
+    error if the classes named in `absent` do not occur.
     """
 
     encoding: Literal["ids", "colors"] = "ids"
@@ -94,16 +96,16 @@ class LabelSettings(Section):
 
 
 class SplitSettings(Section):
-    """``[split]``: which ground trains, validates and tests.
+    """``[split]``: which part of the scenes trains, validates and tests.
 
-    Scenes named in `validation_scenes` or `test_scenes` go there whole. `file` says where the rest
-    goes: a CSV table of scenes (column ``scene``) or a vector file of polygons, whose `column`
-    holds ``train``, ``validation`` or ``test``. Where neither names ground for validation or for
-    testing, that share of the other scenes' labels is set aside: in square blocks of `block` pixels
-    (two tiles if unset), or in whole scenes with `unit` ``scene``, chosen so that every class
-    occurs everywhere if it can. With `folds`, the ground that does not test is divided into as many
-    parts instead, of which number `fold` (from 0) validates. Training tiles keep `buffer` pixels
-    away from the other splits' ground.
+    All of a scene named in `validation_scenes` or `test_scenes` belongs to that split. `file`
+    assigns the others: a CSV table of scenes (column ``scene``) or a vector file of polygons, whose
+    `column` holds ``train``, ``validation`` or ``test``. If neither assigns anything to validation
+    or to testing, the share `validation` or `test` of the other scenes' labels is: as square blocks
+    of `block` pixels (two tiles if unset), or as whole scenes with `unit` ``scene``, chosen so that
+    every class occurs in every split if possible. With `folds`, the ground that does not test is
+    divided into so many parts instead, of which number `fold` (from 0) validates. Training tiles
+    stay `buffer` pixels away from the ground of the other splits.
     """
 
     validation: Share = 0.2
@@ -135,7 +137,7 @@ class SplitSettings(Section):
 
 
 class TileSettings(Section):
-    """``[tile]``: the tiles; sizes in pixels of the optical raster, shares of a tile's area."""
+    """``[tile]``: the tiles. Sizes in pixels of the optical raster; shares of the tile's area."""
 
     size: Annotated[int, Field(ge=STRIDE)] = 512
     overlap: Annotated[int, Field(ge=0)] = 128
@@ -159,9 +161,9 @@ class ModelSettings(Section):
 
     `weights` is ``imagenet`` (or another name that segmentation-models-pytorch knows for the
     encoder, downloaded from its hub), ``none``, or the path of a local weights file. `attention` is
-    how far a pixel's attention looks: over a neighbourhood of so many pixels, or over the whole
-    window (0), as in the paper; ``auto`` is twice the crop: in training all there is, and yet large
-    maps do not depend on the window.
+    the side of the neighbourhood that a pixel attends to, in pixels; 0 is the whole window, as in
+    the paper. ``auto`` is twice the crop: all of it in training, while the map does not depend on
+    the size of the windows.
     """
 
     optical_encoder: str = "resnet50"
@@ -184,25 +186,26 @@ class TrainSettings(Section):
     `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
     a cosine to zero. `color_jitter` is the relative strength of gain and offset per band,
     `height_jitter` the standard deviation in metres of one offset per tile, `height_dropout` the
-    probability that a tile is shown without some or all of its heights, so that the model still
-    works where the surface model has holes.
+    probability that some or all heights of a tile are dropped, so that the model also works where
+    the surface model has holes.
 
-    `batch_size` counts the tiles of a step on all devices together; ``auto`` is what fits on a GPU,
-    and 8 on a CPU. `accumulate` cuts a step into so many parts that come one after the other, at a
-    fraction of the memory; batch normalisation sees one part at a time. `checkpointing` computes
-    the encoders' blocks twice instead of keeping what is in them: the same gradients in less
-    memory. `compile` hands the encoders to torch.compile. `precision` ``auto`` is bf16 on GPUs that
-    compute in it (since Ampere), but for inputs, losses and weights, and float32 elsewhere. `clip`
-    is the largest norm of a gradient (0: any).
+    `batch_size` is the number of tiles per step on all devices together; ``auto`` is what fits on a
+    GPU, and 8 on a CPU. `accumulate` is gradient accumulation: a step is computed in so many parts,
+    at a fraction of the memory; batch normalisation sees one part at a time. `checkpointing` is
+    activation checkpointing of the encoders: their blocks are computed again in the backward pass,
+    with the same gradients and less memory. `compile` applies torch.compile to the encoders.
+    `precision` ``auto`` is bf16 autocast on GPUs that support it (since Ampere), float32 elsewhere;
+    inputs, losses and weights are always float32. `clip` is the largest norm of the gradient (0: no
+    limit).
 
-    The encoders stay as they are for the first `freeze_epochs`. Training ends after `patience`
-    epochs without a better score (0: never), or after `time_limit` (such as ``90m``, ``1h30m``), to
-    be resumed. `devices` on each of `num_nodes` share a step, one process each; unset, there are as
-    many as a launcher has started, or 1.
+    The encoders are frozen for the first `freeze_epochs`. Training ends after `patience` epochs
+    without a better score (0: never), or, to be resumed, after `time_limit` (such as ``90m``,
+    ``1h30m``). A step is shared by `devices` on each of `num_nodes`, with one process each; unset,
+    they are as many as a launcher started, or 1.
 
-    `workers` are threads that read tiles. `cache` is where those come from: the tiles decoded once,
-    in the folder of the tile set; ``auto`` takes 50 GB for them, or half of the free disk if that
-    is less, a number so many GB, and ``none`` decodes the tiles themselves in every epoch.
+    `workers` is the number of threads that read tiles. `cache` limits the size of the cache of
+    decoded tiles in the folder of the tile set: ``auto`` is 50 GB or half of the free disk, if that
+    is less; a number is in GB; ``none`` decodes the tiles again in every epoch.
     """
 
     epochs: Count = 60
@@ -242,15 +245,15 @@ class TrainSettings(Section):
 
 
 class PredictSettings(Section):
-    """``[predict]``: how windows slide over a scene, and what is averaged.
+    """``[predict]``: the windows of a scene, and the averaging of predictions.
 
-    `window` and `overlap` are in pixels, multiples of 32; ``auto`` computes the fewest pixels for
-    the scene with windows of about 1000 that overlap by 128. `blend` weighs a window's pixels:
-    ``hann`` and ``gaussian`` fall from the middle to the rim, ``crop`` cuts off half of the
-    overlap. `tta` (test-time augmentation) averages the four
-    ``flips`` or the eight symmetries of a square (``d4``), at every one of the `scales`.
-    `batch_size` ``auto`` is 1 on a CPU and what fits on a GPU. `engine` ``auto`` is ONNX Runtime on
-    a CPU where it is installed and worth its start, and torch elsewhere.
+    `window` and `overlap` are in pixels, multiples of 32; ``auto`` is the size near 1000, with an
+    overlap of 128, that covers the scene with the fewest pixels. `blend` weights the pixels of a
+    window: ``hann`` and ``gaussian`` decrease from the centre to the edges, ``crop`` cuts off half
+    of the overlap. `tta` (test-time augmentation) averages the four ``flips`` or the eight
+    symmetries of a square (``d4``), at each of the `scales`. `batch_size` ``auto`` is 1 on a CPU
+    and what fits on a GPU. `engine` ``auto`` is ONNX Runtime on a CPU, if it is installed and saves
+    more time than it takes to start, and torch elsewhere.
     """
 
     window: Literal["auto"] | Annotated[int, Field(ge=STRIDE, le=65536)] = "auto"
@@ -309,17 +312,17 @@ class Config(Section):
 
     @property
     def bands(self) -> tuple[int, ...] | None:
-        """Bands of the optical rasters, None for all but alpha."""
+        """Bands of the optical rasters, from 1; None for all but alpha."""
         return self.scenes.bands if self.scenes else None
 
     @property
     def crs(self) -> str | None:
-        """CRS of rasters that do not say theirs."""
+        """CRS assumed for rasters without one."""
         return self.scenes.crs if self.scenes else None
 
     @property
     def class_table(self) -> ClassTable:
-        """The class table; ConfigError where the config has none."""
+        """The class table; ConfigError if the config has no classes."""
         if not self.classes:
             raise ConfigError("no classes: the config needs one [[classes]] row per class")
         return ClassTable(tuple(LandClass(**c.model_dump()) for c in self.classes))
