@@ -76,6 +76,22 @@ def test_the_sample_of_very_many_tiles_stays_bounded(monkeypatch):
     assert pixels.statistics().mean == pytest.approx((99.5,), abs=15)
 
 
+def test_the_sample_is_halved_when_it_exceeds_its_bound(monkeypatch):
+    monkeypatch.setattr("cafe_cli.raster.statistics._KEPT", 1000)
+    histogram = BandHistogram(1, "float32")
+    valid = np.ones((10, 10), bool)
+
+    def kept(tiles):
+        for index in tiles:
+            histogram.add(histogram.summary(np.full((1, 10, 10), index, np.float32), valid))
+        return [int(sample[0, 0]) for sample in histogram._samples]
+
+    assert kept(range(10)) == [*range(10)]
+    assert kept(range(10, 11)) == [0, 2, 4, 6, 8, 10]
+    assert kept(range(11, 20)) == [*range(0, 20, 2)]
+    assert kept(range(20, 48)) == [*range(0, 48, 8)]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_nothing_at_all(dtype):
     found = gathered([(np.zeros((2, 4, 4), dtype), np.zeros((4, 4), bool))], dtype)

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from cafe_cli.errors import OutputError
+from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.system import atomic_write
 from cafe_cli.system.atomic_write import (
     check_output,
+    check_outputs,
     make_empty_folder,
     remove,
     replace_atomically,
@@ -69,6 +70,26 @@ def test_the_folder_has_to_be_there(tmp_path):
         check_output(tmp_path / "file" / "a.txt", overwrite=True)
 
 
+def test_an_output_is_neither_an_input_nor_another_output(tmp_path):
+    source, one, two = (tmp_path / name for name in ("in.tif", "one.tif", "two.tif"))
+    source.touch()
+    check_outputs([one, two], [str(source)], overwrite=False)
+    (tmp_path / "link.tif").symlink_to(source)
+    for path in (source, tmp_path / "link.tif", tmp_path / "." / "in.tif"):
+        with pytest.raises(ConfigError, match=r"\.tif is an input too; choose another name"):
+            check_outputs([one, path], [str(source)], overwrite=True)
+    with pytest.raises(ConfigError, match=r"one\.tif is an output too; choose another name"):
+        check_outputs([one, two, one], [str(source)], overwrite=True)
+
+
+def test_every_output_is_checked(tmp_path):
+    (tmp_path / "two.tif").touch()
+    outputs = [tmp_path / "one.tif", tmp_path / "two.tif"]
+    with pytest.raises(OutputError, match=r"two\.tif exists; pass --overwrite"):
+        check_outputs(outputs, [], overwrite=False)
+    check_outputs(outputs, [], overwrite=True)
+
+
 def test_a_name_without_a_folder_lies_in_the_current_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(Path("a.txt"), "text")
@@ -96,21 +117,45 @@ def test_a_failure_leaves_the_old_folder(tmp_path):
     assert names(tmp_path) == ["set"]
 
 
+def fail_to_replace(monkeypatch) -> None:
+    """Refuse every new output its name."""
+
+    def refuse(self, target):
+        raise OSError(errno.EACCES, "denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+
+
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
     path = tmp_path / "set"
     fill(path, "old")
-    replace = Path.replace
-
-    def fail(self, target):
-        if ".partial" in self.name:
-            raise OSError(errno.EACCES, "denied")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", fail)
+    fail_to_replace(monkeypatch)
     with pytest.raises(OutputError, match="Permission denied"), replace_atomically(path) as beside:
         fill(beside, "new")
     assert (path / "inside.txt").read_text() == "old"
     assert names(tmp_path) == ["set"]
+
+
+def test_a_new_output_that_cannot_take_its_name_leaves_nothing(tmp_path, monkeypatch):
+    fail_to_replace(monkeypatch)
+    with (
+        pytest.raises(OutputError, match="Permission denied"),
+        replace_atomically(tmp_path / "a.txt") as beside,
+    ):
+        beside.write_text("new")
+    assert names(tmp_path) == []
+
+
+def test_an_older_output_does_not_come_back_instead_of_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / ".a.old.txt").write_text("left by a killed process")
+    fail_to_replace(monkeypatch)
+    with (
+        pytest.raises(OutputError, match="Permission denied"),
+        replace_atomically(tmp_path / "a.txt") as beside,
+    ):
+        beside.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_a_folder_replaces_a_file_but_no_file_a_folder(tmp_path):
@@ -139,7 +184,9 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
     assert names(tmp_path) == ["a.txt", "set"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG]
+)
 def test_a_full_disk_is_an_output_error(tmp_path, code):
     path = tmp_path / "a.txt"
     path.write_text("old")
