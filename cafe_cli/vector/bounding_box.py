@@ -9,8 +9,8 @@ from rasterio.crs import CRS
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, describe_crs
 from cafe_cli.raster.mosaic_view import parse_crs
-from cafe_cli.vector.features import Layer, surroundings, to_pixels
 from cafe_cli.vector.geometry import Geometries, single_parts
+from cafe_cli.vector.reprojection import padded_bounds, to_pixels
 
 _DEGREES = "EPSG:4326"
 
@@ -31,13 +31,12 @@ def bbox_polygons(
     """
     box = f"bbox {_numbers(bounds)}"
     _check_bounds(box, bounds)
-    source = Layer(box, "", _bbox_crs(box, crs, grid, name), ())
-    drawn = np.array([shapely.box(*bounds)], object)
-    # In another CRS the edges of the box are curves.
-    pixels = to_pixels(source, drawn, grid, surroundings(grid, source.crs), name)
+    own = _bbox_crs(box, crs, grid, name)
+    outline = np.array([shapely.box(*bounds)], object)
+    pixels = to_pixels(outline, own, grid, padded_bounds(grid, own), path=box, name=name)
     polygons, _ = single_parts(pixels)
     if not shapely.intersects(polygons, shapely.box(*grid.extent.bounds)).any():
-        raise _no_overlap(source, bounds, grid, name)
+        raise _no_overlap(box, own, bounds, grid, name)
     return box, polygons
 
 
@@ -66,13 +65,13 @@ def _bbox_crs(box: str, text: str | None, grid: Grid, name: str) -> CRS | None:
     return crs
 
 
-def _no_overlap(source: Layer, bounds: Bounds, grid: Grid, name: str) -> GridError:
-    """Return the error for a box that does not overlap a scene, in the CRS of the box."""
-    covered = _covered(grid, source.crs)
+def _no_overlap(box: str, crs: CRS | None, bounds: Bounds, grid: Grid, name: str) -> GridError:
+    """Return the error for a box that does not overlap a scene, with both in the CRS of the box."""
+    covered = _covered(grid, crs)
     extent = f", which covers {_numbers(covered)}" if covered else ""
     return GridError(
-        f"{source.path} does not overlap {name}{extent} in {describe_crs(source.crs)}; "
-        f"{_remedy(bounds, grid, source.crs)}"
+        f"{box} does not overlap {name}{extent} in {describe_crs(crs)}; "
+        f"{_remedy(bounds, grid, crs)}"
     )
 
 

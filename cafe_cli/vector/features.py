@@ -13,14 +13,14 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
-from rasterio.warp import transform
 
 from cafe_cli.errors import GridError, InputError, LabelError
-from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, check_overlap, describe_crs, unit_metres
+from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, check_overlap, describe_crs
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.threads import warn_once
 from cafe_cli.text import did_you_mean
-from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
+from cafe_cli.vector.geometry import Geometries
+from cafe_cli.vector.reprojection import padded_bounds, to_pixels
 
 AttributeValue: TypeAlias = int | float | str | None
 
@@ -105,9 +105,9 @@ def read_features(
     source = find_layer(path, layer)
     _check_crs(source, grid, name)
     column = _find_column(source, attribute)
-    box = surroundings(grid, source.crs)
+    box = padded_bounds(grid, source.crs)
     geometries, values = _read(source, column, box, name)
-    pixels = to_pixels(source, geometries, grid, box, name)
+    pixels = to_pixels(geometries, source.crs, grid, box, path=path, name=name)
     # Map sheets share their edges: what only touches the raster's edge from outside is not in it.
     extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
     shapely.prepare(extent)
@@ -231,30 +231,6 @@ def _find_column(source: Layer, attribute: str | None) -> str | None:
     return attribute
 
 
-def _step(grid: Grid, crs: CRS | None, y: float) -> float:
-    """Return how far straight lines may run before they are bent, in units of a CRS.
-
-    Lines bend about as strongly as the earth: over 1000 m times the root of the pixel size in
-    metres they leave their chord by a fiftieth of a pixel.
-    """
-    return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)
-
-
-def surroundings(grid: Grid, crs: CRS | None) -> Bounds | None:
-    """Return a box in another CRS with a raster well inside it, None where it has no shape there.
-
-    Points all over the raster count, not its outline only: it may hold a pole.
-    """
-    ticks = np.linspace(0, 1, _LATTICE)
-    lattice = np.array(np.meshgrid(ticks * grid.width, ticks * grid.height)).reshape(2, -1)
-    points = _moved(_placed(grid.transform, lattice), grid.crs, crs)
-    if points is None:
-        return None
-    (left, bottom), (right, top) = points.min(axis=1).tolist(), points.max(axis=1).tolist()
-    margin = max(right - left, top - bottom) / _LATTICE + _step(grid, crs, (bottom + top) / 2)
-    return left - margin, bottom - margin, right + margin, top + margin
-
-
 def _read(
     source: Layer, column: str | None, box: Bounds | None, name: str
 ) -> tuple[Geometries, list[AttributeValue]]:
@@ -298,93 +274,6 @@ def _plain(value: object) -> AttributeValue:
     if isinstance(value, int):
         return int(value)  # True is 1
     return None if value is None else str(value).strip() or None
-
-
-def to_pixels(
-    source: Layer, geometries: Geometries, grid: Grid, box: Bounds | None, name: str
-) -> Geometries:
-    """Bring geometries onto a grid; in another CRS, what lies outside the box is cut off."""
-    if source.crs is not None and source.crs != grid.crs:
-        geometries = _transformed(source, geometries, grid, box, name)
-    pixels = _placed(~grid.transform, shapely.get_coordinates(geometries).T)
-    return snap(shapely.set_coordinates(geometries, pixels.T))
-
-
-def _transformed(
-    source: Layer, geometries: Geometries, grid: Grid, box: Bounds | None, name: str
-) -> Geometries:
-    parts, whole = single_parts(geometries)
-    if box:
-        parts, whole = _clipped(parts, whole, box)
-    ys = (box[1], box[3]) if box else shapely.total_bounds(geometries)[[1, 3]]
-    step = _step(grid, source.crs, float(np.mean(ys)))
-    if shapely.length(parts).sum() > _LONGEST * step:
-        raise _far_off(source, grid, name)
-    parts = _segmented(parts, step)
-    moved = _moved(shapely.get_coordinates(parts).T, source.crs, grid.crs)
-    if moved is None:
-        raise _far_off(source, grid, name)
-    return _joined(shapely.set_coordinates(parts, moved.T), whole, len(geometries))
-
-
-def _far_off(source: Layer, grid: Grid, name: str) -> GridError:
-    return GridError(
-        f"cannot transform {source.path} from {describe_crs(source.crs)} to "
-        f"{describe_crs(grid.crs)}, the CRS of {name}; check its CRS and cut away what lies far off"
-    )
-
-
-def _clipped(
-    parts: Geometries, source: NDArray[np.int64], box: Bounds
-) -> tuple[Geometries, NDArray[np.int64]]:
-    """Cut off what lies outside a box: a continent has no place in the projection of a county."""
-    low, high = np.hsplit(shapely.bounds(parts), 2)
-    beyond = ((low < box[:2]) | (high > box[2:])).any(axis=1)
-    found, index = single_parts(shapely.intersection(make_valid(parts[beyond]), shapely.box(*box)))
-    alike = shapely.get_dimensions(found) == shapely.get_dimensions(parts[beyond])[index]
-    parts = np.concatenate([parts[~beyond], found[alike]])
-    source = np.concatenate([source[~beyond], source[beyond][index[alike]]])
-    order = np.argsort(source, kind="stable")
-    return parts[order], source[order]
-
-
-def _segmented(parts: Geometries, step: float) -> Geometries:
-    """Divide long edges. Shapely alone would mend what overlaps itself: bow ties lose a wing."""
-    parts, areas = parts.copy(), shapely.get_dimensions(parts) == 2
-    rings, index = shapely.get_rings(parts[areas], return_index=True)
-    parts[areas] = shapely.polygons(shapely.segmentize(rings, step), indices=index)
-    parts[~areas] = shapely.segmentize(parts[~areas], step)
-    return parts
-
-
-def _joined(parts: Geometries, source: NDArray[np.int64], count: int) -> Geometries:
-    """Put parts together again, each with those of the same source; some may have lost all."""
-    whole = np.full(count, shapely.GeometryCollection(), object)
-    used, index, many = np.unique(source, return_inverse=True, return_counts=True)
-    whole[used] = shapely.geometrycollections(parts, indices=index)
-    alone = many == 1
-    whole[used[alone]] = parts[alone[index]]
-    return whole
-
-
-def _moved(
-    points: NDArray[np.float64], crs: CRS | None, target: CRS | None
-) -> NDArray[np.float64] | None:
-    """Transform points (2, N) between CRSs; None where one of them has no place in the other."""
-    if crs == target:
-        return points
-    try:
-        moved = np.array(transform(crs, target, *points))
-    except GDAL_ERRORS:
-        return None
-    # GDAL complains of the first twenty only; the others become infinite without a word.
-    return moved if np.isfinite(moved).all() else None
-
-
-def _placed(place: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Transform points (2, N)."""
-    x, y = points
-    return np.stack([place.a * x + place.b * y + place.c, place.d * x + place.e * y + place.f])
 
 
 def _damaged(path: str, error: Exception) -> InputError:
