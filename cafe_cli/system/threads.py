@@ -2,18 +2,18 @@
 
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from itertools import islice
 from queue import SimpleQueue
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 R = TypeVar("R")
 T = TypeVar("T")
 U = TypeVar("U")
-Tasks: TypeAlias = "SimpleQueue[tuple[Future[U], T] | None]"
 ProgressCallback: TypeAlias = Callable[[int, int], None]
 """Called with the number of items done so far, and of all."""
 
@@ -62,49 +62,73 @@ def in_order(
         with opened() as own:
             yield from (work(own, item) for item in items)
         return
-    tasks: Tasks[U, T] = SimpleQueue()
     items = iter(items)
-    with ThreadPoolExecutor(jobs) as threads:
-        serving = [threads.submit(_serve, opened, work, tasks) for _ in range(jobs)]
+    with WorkerThreads(opened, work, jobs) as threads:
         waiting: deque[Future[U]] = deque()
+        for item in islice(items, jobs * _AHEAD):
+            waiting.append(threads.submit(item))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(threads.submit(item) for item in islice(items, 1))
+            yield result
+
+
+class WorkerThreads(Generic[R, T, U]):
+    """Threads that do the same work on items, each with a resource of its own; a context manager.
+
+    Unlike a `ThreadPoolExecutor`, it opens and closes the resource of a thread in that thread, and
+    its threads do not keep the process alive after an error that nobody catches.
+
+    Parameters
+    ----------
+    opened, work : callable
+        See `in_order`.
+    count : int
+        Of threads.
+    """
+
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[R]], work: Callable[[R, T], U], count: int
+    ) -> None:
+        self._opened, self._work = opened, work
+        self._tasks: SimpleQueue[tuple[Future[U], T] | None] = SimpleQueue()
+        self._closing = False
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> "WorkerThreads[R, T, U]":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Cancel what has not begun, and wait for the threads."""
+        self._closing = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, item: T) -> "Future[U]":
+        """Have an item worked on; an error, also of opening the resource, is set on the future."""
+        future: Future[U] = Future()
+        self._tasks.put((future, item))
+        return future
+
+    def _serve(self) -> None:
         try:
-            for item in islice(items, jobs * _AHEAD):
-                waiting.append(_hand_in(tasks, item))
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(_hand_in(tasks, item) for item in islice(items, 1))
-                yield result
-        finally:
-            for future in waiting:
+            with self._opened() as own:
+                self._work_on_tasks(own)
+        except BaseException as error:  # noqa: BLE001 - set on the futures
+            while (task := self._tasks.get()) is not None:
+                task[0].set_exception(error)
+
+    def _work_on_tasks(self, own: R) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, item = task
+            if self._closing:
                 future.cancel()
-            for _ in serving:
-                tasks.put(None)
-
-
-def _hand_in(tasks: "Tasks[U, T]", item: T) -> "Future[U]":
-    future: Future[U] = Future()
-    tasks.put((future, item))
-    return future
-
-
-def _serve(
-    opened: Callable[[], AbstractContextManager[R]],
-    work: Callable[[R, T], U],
-    tasks: "Tasks[U, T]",
-) -> None:
-    """Take tasks until there is a None. What goes wrong, in opening too, is their result."""
-    try:
-        with opened() as own:
-            while (task := tasks.get()) is not None:
-                _do(task[0], lambda item: work(own, item), task[1])
-    except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
-        while (task := tasks.get()) is not None:
-            task[0].set_exception(error)
-
-
-def _do(future: "Future[U]", work: Callable[[T], U], item: T) -> None:
-    if future.set_running_or_notify_cancel():
-        try:
-            future.set_result(work(item))
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
-            future.set_exception(error)
+                continue
+            try:
+                future.set_result(self._work(own, item))
+            except BaseException as error:  # noqa: BLE001 - set on the future
+                future.set_exception(error)

@@ -1,7 +1,8 @@
-"""Random changes to tiles: drawn for each tile from its own seed, made on the device to a batch.
+"""Augmentation: parameters are sampled per tile, and applied to whole batches on the device.
 
-What is drawn does not depend on what else is in the batch, on the device or on the settings of the
-other changes. To add one: a field of `Change`, a line in `draw`, a function that `apply` calls.
+The parameters of a tile depend on its seed only, not on the rest of the batch, the device or the
+settings of the other augmentations. To add one: a field of `AugmentParams`, a line in `sample`, a
+function that `apply` calls.
 """
 
 from collections.abc import Sequence
@@ -16,39 +17,40 @@ from cafe_cli.config.schema import TrainSettings
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
 
 _QUARTERS = (0, 4 | 2, 2 | 1, 4 | 1)
-"""Symmetries by quarter turns, see `Change`."""
+"""Code of the symmetry for 0 to 3 quarter turns, see `AugmentParams`."""
 
 
 class AugmentParams(NamedTuple):
-    """What happens to a tile; of a batch with a leading axis.
+    """The augmentation of a tile; with a leading axis, that of a batch.
 
     Attributes
     ----------
     corner : Tensor of int64, (2,)
-        First row and column of what is cut from the tile, which is the reader's work.
+        First row and column of the crop, which the reader cuts from the tile.
     symmetry : Tensor of int64, ()
-        One of the eight of a square: 4 if rows become columns, plus 2 if the rows are put into
-        reverse after that, plus 1 if the columns are. It stays on the host.
+        One of the eight of a square: 4 to transpose, plus 2 to reverse the rows after that, plus 1
+        to reverse the columns. It stays on the host.
     gain, offset : Tensor of float32, (bands,)
-        Factor of the optical values, and what is added after that.
-    lift : Tensor of float32, ()
-        Metres to be added to the heights.
+        Factor of the optical values, and the offset added after that.
+    height_offset : Tensor of float32, ()
+        Metres added to the heights.
     void : Tensor of int64, (4,)
-        First and last row (exclusive), first and last column between which heights are taken away.
+        First row, last row (exclusive), first and last column (exclusive) of the rectangle whose
+        heights are made invalid.
     """
 
     corner: Tensor
     symmetry: Tensor
     gain: Tensor
     offset: Tensor
-    lift: Tensor
+    height_offset: Tensor
     void: Tensor
 
 
 def sample(
     settings: TrainSettings, size: int, std: NDArray[np.float32], random: np.random.Generator
 ) -> AugmentParams:
-    """Draw what happens to one tile.
+    """Sample the augmentation of one tile.
 
     Parameters
     ----------
@@ -56,32 +58,32 @@ def sample(
     size : int
         Side of the tile in pixels.
     std : ndarray of float32, (bands,)
-        Standard deviation of each band, the measure of an offset.
+        Standard deviation of each band, the unit of its offset.
     random : Generator
-        As many numbers are drawn of it whatever is switched off.
+        It draws the same numbers whatever is switched off.
     """
     side = crop_side(settings, size)
     corner = (random.uniform(size=2) * (size - side + 1)).astype(np.int64)
     turns, flip = (int(random.integers(n)) for n in (4, 2))
     gain, offset = random.uniform(-1, 1, (2, len(std))) * settings.color_jitter
-    lift = random.normal() * settings.height_jitter
+    height_offset = random.normal() * settings.height_jitter
     return AugmentParams(
         torch.from_numpy(corner),
         torch.tensor(_QUARTERS[turns * settings.turns] ^ (flip * settings.flips)),
         torch.from_numpy((1 + gain).astype(np.float32)),
         torch.from_numpy((offset * std).astype(np.float32)),
-        torch.tensor(lift, dtype=torch.float32),
-        torch.tensor(_void(side, settings.height_dropout, random)),
+        torch.tensor(height_offset, dtype=torch.float32),
+        torch.tensor(_sample_void(side, settings.height_dropout, random)),
     )
 
 
 def crop_side(settings: TrainSettings, size: int) -> int:
-    """Return the side in pixels of what is cut from a tile of a side."""
+    """Return the side in pixels of the crop from a tile of `size` pixels."""
     return min(settings.crop or size, size)
 
 
-def _void(side: int, probability: float, random: np.random.Generator) -> list[int]:
-    """Draw where heights are taken away: nowhere, or the whole or a rectangle, equally often."""
+def _sample_void(side: int, probability: float, random: np.random.Generator) -> list[int]:
+    """Sample the rectangle without heights: with `probability` all or a part, equally often."""
     chosen, *ends = random.uniform(size=5)
     if chosen < probability / 2:
         return [0, side, 0, side]
@@ -90,42 +92,42 @@ def _void(side: int, probability: float, random: np.random.Generator) -> list[in
     return [round(side * end) for pair in (ends[:2], ends[2:]) for end in sorted(pair)]
 
 
-def stacked(changes: Sequence[AugmentParams], device: torch.device) -> AugmentParams:
-    """Return the changes of a batch on a device."""
-    batch = AugmentParams(*(torch.stack(parts) for parts in zip(*changes, strict=True)))
+def stack(params: Sequence[AugmentParams], device: torch.device) -> AugmentParams:
+    """Stack the parameters of the tiles of a batch, on its device."""
+    batch = AugmentParams(*(torch.stack(parts) for parts in zip(*params, strict=True)))
     moved = AugmentParams(*(values.to(device, non_blocking=True) for values in batch))
     return moved._replace(symmetry=batch.symmetry)
 
 
-def apply(planes: PackedTiles[Tensor], change: AugmentParams) -> PackedTiles[Tensor]:
-    """Change a batch of square crops.
+def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Tensor]:
+    """Augment a batch of square crops.
 
     Parameters
     ----------
     planes : Planes of Tensor
-        With a leading axis, on the device of `change`. They are left as they are.
-    change : Change
-        Of a batch.
+        With a leading axis, on the device of `params`. They are not modified.
+    params : AugmentParams
+        Of the batch.
 
     Returns
     -------
     Planes of Tensor
         New ones; optical is float32.
     """
-    optical, flags, height, labels = apply_symmetry(planes, change.symmetry)
-    flags = drop_heights(flags, change.void)
+    optical, flags, height, labels = apply_symmetry(planes, params.symmetry)
+    flags = drop_heights(flags, params.void)
     return PackedTiles(
-        jitter_bands(optical, change.gain, change.offset),
+        jitter_bands(optical, params.gain, params.offset),
         flags,
-        shift_heights(height, flags, change.lift),
+        shift_heights(height, flags, params.height_offset),
         labels,
     )
 
 
 def apply_symmetry(planes: PackedTiles[Tensor], symmetry: Tensor) -> PackedTiles[Tensor]:
-    """Turn and flip each item of a batch by itself; `symmetry` is on the host, (batch,)."""
+    """Apply a symmetry to each item of a batch; `symmetry`, (batch,), is on the host."""
     result = PackedTiles(*(torch.empty_like(values) for values in planes))
-    # At most eight groups, however large the batch; one copy of each item.
+    # In at most eight groups, however large the batch, each item copied once.
     for code in set(symmetry.tolist()):
         chosen = (symmetry == code).nonzero()[:, 0].to(planes.labels.device, non_blocking=True)
         for values, into in zip(map(_plain, planes), map(_plain, result), strict=True):
@@ -134,7 +136,7 @@ def apply_symmetry(planes: PackedTiles[Tensor], symmetry: Tensor) -> PackedTiles
 
 
 def _plain(values: Tensor) -> Tensor:
-    """Return 16 bits without a sign, with which torch can do little, as ones with a sign."""
+    """View uint16, for which torch lacks most operations, as int16."""
     return values.view(torch.int16) if values.dtype == torch.uint16 else values
 
 
@@ -145,13 +147,13 @@ def _symmetric(values: Tensor, code: int) -> Tensor:
 
 
 def jitter_bands(optical: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """Scale and shift each band: (batch, bands, height, width) to float32."""
+    """Scale and offset each band of (batch, bands, height, width); returns float32."""
     values = optical.to(torch.float32) * gain[:, :, None, None]
     return values.add_(offset[:, :, None, None])
 
 
 def drop_heights(flags: Tensor, void: Tensor) -> Tensor:
-    """Take the heights away within the rectangles; (batch, height, width)."""
+    """Clear the flag of valid heights within the rectangles; (batch, height, width)."""
     number = torch.arange(flags.shape[-1], device=flags.device)
     top, bottom, left, right = void[:, :, None].unbind(1)
     rows, columns = (number >= top) & (number < bottom), (number >= left) & (number < right)
@@ -159,7 +161,7 @@ def drop_heights(flags: Tensor, void: Tensor) -> Tensor:
     return torch.where(inside, flags & OPTICAL_VALID, flags)
 
 
-def shift_heights(height: Tensor, flags: Tensor, lift: Tensor) -> Tensor:
-    """Shift the heights that are valid, and make the others 0; (batch, height, width)."""
+def shift_heights(height: Tensor, flags: Tensor, offset: Tensor) -> Tensor:
+    """Add an offset to the valid heights, and set the others to 0; (batch, height, width)."""
     known = (flags & HEIGHT_VALID) > 0
-    return torch.where(known, height + lift[:, None, None], 0.0)
+    return torch.where(known, height + offset[:, None, None], 0.0)

@@ -1,7 +1,7 @@
-"""Tile set to tensors. What a sample looks like depends on its key only, never on when it is drawn.
+"""The tiles of a split as a torch dataset. A sample is a pure function of its key.
 
-That makes an interrupted run repeatable: the batches of an epoch are a pure function of the seed
-and the epoch, and every random choice about a tile comes from the seed in its key.
+An interrupted run is therefore repeatable: the batches of an epoch are a pure function of the seed
+and the epoch, and all randomness of a sample comes from the seed in its key.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,19 +26,19 @@ from cafe_cli.training.data.augment import AugmentParams
 from cafe_cli.training.data.sampler import SampleKey
 
 TileSource: TypeAlias = Callable[[int], PackedArrays]
-"""Gives a tile of a dataset by its number. To be used in the thread that opened it."""
+"""Returns a tile by its number; to be called in the thread that opened it."""
 
 _COPIED_AS_THEY_ARE = ("uint8", "int16", "uint16")
 
 
-def to_sample(planes: PackedTiles[Tensor], change: AugmentParams | None) -> Sample:
-    """Turn a batch into what the network sees, changed unless `change` is None.
+def to_sample(planes: PackedTiles[Tensor], params: AugmentParams | None) -> Sample:
+    """Convert a batch to the inputs of the network, augmented unless `params` is None.
 
     The sample shares no memory with `planes` and lies on the same device.
     """
-    if change is not None:
-        planes = augmentation.apply(planes, change)
-    copy = change is None  # what was changed is a copy already
+    if params is not None:
+        planes = augmentation.apply(planes, params)
+    copy = params is None  # augmented planes are a copy already
     inputs = Inputs(
         planes.optical.to(torch.float32, copy=copy),
         planes.optical_valid,
@@ -58,14 +58,14 @@ class TileDataset(Dataset[Sample]):
     tileset : TileSet
     split : {'train', 'validation', 'test'}
     augment : TrainSettings, optional
-        Crop, turn, flip and jitter as these say; whole tiles as they are if None.
+        Crop and augment by these settings; whole, unchanged tiles if None.
     decoded : Cache, optional
-        Of the same tile set; without it the tiles are decoded each time. The samples are the same.
+        Of the same tile set; without it tiles are decoded on each read. Samples are identical.
 
     Attributes
     ----------
     side : int
-        Of a sample, in pixels.
+        Of a sample in pixels.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class TileDataset(Dataset[Sample]):
         """
         planes = self.blank(1)
         place = PackedTiles(*(values[0].numpy() for values in planes))
-        change = self.read(self._source(self._reader), key, place)
-        changes = augmentation.stacked([change], torch.device("cpu")) if change else None
-        inputs, labels = to_sample(planes, changes)
+        drawn = self.read(self._source(self._reader), key, place)
+        params = augmentation.stack([drawn], torch.device("cpu")) if drawn else None
+        inputs, labels = to_sample(planes, params)
         return Sample(Inputs(*(values[0] for values in inputs)), labels[0])
 
     def blank(self, count: int, pinned: bool = False) -> PackedTiles[Tensor]:
-        """Allocate room for some samples, in page-locked memory if `pinned`.
+        """Allocate memory for `count` samples, page-locked if `pinned`.
 
-        The optical values have the data type of the tiles if they take a byte or two, and float32
+        The optical values have the data type of the tiles if it has 8 or 16 bits, and are float32
         otherwise.
         """
         name = self._tileset.dtype if self._tileset.dtype in _COPIED_AS_THEY_ARE else "float32"
@@ -116,7 +116,7 @@ class TileDataset(Dataset[Sample]):
 
     @contextmanager
     def opened(self) -> Iterator[TileSource]:
-        """Make ready to read in one thread, which has to be the one that ends this."""
+        """Open the tiles for the current thread, which also has to leave the context."""
         with self._reader.for_thread() as reader:
             yield self._source(reader)
 
@@ -126,27 +126,27 @@ class TileDataset(Dataset[Sample]):
         return lambda number: cache.pack(*reader.read(self._tiles[number]))
 
     def read(self, source: TileSource, key: SampleKey, into: PackedArrays) -> AugmentParams | None:
-        """Copy what is cut from a tile; return what has to be done to it, None without `augment`.
+        """Copy the crop of a tile, and return its augmentation, None without `augment`.
 
         Parameters
         ----------
-        source : Source
-            What `opened` gave to this thread.
-        key : Key
+        source : TileSource
+            That `opened` yielded in this thread.
+        key : SampleKey
         into : Planes of ndarray
-            One sample of `blank`.
+            One sample of what `blank` returned; it is overwritten.
 
         Raises
         ------
         InputError
             A file is missing, damaged, or changed since the virtual tile set was made.
         """
-        change, (row, column) = None, (0, 0)
+        params, (row, column) = None, (0, 0)
         if self._augment is not None:
             random = np.random.default_rng(key.seed)
-            change = augmentation.sample(self._augment, self._tileset.size, self._std, random)
-            row, column = change.corner.tolist()
+            params = augmentation.sample(self._augment, self._tileset.size, self._std, random)
+            row, column = params.corner.tolist()
         part = slice(row, row + self.side), slice(column, column + self.side)
         for place, values in zip(into, source(key.tile), strict=True):
             place[...] = values[..., *part]
-        return change
+        return params

@@ -1,4 +1,4 @@
-"""Which tiles make a batch, as a pure function of the seed and the epoch."""
+"""The batches of an epoch, as a pure function of the seed and the epoch."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,16 +8,33 @@ from torch.utils.data import Sampler
 
 
 class SampleKey(NamedTuple):
-    """Which tile, and the seed of every random choice about it."""
+    """The number of a tile in its split, and the seed of its augmentation."""
 
     tile: int
     seed: int
 
 
 class BatchSampler(Sampler[list[SampleKey]]):
-    """The batches of an epoch, from batch `start` on: this process's share of each.
+    """Yields the shuffled batches of an epoch, and of each batch the share of this process.
 
-    A last batch that is not full is left out, unless it is the only one.
+    An incomplete last batch is dropped, unless it is the only one.
+
+    Parameters
+    ----------
+    tiles : int
+        Number of tiles of the split.
+    batch_size : int
+        Of all processes together.
+    seed : int
+    rank, world : int
+        Of this process, and number of processes.
+
+    Attributes
+    ----------
+    epoch : int
+        From 0; set it before each epoch.
+    start : int
+        Number of the first batch to yield, to resume within an epoch.
     """
 
     def __init__(
@@ -30,11 +47,11 @@ class BatchSampler(Sampler[list[SampleKey]]):
         self.start = 0
 
     def __len__(self) -> int:
-        """Return the number of batches in a whole epoch."""
+        """Return the number of batches of a whole epoch."""
         return self._tiles // self._batch_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Iterate over the batches of the epoch that is set."""
+        """Iterate over the batches of `epoch`, from `start` on."""
         random = np.random.default_rng([self._seed, self.epoch])
         order = random.permutation(self._tiles).tolist()
         seeds = random.integers(2**62, size=self._tiles).tolist()
@@ -47,6 +64,6 @@ class BatchSampler(Sampler[list[SampleKey]]):
 def batches_in_order(
     tiles: int, batch_size: int, rank: int = 0, world: int = 1
 ) -> list[list[SampleKey]]:
-    """Return every tile once, in batches, for this process."""
+    """Return this process's share of all tiles, unshuffled, in batches."""
     keys = [SampleKey(i, 0) for i in range(rank, tiles, world)]
     return [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cafe_cli.config.schema import TrainSettings
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
-from cafe_cli.training.data.augment import apply, crop_side, sample, stacked
+from cafe_cli.training.data.augment import apply, crop_side, sample, stack
 
 SIZE = 48
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def augmented(seed: int, dtype=torch.uint16, **changes):
     """Return the only item of a batch."""
     change = drawn(seed, **changes)
     side = crop_side(TrainSettings(**changes), SIZE)
-    planes = apply(cut(painted(dtype), change, side), stacked([change], CPU))
+    planes = apply(cut(painted(dtype), change, side), stack([change], CPU))
     return PackedTiles(*(values[0] for values in planes))
 
 
@@ -121,7 +121,7 @@ def test_jitter_is_drawn_as_the_settings_say():
         assert 0.19 < values.abs().max() <= 0.2
         assert abs(values.mean()) < 0.02
         assert abs(values.std() - 0.2 / 3**0.5) < 0.01
-    lifts = torch.stack([change.lift for change in changes])
+    lifts = torch.stack([change.height_offset for change in changes])
     assert abs(lifts.mean()) < 0.1
     assert abs(lifts.std() - 0.5) < 0.06
 
@@ -130,14 +130,14 @@ def test_jitter_leaves_the_source_alone():
     planes = painted()
     before = [values.clone() for values in planes]
     change = sample(TrainSettings(height_dropout=1), SIZE, STD, np.random.default_rng(0))
-    apply(planes, stacked([change], CPU))
+    apply(planes, stack([change], CPU))
     assert all(torch.equal(a, b) for a, b in zip(before, planes, strict=True))
 
 
 def test_switching_one_change_off_leaves_the_others():
     everything = {"color_jitter": 0.2, "height_jitter": 1, "height_dropout": 1, "crop": 40}
     together = drawn(5, **everything)
-    kinds = {"color_jitter": "gain", "height_jitter": "lift", "crop": "corner"}
+    kinds = {"color_jitter": "gain", "height_jitter": "height_offset", "crop": "corner"}
     for setting, field in kinds.items():
         alone = drawn(5, **UNTURNED, **{setting: everything[setting]})
         assert torch.equal(getattr(alone, field), getattr(together, field))
@@ -148,9 +148,9 @@ def test_each_item_of_a_batch_changes_as_if_alone(count, seed):
     planes = PackedTiles(*(values.expand(count, *values.shape[1:]) for values in painted()))
     settings = TrainSettings(height_dropout=0.5)
     changes = [sample(settings, SIZE, STD, np.random.default_rng(seed + i)) for i in range(count)]
-    together = apply(planes, stacked(changes, CPU))
+    together = apply(planes, stack(changes, CPU))
     for number, change in enumerate(changes):
-        alone = apply(painted(), stacked([change], CPU))
+        alone = apply(painted(), stack([change], CPU))
         pairs = zip(together, alone, strict=True)
         assert all(torch.equal(many[number], one[0]) for many, one in pairs)
 
