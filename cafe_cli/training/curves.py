@@ -99,7 +99,9 @@ class Chart:
 def line_of(records: Sequence[EpochRecord], column: str, name: str = "", color: str = "") -> Line:
     """Return a column of the history as a line, with NaN where a record lacks it."""
     values = [record.as_row().get(column, math.nan) for record in records]
-    return Line(name or column.replace("_", " ").replace("miou", "mIoU"), values, color)
+    return Line(
+        name or column.replace("_", " ").replace("miou", "mIoU").replace("f1", "F1"), values, color
+    )
 
 
 def lines_of(records: Sequence[EpochRecord], wanted: Sequence[str]) -> list[Line]:

@@ -93,12 +93,12 @@ def draw_strips(
     predictions : dict of ndarray of uint8, (height, width)
         Class ids, by the index of the tile among the validation tiles.
     """
-    reader, tiles = TileReader(folder, tileset), tileset.of("validation")
-    strips = {}
-    for number, predicted in sorted(predictions.items()):
-        example = Example(*reader.read(tiles[number]), predicted)
-        panels = example.panels(tileset.classes)
-        strips[tiles[number].name] = side_by_side(list(panels.values()))
+    strips, tiles = {}, tileset.of("validation")
+    with TileReader(folder, tileset) as reader:
+        for number, predicted in sorted(predictions.items()):
+            example = Example(*reader.read(tiles[number]), predicted)
+            panels = example.panels(tileset.classes)
+            strips[tiles[number].name] = side_by_side(list(panels.values()))
     return strips
 
 
@@ -106,9 +106,8 @@ def predict_tiles(
     folder: Path, tileset: TileSet, tiles: Sequence[Tile], network: CaFE
 ) -> Iterator[Example]:
     """Read and predict tiles one by one, on the device of the network."""
-    reader = TileReader(folder, tileset)
     device = network.eval().optical_mean.device
-    with torch.inference_mode():
+    with TileReader(folder, tileset) as reader, torch.inference_mode():
         for tile in tiles:
             patch, truth = reader.read(tile)
             inputs = (part[None].to(device) for part in to_tensors(*patch))
