@@ -137,11 +137,11 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
             steps = total
             bar.update(task, completed=step, total=total, loss=loss)
 
-        def on_epoch(row: EpochRecord, best: bool | None = None) -> None:
+        def on_epoch(record: EpochRecord, best: bool | None = None) -> None:
             nonlocal table
             if table is None:
                 table = EpochTable(console.width if console.is_terminal else _LOG_WIDTH, steps)
-            for line in table.lines(row, best):
+            for line in table.lines(record, best):
                 say(line)
 
         yield on_step, on_epoch

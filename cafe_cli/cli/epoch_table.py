@@ -46,76 +46,76 @@ class EpochTable:
         self._seconds = 0.0
         self._best = -math.inf
 
-    def lines(self, row: EpochRecord, best: bool | None = None) -> list[str]:
+    def lines(self, record: EpochRecord, best: bool | None = None) -> list[str]:
         """Return the line of an epoch, after the header if it is the first.
 
         Parameters
         ----------
-        row : EpochRecord
+        record : EpochRecord
         best : bool, optional
             Whether it is the best of the run; if None, it is compared with the epochs seen here.
         """
-        score = -math.inf if row.miou is None else row.miou
+        score = -math.inf if record.miou is None else record.miou
         better = score > self._best if best is None else best
         self._best = max(self._best, score) if score == score else self._best
-        self._count(row)
+        self._count(record)
         lines = []
         if not self._columns:
-            self._columns = self._choose(row)
+            self._columns = self._choose(record)
             lines = [_GAP.join(_fit(c.title, c) for c in self._columns).rstrip()]
-        cells = (_fit(column.text(row), column) for column in self._columns)
+        cells = (_fit(column.text(record), column) for column in self._columns)
         return [*lines, _GAP.join([*cells, "best" if better else ""]).rstrip()]
 
-    def _count(self, row: EpochRecord) -> None:
+    def _count(self, record: EpochRecord) -> None:
         """Add an epoch's steps and seconds, from which the time left is estimated.
 
         The first epoch seen follows earlier ones if the run was resumed: the number of its steps is
         then the average.
         """
-        step = row.step
-        each = round(step / row.epoch)
+        step = record.step
+        each = round(step / record.epoch)
         self._steps += step - self._step if self._step else each
-        self._seconds += row.seconds or 0
+        self._seconds += record.seconds or 0
         self._step = step
 
-    def _choose(self, row: EpochRecord) -> list[_Column]:
-        head = [_Column("epoch", self._epoch_width(row), self._epoch)]
-        loss, *parts = [_number(name) for name in row.losses]
-        score = [] if row.miou is None else [_Column("mIoU", 5, lambda r: f"{r.miou:.3f}")]
+    def _choose(self, record: EpochRecord) -> list[_Column]:
+        head = [_Column("epoch", self._epoch_width(record), self._epoch)]
+        loss, *parts = [_number(name) for name in record.losses]
+        score = [] if record.miou is None else [_Column("mIoU", 5, lambda r: f"{r.miou:.3f}")]
         pace = [
             column
             for name, column in {
                 "data_wait": _Column("wait", 4, lambda r: _percent(r.data_wait or 0)),
                 "seconds": _Column("time", 5, lambda r: short_duration(r.seconds or 0)),
             }.items()
-            if getattr(row, name) is not None
+            if getattr(record, name) is not None
         ]
         if self._total and self._seconds:
             pace.append(_Column("left", 5, self._left))
         spare = self._width - len(_GAP + "best")
         spare -= sum(c.room for c in [*head, loss, *score, *pace])
-        classes = _class_columns(row, spare)
+        classes = _class_columns(record, spare)
         spare -= sum(c.room for c in classes)
         if sum(c.room for c in parts) > spare:
             parts = []
         return [*head, loss, *parts, *score, *classes, *pace]
 
-    def _epoch_width(self, row: EpochRecord) -> int:
-        return max(5, len(self._epoch(row)), 2 * len(str(self._epochs(row))) + 1)
+    def _epoch_width(self, record: EpochRecord) -> int:
+        return max(5, len(self._epoch(record)), 2 * len(str(self._epochs(record))) + 1)
 
-    def _epochs(self, row: EpochRecord) -> int:
-        return round(self._total / (row.step / row.epoch))
+    def _epochs(self, record: EpochRecord) -> int:
+        return round(self._total / (record.step / record.epoch))
 
-    def _epoch(self, row: EpochRecord) -> str:
-        return str(row.epoch) + (f"/{self._epochs(row)}" if self._total else "")
+    def _epoch(self, record: EpochRecord) -> str:
+        return str(record.epoch) + (f"/{self._epochs(record)}" if self._total else "")
 
-    def _left(self, row: EpochRecord) -> str:
-        return short_duration((self._total - row.step) * self._seconds / self._steps)
+    def _left(self, record: EpochRecord) -> str:
+        return short_duration((self._total - record.step) * self._seconds / self._steps)
 
 
-def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
+def _class_columns(record: EpochRecord, spare: int) -> list[_Column]:
     """Return a column per class, or one that lists the worst if not all fit, or none."""
-    names = list(row.iou)
+    names = list(record.iou)
     for longest in _NAME:
         columns = [_class_column(name, longest) for name in names]
         titles = {_fit(column.title, column) for column in columns}
@@ -130,15 +130,15 @@ def _class_columns(row: EpochRecord, spare: int) -> list[_Column]:
 def _class_column(name: str, longest: int) -> _Column:
     title = " ".join(name.split())
     width = max(4, min(cell_len(title), longest))
-    return _Column(title, width, lambda row: f"{row.iou[name]:.2f}")
+    return _Column(title, width, lambda record: f"{record.iou[name]:.2f}")
 
 
-def _worst(row: EpochRecord, names: Sequence[str], width: int) -> str:
-    known = [name for name in names if not math.isnan(row.iou[name])]
+def _worst(record: EpochRecord, names: Sequence[str], width: int) -> str:
+    known = [name for name in names if not math.isnan(record.iou[name])]
     text = ""
-    for name in sorted(known, key=lambda n: row.iou[n]):
+    for name in sorted(known, key=lambda n: record.iou[n]):
         more = f"{text}, " if text else ""
-        more += f"{_shorten(' '.join(name.split()), _LISTED)} {row.iou[name]:.2f}"
+        more += f"{_shorten(' '.join(name.split()), _LISTED)} {record.iou[name]:.2f}"
         if text and cell_len(more) > width:
             break
         text = more
@@ -147,7 +147,7 @@ def _worst(row: EpochRecord, names: Sequence[str], width: int) -> str:
 
 def _number(name: str) -> _Column:
     title = name.replace("_", " ")
-    return _Column(title, max(len(title), 6), lambda row: f"{row.losses[name]:.4f}")
+    return _Column(title, max(len(title), 6), lambda record: f"{record.losses[name]:.4f}")
 
 
 def _percent(share: float) -> str:

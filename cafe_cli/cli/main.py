@@ -21,9 +21,9 @@ from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
 from cafe_cli.errors import CafeError, out_of_memory
 
-# Threads of torch that wait for each other spin for about a microsecond and then sleep; left to
-# itself, OpenMP spins on, and where another process wants the same cores a step takes many times
-# as long. Read when torch is loaded.
+# How long idle threads of OpenMP spin before they sleep: 1000 rounds are about a microsecond. By
+# default they go on spinning, and a training step takes many times as long if another process
+# needs the same cores. OpenMP reads the variable when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 _OUT_OF_MEMORY = (
@@ -54,12 +54,13 @@ def main() -> None:
 
 
 def _one_line(error: click.ClickException) -> str:
-    """Return what click prints in three lines."""
+    """Return on one line what click prints on three: the message and where to find help."""
     message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help" if context else message
 
 
 def _fail(message: str, code: int) -> int:
+    """Print an error, with -v after its traceback, and return the exit code."""
     from cafe_cli.cli.console import show_error
 
     if logging.getLogger("cafe").isEnabledFor(logging.DEBUG):

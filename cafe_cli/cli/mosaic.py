@@ -34,25 +34,23 @@ def mosaic(
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports
+    from cafe_cli.mosaic import mosaic as engine
     from cafe_cli.mosaic.grid import TargetGrid
-    from cafe_cli.mosaic.mosaic import dry_run as rehearse
-    from cafe_cli.mosaic.mosaic import mosaic as run
     from cafe_cli.mosaic.plan import Confidences
     from cafe_cli.scenes.discovery import expand_inputs
 
-    files = expand_inputs(inputs)
-    surer = Confidences(tuple(expand_inputs(confidences)), confidence_output)
+    files, rasters = expand_inputs(inputs), tuple(expand_inputs(confidences))
     if confidence_output and not confidences:
         raise click.UsageError("--confidence-output needs --confidence")
-    given = surer if confidences else None
+    given = Confidences(rasters, confidence_output) if confidences else None
     target = TargetGrid(like, resolution, bbox)
     if dry_run:
-        print_reports([rehearse(
+        print_reports([engine.dry_run(
             files, output, method=method, confidences=given, target=target, overwrite=overwrite,
         )])  # fmt: skip
         return
     with progress_bar("mosaic") as progress:
-        run(
+        engine.mosaic(
             files, output, method=method, confidences=given, target=target, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip

@@ -80,29 +80,29 @@ def predict(
     """
     from cafe_cli.cli.console import inference_display, show_meter
     from cafe_cli.cli.report import print_reports
+    from cafe_cli.inference import predict as engine
     from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
-    from cafe_cli.inference.predict import dry_run as check_run
-    from cafe_cli.inference.predict import dry_run_per_file, predict_per_file
-    from cafe_cli.inference.predict import predict as run
     from cafe_cli.scenes.discovery import expand_inputs
 
     if not (models := (*models, *more)):
         raise click.UsageError("Missing argument 'MODEL'")
     settings = read_config(None, (), take_overrides(WINDOW_OPTIONS, options)).predict
-    extra = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
-    made = dict(map(_key_value, creation))
-    outputs = PredictOutput(output, **extra, options=made, overwrite=overwrite, resume=resume)
+    others = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
+    outputs = PredictOutput(
+        output, **others, options=dict(map(_key_value, creation)), overwrite=overwrite,
+        resume=resume,
+    )  # fmt: skip
     for stream in ("optical", "elevation", "dtm"):
         options[stream] = tuple(expand_inputs(options[stream]))
     source, compute = PredictInput(**options), ComputeOptions(device, jobs)
     if dry_run:
-        each = dry_run_per_file if per_file else check_run
-        found = each(models, source, outputs, settings=settings, compute=compute)
+        check = engine.dry_run_per_file if per_file else engine.dry_run
+        found = check(models, source, outputs, settings=settings, compute=compute)
         print_reports(found if isinstance(found, list) else [found])
         return
     with inference_display() as progress:
-        call = predict_per_file if per_file else run
-        meter = call(models, source, outputs, settings=settings, compute=compute, progress=progress)
+        run = engine.predict_per_file if per_file else engine.predict
+        meter = run(models, source, outputs, settings=settings, compute=compute, progress=progress)
     show_meter(meter, outputs.paths.values())
 
 

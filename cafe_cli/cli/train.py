@@ -74,7 +74,7 @@ def train(
     from cafe_cli.cli.console import say, show_scores, training_display
     from cafe_cli.cli.report import print_reports
     from cafe_cli.evaluation.metrics import Scores
-    from cafe_cli.training.plan import dry_run as dry_run_of
+    from cafe_cli.training import plan
     from cafe_cli.training.report.run import BEST
     from cafe_cli.training.train import TrainCallbacks
     from cafe_cli.training.train import train as run
@@ -86,7 +86,11 @@ def train(
     config = read_config(config_path, assignments, take_overrides(TRAIN_OPTIONS, options))
     if dry_run:
         print_reports(
-            [dry_run_of(tileset, output, config, device=device, resume=resume, overwrite=overwrite)]
+            [
+                plan.dry_run(
+                    tileset, output, config, device=device, resume=resume, overwrite=overwrite
+                )
+            ]
         )
         return
     with _only_first_logs(), training_display() as (on_step, on_epoch):

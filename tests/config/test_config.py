@@ -235,7 +235,7 @@ def test_seeds_that_torch_takes():
         load_config(overrides={"train.seed": 2**32})
 
 
-def test_a_damaged_file_beside_an_output_is_told_and_not_used(tmp_path, caplog):
+def test_a_damaged_provenance_file_is_reported_and_not_used(tmp_path, caplog):
     output = tmp_path / "map.tif"
     assert read_beside(output) == {}
     assert not caplog.records
