@@ -13,10 +13,15 @@ from matplotlib import image as reader
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import OutputError
 from cafe_cli.training.curves import Chart, Line, draw_curves, lines_of, to_svg
+from cafe_cli.training.history import EpochRecord
 from tests.support.rasters import TABLE
 from tests.test_plotting import check, inked
 
 NAN = math.nan
+
+
+def records(rows) -> list[EpochRecord]:
+    return [EpochRecord.from_row(row) for row in rows]
 
 
 def rows(count: int, **changes) -> list[dict[str, float]]:
@@ -31,7 +36,7 @@ BLUE = "#1f77b4"  # the first line of a panel
 
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_curves(tmp_path, count):
-    draw_curves(rows(count), TABLE, tmp_path / "curves.png")
+    draw_curves(records(rows(count)), TABLE, tmp_path / "curves.png")
     pixels = check(tmp_path / "curves.png", 1320, 440)
     if count > 1:
         for first in (0, 440):
@@ -39,8 +44,8 @@ def test_curves(tmp_path, count):
 
 
 def test_curves_of_one_epoch_have_a_point(tmp_path):
-    draw_curves(rows(1), TABLE, tmp_path / "one.png")
-    draw_curves(rows(1, loss=math.nan), TABLE, tmp_path / "none.png")
+    draw_curves(records(rows(1)), TABLE, tmp_path / "one.png")
+    draw_curves(records(rows(1, loss=math.nan)), TABLE, tmp_path / "none.png")
     drawn = [inked(reader.imread(tmp_path / name)[:, :440, :3], BLUE) for name in
              ("one.png", "none.png")]  # fmt: skip
     assert drawn[0] > drawn[1]
@@ -49,15 +54,15 @@ def test_curves_of_one_epoch_have_a_point(tmp_path):
 def test_curves_with_nan(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_curves(rows(3, iou_tree=math.nan), TABLE, tmp_path / "curves.png")
-        draw_curves(rows(2, miou=math.nan, loss=math.nan), TABLE, tmp_path / "empty.png")
+        draw_curves(records(rows(3, iou_tree=math.nan)), TABLE, tmp_path / "curves.png")
+        draw_curves(records(rows(2, miou=math.nan, loss=math.nan)), TABLE, tmp_path / "empty.png")
     check(tmp_path / "curves.png", 1320, 440)
     check(tmp_path / "empty.png", 1320, 440)
 
 
 def test_curves_without_validation(tmp_path):
     history = [{k: row[k] for k in ("epoch", "step", "loss", "student")} for row in rows(4)]
-    draw_curves(history, TABLE, tmp_path / "curves.png")
+    draw_curves(records(history), TABLE, tmp_path / "curves.png")
     pixels = check(tmp_path / "curves.png", 1320, 440)
     assert inked(pixels[:, :440], BLUE) > 100
     assert inked(pixels[:, 440:], BLUE) == 0
@@ -65,9 +70,9 @@ def test_curves_without_validation(tmp_path):
 
 def test_a_picture_is_complete_or_not_there(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
-        draw_curves(rows(2), TABLE, tmp_path / "no" / "curves.png")
-    draw_curves(rows(2), TABLE, tmp_path / "curves.png")
-    draw_curves(rows(3), TABLE, tmp_path / "curves.png")
+        draw_curves(records(rows(2)), TABLE, tmp_path / "no" / "curves.png")
+    draw_curves(records(rows(2)), TABLE, tmp_path / "curves.png")
+    draw_curves(records(rows(3)), TABLE, tmp_path / "curves.png")
     assert os.listdir(tmp_path) == ["curves.png"]
 
 
@@ -75,17 +80,17 @@ def test_a_picture_is_complete_or_not_there(tmp_path):
 def test_class_names_are_shown_as_they_are(tmp_path, name):
     table = ClassTable((LandClass(0, name, "#1f77b4"), *TABLE.classes[1:]))
     history = [row | {f"iou_{name}": 0.9} for row in rows(3)]
-    draw_curves(history, table, tmp_path / "named.png")
+    draw_curves(records(history), table, tmp_path / "named.png")
     pixels = check(tmp_path / "named.png", 1320, 440)
     assert inked(pixels[:, 880:], BLUE) > 300
 
 
 def test_columns_that_come_later_are_drawn(tmp_path):
     history = [{"epoch": 1, "step": 3, "loss": 0.2}, *rows(5)[1:]]
-    draw_curves(history, TABLE, tmp_path / "curves.png")
+    draw_curves(records(history), TABLE, tmp_path / "curves.png")
     pixels = check(tmp_path / "curves.png", 1320, 440)
     assert inked(pixels[:, 440:880], BLUE) > 200
-    (miou,) = lines_of(history, ["miou", "unknown"])
+    (miou,) = lines_of(records(history), ["miou", "unknown"])
     assert (miou.name, math.isnan(miou.values[0])) == ("mIoU", True)
 
 
