@@ -1,1 +1,1 @@
-"""What the operating system does for us: files, locks, threads. No word of the domain."""
+"""Files, locks and threads; nothing in here knows of rasters or models."""

@@ -1,4 +1,4 @@
-"""Outputs appear under their name only when they are complete."""
+"""Atomic writing: an output appears under its name only when it is complete."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises
     ------
     OutputError
-        In both cases; nothing has been written then.
+        In both cases.
     """
     if path.is_symlink() and not path.exists():
         raise OutputError(f"{path} is a link to nothing; remove it, or name another output")
@@ -43,7 +43,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
     Raises
     ------
     ConfigError
-        One file for two purposes.
+        An output is an input, or two outputs are one file.
     OutputError
         See `check_output`.
     """
@@ -57,10 +57,10 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
 
 @contextmanager
 def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Hand out a path beside `path` to write to; rename it to `path` on success.
+    """Yield a temporary path beside `path` to write to, and rename it to `path` on success.
 
-    Whatever goes wrong inside leaves `path` as it was. What a killed process left behind is
-    replaced by the next one.
+    An exception inside leaves `path` as it was. Leftovers of a killed process are replaced by the
+    next one.
 
     Raises
     ------
@@ -68,11 +68,11 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
         The output exists, or the disk is full or not writable.
     """
     check_output(path, overwrite)
-    beside = _beside(path, "partial")
+    beside = _temporary_path(path, "partial")
     remove(beside)
     try:
         yield beside
-        _swap(beside, path)
+        _rename_over(beside, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
@@ -82,20 +82,20 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
 
 
 def file_stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Return size in bytes and time of change in ns of the files that can be looked at."""
+    """Return size in bytes and modification time in ns of the local files among `paths`."""
     found = {path: os.stat(path) for path in paths if os.path.exists(path)}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all."""
+    """Write a text file atomically."""
     with replace_atomically(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says into an error that names what could not be written."""
+    """Turn an OSError into an `OutputError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -103,12 +103,12 @@ def translate_os_errors(path: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk.
+    """Flush a file, or the entries of a folder, to the disk (fsync).
 
     Raises
     ------
     OutputError
-        They cannot be written: disk full.
+        It cannot be written: disk full.
     """
     if path.is_dir() and sys.platform == "win32":
         return
@@ -120,16 +120,16 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
-def _beside(path: Path, kind: str) -> Path:
+def _temporary_path(path: Path, kind: str) -> Path:
     path = path.absolute()
     return path.with_name(f".{path.stem}.{kind}{path.suffix}")
 
 
-def _swap(new: Path, path: Path) -> None:
-    """Give `new` the name `path`; what had that name is removed last."""
+def _rename_over(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; a folder of that name is moved aside first and removed last."""
     if path.is_dir() and not new.is_dir():
         raise OutputError(f"{path} is a folder; name a file, or remove it first")
-    old = _beside(path, "old")
+    old = _temporary_path(path, "old")
     if new.is_dir() and path.exists():
         remove(old)
         path.rename(old)
@@ -143,7 +143,7 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def make_empty_folder(folder: Path) -> None:
-    """Make a folder, or empty the one that is there, which may be a link, or another disk."""
+    """Make a folder, or empty an existing one in place: it may be a link or a mount point."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         remove(path)

@@ -1,4 +1,4 @@
-"""One process at a time: locks that the system takes away from a process that dies."""
+"""File locks between processes; the system releases them when a process dies."""
 
 import logging
 import os
@@ -19,17 +19,17 @@ log = logging.getLogger("cafe")
 
 @contextmanager
 def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
-    """Lock a file, made where there is none, or refuse; its folder is made, too.
+    """Hold a lock on a file, made with its folder where missing; fail if another process has it.
 
-    The file may be removed while it is locked, with its folder: whoever comes next makes another.
+    The file and its folder may be removed while locked: the next process makes new ones.
 
     Raises
     ------
     OutputError
-        `busy`, when another process has it; or it cannot be made.
+        With the message `busy` if another process holds the lock; or the file cannot be made.
     """
     with translate_os_errors(path.parent):
-        descriptor = _acquire(path, busy)
+        descriptor = _open_locked(path, busy)
     try:
         yield
     finally:
@@ -39,13 +39,13 @@ def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
-    """Lock a file, made where there is none; wait for another process that has it, and log `busy`.
+    """Hold a lock on a file, made where missing; log `busy` and wait if another process has it.
 
-    The file stays: to remove it while others wait for it would let two of them in.
+    The file must not be removed: with others waiting for it, two processes would get the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if sys.platform != "win32" and not _is_free(descriptor):
+        if sys.platform != "win32" and not _try_lock(descriptor):
             log.info("%s", busy)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -53,17 +53,17 @@ def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, busy: str) -> int | None:
-    """Return an open file that is locked and has kept its name; None where there are no locks."""
+def _open_locked(path: Path, busy: str) -> int | None:
+    """Open and lock a file, checking that it still has its name; None where there are no locks."""
     while True:
         path.parent.mkdir(exist_ok=True)
         if sys.platform == "win32":
             return None
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:  # the other process has just removed the folder
+        except FileNotFoundError:  # another process has just removed the folder
             continue
-        if not _is_free(descriptor):
+        if not _try_lock(descriptor):
             os.close(descriptor)
             raise OutputError(busy)
         try:
@@ -74,8 +74,8 @@ def _acquire(path: Path, busy: str) -> int | None:
         os.close(descriptor)
 
 
-def _is_free(descriptor: int) -> bool:
-    """Lock an open file, unless another process has."""
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file without waiting; return whether that succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

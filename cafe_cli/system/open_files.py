@@ -1,4 +1,4 @@
-"""Files that stay open between reads, a bounded number of them at a time."""
+"""A pool of files that stay open between reads."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,16 +11,16 @@ _OPEN = 64
 
 
 class Pool(Generic[V]):
-    """Keeps open what was opened; beyond 64 the one longest unused is closed.
+    """Up to 64 open files by name; beyond, the least recently used one is closed.
 
-    Not to be shared between threads.
+    Not thread-safe.
     """
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, tuple[ExitStack, V]] = OrderedDict()
 
     def get(self, name: str, open_it: Callable[[], AbstractContextManager[V]]) -> V:
-        """Return what has a name; `open_it` is called where it is not open."""
+        """Return the open file of a name, opened with `open_it` if necessary."""
         if name not in self._open:
             if len(self._open) >= _OPEN:
                 self._close_oldest()
@@ -30,7 +30,7 @@ class Pool(Generic[V]):
         return self._open[name][1]
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all files."""
         while self._open:
             self._close_oldest()
 

@@ -1,4 +1,4 @@
-"""Work on a scene in several threads, each with its own open rasters; results come in order."""
+"""A pool of threads, each with its own open resource, that returns results in order."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ U = TypeVar("U")
 ProgressCallback: TypeAlias = Callable[[int, int], None]
 """Called with the number of items done so far, and of all."""
 
-_AHEAD = 2  # items per thread that may be done and wait for those before them
+_AHEAD = 2  # items per thread that may be finished before those in front of them
 
 
 log = logging.getLogger("cafe")
@@ -26,14 +26,14 @@ _warnings: dict[tuple[str, str], object] = {}
 
 
 def warn_once(scene: str, message: str) -> None:
-    """Log a warning about a scene, though each thread that opens the scene comes across it."""
+    """Log a warning about a scene once, though every thread that opens the scene repeats it."""
     mine = object()
     if _warnings.setdefault((scene, message), mine) is mine:  # atomic
         log.warning("%s", message)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -43,20 +43,20 @@ def in_order(
     items: Iterable[T],
     jobs: int,
 ) -> Generator[U, None, None]:
-    """Do work on items in `jobs` threads and yield the results in the order of the items.
+    """Map `work` over items in `jobs` threads and yield the results in the order of the items.
 
-    GDAL works without Python's lock, so threads are enough. Memory holds a few results at a time.
+    Threads are enough because GDAL releases the GIL. At most two results per thread are in memory.
 
     Parameters
     ----------
     opened : callable
-        Opens what a thread works with, e.g. a scene. It is closed in the same thread, as rasterio
-        wants it.
+        Opens the resource of a thread, e.g. a scene. It is closed in the same thread, as rasterio
+        requires.
     work : callable
-        Called with that and an item; the first exception ends all.
+        Called with the resource and an item; the first exception is raised and ends the work.
     items : iterable
     jobs : int
-        With 1, everything happens in this thread.
+        With 1, the calling thread does the work.
     """
     if jobs <= 1:
         with opened() as own:

@@ -1,1 +1,1 @@
-"""Vector files, and what their features cover on the pixels of a raster."""
+"""Vector files: reading features, reprojecting and rasterizing them, the area of interest."""

@@ -1,4 +1,4 @@
-"""Features of vector files on the pixels of a raster."""
+"""Reading the features of vector files that lie on a raster, in its pixel coordinates."""
 
 import math
 import os
@@ -37,7 +37,7 @@ _LONGEST = 10_000_000  # steps of all features together; beyond, coordinates are
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a file that touch a raster, in the order of the file.
+    """The features of a file that intersect a raster, in the order of the file.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Features:
     geometries : ndarray of shapely geometries, (N,)
         In pixel coordinates of the raster: (column, row), (0, 0) at the corner of its first pixel.
     values : list, N
-        The attribute: None where it is null or blank; whole numbers are int.
+        The attribute of each feature: None where it is null or blank, int for whole numbers.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a vector file, as far as it is known without reading features."""
+    """What is known of a layer of a vector file before its features are read."""
 
     path: str
     name: str
@@ -64,7 +64,7 @@ class Layer:
 
 
 def is_vector(path: str) -> bool:
-    """Whether a name is that of a vector file; a GeoPackage counts as one."""
+    """Whether a name has the suffix of a vector file; a GeoPackage is taken for vectors."""
     plain = path.split("?")[0].rstrip("/").lower()
     return plain.endswith(_SUFFIXES)
 
@@ -78,7 +78,7 @@ def read_features(
     name: str = "the raster",
     required: bool = True,
 ) -> Features:
-    """Read the features of a vector file that touch a raster.
+    """Read the features of a vector file that intersect a raster.
 
     Parameters
     ----------
@@ -87,28 +87,28 @@ def read_features(
     grid : Grid
         That of the raster.
     attribute, layer : str, optional
-        Which ones; None where there is only one. Without attributes every value is None.
+        Names; may be None where there is only one. Without attributes every value is None.
     name : str
         The raster in errors.
     required : bool
-        Whether it is an error that no feature touches the raster.
+        Whether to raise an error if no feature intersects the raster.
 
     Raises
     ------
     InputError
         The file is missing, damaged or holds no vectors, or not the layer.
     LabelError
-        It does not hold the attribute, or several and none is named.
+        The layer has not the attribute, or several where none is named.
     GridError
-        A CRS on one side only, no transformation, or no feature that touches the raster.
+        A CRS on one side only, no transformation, or no feature that intersects the raster.
     """
     source = find_layer(path, layer)
     _check_crs(source, grid, name)
     column = _find_column(source, attribute)
     box = padded_bounds(grid, source.crs)
-    geometries, values = _read(source, column, box, name)
+    geometries, values = _read_layer(source, column, box, name)
     pixels = to_pixels(geometries, source.crs, grid, box, path=path, name=name)
-    # Map sheets share their edges: what only touches the raster's edge from outside is not in it.
+    # Neighbouring map sheets share edges: a feature that only touches the raster's edge is outside.
     extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
     shapely.prepare(extent)
     inside = np.flatnonzero(shapely.intersects(extent, pixels))
@@ -120,15 +120,15 @@ def read_features(
 def refuse_empty(
     path: str, grid: Grid, layer: str | None, name: str, *, gaps: bool = False
 ) -> None:
-    """Raise the error for a file of which no feature touches a raster.
+    """Raise the error for a file without a feature that intersects a raster.
 
-    With `gaps` only where its features are elsewhere altogether, as with a wrong CRS: a map may
-    have nothing to show on the ground of one scene.
+    With `gaps`, only if the extents of file and raster are disjoint too, as with a wrong CRS: a map
+    may have a gap where the scene lies.
 
     Raises
     ------
     GridError
-        With both extents in the CRS of the raster where they share no ground.
+        With both extents in the CRS of the raster where they are disjoint.
     """
     source = find_layer(path, layer)
     bounds = _info(path, source.name, force_total_bounds=True)["total_bounds"]
@@ -151,12 +151,12 @@ def refuse_empty(
 
 
 def find_layer(path: str, layer: str | None) -> Layer:
-    """Look at the layer of a vector file that is named, or the only one that may hold features.
+    """Return the named layer of a vector file, or the only one with geometries.
 
     Raises
     ------
     InputError
-        The file is missing or damaged; it has not that layer, or several.
+        The file is missing or damaged; it lacks that layer, or has several and none is named.
     """
     local = is_file_name(path)
     if local and not os.path.exists(path):
@@ -164,7 +164,7 @@ def find_layer(path: str, layer: str | None) -> Layer:
     try:
         rows = pyogrio.list_layers(path).tolist()
     except READ_ERRORS as error:
-        reason = _reason(error)
+        reason = _first_sentence(error)
         if ".gpkg" in path and "not recognized" in reason:
             reason += "; if it holds rasters, make them GeoTIFFs with gdal_translate"
         raise InputError(f"cannot open {path} as vectors: {reason}") from error
@@ -185,12 +185,12 @@ def _info(path: str, layer: str, **options: bool) -> dict[str, Any]:
     try:
         info: dict[str, Any] = pyogrio.read_info(path, layer=layer, **options)
     except READ_ERRORS as error:
-        raise _damaged(path, error) from error
+        raise _read_error(path, error) from error
     return info
 
 
 def _crs(path: str, text: str | None) -> CRS | None:
-    """Return the CRS that pyogrio reports; a GeoPackage may say that it is undefined."""
+    """Parse the CRS that pyogrio reports; a GeoPackage may declare it undefined."""
     if not text or '"Undefined ' in text[:40]:
         return None
     try:
@@ -231,10 +231,10 @@ def _find_column(source: Layer, attribute: str | None) -> str | None:
     return attribute
 
 
-def _read(
+def _read_layer(
     source: Layer, column: str | None, box: Bounds | None, name: str
 ) -> tuple[Geometries, list[AttributeValue]]:
-    """Read the features that touch a box; those without a geometry are left out."""
+    """Read the features that intersect a box, without those that have no geometry."""
     try:
         _, _, wkb, data = pyogrio.raw.read(
             source.path,
@@ -245,29 +245,29 @@ def _read(
             datetime_as_string=True,
         )
     except READ_ERRORS as error:
-        raise _damaged(source.path, error) from error
+        raise _read_error(source.path, error) from error
     given = np.flatnonzero([geometry is not None for geometry in wkb])
     geometries = shapely.from_wkb(wkb[given], on_invalid="ignore")
-    kept = _sound(geometries)
+    kept = _have_finite_coordinates(geometries)
     broken = ~(kept | shapely.is_empty(geometries))
     if broken.any():
         warn_once(
             name, f"{source.path}: {broken.sum()} features with broken geometries are left out"
         )
     values = data[0].tolist() if column else [None] * len(wkb)
-    return geometries[kept], [_plain(values[i]) for i in given[kept]]
+    return geometries[kept], [_attribute_value(values[i]) for i in given[kept]]
 
 
-def _sound(geometries: Geometries) -> NDArray[np.bool_]:
-    """Return which geometries are there, with something in them, and finite."""
+def _have_finite_coordinates(geometries: Geometries) -> NDArray[np.bool_]:
+    """Return which geometries are neither missing nor empty and have finite coordinates, (N,)."""
     sound: NDArray[np.bool_] = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     xy, index = shapely.get_coordinates(geometries, return_index=True)
     sound[index[~np.isfinite(xy).all(axis=1)]] = False
     return sound
 
 
-def _plain(value: object) -> AttributeValue:
-    """Return a number or a text for what a column of any type holds, None for nothing."""
+def _attribute_value(value: object) -> AttributeValue:
+    """Return a value of a column as a number or a text; None for null, NaN and blanks."""
     if isinstance(value, float):
         whole = int(value) if value.is_integer() else value
         return None if math.isnan(value) else whole
@@ -276,9 +276,11 @@ def _plain(value: object) -> AttributeValue:
     return None if value is None else str(value).strip() or None
 
 
-def _damaged(path: str, error: Exception) -> InputError:
-    return InputError(f"cannot read {path}: {_reason(error)}; the file is truncated or damaged")
+def _read_error(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"cannot read {path}: {_first_sentence(error)}; the file is truncated or damaged"
+    )
 
 
-def _reason(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).split("; It might help")[0].rstrip(".;")

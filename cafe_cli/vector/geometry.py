@@ -1,4 +1,4 @@
-"""Geometries in pixel coordinates: single parts, made valid, snapped, cut into small pieces."""
+"""Geometries in pixel coordinates: split into single parts, made valid, snapped, subdivided."""
 
 from typing import TypeAlias
 
@@ -8,26 +8,26 @@ from numpy.typing import NDArray
 
 Geometries: TypeAlias = NDArray[np.object_]
 
-# Steps per pixel. As binary fractions, coordinates survive the shift into any window unchanged, so
-# that no pixel depends on the window that it is burnt in.
+# Snapping steps per pixel. Such binary fractions stay exact when shifted into a window, so that a
+# pixel does not depend on the window that it is rasterized in.
 _STEPS = 65_536
-_VERTICES = 512  # GDAL looks at every vertex of a polygon for every row of a window
+_VERTICES = 512  # of a piece; GDAL visits every vertex of a polygon for every row of a window
 
 
 def subdivide(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
-    """Take geometries in pixel coordinates apart so that each burns fast in a small window.
+    """Split geometries in pixel coordinates into pieces that are fast to rasterize in a window.
 
     Returns
     -------
     pieces : ndarray of shapely geometries, (M,)
-        Single geometries. Polygons of many vertices are cut along the edges of pixels.
+        Single geometries; polygons of many vertices are cut along edges of pixels.
     source : ndarray of int64, (M,)
-        Which of `geometries` each is a piece of; it never falls.
+        Index into `geometries` of each piece, ascending.
     """
     parts, source = single_parts(geometries)
     done: list[tuple[Geometries, NDArray[np.int64]]] = []
     while len(parts):
-        cut = _can_be_cut(parts)
+        cut = _is_large(parts)
         done.append((parts[~cut], source[~cut]))
         parts, source = _halves(parts[cut], source[cut])
     if not done:
@@ -39,7 +39,7 @@ def subdivide(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
 
 
 def single_parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
-    """Return single geometries, and which of `geometries` each is a part of."""
+    """Return the single parts of geometries, (M,), and the index of the geometry of each, (M,)."""
     parts, source = shapely.get_parts(geometries, return_index=True)
     while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
         parts, index = shapely.get_parts(parts, return_index=True)
@@ -49,13 +49,13 @@ def single_parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]
 
 
 def make_valid(parts: Geometries) -> Geometries:
-    """Take apart what overlaps itself: twice is outside, as it is when burnt."""
+    """Repair invalid geometries; what a polygon encloses twice is outside, as in rasterizing."""
     parts, broken = parts.copy(), ~shapely.is_valid(parts)
     parts[broken] = shapely.make_valid(parts[broken])
     return parts
 
 
-def _can_be_cut(parts: Geometries) -> NDArray[np.bool_]:
+def _is_large(parts: Geometries) -> NDArray[np.bool_]:
     polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
     sides = np.diff(shapely.bounds(parts).reshape(-1, 2, 2), axis=1)[:, 0]
     large = sides.max(axis=1) >= 16 if len(parts) else np.zeros(0, bool)
@@ -64,7 +64,7 @@ def _can_be_cut(parts: Geometries) -> NDArray[np.bool_]:
 
 
 def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, NDArray[np.int64]]:
-    """Cut polygons across their longer side."""
+    """Cut polygons in two across their longer side."""
     parts = make_valid(parts)
     left, top, right, bottom = shapely.bounds(parts).T
     wide = right - left > bottom - top
@@ -76,12 +76,12 @@ def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, N
     )
     halves = [shapely.intersection(parts, half) for half in boxes]
     found, index = single_parts(np.concatenate(halves))
-    # Where the cut only touches a polygon, or it overlapped itself, points and lines are left over.
+    # Points and lines are left over where a cut only touches a polygon or it overlapped itself.
     area = shapely.get_type_id(found) == shapely.GeometryType.POLYGON
     return found[area], np.tile(source, 2)[index[area]]
 
 
 def snap(geometries: Geometries) -> Geometries:
-    """Round pixel coordinates to fractions that every window shares."""
+    """Round pixel coordinates to multiples of 1/65,536, which are exact in every window."""
     rounded: Geometries = shapely.transform(geometries, lambda xy: np.round(xy * _STEPS) / _STEPS)
     return rounded

@@ -1,4 +1,4 @@
-"""Geometries in pixel coordinates burnt into windows, so that no pixel depends on the window."""
+"""Rasterizing geometries in pixel coordinates; a pixel does not depend on the window read."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from cafe_cli.raster.window import Window
 from cafe_cli.vector.geometry import Geometries, single_parts
 
-_CORNER = 1e-9  # pixels; what is shorter passes through a corner
+_CORNER = 1e-9  # pixels; a shorter stretch of a line only passes a corner of the pixel
 
 
 def rasterize_indices(
     geometries: Geometries, window: Window, all_touched: bool = False
 ) -> NDArray[np.int32]:
-    """Return which geometry covers each pixel of a window: (height, width), -1 where none does.
+    """Return the index of the geometry at each pixel of a window, (height, width), -1 for none.
 
     Geometries are in pixel coordinates; later ones lie on top. A polygon covers the pixels whose
-    centres lie in it, with `all_touched` all that it shares ground with; lines and points have
-    pixels either way.
+    centres lie inside it, with `all_touched` all pixels that it overlaps. Lines and points cover
+    the pixels that they pass in both cases.
     """
     shape = (window.height, window.width)
     drawn = np.flatnonzero(~(shapely.is_missing(geometries) | shapely.is_empty(geometries)))
@@ -45,9 +45,9 @@ def rasterize(
     all_touched: bool = False,
     fill: int = 255,
 ) -> NDArray[np.uint8]:
-    """Burn one value per geometry into a window: (height, width), `fill` where none covers it.
+    """Rasterize one value per geometry in a window: (height, width), `fill` where there is none.
 
-    See `covering`.
+    See `rasterize_indices`.
     """
     return np.array([*values, fill], np.uint8)[rasterize_indices(geometries, window, all_touched)]
 
@@ -55,12 +55,13 @@ def rasterize(
 def _touched(
     geometries: Geometries, window: Window
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return row, column and geometry wherever an outline or a line runs through a pixel.
+    """Return row, column and geometry index, (N,) each, of the pixels that edges and lines cross.
 
-    GDAL's own ALL_TOUCHED (3.10) writes outside its raster where a line ends on the edge.
+    Own code because ALL_TOUCHED of GDAL 3.10 writes outside its raster where a line ends on the
+    raster's edge.
     """
     start, step, source = _segments(geometries, window)
-    # Between two crossings with the lines of the grid, a segment lies in one pixel.
+    # Between two crossings of grid lines a segment lies in a single pixel.
     number, share = _crossings(start, step, (window.width, window.height))
     number, length = number[1:], np.where(np.diff(number), 0, np.diff(share))
     middle = start[number] + (share[1:] - length / 2)[:, None] * step[number]
@@ -73,10 +74,10 @@ def _touched(
 def _segments(
     geometries: Geometries, window: Window
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Return start and extent (N, 2) of the segments near a window, and whose they are, (N,).
+    """Return start and extent (N, 2) of the segments near a window, and their geometries, (N,).
 
-    Edges of polygons that run along the edges of pixels are left out: what lies beside them inside
-    the polygon is covered, or another edge runs through it.
+    Polygon edges along pixel edges are left out: the pixels beside them, inside the polygon, are
+    covered by its interior or crossed by another edge.
     """
     parts, whole = single_parts(geometries)
     areas = shapely.get_dimensions(parts) == 2
@@ -98,14 +99,14 @@ def _segments(
 def _crossings(
     start: NDArray[np.float64], step: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return where segments begin, cross the lines of a window's grid, and end.
+    """Return where segments begin, cross grid lines of a window, and end.
 
     Returns
     -------
     number : ndarray of int, (M,)
-        Of the segment; it never falls.
+        Index of the segment, ascending.
     share : ndarray of float64, (M,)
-        Of its length, 0 to 1; rising along each segment.
+        Position along the segment, 0 to 1, ascending within each.
     """
     every = np.arange(len(start))
     numbers, shares = [every, every], [np.zeros(len(start)), np.ones(len(start))]

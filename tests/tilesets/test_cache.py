@@ -280,7 +280,7 @@ def test_folder_that_is_not_writable(own, monkeypatch, caplog, code):
     def fail(*_):
         raise OSError(code, os.strerror(code), str(own / ".cache.lock"))
 
-    monkeypatch.setattr("cafe_cli.system.locks._is_free", fail)
+    monkeypatch.setattr("cafe_cli.system.locks._try_lock", fail)
     assert prepare(own, load_tileset(own)) is None
     (record,) = caplog.records
     assert os.strerror(code) in record.getMessage()
