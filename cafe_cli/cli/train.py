@@ -85,13 +85,10 @@ def train(
         config_path = saved
     config = read_config(config_path, assignments, take_overrides(TRAIN_OPTIONS, options))
     if dry_run:
-        print_reports(
-            [
-                plan.dry_run(
-                    tileset, output, config, device=device, resume=resume, overwrite=overwrite
-                )
-            ]
+        report = plan.dry_run(
+            tileset, output, config, device=device, resume=resume, overwrite=overwrite
         )
+        print_reports([report])
         return
     with _only_first_logs(), training_display() as (on_step, on_epoch):
         card = run(
