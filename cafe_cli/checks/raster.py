@@ -23,8 +23,8 @@ from cafe_cli.checks.height_rules import check_heights, check_voids, void_shares
 from cafe_cli.checks.rules import check_image, check_margins, check_storage, margin_shares
 from cafe_cli.config.schema import Config
 from cafe_cli.findings import Finding, Report
-from cafe_cli.raster.grid import Grid, describe_crs
-from cafe_cli.raster.mosaic_view import Member, inspect_rasters, parse_crs
+from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
+from cafe_cli.raster.mosaic_view import Member, inspect_rasters
 from cafe_cli.raster.reader import (
     image_bands,
     open_raster,

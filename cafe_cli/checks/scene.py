@@ -33,12 +33,11 @@ from cafe_cli.checks.rules import check_grid, check_labels, pixel_shift
 from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config, HeightSettings
 from cafe_cli.findings import Finding, Report
-from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     Member,
     covered_share,
     inspect_rasters,
-    parse_crs,
     union_grid,
 )
 from cafe_cli.raster.reader import Array, Mask

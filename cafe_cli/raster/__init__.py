@@ -1,1 +1,1 @@
-"""Rasters: windows, grids, reading, warping, joining, writing. The only doors to raster files."""
+"""Raster files: windows, grids, reading, warping, mosaicking, writing. Nothing else opens them."""

@@ -1,4 +1,4 @@
-"""Where the pixels of a raster lie, and whether two rasters share ground."""
+"""Grids: CRS, affine transform and size of a raster, and the overlap of two."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform_geom
 from shapely.geometry import Polygon, mapping, shape
 
-from cafe_cli.errors import GridError
+from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.window import Window
 
 Bounds: TypeAlias = tuple[float, float, float, float]
@@ -27,14 +27,14 @@ _METRES_PER_DEGREE = 111_320.0
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the pixels of a raster lie.
+    """CRS, affine transform and size of a raster.
 
     Parameters
     ----------
     crs : CRS or None
-        None where the raster does not say.
+        None where the raster declares none.
     transform : Affine
-        Pixel (column, row) to CRS coordinates.
+        From pixel coordinates (column, row) to CRS coordinates.
     width, height : int
         Pixels.
     """
@@ -64,7 +64,7 @@ class Grid:
 
     @cached_property
     def footprint(self) -> Polygon:
-        """Outline in CRS coordinates, right for rotated grids too."""
+        """Outline in CRS coordinates; the grid may be rotated."""
         corners = [(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)]
         return Polygon([self.transform @ corner for corner in corners])
 
@@ -76,17 +76,17 @@ class Grid:
 
     @property
     def is_placed(self) -> bool:
-        """Whether the raster has a place, in the world or a plane: not just pixels."""
+        """Whether the raster is georeferenced: it has a CRS or at least a transform."""
         return self.crs is not None or not self.transform.is_identity
 
     @property
     def unit_metres(self) -> float:
-        """Metres per unit of the CRS; degrees are taken at the centre. 1 without a CRS."""
+        """Metres per unit of the CRS, for degrees at the centre of the grid; 1 without a CRS."""
         return unit_metres(self.crs, self.footprint.centroid.y)
 
     @property
     def gsd(self) -> float:
-        """Ground sampling distance in metres: the square root of a pixel's area."""
+        """Ground sampling distance in metres: the square root of the area of a pixel."""
         return math.sqrt(abs(self.transform.determinant)) * self.unit_metres
 
     def at(self, window: Window) -> "Grid":
@@ -108,7 +108,7 @@ class Grid:
         return all(math.dist(ours @ corner, corner) < 1e-3 for corner in corners)
 
     def footprint_in(self, crs: CRS | None) -> Polygon:
-        """Return the outline in another CRS, its edges followed closely enough for curvature."""
+        """Return the outline in another CRS, with 80 vertices or more to follow its curvature."""
         if self.crs == crs or self.crs is None or crs is None:
             return self.footprint
         step = self.footprint.length / 80
@@ -116,12 +116,13 @@ class Grid:
 
 
 def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
-    """Return the share of `target` that a raster covers.
+    """Return the share of `target` that a raster covers, 0 to 1.
 
     Raises
     ------
     GridError
-        None of it: the message holds both extents in the CRS of the reference.
+        They are disjoint (the message holds both extents in the CRS of the reference), a CRS is
+        missing on one side, or there is no transformation.
     """
     if (grid.crs is None) != (target.crs is None):
         lacking, other, crs = (name, reference, target.crs) if grid.crs is None else (
@@ -137,7 +138,7 @@ def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
             f"cannot transform {name} from {describe_crs(grid.crs)} to {describe_crs(target.crs)}, "
             f"the CRS of {reference}"
         ) from error
-    # In both: the outline of a continent has no place in a map projection made for a county.
+    # In both CRSs: the outline of a continent may be invalid in a projection made for a county.
     share = max(_share(covering, target.footprint), _share(grid.footprint, covered))
     if share <= 0:
         raise GridError(
@@ -148,17 +149,33 @@ def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
     return share
 
 
+def parse_crs(text: str | None) -> CRS | None:
+    """Parse a CRS that a user gave, e.g. ``EPSG:25832``, WKT or PROJ; None stays None.
+
+    Raises
+    ------
+    ConfigError
+        PROJ does not know it.
+    """
+    if text is None:
+        return None
+    try:
+        return CRS.from_user_input(text)
+    except (CRSError, ValueError) as error:
+        raise ConfigError(f"{text!r} is no CRS; write it like EPSG:25832") from error
+
+
 def unit_metres(crs: CRS | None, y: float) -> float:
-    """Return the metres per unit of a CRS at a northing or latitude: the root of an area's."""
+    """Return the metres per unit of a CRS at northing or latitude `y`, as the root of an area."""
     if crs is None:
         return 1.0
     if crs.is_geographic:
         return _METRES_PER_DEGREE * math.sqrt(max(math.cos(math.radians(y)), 1e-6))
-    return float(crs.units_factor[1])  # local, unprojected systems have one too
+    return float(crs.units_factor[1])  # defined for engineering (local) CRSs too
 
 
 def describe_crs(crs: CRS | None) -> str:
-    """Name a CRS shortly."""
+    """Return a short name of a CRS: its authority code, or else its title."""
     if crs is None:
         return "pixel coordinates (no CRS)"
     code = crs.to_authority()
@@ -166,7 +183,7 @@ def describe_crs(crs: CRS | None) -> str:
 
 
 def _share(cover: Polygon, whole: Polygon) -> float:
-    """Return the share of a polygon that another covers; none of what cannot be drawn."""
+    """Return the share of a polygon that another covers, 0 where either is invalid."""
     if not (cover.is_valid and whole.is_valid):
         return 0.0
     return float(cover.intersection(whole).area / whole.area)

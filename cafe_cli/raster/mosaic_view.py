@@ -1,7 +1,7 @@
-"""One raster or many, read as one on a grid.
+"""A virtual mosaic: one raster or many, read as one raster on a grid.
 
-Where several have data, the first of them counts. What lies on the grid pixel by pixel is read as
-it is; everything else is warped while it is read.
+Where several have data, the first wins. A raster whose pixels are those of the grid is read as it
+is, any other is warped while it is read.
 """
 
 import logging
@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 
-from cafe_cli.errors import BandError, ConfigError, GridError, InputError
+from cafe_cli.errors import BandError, GridError, InputError
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
 from cafe_cli.raster.reader import RasterReader, may_lack_data, open_raster
 from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, read_on_grid
@@ -29,10 +28,18 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class Member:
-    """What is known of a raster without reading its pixels.
+    """A raster of a mosaic: what is known of it without reading its pixels.
 
-    `unit`, `scale` and `offset` are those of its first band, `block` and `block_rows` the width and
-    the height of what is stored as a whole; `masked` says whether some pixels may be no data.
+    Attributes
+    ----------
+    count : int
+        Bands.
+    unit, scale, offset
+        Those of the first band.
+    block_width, block_height : int
+        Size of the blocks in which it is stored, in pixels.
+    masked : bool
+        Whether an alpha band, a mask or nodata may mark pixels as no data.
     """
 
     path: str
@@ -40,14 +47,14 @@ class Member:
     count: int
     dtype: str
     unit: str
-    block: int = 1
     scale: float = 1.0
     offset: float = 0.0
     masked: bool = False
-    block_rows: int = 1
+    block_width: int = 1
+    block_height: int = 1
 
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return stored values as what they stand for."""
+        """Apply scale and offset to stored values."""
         if (self.scale, self.offset) == (1, 0):
             return values
         return (values * self.scale + self.offset).astype(values.dtype, copy=False)
@@ -55,7 +62,10 @@ class Member:
 
 @dataclass(frozen=True)
 class _Part:
-    """A member as it lies on the grid; `box` holds all of its pixels."""
+    """A member on the grid of the mosaic.
+
+    `box` encloses it on that grid; with `exact` its pixels are pixels of the grid.
+    """
 
     member: Member
     box: Window
@@ -65,27 +75,27 @@ class _Part:
 def inspect_rasters(
     paths: Sequence[str], crs: CRS | None = None, reference: Grid | None = None
 ) -> list[Member]:
-    """Look at rasters that are one stream of a scene.
+    """Inspect the rasters of one stream of a scene (image, heights or labels) and compare them.
 
     Parameters
     ----------
     paths : sequence of str
     crs : CRS, optional
-        Of the rasters that do not say theirs.
+        Assumed for rasters that declare none.
     reference : Grid, optional
-        That of the scene. A raster that has no place of its own but as many pixels has its grid;
-        so has one with its very pixels but without a CRS.
+        Grid of the scene. It is assumed for a raster without georeference of the same size, and
+        for one with the same pixels but no CRS.
 
     Raises
     ------
     InputError
         A file is missing or no raster, or units or data types differ.
     GridError
-        A raster without a place.
+        A raster is not georeferenced.
     BandError
         The number of bands differs.
     """
-    members = [_look(path, crs, reference) for path in paths]
+    members = [_inspect(path, crs, reference) for path in paths]
     first = members[0]
     for other in members[1:]:
         if other.count != first.count:
@@ -103,29 +113,13 @@ def inspect_rasters(
     return members
 
 
-def parse_crs(text: str | None) -> CRS | None:
-    """Read a CRS as a person writes it: ``EPSG:25832``, WKT, PROJ.
-
-    Raises
-    ------
-    ConfigError
-        It means nothing.
-    """
-    if text is None:
-        return None
-    try:
-        return CRS.from_user_input(text)
-    except (CRSError, ValueError) as error:
-        raise ConfigError(f"{text!r} is no CRS; write it like EPSG:25832") from error
-
-
 def union_grid(members: Sequence[Member]) -> Grid:
-    """Return the pixel grid of the first raster, grown around all of them.
+    """Return the grid of the first raster, extended to enclose all of them.
 
     Raises
     ------
     GridError
-        A CRS on one side only, or no way from one to the other.
+        A CRS on one side only, or no transformation between two.
     """
     base = members[0].grid
     if len(members) == 1:
@@ -134,12 +128,12 @@ def union_grid(members: Sequence[Member]) -> Grid:
 
 
 def covered_share(members: Sequence[Member], reference: str, target: Grid) -> float:
-    """Return the share of `target` that the members cover, at most.
+    """Return the sum of the shares of `target` that the members cover, at most 1.
 
     Raises
     ------
     GridError
-        None of it (see `cafe_cli.raster.grid.check_overlap`).
+        No member covers any of it (see `cafe_cli.raster.grid.check_overlap`).
     """
     share, failure = 0.0, None
     for member in members:
@@ -153,22 +147,23 @@ def covered_share(members: Sequence[Member], reference: str, target: Grid) -> fl
 
 
 class MosaicView:
-    """Members read as one raster on a grid. Not to be shared between threads.
+    """Rasters read as one on a grid, by windows. Not thread-safe.
 
     Parameters
     ----------
     members : sequence of Member
     grid : Grid
     resampling : Resampling
-        For what has to be warped; with ``min``, the lowest of all rasters counts.
+        For members that have to be warped. With ``min``, the lowest value of all members counts
+        instead of that of the first.
     bands : tuple of int, optional
-        From 1; all but a mask if None.
+        From 1; all but an alpha band if None.
     nodata : float, optional
         Replaces that of the rasters.
     dtype : str, optional
-        To read as.
+        Data type to convert to.
     scaled : bool
-        Apply the scale and the offset of each raster.
+        Whether to apply the scale and the offset of each raster.
     """
 
     def __init__(
@@ -192,28 +187,28 @@ class MosaicView:
         self._pool = Pool[RasterReader]()
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read values (bands, height, width), and where they are valid, (height, width).
+        """Read a window: values (bands, height, width) and their validity mask (height, width).
 
         Raises
         ------
         InputError
-            A file is truncated or damaged there.
+            A file is truncated or damaged in the window.
         """
         near = [part for part in self._parts if part.box.intersection(window)]
         values, valid = self._read_part((near or self._parts)[0], window)
         for part in near[1:]:
             if valid.all() and self._resampling is not Resampling.min:
                 break
-            more, known = self._read_part(part, window)
-            taken = known & ~valid
+            others, others_valid = self._read_part(part, window)
+            taken = others_valid & ~valid
             if self._resampling is Resampling.min:
-                taken |= known & (more < values).any(axis=0)
-            values[:, taken] = more[:, taken]
-            valid |= known
+                taken |= others_valid & (others < values).any(axis=0)
+            values[:, taken] = others[:, taken]
+            valid |= others_valid
         return values, valid
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open rasters."""
         self._pool.close()
 
     def _read_part(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -232,19 +227,29 @@ def _kind(member: Member) -> str:
     return f"{member.dtype} in {member.unit}" if member.unit else member.dtype
 
 
-def _look(path: str, crs: CRS | None, reference: Grid | None) -> Member:
+def _inspect(path: str, crs: CRS | None, reference: Grid | None) -> Member:
     with open_raster(path) as dataset:
-        grid = _placed(dataset, crs, reference)
+        grid = _find_grid(dataset, crs, reference)
         unit = (dataset.units[0] or "").strip()
-        rows, block = dataset.block_shapes[0]
+        block_height, block_width = dataset.block_shapes[0]
         if dataset.dtypes[0].startswith("complex"):
             raise InputError(f"{path} holds complex numbers, which are no image and no heights")
-        stored = dataset.scales[0], dataset.offsets[0], may_lack_data(dataset)
-        return Member(path, grid, dataset.count, dataset.dtypes[0], unit, block, *stored, rows)
+        return Member(
+            path,
+            grid,
+            dataset.count,
+            dataset.dtypes[0],
+            unit,
+            scale=dataset.scales[0],
+            offset=dataset.offsets[0],
+            masked=may_lack_data(dataset),
+            block_width=block_width,
+            block_height=block_height,
+        )
 
 
-def _placed(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> Grid:
-    """Return the grid of a raster; one that does not say it may share that of the scene."""
+def _find_grid(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> Grid:
+    """Return the grid of a raster, completed from `crs` or `reference` where it declares none."""
     grid = Grid.of(dataset)
     if grid.crs is None and not grid.transform.is_identity:
         grid = replace(grid, crs=crs)

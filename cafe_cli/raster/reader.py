@@ -1,4 +1,4 @@
-"""The door to raster files: opening, reading, bringing onto another grid. `geotiff` writes them."""
+"""Opening raster files, and reading windows of pixels and of validity; `writer` writes them."""
 
 import logging
 import math
@@ -33,8 +33,8 @@ log = logging.getLogger("cafe")
 _OF_A_SERVER = "if address and rights are right, try again, or download the file first"
 _thread = threading.local()
 
-# GDAL's own default is 5 % of the machine's memory, which no bound of ours would know of. In MB;
-# as an argument of rasterio.Env the same number would mean bytes.
+# GDAL's default is 5 % of the machine's memory, more than the bounds on memory set elsewhere allow.
+# This number is in MB; as an argument of rasterio.Env it would be in bytes.
 os.environ.setdefault("GDAL_CACHEMAX", "32")
 # Pixel coordinates are a legitimate grid here (scenes delivered as plain patches).
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -63,14 +63,14 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
     with dataset:
         try:
             yield dataset
-        except CPLE_BaseError as error:  # rasterio wraps most of them, but not all
+        except CPLE_BaseError as error:  # rasterio does not wrap all of GDAL's errors
             raise InputError(f"cannot read {path}: {gdal_message(error)}") from error
 
 
 def _keep_environment() -> None:
-    """Give this thread an environment for good, so that rasters may be closed in any order.
+    """Enter a GDAL environment in this thread for good, so that rasters close in any order.
 
-    Otherwise the first raster makes one and takes it along when it is closed.
+    Otherwise the first raster opened enters one, and closing that raster leaves it.
     """
     if not hasenv():
         _thread.environment = rasterio.Env.from_defaults()
@@ -94,7 +94,7 @@ def image_bands(dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[in
 
 
 def shows_an_image(dataset: DatasetReader, band: int) -> bool:
-    """Whether a band that is marked as alpha holds an image, e.g. infrared: few full or empty."""
+    """Whether a band marked as alpha holds an image, e.g. infrared: it has many grey values."""
     shape = (min(dataset.height, 256), min(dataset.width, 256))
     try:
         values = dataset.read(band, out_shape=shape)
@@ -111,7 +111,7 @@ def read_window(
     Raises
     ------
     InputError
-        The file is truncated or damaged there.
+        The file is truncated or damaged in the window.
     """
     inside = window.intersection(Window(0, 0, dataset.width, dataset.height))
     dtype = np.result_type(*(dataset.dtypes[b - 1] for b in bands))
@@ -124,7 +124,7 @@ def read_window(
 
 
 def may_lack_data(dataset: DatasetReader) -> bool:
-    """Whether some pixels may be no data: by an alpha band, a mask or nodata."""
+    """Whether a raster declares an alpha band, a mask or nodata."""
     flags = dataset.mask_flag_enums
     return any(kinds != [MaskFlags.all_valid] for kinds in flags)
 
@@ -134,13 +134,13 @@ def read_valid(
 ) -> Mask:
     """Return where a raster has data: (height, width), False outside it.
 
-    Alpha bands, masks and nodata count, or `nodata` instead of all of them; a pixel is valid where
-    any of `bands` is.
+    By its alpha bands, masks and nodata, or by `nodata` alone where that is given. A pixel is valid
+    if any of `bands` is.
 
     Raises
     ------
     InputError
-        The file is truncated or damaged there.
+        The file is truncated or damaged in the window.
     """
     valid = np.zeros((window.height, window.width), bool)
     if inside := window.intersection(Window(0, 0, dataset.width, dataset.height)):
@@ -153,8 +153,8 @@ def read_valid(
 
 
 def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]) -> Mask:
-    known = np.ones((window.height, window.width), bool)
-    # A band that is asked for by number is no mask, whatever GDAL calls it (infrared, mostly).
+    valid = np.ones((window.height, window.width), bool)
+    # A band requested by number is data, even if it is marked as alpha (infrared, mostly).
     asked = any(dataset.colorinterp[b - 1] == ColorInterp.alpha for b in bands)
     if not asked and not all(
         dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands
@@ -163,16 +163,16 @@ def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]
             masks = dataset.read_masks(list(bands), window=_rasterio_window(window))
         except RasterioError as error:
             raise _damaged(dataset, window, error) from error
-        known = masks.any(axis=0)
-    # GDAL's masks know of alpha only as the second of two or the fourth of four integer bands.
+        valid = masks.any(axis=0)
+    # GDAL's masks consider alpha only as the second of two or the fourth of four integer bands.
     kinds = enumerate(dataset.colorinterp, start=1)
     if alpha := [b for b, kind in kinds if kind == ColorInterp.alpha and b not in bands]:
-        known &= (_read(dataset, window, alpha) > 0).all(axis=0)
-    return known
+        valid &= (_read(dataset, window, alpha) > 0).all(axis=0)
+    return valid
 
 
 def _equals(values: Array, nodata: float) -> Mask:
-    """Compare in the raster's own precision: -3.4028235e+38 is no float64, but a float32."""
+    """Compare with nodata in the precision of the raster: -3.4028235e+38 is exact in float32."""
     if math.isnan(nodata):
         return np.isnan(values)
     if values.dtype.kind == "f":
@@ -184,7 +184,7 @@ def _equals(values: Array, nodata: float) -> Mask:
 def read_decimated(
     dataset: DatasetReader, size: int, nodata: float | None = None
 ) -> NDArray[np.float64]:
-    """Look at band 1 through at most `size` pixels along each side; NaN where there is no data.
+    """Read band 1 at no more than `size` pixels along each side; NaN where there is no data.
 
     `nodata` replaces the raster's own.
     """
@@ -200,10 +200,9 @@ def read_decimated(
 
 
 def sample_band(dataset: DatasetReader, nodata: float | None = None) -> NDArray[np.float64]:
-    """Return the data of band 1 in 16 windows spread over the raster: (n,), n may be 0.
+    """Return the valid values of band 1 in 16 windows spread over the raster, (n,), n may be 0.
 
-    However large the raster is, no more than a million pixels are read. `nodata` replaces the
-    raster's own.
+    At most 16 x 256 x 256 pixels are read. `nodata` replaces the raster's own.
     """
     found = []
     for window in spread(dataset.width, dataset.height, 256, 4):

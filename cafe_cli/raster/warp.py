@@ -1,4 +1,4 @@
-"""Rasters on another grid: where they lie on it, and warped where their pixels are not its own."""
+"""Rasters on another grid: locating them, and warping those whose pixels are not the grid's."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from cafe_cli.raster.reader import (
 )
 from cafe_cli.raster.window import Window
 
-# Where neither raster has a CRS both are in the same, unnamed plane: any projected CRS stands in.
+# Rasters without CRS are taken to share one unnamed plane; any projected CRS stands in for it.
 _PLANE = CRS.from_epsg(3857)
 
 
@@ -39,15 +39,27 @@ def open_warped(
     dtype: str | None = None,
     source: Grid | None = None,
 ) -> Iterator[WarpedVRT]:
-    """Show a raster on another grid; its alpha band is the mask (0 = no data), the last if added.
+    """Warp a raster to another grid while it is read. An alpha band (0: no data) is the mask.
 
-    `nodata` replaces the raster's own; `source` is its grid where it does not say it itself.
     Pixels without data never enter an interpolation.
+
+    Parameters
+    ----------
+    dataset : DatasetReader
+        The alpha band is added as the last one where it has none.
+    grid : Grid
+    resampling : Resampling
+    nodata : float, optional
+        Replaces the raster's own.
+    dtype : str, optional
+        Working data type.
+    source : Grid, optional
+        Replaces the grid that the raster declares.
 
     Raises
     ------
     GridError
-        One of the two has a CRS and the other has none, or no transformation exists.
+        A CRS on one side only, or no transformation between the two.
     """
     name, own = dataset.name, source.crs if source else dataset.crs
     if (own is None) != (grid.crs is None):
@@ -84,9 +96,10 @@ def open_warped(
 def read_warped(
     view: WarpedVRT, window: Window, bands: Sequence[int] | None = None
 ) -> tuple[Array, Mask]:
-    """Read what `aligned` shows: values (bands, height, width) and validity (height, width).
+    """Read a window of a view that `open_warped` made.
 
-    All bands but the mask, unless some are asked for.
+    Returns values (bands, height, width), of all bands but the mask if `bands` is None, and their
+    validity (height, width).
     """
     mask = mask_band(view)
     bands = bands or [b for b in range(1, view.count + 1) if b != mask]
@@ -95,13 +108,13 @@ def read_warped(
 
 
 def mask_band(view: WarpedVRT) -> int:
-    """Return which band of what `aligned` shows is the mask."""
+    """Return the band, from 1, of a view of `open_warped` that is the mask."""
     return int(view.colorinterp.index(ColorInterp.alpha)) + 1
 
 
 @contextmanager
 def in_memory_raster(values: NDArray[np.float32], grid: Grid) -> Iterator[DatasetReader]:
-    """Hold an array (height, width) as a raster."""
+    """Open an array (height, width) as a raster in memory."""
     with MemoryFile() as memory:
         profile = {"crs": grid.crs, "transform": grid.transform, "dtype": values.dtype}
         size = {"width": grid.width, "height": grid.height, "count": 1}
@@ -111,11 +124,11 @@ def in_memory_raster(values: NDArray[np.float32], grid: Grid) -> Iterator[Datase
             yield dataset
 
 
-_SNAP = 1e-3  # pixels by which grids may differ and still be the same
+_SNAP = 1e-3  # pixels by which two grids may differ and still count as the same
 
 
 def enclosing_window(name: str, grid: Grid, base: Grid) -> Window:
-    """Return the pixels of `base` around a raster.
+    """Return the window of `base` that encloses a raster.
 
     Parameters
     ----------
@@ -128,7 +141,7 @@ def enclosing_window(name: str, grid: Grid, base: Grid) -> Window:
     Raises
     ------
     GridError
-        A CRS on one side only, or no way from one to the other.
+        A CRS on one side only, or no transformation between the two.
     """
     if (grid.crs is None) != (base.crs is None):
         raise GridError(
@@ -152,11 +165,11 @@ def pixels_around(points: Sequence[tuple[float, float]]) -> Window:
 
 
 def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
-    """Return the pixels of `base` that hold a raster, and whether they are its own, one by one."""
+    """Return the window of `base` that encloses a raster, and whether their pixels coincide."""
     box = enclosing_window(name, grid, base)
     if base.at(box).same_pixels(grid):
         return box, True
-    # The outline of a warped raster is only nearly right; reading too much does no harm.
+    # A margin, because the outline of a warped raster is approximate.
     return box.expand(2 + max(box.width, box.height) // 100), False
 
 
@@ -164,9 +177,9 @@ def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
 def open_on_grid(
     path: str, grid: Grid, exact: bool, resampling: Resampling, **options: Any
 ) -> Iterator[RasterReader]:
-    """Open a raster to be read on a grid: as it is where its pixels are the grid's, else warped.
+    """Open a raster for `read_on_grid`: as it is if its pixels are the grid's, else warped.
 
-    `options` are those of `cafe_cli.raster.warp.open_warped`.
+    `exact` is that of `locate`; `options` are those of `open_warped`.
     """
     with open_raster(path) as dataset:
         if exact:
@@ -183,10 +196,23 @@ def read_on_grid(
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
 ) -> tuple[Array, Mask]:
-    """Read a window of the grid from what `shown` opened and `box` says the place of.
+    """Read a window of a grid from a raster that `open_on_grid` opened.
 
-    Returns values (bands, height, width) and where they are valid, (height, width). `nodata`
-    replaces that of a raster that is read as it is.
+    Parameters
+    ----------
+    reader : RasterReader
+    box : Window
+        Where the raster lies on the grid, from `locate`.
+    window : Window
+    bands : sequence of int, optional
+        From 1; all but an alpha band if None.
+    nodata : float, optional
+        Replaces that of a raster that is read as it is.
+
+    Returns
+    -------
+    values : ndarray, (bands, height, width)
+    valid : ndarray of bool, (height, width)
     """
     if isinstance(reader, WarpedVRT):
         return read_warped(reader, window, bands)

@@ -10,12 +10,11 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError
-from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     Member,
     covered_share,
     inspect_rasters,
-    parse_crs,
     union_grid,
 )
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
@@ -76,12 +75,12 @@ class SceneInspection:
         """Width in pixels of the largest blocks that a raster of the scene is stored in."""
         heights = self.heights
         partners = (*heights.surface, *heights.terrain) if heights else ()
-        return max(member.block for member in (*self.optical, *partners, *self.labels))
+        return max(member.block_width for member in (*self.optical, *partners, *self.labels))
 
     @property
     def optical_block(self) -> tuple[int, int]:
         """Width and height in pixels of the blocks that the optical raster is stored in."""
-        return self.optical[0].block, self.optical[0].block_rows
+        return self.optical[0].block_width, self.optical[0].block_height
 
 
 def inspect_scene(

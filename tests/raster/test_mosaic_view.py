@@ -13,12 +13,11 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError
-from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     MosaicView,
     covered_share,
     inspect_rasters,
-    parse_crs,
     union_grid,
 )
 from cafe_cli.raster.window import Window, blocks
