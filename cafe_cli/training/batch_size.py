@@ -1,4 +1,4 @@
-"""Steps on blank tiles: how long one takes, and how many tiles of it fit into memory."""
+"""Trial steps on blank tiles: the time of a step, and the batch size that fits into memory."""
 
 import gc
 import logging
@@ -21,13 +21,13 @@ from cafe_cli.training.step import LossModule
 
 log = logging.getLogger("cafe")
 
-_ON_CPU = 8  # tiles; more gain nothing there
-_STEPS = 8  # that an epoch should have at least: few large steps learn less than many small ones
-_USED = 0.9  # of a GPU's memory: what is free is in pieces
+_ON_CPU = 8  # tiles; larger batches are no faster there
+_STEPS = 8  # least steps of an epoch: few large ones learn less than many small ones
+_USED = 0.9  # share of a GPU's memory to use: the rest is lost to fragmentation
 
 
 def blank(tileset: TileSet, config: Config, tiles: int, device: torch.device) -> Sample:
-    """Return tiles of the size that the network is shown, all zeros, all valid and labelled."""
+    """Return a batch of zeros in the size of a crop, all valid, all labelled as class 0."""
     side = crop_side(config.train, tileset.size)
     shape = (tiles, side, side)
     valid = torch.ones(shape, dtype=torch.bool, device=device)
@@ -38,13 +38,13 @@ def blank(tileset: TileSet, config: Config, tiles: int, device: torch.device) ->
 
 
 def seconds_per_tile(network: CaFE, tileset: TileSet, config: Config) -> float:
-    """Time two tiles through a network, which gathers gradients, and back."""
+    """Return the seconds per tile of a forward and backward pass; leaves gradients in `network`."""
     device = network.optical_mean.device
     batch = blank(tileset, config, 2, device)
     losses = LossModule(network.to(memory_format=torch.channels_last), config.train)
     precision = precision_of(config.train, device)
     elapsed = math.inf
-    for _ in range(2):  # the first time is no measure
+    for _ in range(2):  # the first pass allocates and chooses algorithms
         start = time.perf_counter()
         with precision.forward_context():
             total = losses(batch)["total"]
@@ -62,10 +62,10 @@ def find_batch_size(
     precision: Callable[[], AbstractContextManager[object]],
     processes: int = 1,
 ) -> int:
-    """Return what ``batch_size = "auto"`` is: a power of two for every part of a step.
+    """Return the batch size for ``batch_size = "auto"``: a power of two for each part of a step.
 
-    On a GPU the largest that fits, found by steps on blank tiles, but no more than leaves an epoch
-    eight steps; on a CPU about 8 in all.
+    On a GPU it is the largest that fits, found by steps on blank tiles, with at least eight steps
+    per epoch; on a CPU about 8 tiles in all.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def find_batch_size(
     if device.type == "cpu":
         return parts * max(_ON_CPU // parts, 1)
     most = max(len(tileset.of("train")) // _STEPS, 2) // parts
-    # By number: unlike others, this one does not take a GPU without one for the current one.
+    # By index, since this function rejects a device without one, unlike others.
     torch.cuda.set_per_process_memory_fraction(_USED, device.index)
     try:
         return parts * power_of_two(
@@ -106,23 +106,26 @@ def _fits(
     precision: Callable[[], AbstractContextManager[object]],
     tiles: int,
 ) -> bool:
-    """Try a step: the first one makes room for the optimiser's state, the second one uses it."""
+    """Tell whether two steps fit: the first allocates the optimiser's state, the second uses it."""
     try:
         network = build_network(tileset, config).to(device)
         network.to(memory_format=torch.channels_last)
-        losses, moved = LossModule(network, config.train), build_optimizer(network, config.train)
+        losses, optimizer = (
+            LossModule(network, config.train),
+            build_optimizer(network, config.train),
+        )
         for _ in range(2):
-            moved.zero_grad()
+            optimizer.zero_grad()
             with precision():
                 total = losses(blank(tileset, config, tiles, device))["total"]
             total.backward()
-            moved.step()
+            optimizer.step()
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         return False
     finally:
-        network = losses = moved = total = None  # type: ignore[assignment]
+        network = losses = optimizer = total = None  # type: ignore[assignment]
         gc.collect()
         torch.cuda.empty_cache()
     return True

@@ -1,4 +1,4 @@
-"""The network that a tile set and a config ask for, its optimiser and its learning rate."""
+"""Builds the network and the optimiser of a run; the learning rate schedule."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from cafe_cli.training.data.augment import crop_side
 
 
 def build_network(tileset: TileSet, config: Config, weights: str | None = None) -> CaFE:
-    """Build the network of a run, with the statistics of its tiles, on the CPU.
+    """Build the network of a run on the CPU, normalised by the statistics of its tiles.
 
-    `weights` take the place of those that the config names.
+    `weights` override those of the config.
 
     Raises
     ------
@@ -39,12 +39,12 @@ def build_network(tileset: TileSet, config: Config, weights: str | None = None) 
 
 
 def _attention(asked: int | Literal["auto"], crop: int) -> int:
-    """Return the neighbourhood of the attention in pixels; as a rule, all that training sees."""
+    """Return the neighbourhood of the attention in pixels; by default it covers a whole crop."""
     return -(-crop // STRIDE) * 2 * STRIDE if asked == "auto" else asked
 
 
 def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
-    """Return the rate of a step: a linear rise over the warm-up, then a cosine to zero."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to zero."""
     warmup = math.ceil(settings.warmup * total)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -54,7 +54,7 @@ def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
 
 def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Build AdamW or SGD for a network."""
-    # Biases and normalisation scales are not decayed: shrinking them regularises nothing.
+    # No weight decay for biases and the scales of normalisation layers.
     plain = [p for p in network.parameters() if p.ndim <= 1]
     decayed = [p for p in network.parameters() if p.ndim > 1]
     groups = [
@@ -67,7 +67,7 @@ def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the state of every parameter, by the parameter's number and the state's name."""
+    """Return the state tensors of an optimiser, named ``<number of the parameter>/<name>``."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": value
@@ -78,14 +78,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
-    """Put back what `tensors` returned."""
+    """Load the tensors that `optimizer_tensors` returned into an optimiser."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in stored.items():
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in state.items():
-        # In the memory format of the weights: in another one the sums are rounded otherwise.
+        # In the memory format of the weights, so that sums are rounded as before the interruption.
         like = torch.empty_like(parameters[number], device="cpu")
         state[number] = {
             name: like.clone().copy_(value) if value.shape == like.shape else value

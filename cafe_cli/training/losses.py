@@ -1,8 +1,8 @@
-"""What training minimises: pyramid loss supervision of each path, and the pull to the teacher.
+"""The training loss: pyramid loss supervision of each path, distillation, and Dice.
 
-All losses are float32, ignore pixels without a label (255) and are averages over the labelled
-pixels of the batch, so that a window with few of them has no more say than its pixels. A batch
-without a single label costs 0, with gradients of 0.
+All losses are float32, ignore pixels without a label (255) and are means over the labelled pixels
+of the batch, so that every such pixel has the same weight. Without a single label they are 0, and
+so are their gradients.
 """
 
 import torch
@@ -20,11 +20,11 @@ def training_loss(
     dice: float = 0.0,
     class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Sum up what a training step is to minimise.
+    """Return the loss of a training step and its parts.
 
     Parameters
     ----------
-    outputs : Outputs
+    outputs : TrainingOutputs
         Of `CaFE.training_outputs`.
     labels : Tensor
         (B, H, W) int64, 255 where there is none.
@@ -83,7 +83,7 @@ def pyramid_loss(
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Pull the student's class probabilities to the teacher's, which gets no gradient from it.
+    """Return the divergence of the student from the teacher, which gets no gradient from it.
 
     Parameters
     ----------

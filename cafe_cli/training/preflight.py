@@ -1,4 +1,4 @@
-"""What can be known to go wrong before a run begins."""
+"""Checks of output, tile set and settings before training begins."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cafe_cli.training.data.augment import crop_side
 
 
 def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
-    """Refuse to write over what exists, and to delete what is not a run.
+    """Refuse an output that exists, or that is not the folder of a run when it is to be replaced.
 
     Raises
     ------
@@ -33,13 +33,13 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
 
 
 def check_tiles(folder: Path, tileset: TileSet) -> None:
-    """Refuse a tile set that nothing can be learnt from.
+    """Refuse a tile set without labelled training pixels, or whose source rasters have changed.
 
     Raises
     ------
     InputError
-        It has no training tile, or none of their pixels has a label; or what it is a view of was
-        changed.
+        It has no training tile, none of their pixels has a label, or a raster that a virtual tile
+        set refers to has changed.
     """
     training = len(tileset.of("train"))
     if not training:
@@ -51,7 +51,7 @@ def check_tiles(folder: Path, tileset: TileSet) -> None:
 
 
 def check_shares(training: int, settings: TrainSettings, processes: int) -> None:
-    """Refuse a step that cannot be shared among processes, or cut into parts.
+    """Refuse a batch that cannot be divided among processes, or into parts.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def check_shares(training: int, settings: TrainSettings, processes: int) -> None
 
 
 def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: int) -> None:
-    """Refuse to normalise by a single value, which is what the encoders make of `STRIDE` pixels.
+    """Refuse one tile of `STRIDE` pixels at a time: BatchNorm would get a single value.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: in
 
 
 def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
-    """Refuse to wait for better scores where there will be none.
+    """Refuse early stopping without validation tiles.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
 
 
 def warnings(folder: Path, tileset: TileSet, settings: TrainSettings) -> list[str]:
-    """Return what will not stop a run, but may disappoint."""
+    """Return warnings about what may make the result poor."""
     found = []
     training, validation = len(tileset.of("train")), len(tileset.of("validation"))
     if not validation:

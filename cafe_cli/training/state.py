@@ -1,4 +1,4 @@
-"""Where a training run is, as plain values, and what it may not change."""
+"""The state of a training run, and the settings that must not change on a resume."""
 
 import hashlib
 import math
@@ -20,25 +20,25 @@ _FREE = {
         "workers",
     },
 }  # fmt: skip
-"""What may change between a run and its continuation: it changes no number, or only the last
-digits, or when the run ends."""
+"""Settings that may change on a resume: they alter no number, or only its last digits, or when the
+run ends."""
 
 
 @dataclass
 class TrainState:
-    """Where a run is.
+    """The state of a training run, apart from its tensors.
 
     Attributes
     ----------
     epoch, batch : int
-        Those that are done: epochs, and steps of the epoch under way.
+        Epochs done, and steps done of the current epoch.
     sums : dict of str to float
-        Losses of the epoch under way, summed over its steps.
+        Losses of the current epoch, summed over its steps.
     history : list of EpochRecord
     best : float
-        The best score so far, -1 if there is none.
+        The best mean IoU so far, -1 if there is none.
     stale : int
-        Epochs since then.
+        Epochs since the best one.
     """
 
     epoch: int = 0
@@ -76,7 +76,7 @@ class TrainState:
         return better
 
     def why_ended(self, settings: TrainSettings) -> str | None:
-        """Return why there are no more epochs to come, in words for people; None if there are."""
+        """Return why no epoch is left to train: "" if all are done; None if there are more."""
         if self.epoch >= settings.epochs:
             return ""
         if settings.patience and self.stale >= settings.patience:
@@ -89,7 +89,7 @@ class TrainState:
 
 
 def fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
-    """Return what may not change between a run and its continuation."""
+    """Return the settings that must not change on a resume."""
     sections = {"model": config.model, "train": config.train}
     fixed = {
         f"{section}.{key}": value
@@ -103,10 +103,9 @@ def fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
 def check_settings(
     before: Mapping[str, Any], config: Config, tileset: TileSet, output: Path
 ) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to resume with other settings.
 
-    A setting that `before` does not know is newer than the run, whose version of cafe did what is
-    the default now.
+    A setting that `before` lacks is newer than the run; its default is what was done before.
 
     Raises
     ------
@@ -129,7 +128,7 @@ def with_batch_size(config: Config, size: int) -> Config:
 
 
 def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
-    """Return the config of a run that goes on: with its batch size in the place of ``auto``.
+    """Check the config of a run to resume, and replace ``batch_size = "auto"`` by what was found.
 
     Parameters
     ----------
