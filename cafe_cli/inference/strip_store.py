@@ -20,7 +20,7 @@ from cafe_cli.errors import OutputError
 from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.journal import Journal, Strips
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.vrt import Product, block_side, vrt_of
+from cafe_cli.raster.vrt import Product, block_side, strips_vrt
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import (
     check_creation_options,
@@ -250,7 +250,7 @@ class StripStore:
         strips = [(w, self._file(product.name, w).name) for w in windows]
         vrt = self._folder / f"{product.name}.vrt"
         with translate_os_errors(product.path):
-            vrt.write_text(vrt_of(product, self._grid, self._tags, strips), "utf-8")
+            vrt.write_text(strips_vrt(product, self._grid, self._tags, strips), "utf-8")
         overviews = product.overviews or ("mode" if product.classes else "average")
         convert_to_cog(vrt, cog, overviews, self._outputs.options, product.path)
         flush(cog)

@@ -75,7 +75,7 @@ class Grid:
         return left, bottom, right, top
 
     @property
-    def is_placed(self) -> bool:
+    def is_georeferenced(self) -> bool:
         """Whether the raster is georeferenced: it has a CRS or at least a transform."""
         return self.crs is not None or not self.transform.is_identity
 

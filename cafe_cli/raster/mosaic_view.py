@@ -108,7 +108,7 @@ def inspect_rasters(
                 f"{other.path} is {_kind(other)}, {first.path} is {_kind(first)}: they cannot be "
                 "joined; convert one with gdal_translate"
             )
-    if len(members) > 1 and (lost := [m.path for m in members if not m.grid.is_placed]):
+    if len(members) > 1 and (lost := [m.path for m in members if not m.grid.is_georeferenced]):
         raise GridError(f"{lost[0]} has no georeference and cannot be joined with other rasters")
     return members
 
@@ -253,7 +253,7 @@ def _find_grid(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) 
     grid = Grid.of(dataset)
     if grid.crs is None and not grid.transform.is_identity:
         grid = replace(grid, crs=crs)
-    if grid.crs is not None or reference is None or not reference.is_placed:
+    if grid.crs is not None or reference is None or not reference.is_georeferenced:
         return grid
     same_size = (grid.width, grid.height) == (reference.width, reference.height)
     if grid.transform.is_identity and dataset.gcps[0]:

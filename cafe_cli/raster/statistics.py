@@ -1,4 +1,4 @@
-"""Statistics of the training pixels, tile by tile: what the network scales its inputs with."""
+"""Mean, standard deviation and percentiles of training pixels, gathered tile by tile."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +10,15 @@ from pydantic import BaseModel, ConfigDict
 CLIP = (0.1, 99.9)
 """Percentiles at which pixel values are clipped, unless they are uint8."""
 
-_PER_TILE = 4096  # pixels of a tile that stand for all where values cannot be counted
-_KEPT = 20_000_000  # of them in memory, all tiles and channels together
+_PER_TILE = 4096  # pixels sampled from a tile where a histogram of all values is impossible
+_KEPT = 20_000_000  # sampled values in memory, of all tiles and channels
 
 
 class Statistics(BaseModel):
     """Mean and standard deviation of the valid training pixels, per channel.
 
-    Both after clipping to `low` and `high`, None where nothing is clipped.
+    Both are computed after clipping to `low` and `high`, which are None if nothing is clipped. The
+    network scales its inputs with them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,7 +31,7 @@ class Statistics(BaseModel):
 
 @dataclass
 class RunningMoments:
-    """Running mean and variance per channel, in float64; nothing is clipped."""
+    """Running sums per channel, in float64, for mean and variance without clipping."""
 
     count: int = 0
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
@@ -38,18 +39,18 @@ class RunningMoments:
 
     @classmethod
     def of(cls, values: NDArray[np.generic], valid: NDArray[np.bool_]) -> "RunningMoments":
-        """Return those of the valid pixels of values (channels, height, width)."""
-        pixels = _where(values, valid).astype(np.float64)
+        """Return the moments of the valid pixels of values (channels, height, width)."""
+        pixels = _valid_pixels(values, valid).astype(np.float64)
         return cls(pixels.shape[1], pixels.sum(axis=1), np.einsum("cn,cn->c", pixels, pixels))
 
     def add(self, other: "RunningMoments") -> None:
-        """Add what was gathered elsewhere."""
+        """Add the moments of other pixels."""
         self.count += other.count
         self.total = self.total + other.total
         self.squares = self.squares + other.squares
 
     def statistics(self, channels: int) -> Statistics:
-        """Return mean and standard deviation; 0 and 1 where nothing was added."""
+        """Return mean and standard deviation per channel; 0 and 1 if nothing was added."""
         if not self.count:
             return Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
         mean = self.total / self.count
@@ -58,10 +59,10 @@ class RunningMoments:
 
 
 class BandHistogram:
-    """The distribution of pixel values per channel.
+    """Distribution of pixel values per channel.
 
-    Integers of up to 16 bits are counted, value by value. Of other types a sample stands for all:
-    up to 4096 pixels of each tile, spread evenly over it.
+    For integers of up to 16 bits it is an exact histogram. Other types are sampled: up to 4096
+    pixels of a tile, evenly spread, and of every tile or, if there are many, of every 2nd, 4th, ...
 
     Parameters
     ----------
@@ -80,11 +81,11 @@ class BandHistogram:
         self._samples: list[NDArray[Any]] = []
         self._size = 0
         self._seen = 0
-        self._step = 1  # only every so manieth tile is kept
+        self._step = 1  # tiles from one sampled tile to the next
 
     def summary(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """Return what `add` wants of a tile (channels, height, width); safe in any thread."""
-        pixels = _where(values, valid)
+        """Return what `add` needs of a tile (channels, height, width). Thread-safe."""
+        pixels = _valid_pixels(values, valid)
         if not self._counted:
             return pixels[:, :: -(-pixels.shape[1] // _PER_TILE) or 1].copy()
         size = self._counts.shape[1]
@@ -93,7 +94,7 @@ class BandHistogram:
         return np.stack([np.bincount(channel, minlength=size) for channel in pixels])
 
     def add(self, summary: NDArray[Any]) -> None:
-        """Add a tile."""
+        """Add the summary of a tile."""
         if self._counted:
             self._counts += summary
             return
@@ -107,7 +108,7 @@ class BandHistogram:
             self._step *= 2
 
     def statistics(self) -> Statistics:
-        """Return mean, standard deviation and limits; 0, 1 and none where nothing was added."""
+        """Return mean, standard deviation and clipping limits; 0, 1, None if nothing was added."""
         values, weights = self._values()
         if not weights.any():
             return RunningMoments().statistics(self._channels)
@@ -120,7 +121,7 @@ class BandHistogram:
         return plain.model_copy(update=limits)
 
     def _values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return sorted values and how often each occurs, (channels, n) both."""
+        """Return sorted values and their counts, (channels, n) each."""
         if self._counted:
             steps = np.arange(self._counts.shape[1], dtype=np.float64) + self._lowest
             return np.broadcast_to(steps, self._counts.shape), self._counts
@@ -129,15 +130,15 @@ class BandHistogram:
         return values, np.ones(values.shape, np.int64)
 
 
-def _where(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the valid pixels of values, (channels, n), without a copy where all are."""
+def _valid_pixels(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the valid pixels of values, (channels, n); a view if all are valid."""
     return values.reshape(len(values), -1) if valid.all() else values[:, valid]
 
 
 def _describe(
     values: NDArray[np.float64], weights: NDArray[np.int64], clips: bool
 ) -> tuple[float, float, float, float]:
-    """Return mean, standard deviation, and the limits that values are clipped to before."""
+    """Return mean and standard deviation after clipping, and the limits of that clipping."""
     low, high = float(values[0]), float(values[-1])
     if clips:
         reached = weights.cumsum() / weights.sum() * 100
@@ -149,6 +150,6 @@ def _describe(
 
 
 def _statistics(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Statistics:
-    # A constant channel carries nothing: a standard deviation of 1 keeps it finite.
+    # A constant channel has no information: with a deviation of 1 its scaled values stay finite.
     std = np.where(std > 1e-6, std, 1.0)
     return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

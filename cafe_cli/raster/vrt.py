@@ -1,4 +1,4 @@
-"""A map in strips, described so that GDAL reads them as one raster."""
+"""GDAL virtual rasters (VRT) that present the strips of a map as one raster."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import class_tags
 
-_BLOCK = 512  # pixels, as in the COG: it decodes no block of a broad strip twice
+_BLOCK = 512  # pixels, as in the COG, so that no block of a strip is decoded twice
 
 
 @dataclass(frozen=True)
 class Product:
-    """One raster that comes of the strips.
+    """A raster that is made from strips.
 
     Parameters
     ----------
     name : str
-        What it holds, e.g. ``labels``; the strips' files are named by it.
+        Of its content, e.g. ``labels``; part of the names of the strip files.
     path : Path
     count : int
         Bands.
     classes : ClassTable, optional
-        Of a label raster: stored with it as by `cafe_cli.raster.writer.create_cog`.
+        Of a label raster, stored in it as `cafe_cli.raster.writer.create_cog` does.
     descriptions : tuple of str
-        Of the bands, or none.
+        One for every band, or empty.
     overviews : str, optional
-        Resampling of the overviews; ``mode`` with classes and ``average`` without if None.
+        Resampling of the overviews. If None, ``mode`` with classes and ``average`` without.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Product:
 
 
 def block_side(length: int) -> int:
-    """Return the side of the blocks of a strip: in TIFFs they are multiples of 16."""
+    """Return the side of the blocks of a strip `length` pixels long: TIFF wants multiples of 16."""
     return min(-(-length // 16) * 16, _BLOCK)
 
 
-def vrt_of(
+def strips_vrt(
     product: Product,
     grid: Grid,
     tags: Mapping[str, str],
     strips: Sequence[tuple[Window, str]],
 ) -> str:
-    """Return a VRT of the strips, each with the name of its file, which lies beside the VRT.
+    """Return the XML of a VRT with `strips`: window and name of a file beside the VRT.
 
-    What no strip covers is nodata. Strips are listed in the order given; they must not overlap.
+    Strips must not overlap. Pixels that no strip covers are nodata.
     """
     metadata = {**tags, **class_tags(product.classes)}
     items = "".join(f"<MDI key={quoteattr(k)}>{escape(v)}</MDI>" for k, v in metadata.items())
@@ -74,7 +74,7 @@ def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> 
         '<Entry c1="{}" c2="{}" c3="{}" c4="{}"/>'.format(*colors.get(value, (0, 0, 0, 255)))
         for value in range(256)
     )
-    # Unless told otherwise, GDAL takes four bands for red, green, blue and alpha.
+    # By default GDAL takes four bands for red, green, blue and alpha.
     kind = "Palette" if colors else "Gray" if band == 1 else "Undefined"
     sources = "".join(_source(window, name, band) for window, name in strips)
     return (
@@ -86,7 +86,7 @@ def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> 
 
 
 def _source(window: Window, name: str, band: int) -> str:
-    """Return a strip as a source; with its size and blocks, GDAL opens it only when it reads it."""
+    """Return the source of a strip; with size and blocks in it, GDAL opens the file lazily."""
     size = f'xSize="{window.width}" ySize="{window.height}"'
     sides = block_side(window.width), block_side(window.height)
     blocks = 'BlockXSize="{}" BlockYSize="{}"'.format(*sides)

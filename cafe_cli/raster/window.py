@@ -1,4 +1,4 @@
-"""Integer pixel windows, and how to cover a raster with them."""
+"""Windows of whole pixels, and dividing a raster into windows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

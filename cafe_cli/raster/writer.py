@@ -1,4 +1,4 @@
-"""Writing GeoTIFFs: tiles, and Cloud Optimized GeoTIFFs that say what their values mean."""
+"""Writing GeoTIFFs: tiles, and Cloud Optimized GeoTIFFs with class names and colours."""
 
 import errno
 import functools
@@ -22,7 +22,7 @@ from cafe_cli.raster.grid import GDAL_ERRORS, Grid
 from cafe_cli.raster.reader import Array, Mask, gdal_message
 from cafe_cli.system.atomic_write import check_output, remove, replace_atomically, write_text
 
-_FULL = 1_000_000  # bytes; with less than that left on a disk, that is why writing failed
+_FULL = 1_000_000  # bytes; a write that fails with less space left failed because of that
 _RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
 _LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
 _BLOCKS = "128|256|512|1024|2048|4096"
@@ -41,12 +41,12 @@ CREATION_OPTIONS = {
     "SPARSE_OK": "YES|NO|TRUE|FALSE",
     "STATISTICS": "AUTO|YES|NO|TRUE|FALSE",
 }
-"""Options of GDAL's COG driver that change how a map is stored but none of its values, and what
-they can be. GDAL itself says no more than a warning to others, and does not survive some."""
+"""Options of GDAL's COG driver that change how a map is stored but not its values, with the values
+they accept. GDAL only warns of unknown ones, and some invalid values crash it."""
 
 
 def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
-    """Write a small raster (bands, height, width) in one go.
+    """Write a small raster (bands, height, width) as a whole.
 
     Raises
     ------
@@ -54,18 +54,18 @@ def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None
         It cannot be written: folder, rights, disk full.
     """
     predictor = 3 if values.dtype.kind == "f" else 2
-    # Of all heights of strips this was the fastest; with one strip per band GDAL would compress
-    # on closing the file, when rasterio lets no other thread work.
+    # The fastest height of strips. With one strip per band GDAL would compress while closing the
+    # file, during which rasterio holds the GIL.
     layout = {"interleave": "band", "blockysize": min(grid.height, 64)}
     profile = {"predictor": predictor, **layout, **_compression(), **profile}
     mask: Mask | None = profile.pop("mask", None)
     colormap = profile.pop("colormap", None)
-    # Through memory: GDAL does not say when a disk is full before the file is closed, nor then.
+    # Through memory, because GDAL does not report a full disk, not even when closing the file.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         options = _profile(grid, len(values), values.dtype.name, **profile)
         with memory.open(**options) as dataset:
             if colormap:
-                dataset.write_colormap(1, colormap)  # first: it changes the kind of the file
+                dataset.write_colormap(1, colormap)  # first: it changes how pixels are stored
             dataset.write(values)
             if mask is not None:
                 dataset.write_mask(mask)
@@ -77,9 +77,9 @@ def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None
 
 @functools.cache
 def _compression() -> dict[str, Any]:
-    """Return how tiles are compressed: zstd where this GDAL has it.
+    """Return the compression of tiles: zstd if this GDAL has it, else deflate.
 
-    At its lowest level it takes a fifth of the time of deflate at level 6 for the same size.
+    For the same size, zstd at level 1 takes a fifth of the time of deflate at level 6.
     """
     try:
         with MemoryFile() as memory:
@@ -92,7 +92,7 @@ def _compression() -> dict[str, Any]:
 def _profile(grid: Grid, count: int, dtype: str, **profile: Any) -> dict[str, Any]:
     size = {"width": grid.width, "height": grid.height, "count": count}
     place = {"crs": grid.crs, "transform": grid.transform, "dtype": dtype}
-    # Unless told otherwise, GDAL takes the fourth of four uint8 bands for alpha.
+    # By default GDAL takes the fourth of four uint8 bands for alpha.
     defaults = {"driver": "GTiff", "compress": "deflate", "bigtiff": "if_safer", "alpha": "no"}
     return {**defaults, **size, **place, **profile}
 
@@ -106,12 +106,12 @@ def create_cog(
     overviews: str | None = None,
     **tags: str,
 ) -> Iterator[DatasetWriter]:
-    """Write a uint8 raster by windows that ends up as a Cloud Optimized GeoTIFF.
+    """Write a uint8 raster window by window, and convert it to a Cloud Optimized GeoTIFF.
 
-    Nodata is 255. With `classes` it is a label raster: colour table, class names in the tags and,
-    as GDAL keeps category names, in ``PATH.aux.xml``; overviews by mode. Without, overviews by
-    average, unless `overviews` names another resampling. The file appears under its name only
-    when complete.
+    Nodata is 255. With `classes` it is a label raster, with a colour table, and class names in the
+    tags and, as GDAL's category names, in ``PATH.aux.xml``. `overviews` is the resampling of the
+    overviews: ``mode`` for label rasters and ``average`` for others if None. The file appears under
+    its name only when complete.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def create_cog(
     """
     check_output(path, overwrite)
     check_file(path)
-    # Blocks that are never written take no space and read as nodata.
+    # Sparse: blocks that are never written take no space and are nodata.
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
     profile = _profile(grid, 1, "uint8", nodata=NODATA, **blocks)
     with replace_atomically(path, overwrite) as cog:
@@ -133,7 +133,7 @@ def create_cog(
                 yield dataset
             _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
         except GDAL_ERRORS as error:
-            raise _failure(path, error) from error
+            raise _write_error(path, error) from error
         finally:
             remove(plain)
     write_sidecar(path, classes)
@@ -148,12 +148,12 @@ def create_map(
     classes: ClassTable | None,
     **tags: str,
 ) -> Iterator[tuple[DatasetWriter, DatasetWriter | None]]:
-    """Write a label raster and, unless None, its confidence in per cent; see `create_cog`.
+    """Write a label raster and, unless None, a raster of its confidence in per cent.
 
-    Both appear together, once both are complete.
+    Both appear together, when both are complete. See `create_cog`.
     """
     with ExitStack() as stack:
-        # Entered first, so that it gets its name last, when the labels can no longer fail.
+        # Entered first, hence renamed last, when the labels can no longer fail.
         beside = confidence and stack.enter_context(replace_atomically(confidence, overwrite))
         first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
         writer = stack.enter_context(first)
@@ -170,12 +170,12 @@ def check_file(path: Path) -> None:
 
 
 def class_tags(classes: ClassTable | None) -> dict[str, str]:
-    """Return a class table, if there is one, as tags of a raster for `read_classes`."""
+    """Return a class table as raster tags that `read_classes` understands; none without one."""
     return {"CLASSES": json.dumps(classes.as_json())} if classes else {}
 
 
 def read_classes(dataset: DatasetReader) -> ClassTable | None:
-    """Return the class table that `create_cog` stored in a label raster, if it has one."""
+    """Return the class table that `create_cog` stored in a label raster, None without one."""
     stored = dataset.tags().get("CLASSES")
     try:
         return ClassTable.from_json(json.loads(stored)) if stored else None
@@ -186,7 +186,7 @@ def read_classes(dataset: DatasetReader) -> ClassTable | None:
 def convert_to_cog(
     source: Path, cog: Path, overviews: str, options: Mapping[str, str], path: Path
 ) -> None:
-    """Write a raster that GDAL can open, e.g. a VRT, as Cloud Optimized GeoTIFF.
+    """Convert a raster that GDAL can open, e.g. a VRT, to a Cloud Optimized GeoTIFF.
 
     Parameters
     ----------
@@ -194,9 +194,9 @@ def convert_to_cog(
     overviews : str
         Resampling of the overviews.
     options : mapping
-        Creation options that take the place of ours; see `check_creation_options`.
+        Creation options that replace the defaults; see `check_creation_options`.
     path : Path
-        What to call the file in errors.
+        The name of the file in errors.
 
     Raises
     ------
@@ -206,16 +206,16 @@ def convert_to_cog(
     try:
         _to_cog(source, cog, overviews, **options)
     except GDAL_ERRORS as error:
-        raise _failure(path, error) from error
+        raise _write_error(path, error) from error
 
 
 def check_creation_options(options: Mapping[str, str]) -> None:
-    """Refuse creation options that are not in `CREATION_OPTIONS`, and those this GDAL fails with.
+    """Refuse creation options that are not in `CREATION_OPTIONS` or that this GDAL cannot write.
 
     Raises
     ------
     ConfigError
-        It names the option.
+        With the name of the option.
     """
     for name, value in options.items():
         if (known := CREATION_OPTIONS.get(name.upper())) is None:
@@ -223,13 +223,13 @@ def check_creation_options(options: Mapping[str, str]) -> None:
         if not _is_one_of(value, known):
             raise ConfigError(f"--co {name}={value}: it can be {known.replace('|', ', ')}")
     given = {name.upper(): value for name, value in options.items()}
-    if given and (failure := _trial(given)):
+    if given and (failure := _try_options(given)):
         said = " ".join(f"--co {name}={value}" for name, value in options.items())
         raise ConfigError(f"{said}: this GDAL cannot write that: {failure}")
 
 
 def _is_one_of(value: str, known: str) -> bool:
-    """Whether a value is among ``A|B|1 to 9``."""
+    """Whether a value is one of alternatives like ``A|B|1 to 9``."""
     *words, last = known.split("|")
     if span := re.fullmatch(r"(\d+) to (\d+)", last):
         low, high = map(int, span.groups())
@@ -237,8 +237,8 @@ def _is_one_of(value: str, known: str) -> bool:
     return value.upper() in (*words, last)
 
 
-def _trial(options: Mapping[str, str]) -> str | None:
-    """Write a pixel with creation options (upper case) and return why that fails, if it does."""
+def _try_options(options: Mapping[str, str]) -> str | None:
+    """Write one pixel with creation options (upper case); return why it failed, None if not."""
     pixel = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
     compress = options.get("COMPRESS", "DEFLATE").upper()
     try:
@@ -253,7 +253,7 @@ def _trial(options: Mapping[str, str]) -> str | None:
     return None if used == compress or "COMPRESS" not in options else f"it takes {used} instead"
 
 
-def _failure(path: Path, error: BaseException) -> OutputError:
+def _write_error(path: Path, error: BaseException) -> OutputError:
     full = shutil.disk_usage(path.absolute().parent).free < _FULL
     why = os.strerror(errno.ENOSPC) if full else gdal_message(error)
     return OutputError(f"cannot write {path}: {why}")
@@ -268,14 +268,14 @@ def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
     try:
         with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
             rasterio.shutil.copy(source, target, driver="COG", **{**defaults, **given})
-        with rasterio.open(target) as written:  # a full disk can pass unnoticed until here
+        with rasterio.open(target) as written:  # a full disk may go unnoticed until here
             written.read(1, window=((written.height - 1, written.height), (0, written.width)))
     finally:
         remove(target.with_name(f"{target.name}.ovr.tmp"))
 
 
 def write_sidecar(path: Path, classes: ClassTable | None) -> None:
-    """Put category names where GDAL looks for them; take away those of a file that was replaced."""
+    """Write GDAL's sidecar file with category names, or remove that of a replaced raster."""
     sidecar = path.with_name(f"{path.name}.aux.xml")
     if classes is None:
         remove(sidecar)

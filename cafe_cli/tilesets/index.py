@@ -97,7 +97,7 @@ def _shared(
     one, other = shapely.STRtree(outlines).query(outlines, "intersects")
     one, other = one[one < other], other[one < other]
     splits, scenes = (np.array([getattr(t, name) for t in tiles]) for name in ("split", "scene"))
-    placed = np.array([grids[t.scene].is_placed for t in tiles])
+    placed = np.array([grids[t.scene].is_georeferenced for t in tiles])
     related = (splits[one] != splits[other]) & (
         (scenes[one] == scenes[other]) | (placed[one] & placed[other])
     )
