@@ -24,7 +24,7 @@ Names: TypeAlias = str | Path | Sequence[str | Path] | None
 
 UTM = CRS.from_epsg(32632)
 LAMBERT = CRS.from_epsg(2154)
-"""Another projection (metres, France) that is of use in the same place as `UTM`, turned by 4.5°."""
+"""Another projection in metres, valid at the same place as `UTM` and rotated by 4.5° there."""
 TABLE = ClassTable(
     (
         LandClass(0, "ground", "#ffffff"),
@@ -32,6 +32,9 @@ TABLE = ClassTable(
         LandClass(2, "building", "#0000ff"),
     )
 )
+HOLE = np.zeros((6, 8), bool)
+"""Pixels of a hole in a raster on `grid()`, (height, width)."""
+HOLE[1:4, 2:5] = True
 
 
 def grid(
@@ -42,14 +45,14 @@ def grid(
     top: float = 5_200_000.0,
     crs: CRS | None = UTM,
 ) -> Grid:
-    """Return a north-up grid; `left` and `top` are those of its corner."""
+    """Return a north-up grid whose upper left corner is at `left`, `top`."""
     return Grid(crs, Affine(pixel, 0, left, 0, -pixel, top), width, height)
 
 
 def around(
     x: float, y: float, size: float, pixel: float, crs: CRS = UTM, angle: float = 0.0, flip: int = 1
 ) -> Grid:
-    """Return a square grid of `size` units of `crs` around a place in `UTM`; flip -1: south up."""
+    """Return a square grid of `size` units of `crs` around a point in `UTM`; flip -1: south-up."""
     (left,), (top,) = transform(UTM, crs, [x], [y])
     count = round(size / pixel)
     place = (
@@ -64,10 +67,10 @@ def around(
 def centres(where: Grid, crs: CRS | None = None) -> tuple[Values, ...]:
     """Return x and y of the pixel centres, (height, width) each, in another CRS if given.
 
-    Every point is transformed by itself, without the approximations of a warp.
+    Exact: every point is transformed, without the approximation of a warp.
     """
     columns, rows = np.meshgrid(np.arange(where.width) + 0.5, np.arange(where.height) + 0.5)
-    place: Any = where.transform  # affine knows of single points only
+    place: Any = where.transform  # affine is typed for single points only
     x, y = place @ (columns, rows)
     if crs in (None, where.crs):
         return x, y
@@ -76,7 +79,7 @@ def centres(where: Grid, crs: CRS | None = None) -> tuple[Values, ...]:
 
 
 def nearest(values: Values, where: Grid, target: Grid) -> Values:
-    """Return the value (height, width) below each pixel centre of another grid, -1 outside."""
+    """Resample values (height, width) to another grid by nearest neighbour, -1 outside."""
     column, row = (np.floor(a).astype(int) for a in ~where.transform @ centres(target, where.crs))
     inside = (column >= 0) & (column < where.width) & (row >= 0) & (row < where.height)
     found = values[np.clip(row, 0, where.height - 1), np.clip(column, 0, where.width - 1)]
@@ -102,7 +105,7 @@ def write(
     units: str | None = None,
     **profile: Any,
 ) -> str:
-    """Write (bands, height, width) or (height, width) as GeoTIFF; band `alpha` is that."""
+    """Write (bands, height, width) or (height, width) as GeoTIFF; `alpha` is a number of a band."""
     stack = np.asarray(values)
     stack = stack[None] if stack.ndim == 2 else stack
     marked = {"photometric": "minisblack", "alpha": "no"}
