@@ -10,7 +10,7 @@ from rasterio.warp import transform
 from cafe_cli.errors import GridError
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
 from cafe_cli.raster.window import Window
-from tests.support.rasters import LAMBERT, UTM, grid
+from tests.support.rasters import LAMBERT, UTM, grid, moved
 
 OREGON = CRS.from_epsg(2994)
 
@@ -19,11 +19,6 @@ DEGREES = CRS.from_epsg(4326)
 
 
 LOCAL = CRS.from_wkt('LOCAL_CS["Site",UNIT["foot",0.3048]]')
-
-
-def moved(where: Grid, columns: float, rows: float, factor=1.0, width=None, height=None) -> Grid:
-    place = where.transform @ Affine.translation(columns, rows) @ Affine.scale(factor)
-    return Grid(where.crs, place, width or where.width, height or where.height)
 
 
 # Grids

@@ -7,13 +7,11 @@ import subprocess
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.enums import Resampling
 
 from cafe_cli.errors import BandError, InputError
-from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import (
     image_bands,
     open_raster,
@@ -24,7 +22,7 @@ from cafe_cli.raster.reader import (
 )
 from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
-from tests.support.rasters import HOLE, centres, grid, nearest, noise, read
+from tests.support.rasters import HOLE, centres, grid, moved, nearest, noise, read
 from tests.support.rasters import write as write_to
 
 NEEDS_GDAL = pytest.mark.skipif(
@@ -39,11 +37,6 @@ def shown(path, where, resampling=Resampling.nearest, window=None, **options):
         open_warped(dataset, where, resampling, **options) as view,
     ):
         return read_warped(view, window or where.extent)
-
-
-def moved(where: Grid, columns: float, rows: float, factor=1.0, width=None, height=None) -> Grid:
-    place = where.transform @ Affine.translation(columns, rows) @ Affine.scale(factor)
-    return Grid(where.crs, place, width or where.width, height or where.height)
 
 
 # Reading

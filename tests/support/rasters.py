@@ -49,6 +49,19 @@ def grid(
     return Grid(crs, Affine(pixel, 0, left, 0, -pixel, top), width, height)
 
 
+def moved(
+    where: Grid,
+    columns: float,
+    rows: float,
+    factor: float = 1.0,
+    width: int | None = None,
+    height: int | None = None,
+) -> Grid:
+    """Return a grid shifted by pixels, with pixels `factor` times as large, and another size."""
+    place = where.transform @ Affine.translation(columns, rows) @ Affine.scale(factor)
+    return Grid(where.crs, place, width or where.width, height or where.height)
+
+
 def around(
     x: float, y: float, size: float, pixel: float, crs: CRS = UTM, angle: float = 0.0, flip: int = 1
 ) -> Grid:

@@ -214,8 +214,8 @@ def test_keys_are_those_of_the_pixels(shapes, others):
     "shape", [TIE, shapely.Point(20, 15).buffer(9.3), shapely.box(3.5, 3, 9.5, 4)]
 )
 def test_the_pixels_are_those_of_labels(shape):
-    burnt = rasterize_indices(np.array([shape], object), PLAIN.extent) >= 0
-    assert same(drawn([shape]), burnt)
+    rasterized = rasterize_indices(np.array([shape], object), PLAIN.extent) >= 0
+    assert same(drawn([shape]), rasterized)
 
 
 def test_large_scenes_and_many_polygons():

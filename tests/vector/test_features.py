@@ -153,12 +153,12 @@ def test_points_lines_and_parts(vector):
     parts = shapely.MultiPolygon([box(20, 10, 22, 12), box(30, 10, 31, 12)])
     both = shapely.GeometryCollection([point, parts])
     features = read_features(vector([point, line, parts, both], [1, 2, 3, 4]), GRID)
-    burnt = rasterize(features.geometries[:3], [1, 2, 3], GRID.extent)
-    assert burnt[2, 3] == 1
-    assert burnt[5, 10:15].tolist() == [2] * 5
-    assert (burnt[10:12, 20:22] == 3).all()
-    assert (burnt[10:12, 30] == 3).all()
-    assert (burnt != 255).sum() == 1 + 5 + 4 + 2
+    rasterized = rasterize(features.geometries[:3], [1, 2, 3], GRID.extent)
+    assert rasterized[2, 3] == 1
+    assert rasterized[5, 10:15].tolist() == [2] * 5
+    assert (rasterized[10:12, 20:22] == 3).all()
+    assert (rasterized[10:12, 30] == 3).all()
+    assert (rasterized != 255).sum() == 1 + 5 + 4 + 2
     every, _ = subdivide(features.geometries[3:])
     assert (rasterize_indices(every, GRID.extent) >= 0).sum() == 1 + 4 + 2
 
@@ -184,22 +184,22 @@ def test_broken_geometries_are_left_out_and_said(vector, caplog):
     assert caplog.messages == [f"{path}: 1 features with broken geometries are left out"]
 
 
-def test_a_bow_tie_is_burnt_as_drawn(vector):
+def test_a_bow_tie_is_rasterized_as_drawn(vector):
     tie = shapely.Polygon([GRID.transform @ p for p in [(2, 2), (12, 12), (12, 2), (2, 12)]])
     features = read_features(vector([tie]), GRID)
-    burnt = cells(features)
-    assert burnt[7, 3]
-    assert burnt[7, 10]
-    assert not burnt[3, 7]
-    assert not burnt[10, 7]
-    assert cells(features, all_touched=True).sum() > burnt.sum()
+    rasterized = cells(features)
+    assert rasterized[7, 3]
+    assert rasterized[7, 10]
+    assert not rasterized[3, 7]
+    assert not rasterized[10, 7]
+    assert cells(features, all_touched=True).sum() > rasterized.sum()
 
 
 def test_a_hole_is_a_hole(vector):
     ring = box(2, 2, 20, 20).difference(box(5, 5, 15, 15))
-    burnt = cells(read_features(vector([ring]), GRID))
-    assert burnt.sum() == 18 * 18 - 10 * 10
-    assert not burnt[5:15, 5:15].any()
+    rasterized = cells(read_features(vector([ring]), GRID))
+    assert rasterized.sum() == 18 * 18 - 10 * 10
+    assert not rasterized[5:15, 5:15].any()
 
 
 def agrees(features, where, polygon, crs):
@@ -208,9 +208,9 @@ def agrees(features, where, polygon, crs):
     inside = shapely.contains_xy(polygon, x, y)
     step = shapely.distance(shapely.points(x[0, 0], y[0, 0]), shapely.points(x[1, 1], y[1, 1]))
     near = shapely.dwithin(shapely.boundary(polygon), shapely.points(x, y), step / 30)
-    burnt = cells(features, where.extent)
+    rasterized = cells(features, where.extent)
     assert 0 < inside.sum() < inside.size
-    return (burnt == inside)[~near].all()
+    return (rasterized == inside)[~near].all()
 
 
 @given(
@@ -264,11 +264,11 @@ def test_a_continent_on_a_county(vector):
 def test_a_continent_that_overlaps_itself_on_a_county(vector):
     x, y = (float(a.mean()) for a in centres(GRID, LONLAT))
     tie = shapely.Polygon([(x - 80, y - 40), (x + 80, y + 40), (x + 80, y - 40), (x - 80, y + 40)])
-    burnt = cells(read_features(vector([tie], crs=LONLAT), GRID))
-    assert burnt[15, 0]
-    assert burnt[15, 39]
-    assert not burnt[0, 20]
-    assert not burnt[29, 20]
+    rasterized = cells(read_features(vector([tie], crs=LONLAT), GRID))
+    assert rasterized[15, 0]
+    assert rasterized[15, 39]
+    assert not rasterized[0, 20]
+    assert not rasterized[29, 20]
 
 
 def test_what_reaches_far_and_what_does_not(vector):
@@ -348,9 +348,9 @@ def test_without_crs_on_both_sides_coordinates_are_taken_as_they_are(vector, srs
 def test_plain_pixels(vector):
     plain = Grid(None, type(GRID.transform).identity(), 20, 10)
     path = vector([shapely.box(2, 3, 5, 7)], name="a.fgb", crs=None)
-    burnt = cells(read_features(path, plain), plain.extent)
-    assert burnt[3:7, 2:5].all()
-    assert burnt.sum() == 12
+    rasterized = cells(read_features(path, plain), plain.extent)
+    assert rasterized[3:7, 2:5].all()
+    assert rasterized.sum() == 12
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -87,13 +87,13 @@ def test_later_geometries_win(all_touched):
     assert rasterize(one, [1, 2], window, all_touched, fill=9)[9, 9] == 9
 
 
-def test_nothing_to_burn():
+def test_nothing_to_rasterize():
     window = Window(0, 0, 4, 3)
     for nothing in (np.array([], object), array(None, shapely.Polygon(), shapely.Point())):
-        burnt = rasterize(nothing, [1] * len(nothing), window)
-        assert burnt.dtype == np.uint8
-        assert burnt.shape == (3, 4)
-        assert (burnt == 255).all()
+        rasterized = rasterize(nothing, [1] * len(nothing), window)
+        assert rasterized.dtype == np.uint8
+        assert rasterized.shape == (3, 4)
+        assert (rasterized == 255).all()
     far = array(shapely.box(50, 50, 60, 60), shapely.LineString([(-9, -9), (-2, -2)]))
     assert (rasterize_indices(far, window, all_touched=True) == -1).all()
 
