@@ -20,23 +20,13 @@ from cafe_cli.raster.reader import (
     read_window,
     shows_an_image,
 )
-from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
-from tests.support.rasters import HOLE, centres, grid, moved, nearest, noise, read
+from tests.support.rasters import HOLE, centres, grid, moved, nearest, noise, read, warped
 from tests.support.rasters import write as write_to
 
 NEEDS_GDAL = pytest.mark.skipif(
     shutil.which("gdalinfo") is None, reason="GDAL's programs are not installed"
 )
-
-
-def shown(path, where, resampling=Resampling.nearest, window=None, **options):
-    """Return what a raster looks like on another grid: values and validity."""
-    with (
-        open_raster(path) as dataset,
-        open_warped(dataset, where, resampling, **options) as view,
-    ):
-        return read_warped(view, window or where.extent)
 
 
 # Reading
@@ -70,7 +60,7 @@ def test_a_truncated_file_is_named(write, kept):
             read_window(dataset, where.extent, [1])
 
     def read_on_another_grid():
-        shown(path, moved(where, 0.5, 0.5))
+        warped(path, moved(where, 0.5, 0.5))
 
     for reading in (read_all, read_on_another_grid):
         with pytest.raises(InputError, match=r"cut\.tif") as caught:
@@ -170,7 +160,7 @@ def test_holes_are_not_valid(holed, request):
 @pytest.mark.parametrize("factor", [0.3, 0.5, 1.0, 2.3])
 def test_holes_never_enter_an_interpolation(holed, resampling, factor, request):
     finer = moved(grid(), 0.25, 0.25, factor, width=12, height=9)
-    values, valid = shown(holed, finer, resampling)
+    values, valid = warped(holed, finer, resampling)
     valid &= np.isfinite(values[0])
     assert values[0][valid] == pytest.approx(100)
     assert 0 < valid.mean() < 1
@@ -191,8 +181,8 @@ def test_a_pixel_is_valid_where_any_band_is(write):
 
 def test_nodata_can_be_replaced(write):
     path = write("a.tif", np.array([[-1, 0, 7]], np.int16), grid(3, 1), nodata=0)
-    assert shown(path, grid(3, 1))[1].tolist() == [[True, False, True]]
-    assert shown(path, grid(3, 1), nodata=-1)[1].tolist() == [[False, True, True]]
+    assert warped(path, grid(3, 1))[1].tolist() == [[True, False, True]]
+    assert warped(path, grid(3, 1), nodata=-1)[1].tolist() == [[False, True, True]]
     with open_raster(path) as dataset:
         assert np.isnan(read_decimated(dataset, 9)).tolist() == [[False, True, False]]
         assert np.isnan(read_decimated(dataset, 9, -1)).tolist() == [[True, False, False]]

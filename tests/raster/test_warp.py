@@ -8,23 +8,22 @@ from rasterio.enums import Resampling
 
 from cafe_cli.errors import GridError
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.reader import (
-    open_raster,
-)
-from cafe_cli.raster.warp import in_memory_raster, open_warped, read_warped
+from cafe_cli.raster.warp import in_memory_raster
 from cafe_cli.raster.window import Window
-from tests.support.rasters import HOLE, LAMBERT, UTM, around, centres, grid, nearest, noise, read
+from tests.support.rasters import (
+    HOLE,
+    LAMBERT,
+    UTM,
+    around,
+    centres,
+    grid,
+    nearest,
+    noise,
+    read,
+    warped,
+)
 
 LOCAL = CRS.from_wkt('LOCAL_CS["Site",UNIT["foot",0.3048]]')
-
-
-def shown(path, where, resampling=Resampling.nearest, window=None, **options):
-    """Return what a raster looks like on another grid: values and validity."""
-    with (
-        open_raster(path) as dataset,
-        open_warped(dataset, where, resampling, **options) as view,
-    ):
-        return read_warped(view, window or where.extent)
 
 
 # Another grid
@@ -53,7 +52,7 @@ def shown(path, where, resampling=Resampling.nearest, window=None, **options):
 def test_nearest_is_the_pixel_below_each_centre(write, source, target):
     values = noise(1, source, "uint8")
     path = write("a.tif", values, source)
-    seen, valid = shown(path, target)
+    seen, valid = warped(path, target)
     expected = nearest(values[0], source, target)
     right = np.where(valid, seen[0].astype(int), -1) == expected
     assert right.mean() > 0.999  # a centre on the edge of two pixels may go to either
@@ -65,7 +64,7 @@ def test_bilinear_of_a_plane_is_the_plane(write, crs):
     source, target = around(300_000, 5_200_000, 60, 0.8, crs), around(3e5, 5.2e6, 30, 0.3, UTM)
     x, y = centres(source)
     path = write("a.tif", (0.3 * (x - x[0, 0]) - 0.2 * (y - y[0, 0])).astype(np.float32), source)
-    values, valid = shown(path, target, Resampling.bilinear)
+    values, valid = warped(path, target, Resampling.bilinear)
     u, v = centres(target, crs)
     assert valid.all()
     assert np.abs(values[0] - (0.3 * (u - x[0, 0]) - 0.2 * (v - y[0, 0]))).max() < 1e-4
@@ -75,9 +74,9 @@ def test_a_window_shows_what_the_whole_shows(write):
     source = around(300_000, 5_200_000, 200, 0.5, LAMBERT)
     target = around(300_000, 5_200_000, 150, 0.2, UTM)
     path = write("a.tif", noise(1, source, "float32"), source)
-    whole, known = shown(path, target, Resampling.bilinear)
+    whole, known = warped(path, target, Resampling.bilinear)
     for window in (Window(0, 0, 64, 64), Window(100, 37, 200, 300), Window(690, 600, 64, 200)):
-        values, valid = shown(path, target, Resampling.bilinear, window)
+        values, valid = warped(path, target, Resampling.bilinear, window)
         part = window.intersection(target.extent).slices()
         inside = window.intersection(target.extent).slices(window)
         assert np.array_equal(values[:, *inside], whole[:, *part])
@@ -89,7 +88,7 @@ def test_a_window_shows_what_the_whole_shows(write):
 def test_no_crs_on_either_side_is_one_plane(write, place):
     values = noise(1, place)
     path = write("a.tif", values, place)
-    seen, valid = shown(path, Grid(None, place.transform, 9, 6))
+    seen, valid = warped(path, Grid(None, place.transform, 9, 6))
     assert np.array_equal(seen[:, :, :8], values)
     assert valid[:, :8].all()
     assert not valid[:, 8].any()
@@ -98,7 +97,7 @@ def test_no_crs_on_either_side_is_one_plane(write, place):
 def test_a_raster_of_5999_columns_on_a_grid_of_6000(write):
     narrow, wide = grid(5999, 2, 0.05, crs=None), grid(6000, 2, 0.05, crs=None)
     values = noise(1, narrow)
-    seen, valid = shown(write("a.tif", values, narrow), wide)
+    seen, valid = warped(write("a.tif", values, narrow), wide)
     assert np.array_equal(seen[:, :, :5999], values)
     assert valid.sum() == 2 * 5999
 
@@ -106,25 +105,25 @@ def test_a_raster_of_5999_columns_on_a_grid_of_6000(write):
 def test_a_local_system_is_compatible_with_itself_only(write):
     where = grid(crs=LOCAL)
     path = write("a.tif", noise(1, where), where)
-    assert np.array_equal(shown(path, where)[0], read(path))
+    assert np.array_equal(warped(path, where)[0], read(path))
     with pytest.raises(GridError, match=r"cannot bring .*a\.tif onto the grid"):
-        shown(path, grid())
+        warped(path, grid())
 
 
 def test_a_crs_on_one_side_only_is_refused(write):
     plain = write("plain.tif", noise(1, grid()), grid(crs=None))
     with pytest.raises(GridError, match=r"plain\.tif has no CRS while .* EPSG:32632"):
-        shown(plain, grid())
+        warped(plain, grid())
     placed = write("placed.tif", noise(1, grid()), grid())
     with pytest.raises(GridError, match="the reference grid has no CRS"):
-        shown(placed, grid(crs=None))
+        warped(placed, grid(crs=None))
 
 
 def test_alpha_before_the_last_band_is_the_mask_too(write):
     values = noise(4, grid())
     values[1] = np.where(HOLE, 0, 255)
     path = write("a.tif", values, grid(), alpha=2)
-    seen, valid = shown(path, grid())
+    seen, valid = warped(path, grid())
     assert np.array_equal(valid, ~HOLE)
     assert np.array_equal(seen[:, ~HOLE], values[[0, 2, 3]][:, ~HOLE])
 

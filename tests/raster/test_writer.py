@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from cafe_cli.classes import ClassTable, LandClass
@@ -19,7 +19,6 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import (
     open_raster,
 )
-from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.writer import (
     check_creation_options,
     class_tags,
@@ -33,15 +32,6 @@ from tests.support.rasters import HOLE, TABLE, grid, noise, read
 NEEDS_GDAL = pytest.mark.skipif(
     shutil.which("gdalinfo") is None, reason="GDAL's programs are not installed"
 )
-
-
-def shown(path, where, resampling=Resampling.nearest, window=None, **options):
-    """Return what a raster looks like on another grid: values and validity."""
-    with (
-        open_raster(path) as dataset,
-        open_warped(dataset, where, resampling, **options) as view,
-    ):
-        return read_warped(view, window or where.extent)
 
 
 # Writing

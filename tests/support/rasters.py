@@ -1,4 +1,4 @@
-"""Small rasters for tests, written and read with plain rasterio, never with `raster.reader`.
+"""Small rasters for tests, written and read with plain rasterio; only `warped` uses `raster`.
 
 The fixture `write` in conftest.py writes into the test's own folder.
 """
@@ -12,11 +12,14 @@ import rasterio
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.warp import transform
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.reader import open_raster
+from cafe_cli.raster.warp import open_warped, read_warped
+from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
 
 Values: TypeAlias = NDArray[Any]
@@ -89,6 +92,18 @@ def centres(where: Grid, crs: CRS | None = None) -> tuple[Values, ...]:
         return x, y
     flat = transform(where.crs, crs, x.ravel().tolist(), y.ravel().tolist())
     return tuple(np.array(a).reshape(x.shape) for a in flat)
+
+
+def warped(
+    path: str,
+    where: Grid,
+    resampling: Resampling = Resampling.nearest,
+    window: Window | None = None,
+    **options: Any,
+) -> tuple[Values, Values]:
+    """Return values and validity of a raster on another grid, as `raster.warp` has them."""
+    with open_raster(path) as dataset, open_warped(dataset, where, resampling, **options) as view:
+        return read_warped(view, window or where.extent)
 
 
 def nearest(values: Values, where: Grid, target: Grid) -> Values:
