@@ -34,7 +34,7 @@ from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.build import build_optimizer, learning_rate
 from cafe_cli.training.losses import training_loss
 
-TOLD = 25  # steps
+PRINT_EVERY = 25  # steps
 
 
 def main(folder: str, name: str, fold: str, seed: str, steps: str, device: str) -> None:
@@ -48,7 +48,7 @@ def main(folder: str, name: str, fold: str, seed: str, steps: str, device: str) 
 
 
 def run(study: Study, name: str, fold: int, seed: int, steps: int, device: torch.device) -> Row:
-    """Do a run and return what is known of it."""
+    """Train and score a variant; return the row of ``runs.jsonl``."""
     variant = VARIANTS[name]
     config = study.config(variant, seed)
     recipe = Recipe.of(variant.recipe)
@@ -93,18 +93,18 @@ class Loop:
         self.optimizer = build_optimizer(network, config.train)
         self.averaged = Averaged(network, recipe.averaged) if recipe.averaged else None
         self.losses: list[float] = []
-        """Means over `TOLD` steps each."""
+        """Means over `PRINT_EVERY` steps each."""
 
     def train(self, training: Tiles, classes: int) -> Network:
-        """Take all steps, and return what is to be scored."""
+        """Take all steps, and return the network to be scored."""
         self.network.train()
         keys = self._keys(training, classes)
         start, since = time.perf_counter(), torch.zeros((), device=self.device)
         with closing(training.batches(keys, self.device)) as drawn:
             for step, batch in enumerate(drawn):
                 since += self._step(step, batch)
-                if (step + 1) % TOLD == 0 or step + 1 == self.steps:
-                    self._tell(step + 1, since.item() / (step % TOLD + 1), start)
+                if (step + 1) % PRINT_EVERY == 0 or step + 1 == self.steps:
+                    self._print_progress(step + 1, since.item() / (step % PRINT_EVERY + 1), start)
                     since.zero_()
         return self.averaged.network if self.averaged else self.network
 
@@ -135,7 +135,7 @@ class Loop:
             self.averaged.update(self.network)
         return loss.detach()
 
-    def _tell(self, step: int, loss: float, start: float) -> None:
+    def _print_progress(self, step: int, loss: float, start: float) -> None:
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in the steps up to {step}")
         self.losses.append(loss)

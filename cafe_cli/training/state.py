@@ -49,7 +49,7 @@ class TrainState:
     stale: int = 0
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """Count a step."""
+        """Add the losses of a step."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.batch += 1
@@ -64,9 +64,9 @@ class TrainState:
         history = [EpochRecord.from_row(row) for row in values["history"]]
         return cls(**{**values, "history": history})
 
-    def close_epoch(self, row: EpochRecord, score: float) -> bool:
-        """Count an epoch and return whether it is the best; `score` is NaN if there is none."""
-        self.history.append(row)
+    def close_epoch(self, record: EpochRecord, score: float) -> bool:
+        """Append the record of an epoch; return whether it is the best. `score` is NaN without one."""
+        self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         # Without a score the last epoch is the best, unless an earlier one had a score.
         better = self.best < 0 if math.isnan(score) else score > self.best

@@ -89,12 +89,12 @@ class TrainingRun:
 
     @property
     def done(self) -> int:
-        """How many steps are done."""
+        """Steps done, of `total`."""
         return self.state.epoch * len(self._batches) + self.state.batch
 
     @property
     def epoch_is_over(self) -> bool:
-        """Whether the epoch under way has had all its steps."""
+        """Whether all steps of the current epoch are done."""
         return self.state.batch == len(self._batches)
 
     @property

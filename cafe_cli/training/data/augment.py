@@ -104,14 +104,14 @@ def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Ten
 
     Parameters
     ----------
-    planes : Planes of Tensor
+    planes : PackedTiles of Tensor
         With a leading axis, on the device of `params`. They are not modified.
     params : AugmentParams
         Of the batch.
 
     Returns
     -------
-    Planes of Tensor
+    PackedTiles of Tensor
         New ones; optical is float32.
     """
     optical, flags, height, labels = apply_symmetry(planes, params.symmetry)

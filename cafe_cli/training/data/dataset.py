@@ -133,7 +133,7 @@ class TileDataset(Dataset[Sample]):
         source : TileSource
             That `opened` yielded in this thread.
         key : SampleKey
-        into : Planes of ndarray
+        into : PackedTiles of ndarray
             One sample of what `blank` returned; it is overwritten.
 
         Raises
