@@ -23,19 +23,19 @@ Prediction: TypeAlias = Callable[[Any, Sample, int], Tensor]
 
 
 def plain(network: Network, batch: Sample, first: int) -> Tensor:
-    """As a map is made."""
+    """Predict as `cafe predict` does, without labels."""
     logits: Tensor = network(*batch.inputs)
     return logits
 
 
 def guided(network: CaFE, batch: Sample, first: int) -> Tensor:
-    """Over the path that is shown the labels: what the network can do that it may not."""
+    """Predict by the path that sees the labels: an upper bound, not a result."""
     levels = network.encode(*batch.inputs)
-    return network.supervised(levels, batch.labels, guided=True)[-1]
+    return network.head_logits(levels, batch.labels, guided=True)[-1]
 
 
 def d4(network: Network, batch: Sample, first: int) -> Tensor:
-    """Averaged over the eight symmetries of a square."""
+    """Average the probabilities over the eight symmetries of a square."""
     answers = []
     for turns in range(4):
         for axes in ((), (-1,)):

@@ -65,7 +65,7 @@ class TrainState:
         return cls(**{**values, "history": history})
 
     def close_epoch(self, record: EpochRecord, score: float) -> bool:
-        """Append the record of an epoch; return whether it is the best. `score` is NaN without one."""
+        """Append the record of an epoch; return whether `score` (or NaN) is the best."""
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         # Without a score the last epoch is the best, unless an earlier one had a score.
