@@ -159,7 +159,7 @@ def copied(dataset: TileDataset, number: int, count: int) -> int:
 
 def handed_over(dataset: TileDataset, number: int, count: int) -> int:
     """Take batches as a GPU gets them: what is left to the host."""
-    with mock.patch("cafe_cli.training.data.dataset.to_sample", lambda planes, change: planes):
+    with mock.patch("cafe_cli.training.data.loader.to_sample", lambda planes, params: planes):
         return loaded(dataset, number, count)
 
 
