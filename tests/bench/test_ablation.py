@@ -16,6 +16,8 @@ from cafe_cli.model.cafe import Architecture, CaFE, TrainingOutputs, labels_at
 from cafe_cli.training.losses import pyramid_loss
 from tests.support.rasters import grid, noise
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 folds = pytest.importorskip("benchmarks.ablation.folds", reason="no benchmarks in this copy")

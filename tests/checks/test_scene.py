@@ -292,6 +292,8 @@ def test_sample_scene():
     assert report.facts["registration"]["shifted_percent"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.real_data
 @pytest.mark.skipif(not AUTZEN.exists(), reason="the real scene is not here")
 def test_a_real_scene_whose_trees_lean_and_throw_shadows():
     files = scene_files("autzen", AUTZEN / "ortho.tif", AUTZEN / "dsm.tif")

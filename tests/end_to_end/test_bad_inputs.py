@@ -20,6 +20,7 @@ from rasterio.crs import CRS
 from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, nearest, noise, write
 
 pytest_plugins = ["tests.support.fixtures"]
+pytestmark = pytest.mark.slow
 
 HEIGHT, WIDTH = 40, 56
 GRID = grid(WIDTH, HEIGHT)

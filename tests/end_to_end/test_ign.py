@@ -17,7 +17,11 @@ from cafe_cli.training.train import train
 from tests.support.engines import ENCODER
 
 IGN = Path(__file__).parents[3] / "shared/data/ign"
-pytestmark = pytest.mark.skipif(not IGN.is_dir(), reason=f"the clips are not there: {IGN}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real_data,
+    pytest.mark.skipif(not IGN.is_dir(), reason=f"the clips are not there: {IGN}"),
+]
 
 SIZE = 64
 BUILDINGS = ("874000_6617000", "876000_6617000")

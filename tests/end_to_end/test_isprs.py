@@ -22,6 +22,8 @@ from cafe_cli.tilesets.tileset import TileSet, load_tileset
 from cafe_cli.training.train import train
 from tests.support.engines import ENCODER
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "tile.size": 64,

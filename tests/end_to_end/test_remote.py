@@ -30,6 +30,7 @@ from tests.support.rasters import grid, noise, read
 from tests.support.rasters import write as write_to
 
 pytest_plugins = ["tests.support.fixtures"]
+pytestmark = pytest.mark.slow
 
 HEIGHTS = HeightSettings(kind="ndsm")
 LARGE = grid(1024, 1024)

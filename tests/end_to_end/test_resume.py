@@ -25,7 +25,10 @@ from cafe_cli.inference import tiling
 from cafe_cli.model import model_file
 from tests.support.engines import card_of, tiny_model, write_town
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no signals")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="no fork, no signals"),
+]
 
 PREDICT = ("predict", "m.safetensors", "--optical", "a_ortho.tif", "--elevation", "a_dsm.tif")
 MAP = ("-o", "map.tif", "--confidence", "sure.tif")
@@ -106,7 +109,7 @@ class Command:
 
     def end(self) -> tuple[int, list[str]]:
         """Return the exit code and the lines on stderr."""
-        self._process.join(120)
+        self._process.join(600)
         lines = self._said.read_text().splitlines()
         return self._process.exitcode, [line for line in lines if line]
 

@@ -30,6 +30,8 @@ from cafe_cli.training.data.sampler import SampleKey
 from tests.support.rasters import LAMBERT, TABLE, around, centres, grid, noise
 from tests.support.rasters import write as write_to
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 WHERE = grid(224, 160)
 

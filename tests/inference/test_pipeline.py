@@ -131,6 +131,7 @@ def test_products_belong_together(whole):
     assert (quality == 1).sum() == 40 * 70
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(1, 60_000), st.sampled_from([1, 200_000, 10**9]), st.integers(1, 3),
@@ -148,6 +149,7 @@ def test_strips_bands_readers_and_devices_change_nothing(
     same(got, whole[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_what_was_done_before_changes_nothing(opener, network, whole, data):
@@ -163,6 +165,7 @@ def test_what_was_done_before_changes_nothing(opener, network, whole, data):
     same(got, whole[0], (slice(None), redone))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_an_area_is_cut_out_of_the_whole(opener, network, whole, data):

@@ -109,12 +109,14 @@ SHAPES = [
 GRIDS = [(64, 32), (64, 0), (32, 0), (128, 96), (256, 64), (512, 256)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("windows", [(256, 64), (64, 32)], ids=str)
 def test_stitching(tmp_path, pointwise, shape, windows):
     check_stitching(tmp_path, pointwise, shape, windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", GRIDS, ids=str)
 @pytest.mark.parametrize("scores", [1, 300_000, 10**9])
 def test_bands_of_columns(tmp_path, pointwise, monkeypatch, windows, scores):
@@ -122,6 +124,7 @@ def test_bands_of_columns(tmp_path, pointwise, monkeypatch, windows, scores):
     check_stitching(tmp_path, pointwise, (200, 333), windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(130, 131), (1, 97), (65, 64)], ids=str)
 @pytest.mark.parametrize("blend", ["hann", "gaussian", "crop"])
 @pytest.mark.parametrize("overlap", [0, 32])
@@ -168,6 +171,7 @@ def test_windows_off_the_stride(tmp_path, pointwise, window, overlap):
         predict(pointwise, source, tmp_path / "map.tif", settings=settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [1, 10**9])
 def test_whole_array_reference(tmp_path, monkeypatch, scores):
     """The windows of a real network, added up in one array that holds everything."""
@@ -336,6 +340,7 @@ def predicted_town(folder: Path, model: Path) -> tuple[PredictInput, Path, Path]
     return source, folder / "map.tif", folder / "part.tif"
 
 
+@pytest.mark.slow
 def test_an_area_is_predicted_as_in_the_whole(tmp_path, model):
     source, whole, part = predicted_town(tmp_path, model)
     with rasterio.open(whole) as dataset:
@@ -348,6 +353,7 @@ def test_an_area_is_predicted_as_in_the_whole(tmp_path, model):
     assert np.array_equal(read(part), read(whole)[77:127, 41:101])
 
 
+@pytest.mark.slow
 def test_polygons_limit_and_mask(tmp_path, model):
     source, whole, part = predicted_town(tmp_path, model)
     with rasterio.open(whole) as dataset:
@@ -387,6 +393,7 @@ def test_all_outputs(tmp_path, model):
     assert np.array_equal(read(more["quality"]) == 1, np.tile(np.arange(120) >= 90, (100, 1)))
 
 
+@pytest.mark.slow
 def test_two_models_are_averaged(tmp_path, model):
     other = tiny_model(7)
     model_file.save(tmp_path / "other.safetensors", other, card_of(other))

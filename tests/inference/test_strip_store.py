@@ -105,6 +105,7 @@ def whole_map() -> bytes:
         return reference(Path(name), label_values(), GRID)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 97), (97, 1), (3000, 1), (700, 513)])
 @pytest.mark.parametrize("side", [64, 10_000])
 def test_a_map_is_that_of_one_go(tmp_path, size, side):
@@ -299,6 +300,7 @@ def test_strips_of_other_outputs(tmp_path, values):
     refused(tmp_path, r"outputs\.sure was none, now 1", products=more, resume=True)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=20)
 def test_killed_at_any_moment(data):
@@ -442,6 +444,7 @@ except OutputError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
 @pytest.mark.parametrize("limit", [10_000, 40_000])
 def test_a_full_disk_is_noticed(tmp_path, limit):

@@ -34,6 +34,7 @@ def opener(tmp_path_factory):
     return partial(open_scene, inspect_scene(files, HeightSettings(kind="ndsm", fill=2)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 3), st.integers(64, 20_000))
 def test_rows_of_windows_are_what_the_scene_holds(opener, data, window, jobs, piece):

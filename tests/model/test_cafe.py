@@ -156,6 +156,7 @@ def test_forward_takes_no_labels():
     assert list(inspect.signature(CaFE.forward).parameters) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (33, 70), (64, 32)])
 @pytest.mark.parametrize(("heights", "attention"), [(True, 0), (True, 64), (False, 0)])
 def test_any_size(size, heights, attention):
@@ -201,6 +202,7 @@ def strip(width, bright):
     return optical, valid, torch.zeros_like(optical[:, :1]), valid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", [0, 64])
 def test_windows_agree_if_attention_is_bounded(attention):
     network = build(optical_encoder="resnet18", attention=attention).eval()
@@ -213,6 +215,7 @@ def test_windows_agree_if_attention_is_bounded(attention):
     assert torch.allclose(left, right, rtol=0, atol=1e-5) == (attention > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fusion", "attention"), [("sum", 0), ("gated", 0), ("sum", 64)])
 def test_guidance_costs_nothing_in_inference(fusion, attention):
     plain = build(guidance="none", pyramid=False, fusion=fusion, attention=attention).eval()
@@ -305,6 +308,7 @@ def test_the_config_allows_no_other_attention_than_the_architecture(attention):
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["none", "labels", "distill"])
 @pytest.mark.parametrize("pyramid", [True, False])
 def test_every_guidance_trains(guidance, pyramid):

@@ -36,6 +36,7 @@ def logits(network):
         return network(optical, valid, height, ~valid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -322,6 +323,7 @@ SAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(tmp_path, parts, monkeypatch, name):
     def connect(*args):

@@ -185,6 +185,7 @@ def placed_pieces(draw):
     return pieces
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     pieces=placed_pieces(),
@@ -249,6 +250,7 @@ def test_what_was_cut_up_is_put_together_again(
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_windows(tmp_path, monkeypatch):
     a, b = random_labels(1, 700, 900), random_labels(2, 600, 300)
     b[:, :64] = 255
@@ -424,6 +426,7 @@ def count_opening(monkeypatch, counting):
             monkeypatch.setattr(module, "open_raster", counting)
 
 
+@pytest.mark.slow
 def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch):
     whole = random_labels(11, 200, 160)
     inputs = []

@@ -84,6 +84,7 @@ except OutputError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tile", "cog"])
 @pytest.mark.parametrize("limit", [1_000, 300_000])
 def test_a_full_disk_is_noticed(tmp_path, kind, limit):

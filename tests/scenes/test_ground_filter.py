@@ -366,6 +366,8 @@ def test_values_without_meaning(name: str, value: float) -> None:
         GroundFilter(**{name: value})
 
 
+@pytest.mark.slow
+@pytest.mark.real_data
 @pytest.mark.skipif(not AUTZEN.is_dir(), reason=f"the real scene is not at {AUTZEN}")
 def test_real_scene() -> None:
     with rasterio.open(AUTZEN / "dsm.tif") as source, rasterio.open(AUTZEN / "labels.tif") as truth:

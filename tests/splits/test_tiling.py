@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ def test_training_tiles_keep_off_what_is_kept_free(left, top, width, height, siz
         assert taken[Window(col, row, size, size).slices()].any()
 
 
+@pytest.mark.slow
 @given(PLACES, PLACES, LENGTHS, LENGTHS, SIZES)
 def test_every_pixel_of_a_block_is_scored_once(col, row, width, height, size):
     block = Window(col, row, width, height)

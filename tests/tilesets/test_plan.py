@@ -80,6 +80,7 @@ def test_shares_of_validation_and_test(town):
         assert scored / (4 * 160 * 128) == pytest.approx(0.25, abs=0.06)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.integers(2, 5), st.integers(0, 3))
 def test_folds_validate_everything_once(town, folds, seed):

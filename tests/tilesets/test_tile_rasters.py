@@ -16,6 +16,7 @@ pytest_plugins = ["tests.support.fixtures"]
 SIZE = 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 @pytest.mark.parametrize("count", [1, 3, 4])
 @pytest.mark.parametrize("valid", ["all", "some", "none"])

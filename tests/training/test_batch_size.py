@@ -46,6 +46,7 @@ def test_batch_size_of_a_gpu(tileset, monkeypatch, room, size):
     assert fractions == [0.9, 1.0]
 
 
+@pytest.mark.slow
 def test_steps_that_fit_or_do_not(tileset, monkeypatch):
     info, config = load_tileset(tileset), settings()
     assert _fits(info, config, CPU, nullcontext, 2)

@@ -34,6 +34,7 @@ def rows(count: int, **changes) -> list[dict[str, float]]:
 BLUE = "#1f77b4"  # the first line of a panel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_curves(tmp_path, count):
     draw_curves(records(rows(count)), TABLE, tmp_path / "curves.png")
@@ -68,6 +69,7 @@ def test_curves_without_validation(tmp_path):
     assert inked(pixels[:, 440:], BLUE) == 0
 
 
+@pytest.mark.slow
 def test_a_picture_is_complete_or_not_there(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
         draw_curves(records(rows(2)), TABLE, tmp_path / "no" / "curves.png")
@@ -76,6 +78,7 @@ def test_a_picture_is_complete_or_not_there(tmp_path):
     assert os.listdir(tmp_path) == ["curves.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$\\frac{$", "_hidden", "$x$ & <y>", "100 % {a}"])
 def test_class_names_are_shown_as_they_are(tmp_path, name):
     table = ClassTable((LandClass(0, name, "#1f77b4"), *TABLE.classes[1:]))

@@ -18,6 +18,7 @@ from cafe_cli.training.train import TrainCallbacks, train
 from tests.support.engines import settings
 
 pytest_plugins = ["tests.support.fixtures"]
+pytestmark = pytest.mark.slow
 
 STEPS = 3  # of an epoch
 

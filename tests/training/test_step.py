@@ -67,6 +67,7 @@ def test_split(tiles, parts):
         assert torch.equal(torch.cat([part.inputs[place] for part in found]), values)
 
 
+@pytest.mark.slow
 def test_parts_count_by_their_labelled_pixels():
     tiles = batch(3)
     tiles.labels[0, 10:] = 255
@@ -92,6 +93,7 @@ def test_nothing_labelled_moves_nothing():
     assert torch.equal(weights(made), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1e-3, 1e3])
 def test_clip(limit):
     made, free = a_step(clip=limit), a_step()
@@ -102,6 +104,7 @@ def test_clip(limit):
     assert lengths[0] == pytest.approx(min(0.1 * limit, lengths[1]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_the_step():
     draws = []
     for number in (3, 4, 3):

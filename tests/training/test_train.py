@@ -47,6 +47,7 @@ from cafe_cli.training.trainer import TrainingRun
 from tests.support.engines import cut, settings, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
+pytestmark = pytest.mark.slow
 
 STEPS = 3  # of an epoch: six tiles in batches of two
 

@@ -228,6 +228,7 @@ def test_large_scenes_and_many_polygons():
     assert area.touches(Window(1500, 1690, 501, 50))
 
 
+@pytest.mark.slow
 def test_scenes_of_several_blocks():
     # Blocks of 2048 pixels are rasterized one by one; a polygon of 20,000 corners is cut up.
     where = replace(PLAIN, width=4500, height=2500)

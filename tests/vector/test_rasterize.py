@@ -28,6 +28,7 @@ geometries = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(geometries, min_size=1, max_size=5), st.booleans(), st.integers(5, 17))
 @settings(max_examples=50)
 def test_windows_make_up_the_whole(drawn, all_touched, size):

@@ -37,6 +37,7 @@ def by_torch(model, *inputs):
 # --- Installed ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @installed
 @pytest.mark.parametrize(
     ("encoder", "changes"),

@@ -88,6 +88,7 @@ class Looked(Net):
 # --- Networks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "left"),
     [

@@ -6,6 +6,8 @@ import pytest
 
 from cafe_cli.inference.engines import torch
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 import ctypes, resource, sys
 from cafe_cli.inference.engines.torch import keep_memory

@@ -22,6 +22,7 @@ from cafe_cli.training.train import train
 from tests.support.engines import settings
 
 pytest_plugins = ["tests.support.fixtures"]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 CHANGES = {
     "train__epochs": 2, "train__batch_size": 6, "train__accumulate": 3, "train__freeze_epochs": 1,

@@ -321,7 +321,7 @@ def browse(path: Path, profile: Path, *options: str) -> tuple[str, str]:
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
          "--disable-background-networking", "--enable-logging=stderr", f"--user-data-dir={profile}",
          *options, "--dump-dom", path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     return done.stdout, "\n".join(re.findall(r":CONSOLE.*", done.stderr))
 
