@@ -78,7 +78,7 @@ table = ClassTable(tuple(LandClass(i, f"class {i}") for i in range(6)))
 network = CaFE(Architecture(6, 3, optical_encoder=sys.argv[2], attention=1024))
 network.set_statistics([128.0] * 3, [64.0] * 3, 4.0, 6.0)
 card = ModelCard(
-    architecture=vars(network.architecture), classes=table.as_json(), band_names=("red", "green", "blue"), dtype="uint8",
+    architecture=network.architecture, classes=table, band_names=("red", "green", "blue"), dtype="uint8",
     gsd=0.1, height=HeightSettings(kind="ndsm", fill=0), window=512, epoch=0, scores=None, config={},
 )
 save(Path(sys.argv[1]), network.eval(), card)

@@ -97,7 +97,7 @@ from cafe_cli.model.model_file import read_card
 from cafe_cli.raster.grid import Grid
 from cafe_cli.evaluation.metrics import Confusion, compute_scores
 out, scene = map(Path, sys.argv[1:])
-classes = read_card(scene / "model.safetensors").class_table
+classes = read_card(scene / "model.safetensors").classes
 runs = {}
 for line in (out / "inference.jsonl").read_text().splitlines():
     run = json.loads(line)

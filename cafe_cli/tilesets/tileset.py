@@ -164,11 +164,6 @@ def load_tileset(folder: Path) -> TileSet:
         raise InputError(f"{path} is damaged: {where}: {reason}; run cafe tile") from error
 
 
-def is_tileset(folder: Path) -> bool:
-    """Whether a folder holds a tile set, damaged or not."""
-    return (folder / DESCRIPTION).exists()
-
-
 def is_tileset_path(folder: Path, path: Path) -> bool:
     """Whether a path is one that a tile set in `folder` uses or may use."""
     own, there = folder.resolve(), path.resolve()

@@ -17,7 +17,7 @@ from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, pack, prepare
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tile_rasters import TileReader, read_tile
-from cafe_cli.tilesets.tileset import is_tileset, load_tileset, save_tileset
+from cafe_cli.tilesets.tileset import load_tileset, save_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
 from cafe_cli.training.data.sampler import SampleKey
@@ -312,7 +312,7 @@ def test_several_at_once(own, decoded):
 def test_tile_replaces_it(scenes, own):
     prepare(own, load_tileset(own))
     tile(settings().model_copy(update={"root": str(scenes)}), own, overwrite=True)
-    assert is_tileset(own)
+    assert load_tileset(own).tiles
     assert not (own / "cache").exists()
 
 
