@@ -4,15 +4,15 @@
 
     CafeError                 exit code 1
     ├── ConfigError           exit code 2: a setting or an option is wrong
-    ├── InputError            a file is missing, unreadable or holds the wrong thing
+    ├── InputError            an input is missing, unreadable or holds the wrong thing
     │   ├── GridError         rasters that cannot be brought onto one grid
-    │   ├── BandError         bands that a raster does not have, or a model does not expect
+    │   ├── BandError         bands that a raster does not have or a model does not expect
     │   └── LabelError        label values without a class, or no labels at all
     ├── OutputError           the output exists, or cannot be written
     ├── ModelFileError        a file that is not a cafe model, or a damaged one
     ├── TrainingError         training cannot start or go on
     ├── PartialFailureError   exit code 3: some inputs failed, the others are done
-    └── RunInterruptedError   exit code 130: Ctrl-C; what was done is saved
+    └── RunInterruptedError   exit code 130: Ctrl-C or a signal; what was done is saved
 
 Every message is one line that says what was wrong, with the numbers, and what to do about it.
 """
@@ -41,7 +41,7 @@ class GridError(InputError):
 
 
 class BandError(InputError):
-    """A raster does not have the bands that are asked of it."""
+    """A raster lacks the requested bands, or has bands that a model does not expect."""
 
 
 class LabelError(InputError):
@@ -67,15 +67,15 @@ class PartialFailureError(CafeError):
 
 
 class RunInterruptedError(CafeError):
-    """The user interrupted the command; what was done so far is saved."""
+    """Ctrl-C or a signal interrupted the command; what was done so far is saved."""
 
     exit_code = 130
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that the memory of a GPU or of the machine is exhausted."""
-    # A GPU error without a type of its own says "out of memory", torch on a CPU and ONNX Runtime
-    # "allocate memory".
+    # Some errors have no type of their own: those of GPUs say "out of memory", those of torch on a
+    # CPU and of ONNX Runtime "allocate memory".
     types: tuple[type[BaseException], ...] = (MemoryError,)
     if torch := sys.modules.get("torch"):
         types = (*types, torch.cuda.OutOfMemoryError)

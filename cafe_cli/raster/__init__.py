@@ -1,1 +1,1 @@
-"""Raster files: windows, grids, reading, warping, mosaicking, writing. Nothing else opens them."""
+"""Raster files: windows, grids, reading, warping, mosaicking, writing."""

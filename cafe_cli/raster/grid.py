@@ -20,7 +20,7 @@ Bounds: TypeAlias = tuple[float, float, float, float]
 """(left, bottom, right, top) in a CRS."""
 
 GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError)
-"""What rasterio raises where GDAL fails; the last one reaches us unwrapped here and there."""
+"""Exceptions that rasterio raises where GDAL fails; the last one escapes it unwrapped."""
 
 _METRES_PER_DEGREE = 111_320.0
 
@@ -121,8 +121,8 @@ def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
     Raises
     ------
     GridError
-        They are disjoint (the message holds both extents in the CRS of the reference), a CRS is
-        missing on one side, or there is no transformation.
+        The rasters are disjoint (the message holds both extents in the CRS of the reference), only
+        one has a CRS, or there is no transformation between the CRSs.
     """
     if (grid.crs is None) != (target.crs is None):
         lacking, other, crs = (name, reference, target.crs) if grid.crs is None else (
@@ -138,7 +138,7 @@ def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
             f"cannot transform {name} from {describe_crs(grid.crs)} to {describe_crs(target.crs)}, "
             f"the CRS of {reference}"
         ) from error
-    # In both CRSs: the outline of a continent may be invalid in a projection made for a county.
+    # In both CRSs, since an outline may be invalid far outside the area of a projection.
     share = max(_share(covering, target.footprint), _share(grid.footprint, covered))
     if share <= 0:
         raise GridError(
@@ -155,7 +155,7 @@ def parse_crs(text: str | None) -> CRS | None:
     Raises
     ------
     ConfigError
-        PROJ does not know it.
+        PROJ does not know the CRS.
     """
     if text is None:
         return None

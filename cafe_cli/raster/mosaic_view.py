@@ -28,16 +28,16 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class Member:
-    """A raster of a mosaic: what is known of it without reading its pixels.
+    """Metadata of a raster of a mosaic, known without reading its pixels.
 
     Attributes
     ----------
     count : int
         Bands.
     unit, scale, offset
-        Those of the first band.
+        Metadata of the first band.
     block_width, block_height : int
-        Size of the blocks in which it is stored, in pixels.
+        Size of the blocks of the file in pixels.
     masked : bool
         Whether an alpha band, a mask or nodata may mark pixels as no data.
     """
@@ -64,7 +64,7 @@ class Member:
 class _Part:
     """A member on the grid of the mosaic.
 
-    `box` encloses it on that grid; with `exact` its pixels are pixels of the grid.
+    `box` encloses the member on that grid; if `exact`, its pixels coincide with those of the grid.
     """
 
     member: Member
@@ -83,8 +83,8 @@ def inspect_rasters(
     crs : CRS, optional
         Assumed for rasters that declare none.
     reference : Grid, optional
-        Grid of the scene. It is assumed for a raster without georeference of the same size, and
-        for one with the same pixels but no CRS.
+        Grid of the scene. It is assumed for a raster of the same size without georeference, and
+        for a raster with the same pixels but no CRS.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def union_grid(members: Sequence[Member]) -> Grid:
     Raises
     ------
     GridError
-        A CRS on one side only, or no transformation between two.
+        Only some rasters have a CRS, or there is no transformation between two.
     """
     base = members[0].grid
     if len(members) == 1:
@@ -154,12 +154,12 @@ class MosaicView:
     members : sequence of Member
     grid : Grid
     resampling : Resampling
-        For members that have to be warped. With ``min``, the lowest value of all members counts
+        For members that have to be warped. With ``min``, the lowest value of all members is taken
         instead of that of the first.
     bands : tuple of int, optional
         From 1; all but an alpha band if None.
     nodata : float, optional
-        Replaces that of the rasters.
+        Replaces the nodata value of the rasters.
     dtype : str, optional
         Data type to convert to.
     scaled : bool

@@ -1,4 +1,4 @@
-"""Opening raster files, and reading windows of pixels and of validity; `writer` writes them."""
+"""Open raster files, and read windows of pixels and validity masks."""
 
 import logging
 import math
@@ -47,7 +47,7 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
     Raises
     ------
     InputError
-        It does not exist, or GDAL cannot open it.
+        The raster does not exist, or GDAL cannot open it.
     """
     local = is_file_name(path)
     if local and not os.path.exists(path):
@@ -68,9 +68,9 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
 
 
 def _keep_environment() -> None:
-    """Enter a GDAL environment in this thread for good, so that rasters close in any order.
+    """Enter a GDAL environment in this thread permanently, so that rasters may close in any order.
 
-    Otherwise the first raster opened enters one, and closing that raster leaves it.
+    Otherwise the first raster opened enters an environment, and closing that raster leaves it.
     """
     if not hasenv():
         _thread.environment = rasterio.Env.from_defaults()
@@ -78,12 +78,12 @@ def _keep_environment() -> None:
 
 
 def image_bands(dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the bands to read, from 1: those asked for, or all but an alpha band.
+    """Return the bands to read, from 1: the requested ones, or all but an alpha band.
 
     Raises
     ------
     BandError
-        A band that the raster does not have.
+        The raster lacks a requested band.
     """
     if bands is None:
         kinds = enumerate(dataset.colorinterp, start=1)
@@ -94,7 +94,7 @@ def image_bands(dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[in
 
 
 def shows_an_image(dataset: DatasetReader, band: int) -> bool:
-    """Whether a band marked as alpha holds an image, e.g. infrared: it has many grey values."""
+    """Whether a band marked as alpha has many grey values and so holds an image, e.g. infrared."""
     shape = (min(dataset.height, 256), min(dataset.width, 256))
     try:
         values = dataset.read(band, out_shape=shape)
@@ -134,7 +134,7 @@ def read_valid(
 ) -> Mask:
     """Return where a raster has data: (height, width), False outside it.
 
-    By its alpha bands, masks and nodata, or by `nodata` alone where that is given. A pixel is valid
+    Alpha bands, masks and nodata of the raster decide, or `nodata` alone if given. A pixel is valid
     if any of `bands` is.
 
     Raises
@@ -154,7 +154,7 @@ def read_valid(
 
 def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]) -> Mask:
     valid = np.ones((window.height, window.width), bool)
-    # A band requested by number is data, even if it is marked as alpha (infrared, mostly).
+    # A band requested by number is data, even if it is marked as alpha (mostly infrared).
     asked = any(dataset.colorinterp[b - 1] == ColorInterp.alpha for b in bands)
     if not asked and not all(
         dataset.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in bands
@@ -164,7 +164,7 @@ def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]
         except RasterioError as error:
             raise _damaged(dataset, window, error) from error
         valid = masks.any(axis=0)
-    # GDAL's masks consider alpha only as the second of two or the fourth of four integer bands.
+    # GDAL's masks respect alpha only as the second of two or the fourth of four integer bands.
     kinds = enumerate(dataset.colorinterp, start=1)
     if alpha := [b for b, kind in kinds if kind == ColorInterp.alpha and b not in bands]:
         valid &= (_read(dataset, window, alpha) > 0).all(axis=0)
@@ -172,7 +172,7 @@ def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]
 
 
 def _equals(values: Array, nodata: float) -> Mask:
-    """Compare with nodata in the precision of the raster: -3.4028235e+38 is exact in float32."""
+    """Compare with nodata in the data type of the raster: -3.4028235e+38 is a float32."""
     if math.isnan(nodata):
         return np.isnan(values)
     if values.dtype.kind == "f":

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and percentiles of training pixels, gathered tile by tile."""
+"""Mean, standard deviation and percentiles of training pixels, accumulated tile by tile."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 CLIP = (0.1, 99.9)
 """Percentiles at which pixel values are clipped, unless they are uint8."""
 
-_PER_TILE = 4096  # pixels sampled from a tile where a histogram of all values is impossible
+_PER_TILE = 4096  # pixels sampled per tile of a data type too large for a histogram
 _KEPT = 20_000_000  # sampled values in memory, of all tiles and channels
 
 
@@ -18,7 +18,7 @@ class Statistics(BaseModel):
     """Mean and standard deviation of the valid training pixels, per channel.
 
     Both are computed after clipping to `low` and `high`, which are None if nothing is clipped. The
-    network scales its inputs with them.
+    network clips and scales its inputs with them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,7 +84,7 @@ class BandHistogram:
         self._step = 1  # tiles from one sampled tile to the next
 
     def summary(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """Return what `add` needs of a tile (channels, height, width). Thread-safe."""
+        """Summarise a tile (channels, height, width) for `add`. Thread-safe."""
         pixels = _valid_pixels(values, valid)
         if not self._counted:
             return pixels[:, :: -(-pixels.shape[1] // _PER_TILE) or 1].copy()
@@ -138,7 +138,7 @@ def _valid_pixels(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any
 def _describe(
     values: NDArray[np.float64], weights: NDArray[np.int64], clips: bool
 ) -> tuple[float, float, float, float]:
-    """Return mean and standard deviation after clipping, and the limits of that clipping."""
+    """Return mean and standard deviation after clipping, and the clipping limits."""
     low, high = float(values[0]), float(values[-1])
     if clips:
         reached = weights.cumsum() / weights.sum() * 100

@@ -10,22 +10,22 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import class_tags
 
-_BLOCK = 512  # pixels, as in the COG, so that no block of a strip is decoded twice
+_BLOCK = 512  # pixels, as in the COG, so that each block of a strip is decoded once
 
 
 @dataclass(frozen=True)
 class Product:
-    """A raster that is made from strips.
+    """An output raster that is assembled from strips.
 
     Parameters
     ----------
     name : str
-        Of its content, e.g. ``labels``; part of the names of the strip files.
+        Name of its content, e.g. ``labels``; part of the names of the strip files.
     path : Path
     count : int
         Bands.
     classes : ClassTable, optional
-        Of a label raster, stored in it as `cafe_cli.raster.writer.create_cog` does.
+        Classes of a label raster, stored as by `cafe_cli.raster.writer.create_cog`.
     descriptions : tuple of str
         One for every band, or empty.
     overviews : str, optional
@@ -41,7 +41,7 @@ class Product:
 
 
 def block_side(length: int) -> int:
-    """Return the side of the blocks of a strip `length` pixels long: TIFF wants multiples of 16."""
+    """Return the block size of a strip `length` pixels long; TIFF requires multiples of 16."""
     return min(-(-length // 16) * 16, _BLOCK)
 
 
@@ -51,7 +51,7 @@ def strips_vrt(
     tags: Mapping[str, str],
     strips: Sequence[tuple[Window, str]],
 ) -> str:
-    """Return the XML of a VRT with `strips`: window and name of a file beside the VRT.
+    """Return the XML of a VRT of `strips`: window, and name of a file in the folder of the VRT.
 
     Strips must not overlap. Pixels that no strip covers are nodata.
     """
@@ -74,7 +74,7 @@ def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> 
         '<Entry c1="{}" c2="{}" c3="{}" c4="{}"/>'.format(*colors.get(value, (0, 0, 0, 255)))
         for value in range(256)
     )
-    # By default GDAL takes four bands for red, green, blue and alpha.
+    # By default GDAL interprets four bands as red, green, blue and alpha.
     kind = "Palette" if colors else "Gray" if band == 1 else "Undefined"
     sources = "".join(_source(window, name, band) for window, name in strips)
     return (
@@ -86,7 +86,7 @@ def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> 
 
 
 def _source(window: Window, name: str, band: int) -> str:
-    """Return the source of a strip; with size and blocks in it, GDAL opens the file lazily."""
+    """Return the source of a strip; as size and blocks are given, GDAL opens the file lazily."""
     size = f'xSize="{window.width}" ySize="{window.height}"'
     sides = block_side(window.width), block_side(window.height)
     blocks = 'BlockXSize="{}" BlockYSize="{}"'.format(*sides)

@@ -1,4 +1,4 @@
-"""Rasters on another grid: locating them, and warping those whose pixels are not the grid's."""
+"""Read rasters on another grid: locate them on it, and warp them unless their pixels coincide."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from cafe_cli.raster.reader import (
 )
 from cafe_cli.raster.window import Window
 
-# Rasters without CRS are taken to share one unnamed plane; any projected CRS stands in for it.
+# Rasters without CRS are assumed to share one plane; any projected CRS can stand in for it.
 _PLANE = CRS.from_epsg(3857)
 
 
@@ -39,14 +39,14 @@ def open_warped(
     dtype: str | None = None,
     source: Grid | None = None,
 ) -> Iterator[WarpedVRT]:
-    """Warp a raster to another grid while it is read. An alpha band (0: no data) is the mask.
+    """Open a view that warps a raster to another grid; its alpha band (0: no data) is the mask.
 
-    Pixels without data never enter an interpolation.
+    Pixels without data are left out of interpolations.
 
     Parameters
     ----------
     dataset : DatasetReader
-        The alpha band is added as the last one where it has none.
+        If it has no alpha band, the view has one as its last band.
     grid : Grid
     resampling : Resampling
     nodata : float, optional
@@ -96,10 +96,10 @@ def open_warped(
 def read_warped(
     view: WarpedVRT, window: Window, bands: Sequence[int] | None = None
 ) -> tuple[Array, Mask]:
-    """Read a window of a view that `open_warped` made.
+    """Read a window of a view of `open_warped`.
 
-    Returns values (bands, height, width), of all bands but the mask if `bands` is None, and their
-    validity (height, width).
+    Returns values (bands, height, width), of all bands but the mask if `bands` is None, and the
+    validity mask (height, width).
     """
     mask = mask_band(view)
     bands = bands or [b for b in range(1, view.count + 1) if b != mask]
@@ -108,7 +108,7 @@ def read_warped(
 
 
 def mask_band(view: WarpedVRT) -> int:
-    """Return the band, from 1, of a view of `open_warped` that is the mask."""
+    """Return the number, from 1, of the mask band of a view of `open_warped`."""
     return int(view.colorinterp.index(ColorInterp.alpha)) + 1
 
 
@@ -124,7 +124,7 @@ def in_memory_raster(values: NDArray[np.float32], grid: Grid) -> Iterator[Datase
             yield dataset
 
 
-_SNAP = 1e-3  # pixels by which two grids may differ and still count as the same
+_SNAP = 1e-3  # pixels by which grids with the same pixels may differ
 
 
 def enclosing_window(name: str, grid: Grid, base: Grid) -> Window:
@@ -169,7 +169,7 @@ def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
     box = enclosing_window(name, grid, base)
     if base.at(box).same_pixels(grid):
         return box, True
-    # A margin, because the outline of a warped raster is approximate.
+    # With a margin, because the outline of a warped raster is approximate.
     return box.expand(2 + max(box.width, box.height) // 100), False
 
 
@@ -177,9 +177,9 @@ def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
 def open_on_grid(
     path: str, grid: Grid, exact: bool, resampling: Resampling, **options: Any
 ) -> Iterator[RasterReader]:
-    """Open a raster for `read_on_grid`: as it is if its pixels are the grid's, else warped.
+    """Open a raster for `read_on_grid`: unchanged if its pixels are the grid's, else warped.
 
-    `exact` is that of `locate`; `options` are those of `open_warped`.
+    `exact` comes from `locate`; `options` are those of `open_warped`.
     """
     with open_raster(path) as dataset:
         if exact:
@@ -207,7 +207,7 @@ def read_on_grid(
     bands : sequence of int, optional
         From 1; all but an alpha band if None.
     nodata : float, optional
-        Replaces that of a raster that is read as it is.
+        Replaces the raster's own if the raster is not warped.
 
     Returns
     -------

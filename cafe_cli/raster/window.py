@@ -72,7 +72,7 @@ class Window:
         return self.shift(-origin.col, -origin.row)
 
     def slices(self, origin: "Window | None" = None) -> tuple[slice, slice]:
-        """Return (rows, columns) as slices of an array whose first pixel is that of `origin`."""
+        """Return the window as (rows, columns) slices of an array that covers `origin`."""
         left, top, right, bottom = (self.relative_to(origin) if origin else self).bounds
         return slice(top, bottom), slice(left, right)
 
@@ -80,8 +80,8 @@ class Window:
 def offsets(length: int, size: int, step: int) -> range:
     """Return the first pixels of the windows that cover `length` pixels.
 
-    All of them are multiples of `step`: the last window reaches beyond the end instead of being
-    moved back, so that a window's place never depends on the size of the raster.
+    All are multiples of `step`: the last window reaches beyond the end instead of being moved back,
+    so that the place of a window never depends on the size of the raster.
     """
     beyond = max(length - size, 0)
     return range(0, -(-beyond // step) * step + 1, step)

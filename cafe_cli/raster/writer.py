@@ -1,4 +1,4 @@
-"""Writing GeoTIFFs: tiles, and Cloud Optimized GeoTIFFs with class names and colours."""
+"""Write GeoTIFFs: tiles, and Cloud Optimized GeoTIFFs with class names and colours."""
 
 import errno
 import functools
@@ -22,7 +22,7 @@ from cafe_cli.raster.grid import GDAL_ERRORS, Grid
 from cafe_cli.raster.reader import Array, Mask, gdal_message
 from cafe_cli.system.atomic_write import check_output, remove, replace_atomically, write_text
 
-_FULL = 1_000_000  # bytes; a write that fails with less space left failed because of that
+_FULL = 1_000_000  # bytes; with less free space, a failed write means a full disk
 _RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
 _LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
 _BLOCKS = "128|256|512|1024|2048|4096"
@@ -41,8 +41,8 @@ CREATION_OPTIONS = {
     "SPARSE_OK": "YES|NO|TRUE|FALSE",
     "STATISTICS": "AUTO|YES|NO|TRUE|FALSE",
 }
-"""Options of GDAL's COG driver that change how a map is stored but not its values, with the values
-they accept. GDAL only warns of unknown ones, and some invalid values crash it."""
+"""Options of GDAL's COG driver that change the storage of a map but not its values, and the values
+that they accept. GDAL only warns of unknown options, and some invalid values crash it."""
 
 
 def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
@@ -51,7 +51,7 @@ def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None
     Raises
     ------
     OutputError
-        It cannot be written: folder, rights, disk full.
+        It cannot be written: missing folder, no permission, full disk.
     """
     predictor = 3 if values.dtype.kind == "f" else 2
     # The fastest height of strips. With one strip per band GDAL would compress while closing the
@@ -65,7 +65,7 @@ def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None
         options = _profile(grid, len(values), values.dtype.name, **profile)
         with memory.open(**options) as dataset:
             if colormap:
-                dataset.write_colormap(1, colormap)  # first: it changes how pixels are stored
+                dataset.write_colormap(1, colormap)  # before pixels: it changes how they are stored
             dataset.write(values)
             if mask is not None:
                 dataset.write_mask(mask)
@@ -79,7 +79,7 @@ def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None
 def _compression() -> dict[str, Any]:
     """Return the compression of tiles: zstd if this GDAL has it, else deflate.
 
-    For the same size, zstd at level 1 takes a fifth of the time of deflate at level 6.
+    At the same file size, zstd at level 1 takes a fifth of the time of deflate at level 6.
     """
     try:
         with MemoryFile() as memory:
@@ -92,7 +92,7 @@ def _compression() -> dict[str, Any]:
 def _profile(grid: Grid, count: int, dtype: str, **profile: Any) -> dict[str, Any]:
     size = {"width": grid.width, "height": grid.height, "count": count}
     place = {"crs": grid.crs, "transform": grid.transform, "dtype": dtype}
-    # By default GDAL takes the fourth of four uint8 bands for alpha.
+    # By default GDAL interprets the fourth of four uint8 bands as alpha.
     defaults = {"driver": "GTiff", "compress": "deflate", "bigtiff": "if_safer", "alpha": "no"}
     return {**defaults, **size, **place, **profile}
 
@@ -108,10 +108,10 @@ def create_cog(
 ) -> Iterator[DatasetWriter]:
     """Write a uint8 raster window by window, and convert it to a Cloud Optimized GeoTIFF.
 
-    Nodata is 255. With `classes` it is a label raster, with a colour table, and class names in the
-    tags and, as GDAL's category names, in ``PATH.aux.xml``. `overviews` is the resampling of the
-    overviews: ``mode`` for label rasters and ``average`` for others if None. The file appears under
-    its name only when complete.
+    Nodata is 255. With `classes` it is a label raster with a colour table; its class names are in
+    the tags and, as GDAL's category names, in ``PATH.aux.xml``. `overviews` is their resampling, by
+    default ``mode`` for label rasters and ``average`` for others. The file appears under its name
+    only when complete.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def create_map(
     Both appear together, when both are complete. See `create_cog`.
     """
     with ExitStack() as stack:
-        # Entered first, hence renamed last, when the labels can no longer fail.
+        # Entered first and so renamed last, after the labels are complete.
         beside = confidence and stack.enter_context(replace_atomically(confidence, overwrite))
         first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
         writer = stack.enter_context(first)
@@ -215,7 +215,7 @@ def check_creation_options(options: Mapping[str, str]) -> None:
     Raises
     ------
     ConfigError
-        With the name of the option.
+        The message names the option.
     """
     for name, value in options.items():
         if (known := CREATION_OPTIONS.get(name.upper())) is None:
@@ -238,7 +238,7 @@ def _is_one_of(value: str, known: str) -> bool:
 
 
 def _try_options(options: Mapping[str, str]) -> str | None:
-    """Write one pixel with creation options (upper case); return why it failed, None if not."""
+    """Write one pixel with creation options (upper case); return the error message, if any."""
     pixel = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
     compress = options.get("COMPRESS", "DEFLATE").upper()
     try:
@@ -275,7 +275,7 @@ def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
 
 
 def write_sidecar(path: Path, classes: ClassTable | None) -> None:
-    """Write GDAL's sidecar file with category names, or remove that of a replaced raster."""
+    """Write GDAL's sidecar file with category names, or remove the sidecar of a replaced raster."""
     sidecar = path.with_name(f"{path.name}.aux.xml")
     if classes is None:
         remove(sidecar)

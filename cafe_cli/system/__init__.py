@@ -1,1 +1,1 @@
-"""Files, locks and threads; nothing in here knows of rasters or models."""
+"""Files, locks, tables and threads, independent of rasters and models."""

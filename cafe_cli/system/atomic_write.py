@@ -17,7 +17,7 @@ def is_remote(name: str) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name can only be that of a file: GDAL gives it no meaning of its own."""
+    """Whether a name can only mean a local file, not a URL or a name that GDAL interprets."""
     return not is_remote(name) and ":" not in name.split("/")[0]
 
 
@@ -38,7 +38,7 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool) -> None:
-    """Refuse outputs that exist, or that are an input or each other, before any work is done.
+    """Refuse outputs that exist, that are also an input, or that are the same file.
 
     Raises
     ------
@@ -59,8 +59,8 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
 def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to, and rename it to `path` on success.
 
-    An exception inside leaves `path` as it was. Leftovers of a killed process are replaced by the
-    next one.
+    An exception in the context leaves `path` as it was. The next writer replaces the leftovers of a
+    killed process.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def flush(path: Path) -> None:
     Raises
     ------
     OutputError
-        It cannot be written: disk full.
+        It cannot be written, e.g. because the disk is full.
     """
     if path.is_dir() and sys.platform == "win32":
         return

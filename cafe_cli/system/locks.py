@@ -1,4 +1,4 @@
-"""File locks between processes; the system releases them when a process dies."""
+"""File locks between processes; the operating system releases them when a process dies."""
 
 import logging
 import os
@@ -19,14 +19,14 @@ log = logging.getLogger("cafe")
 
 @contextmanager
 def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock on a file, made with its folder where missing; fail if another process has it.
+    """Lock a file, creating it and its folder if missing; fail if another process holds the lock.
 
-    The file and its folder may be removed while locked: the next process makes new ones.
+    The file and its folder may be removed while locked: the next process creates new ones.
 
     Raises
     ------
     OutputError
-        With the message `busy` if another process holds the lock; or the file cannot be made.
+        Another process holds the lock (the message is `busy`), or the file cannot be created.
     """
     with translate_os_errors(path.parent):
         descriptor = _open_locked(path, busy)
@@ -39,9 +39,9 @@ def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock on a file, made where missing; log `busy` and wait if another process has it.
+    """Lock a file, creating it if missing; log `busy` and wait if another process holds the lock.
 
-    The file must not be removed: with others waiting for it, two processes would get the lock.
+    The file must not be removed: while others wait for it, two processes would get the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -54,7 +54,7 @@ def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
 
 
 def _open_locked(path: Path, busy: str) -> int | None:
-    """Open and lock a file, checking that it still has its name; None where there are no locks."""
+    """Open and lock a file that still has its name once locked; None without file locks."""
     while True:
         path.parent.mkdir(exist_ok=True)
         if sys.platform == "win32":

@@ -11,7 +11,7 @@ _OPEN = 64
 
 
 class Pool(Generic[V]):
-    """Up to 64 open files by name; beyond, the least recently used one is closed.
+    """A least-recently-used cache of up to 64 open files, by name.
 
     Not thread-safe.
     """

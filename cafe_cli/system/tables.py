@@ -1,4 +1,4 @@
-"""CSV files read as tables whose rows know their line."""
+"""Read CSV files as tables that keep the line number of each row."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ class CsvTable:
     Attributes
     ----------
     name : str
-        What messages call the file.
+        Name of the file in messages.
     delimiter : str
     header : list of str
         Names of the columns; empty for an empty file.
     rows : list of (int, list of str)
-        Number of the line, counted from 1, and its values, maybe fewer or more than columns.
+        Line number, from 1, and the values, which may be fewer or more than the columns.
     """
 
     name: str
@@ -29,7 +29,7 @@ class CsvTable:
     rows: list[tuple[int, list[str]]]
 
     def records(self, pad: bool = False) -> list[dict[str, str]]:
-        """Return the rows by the names of the columns.
+        """Return each row as a dict from column name to value.
 
         Parameters
         ----------
@@ -59,14 +59,14 @@ def read_csv(path: Path | str, setting: str = "") -> CsvTable:
     ----------
     path : Path or str
     setting : str
-        The config key of a file that a user names, maybe one from a spreadsheet: semicolons and
-        tabs may separate its values as well as commas, and blanks around them are removed. Without
-        it, commas separate and blanks count.
+        The config key that names the file, if a user wrote it, perhaps with a spreadsheet: commas,
+        semicolons or tabs may separate values, and blanks around them are removed. Without it,
+        only commas separate values, and blanks are kept.
 
     Raises
     ------
     InputError
-        The file cannot be read, or is no such text.
+        The file cannot be read, or is not CSV in UTF-8.
     """
     name = f"{setting} {path}".strip()
     try:

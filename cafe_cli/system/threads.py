@@ -17,7 +17,7 @@ U = TypeVar("U")
 ProgressCallback: TypeAlias = Callable[[int, int], None]
 """Called with the number of items done so far, and of all."""
 
-_AHEAD = 2  # items per thread that may be finished before those in front of them
+_AHEAD = 2  # results per thread that may wait for those of earlier items
 
 
 log = logging.getLogger("cafe")
@@ -26,7 +26,7 @@ _warnings: dict[tuple[str, str], object] = {}
 
 
 def warn_once(scene: str, message: str) -> None:
-    """Log a warning about a scene once, though every thread that opens the scene repeats it."""
+    """Log a warning about a scene once, however many threads open the scene."""
     mine = object()
     if _warnings.setdefault((scene, message), mine) is mine:  # atomic
         log.warning("%s", message)
@@ -50,10 +50,10 @@ def in_order(
     Parameters
     ----------
     opened : callable
-        Opens the resource of a thread, e.g. a scene. It is closed in the same thread, as rasterio
+        Opens the resource of a thread, e.g. a scene. The same thread closes it, as rasterio
         requires.
     work : callable
-        Called with the resource and an item; the first exception is raised and ends the work.
+        Called with the resource and an item; its first exception is raised and stops the others.
     items : iterable
     jobs : int
         With 1, the calling thread does the work.
@@ -74,17 +74,17 @@ def in_order(
 
 
 class WorkerThreads(Generic[R, T, U]):
-    """Threads that do the same work on items, each with a resource of its own; a context manager.
+    """A pool of threads, each with its own resource, as a context manager.
 
     Unlike a `ThreadPoolExecutor`, it opens and closes the resource of a thread in that thread, and
-    its threads do not keep the process alive after an error that nobody catches.
+    its threads do not keep the process alive after an uncaught error.
 
     Parameters
     ----------
     opened, work : callable
         See `in_order`.
     count : int
-        Of threads.
+        Number of threads.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class WorkerThreads(Generic[R, T, U]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Cancel what has not begun, and wait for the threads."""
+        """Cancel tasks that have not begun, and wait for the threads."""
         self._closing = True
         for _ in self._threads:
             self._tasks.put(None)
@@ -109,7 +109,7 @@ class WorkerThreads(Generic[R, T, U]):
             thread.join()
 
     def submit(self, item: T) -> "Future[U]":
-        """Have an item worked on; an error, also of opening the resource, is set on the future."""
+        """Queue an item; an error, also one of opening the resource, is set on the future."""
         future: Future[U] = Future()
         self._tasks.put((future, item))
         return future

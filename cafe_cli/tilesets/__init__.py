@@ -1,1 +1,1 @@
-"""Tile sets: planned, cut, indexed, read and cached; `make` is the front door of ``cafe tile``."""
+"""Tile sets: plan, cut, index, read and cache them; ``cafe tile`` calls `make.tile`."""

@@ -5,14 +5,14 @@
     cache/
         optical.npy     (tiles, bands, size, size), the data type of the tiles
         flags.npy       (tiles, size, size), uint8, which pixels are valid: see `PackedTiles`
-        height.npy      (tiles, size, size), float32; not there without heights
+        height.npy      (tiles, size, size), float32; absent without heights
         labels.npy      (tiles, size, size), uint8
         cache.json      the fingerprint of the tiles that were decoded
 
 Training tiles come first, then validation tiles, both in the order of ``tileset.json``; training
-reads no others. A crop is then a copy of a few hundred rows, whereas a compressed tile has to be
-decoded as a whole. Both masks share a byte: single bits would take less of the disk, but every crop
-would have to unpack them.
+reads no others. Reading a crop is then a copy of a few hundred rows, whereas a compressed tile has
+to be decoded as a whole. Both masks share a byte: single bits would take less disk space, but every
+crop would have to unpack them.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ _KINDS: tuple[Literal["image", "height", "label"], ...] = ("image", "height", "l
 
 
 class PackedTiles(NamedTuple, Generic[A]):
-    """A tile in the form that is stored and augmented: both masks in one array.
+    """A tile as it is stored and augmented, with both masks in one array.
 
     Arrays or tensors; a stack of tiles has a leading axis.
 
@@ -146,8 +146,8 @@ def prepare(
     Returns
     -------
     Cache or None
-        None, with a warning in the log, if it would be too large or cannot be written: the tiles
-        themselves have to be read then.
+        None, with a warning in the log, if it would be too large or cannot be written: then
+        training reads the tiles themselves.
 
     Raises
     ------
@@ -187,7 +187,7 @@ class _CacheFolder:
         return Cache(PackedTiles(**planes), len(self._tileset.of("train")))
 
     def _map(self, name: str) -> NDArray[Any]:
-        # A plain array is cheaper to index: a memmap makes every view a memmap, too.
+        # A plain array is cheaper to index than a memmap, whose views are memmaps, too.
         values = np.asarray(np.load(self._path / f"{name}.npy", mmap_mode="r"))
         if (values.shape, values.dtype) != self._layout[name]:
             raise ValueError(f"{name} has another shape")
@@ -251,7 +251,7 @@ def _layout(tileset: TileSet, count: int) -> dict[str, tuple[tuple[int, ...], np
 
 
 def _fingerprint(folder: Path, tileset: TileSet, tiles: Sequence[Tile]) -> dict[str, str]:
-    """Return what differs if a tile differs: the description, and size and time of every file."""
+    """Return the fingerprint of the tiles: the description, and size and time of every file."""
     files = [str(tile_path(folder, tile, kind)) for tile in tiles for kind in _KINDS]
     if tileset.virtual is not None:
         files += sorted(str(path) for path in (folder / "ground").glob("*.tif"))

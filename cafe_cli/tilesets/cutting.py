@@ -1,4 +1,4 @@
-"""Cut scenes into tiles, strip by strip: tiles side by side read their common pixels once."""
+"""Cut scenes into tiles, strip by strip, so that adjacent tiles read common pixels once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from cafe_cli.vector.rasterize import rasterize
 
 Labels = NDArray[np.uint8]
 
-_TILED, _STRIPED = 2048, 16_384  # widest strip in pixels, by how the rasters are stored
+_TILED, _STRIPED = 2048, 16_384  # widest strip in pixels, for tiled and for striped rasters
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class CutTile:
     kept : bool
         Whether it has enough valid and labelled pixels.
     counts : ndarray of int64, (K + 1,)
-        Pixels per class and, last, unlabelled.
+        Pixels per class, and unlabelled ones last.
     optical, heights
-        Statistics of a training tile that is kept, to be added to those of all tiles.
+        Statistics of a training tile that is kept.
     """
 
     tile: Tile
@@ -49,8 +49,8 @@ class CutTile:
 def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedTile]]:
     """Group neighbouring tiles of one split and row, in the order of the plan.
 
-    `block` is the width of the blocks that the rasters are stored in. A wide strip takes more
-    memory, but for narrow strips a raster that is stored row by row is read many times.
+    `block` is the width of the blocks of the rasters. Wide strips take more memory, but with narrow
+    strips a raster that is stored row by row is read many times.
     """
     widest = _TILED if block <= _TILED else _STRIPED
     for _, row in groupby(planned, key=lambda t: (t.split, t.row)):
@@ -64,7 +64,7 @@ def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedT
 
 
 def _extends(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
-    """Whether a tile touches the end of a strip that it would not make too wide."""
+    """Whether a tile adjoins the end of a strip and does not make it too wide."""
     last = strip[-1].window
     beside = last.col <= tile.col <= last.right
     return beside and tile.window.right - strip[0].col <= widest
@@ -79,13 +79,13 @@ class TileCutter:
     config : Config
     classes : ClassTable
     polygons : Polygons, optional
-        Of the scene, if ``split.file`` has some.
+        Split polygons of the scene, if ``split.file`` has some.
     histogram : BandHistogram
         Summarises the optical bands.
     folder : Path, optional
         Tile set to write to; nothing is written if None.
     virtual : bool
-        Write only labels that differ from those of the scene, as the split removed some.
+        Write only the labels of tiles from which the split removed some.
     """
 
     config: Config

@@ -18,7 +18,7 @@ from cafe_cli.tilesets.cutting import TileCutter, strips
 from cafe_cli.tilesets.plan import TilePlan
 
 _SAMPLES = 4  # strips that are cut
-_PROCESS = 150_000_000  # bytes of a process before it reads anything
+_PROCESS = 150_000_000  # bytes of a process that has read nothing yet
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def estimate_cutting(plan: TilePlan, config: Config, jobs: int) -> Cost:
 def _time_cutting(
     plan: TilePlan, config: Config, name: str, groups: Sequence[Sequence[PlannedTile]], folder: Path
 ) -> float:
-    """Cut strips of a scene; return the seconds that took, without estimating the ground."""
+    """Return the seconds it takes to cut strips of a scene, without estimating the ground."""
     inspection = next(s for s in plan.scenes if s.files.id == name)
     ground = estimate_scene_ground(inspection)
     histogram = BandHistogram(len(plan.bands), plan.dtype)
@@ -64,7 +64,7 @@ def _time_cutting(
 
 
 def _memory(plan: TilePlan, groups: Sequence[Sequence[PlannedTile]], jobs: int) -> int:
-    """Return the bytes of the strips in memory: two copies of the values, and the masks."""
+    """Return the bytes of strips in memory: two copies of the values, and the masks."""
     widest = max(g[-1].window.right - g[0].col for g in groups)
     size = groups[0][0].window.height
     bands = len(plan.bands) * np.dtype(plan.dtype).itemsize

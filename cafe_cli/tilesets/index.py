@@ -26,7 +26,7 @@ Grids: TypeAlias = Mapping[str, Grid]
 
 
 class Located(Protocol):
-    """A tile with its place: a `Tile` or a `PlannedTile`."""
+    """Protocol of a tile in a scene: a `Tile` or a `PlannedTile`."""
 
     @property
     def scene(self) -> str:
@@ -50,7 +50,7 @@ def _footprints(
 ) -> tuple[NDArray[np.object_], CRS | None]:
     """Return the outlines of tiles and their CRS: that of all scenes, or longitude and latitude.
 
-    With `clip`, the parts of tiles that reach beyond their scene are cut off.
+    With `clip`, tiles are clipped to their scene.
     """
     crss = [grid.crs for grid in grids.values()]
     same = all(c == crss[0] for c in crss)
@@ -103,7 +103,7 @@ def _shared(
     )
     one, other = one[related], other[related]
     overlaps = shapely.intersection(outlines[one], outlines[other])
-    rounding = next(iter(grids.values())).gsd ** 2 / 100  # m2, along a common edge
+    rounding = next(iter(grids.values())).gsd ** 2 / 100  # m2, of tiles with a common edge
     real = shapely.area(overlaps) * _square(outlines, crs) > rounding
     pairs = zip(one[real].tolist(), other[real].tolist(), strict=True)
     return list(zip(pairs, overlaps[real], strict=True))
@@ -120,7 +120,7 @@ def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:
     Raises
     ------
     OutputError
-        It cannot be written.
+        The file cannot be written.
     """
     outlines, crs = _footprints(tileset.tiles, grids, tileset.size, clip=False)
     columns = {

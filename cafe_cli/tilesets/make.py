@@ -1,4 +1,4 @@
-"""Make a tile set from the scenes of a config: the front door of ``cafe tile``."""
+"""Make a tile set from the scenes of a config; `tile` is the entry point of ``cafe tile``."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,13 +51,13 @@ def tile(
     Parameters
     ----------
     config : Config
-        ``[scenes]`` and ``[[classes]]`` have to be there.
+        Needs ``[scenes]`` and ``[[classes]]``.
     output : Path
         Folder of the tile set; it appears when it is complete.
     overwrite : bool
         Replace a tile set that exists.
     progress : callable
-        Called with the tiles done and in total.
+        Called with the number of tiles done and in total.
     virtual : bool
         Copy no pixels: the tiles are windows into the scenes, which training reads.
     jobs : int, optional
@@ -66,7 +66,7 @@ def tile(
     Raises
     ------
     ConfigError, InputError
-        See `cafe_cli.tilesets.plan.plan`; no tile left; a class that occurs in no tile.
+        See `cafe_cli.tilesets.plan.plan`; no tile is kept, or a class occurs in no tile.
     OutputError
         The output exists, holds something else than a tile set, or cannot be written.
     """

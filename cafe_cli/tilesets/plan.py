@@ -36,15 +36,15 @@ class TilePlan:
     Attributes
     ----------
     scenes : list of SceneInspection
-        All have bands of one number and data type.
+        All have the same number of bands, and one data type.
     tiles : list of PlannedTile
         Scene by scene, split by split, row by row.
     counts : ndarray of int64, (K,)
         Labelled pixels per class.
     polygons : dict
-        Polygons of ``split.file`` by scene; a tile keeps the labels in those of its split.
+        Polygons of ``split.file`` by scene; a tile keeps the labels inside those of its split.
     dropped : int
-        Training tiles left out because another scene validates or tests on their ground.
+        Number of training tiles left out because another scene validates or tests there.
     """
 
     scenes: list[SceneInspection]
@@ -82,7 +82,7 @@ class _LabelCounts:
     blocks : list of Block
         Labelled pixels per class, block by block.
     unknown : Counter
-        Pixels by value, or colour, without a class.
+        Number of pixels by value, or colour, without a class.
     first_scene : dict
         The first scene with each of these values.
     """
@@ -100,19 +100,19 @@ def plan(
     Parameters
     ----------
     config : Config
-        ``[scenes]`` with labels and ``[[classes]]`` have to be there.
+        Needs ``[scenes]`` with labels and ``[[classes]]``.
     jobs : int
-        Threads.
+        Number of threads.
     progress : callable
-        Called with the scenes done and in total.
+        Called with the number of scenes done and in total.
 
     Raises
     ------
     ConfigError
-        No scenes or classes in the config, scenes in the split that do not exist.
+        The config has no scenes or classes, or the split names scenes that do not exist.
     InputError
-        Rasters that do not fit together (see `inspect_scene`), label values without
-        a class, a split file that cannot be used.
+        Rasters do not fit together (see `inspect_scene`), label values have no class, or the
+        split file cannot be used.
     """
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError("[scenes] has to name at least optical and labels")

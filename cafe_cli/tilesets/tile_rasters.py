@@ -1,4 +1,4 @@
-"""The rasters of tiles: written by ``cafe tile``, read by training, also from virtual tile sets."""
+"""Write and read the rasters of tiles, also of virtual tile sets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +62,7 @@ def write_label(
 
 
 def write_ground(folder: Path, scene: str, ground: GroundSurface) -> None:
-    """Write the ground estimated below a scene."""
+    """Write the ground raster estimated for a scene."""
     path = _ground_path(folder, scene)
     path.parent.mkdir(exist_ok=True)
     write_geotiff(path, ground.surface[None], ground.grid, nodata=np.nan)
@@ -103,7 +103,7 @@ class TileReader:
             self._config = parse_config(tileset.virtual.config, str(folder / DESCRIPTION))
 
     def for_thread(self) -> "TileReader":
-        """Return a reader for another thread, which does not inspect the same scenes again."""
+        """Return a reader for another thread that shares the inspections of scenes."""
         return TileReader(self._folder, self._tileset, self._inspections)
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ class TileReader:
         self.close()
 
     def close(self) -> None:
-        """Close the scenes, in the thread that has read them."""
+        """Close the scenes; call it in the thread that has read them."""
         self._scenes.close()
 
     def read(self, tile: Tile) -> tuple[Patch, NDArray[np.uint8]]:
@@ -180,6 +180,6 @@ def _ground_path(folder: Path, scene: str) -> Path:
 
 
 def pixel_counts(labels: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.int64]:
-    """Count the pixels per class and, last, the unlabelled ones: (K + 1,)."""
+    """Count the pixels per class, and the unlabelled ones last: (K + 1,)."""
     counts = np.bincount(labels.ravel(), minlength=NODATA + 1)
     return np.append(counts[: len(classes)], counts[NODATA]).astype(np.int64)

@@ -1,17 +1,17 @@
-"""The description of a tile set, ``tileset.json``, and the folder that it lies in.
+"""The description of a tile set, ``tileset.json``, and the layout of its folder.
 
 ::
 
-    tileset.json                        what this module reads
+    tileset.json                        the description
     config.toml                         the settings it was cut with
     index.gpkg                          one polygon per tile
     train|validation|test/
         image|height|label/SCENE_ROW_COL.tif
-    cache/                              made by training, see `cafe_cli.tilesets.cache`
+    cache/                              written by training, see `cafe_cli.tilesets.cache`
 
 The tiles of a virtual tile set are windows into the scenes, whose files have to stay where they
-are. Its folder holds only what cannot be read there: ``ground/SCENE.tif``, the estimated ground,
-and the labels of tiles that lie in two splits.
+are. Its folder holds only the rasters that the scenes lack: ``ground/SCENE.tif``, the estimated
+ground, and the labels of tiles that lie in two splits.
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ _NAMES = {DESCRIPTION, "config.toml", "index.gpkg", "ground", "train", "validati
 
 
 class _Stored(BaseModel):
-    """Base of what ``tileset.json`` holds: immutable, and an unknown key is an error."""
+    """Base of the models in ``tileset.json``: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,7 +55,7 @@ class Tile(_Stored):
 
 
 class VirtualScene(_Stored):
-    """The files of a scene, and the size in bytes and change time in ns of each."""
+    """The files of a scene, with their sizes in bytes and modification times in ns."""
 
     optical: tuple[str, ...]
     elevation: tuple[str, ...]
@@ -65,18 +65,18 @@ class VirtualScene(_Stored):
 
     @classmethod
     def record(cls, files: SceneFiles, *others: str) -> "VirtualScene":
-        """Record the files as they are now; `others` are files that the pixels depend on, too."""
+        """Record the files of a scene, and `others` that its pixels depend on."""
         streams = {k: getattr(files, k) for k in ("optical", "elevation", "dtm", "labels")}
         paths = [*others, *(path for paths in streams.values() for path in paths)]
         return cls(**streams, stamps=file_stamps(paths))
 
     def check_unchanged(self) -> None:
-        """Check that the files are as they were recorded.
+        """Check that the files have not changed since they were recorded.
 
         Raises
         ------
         InputError
-            One of them is missing or was changed.
+            A file is missing or was changed.
         """
         for path, stamp in self.stamps.items():
             if file_stamps([path]).get(path) != stamp:
@@ -106,12 +106,12 @@ class TileSet(_Stored):
     size, overlap : int
         Side of the tiles and overlap of training tiles, in pixels.
     band_names, dtype
-        Of the optical images.
+        Those of the optical images.
     height : HeightSettings
         How heights were brought to metres above ground.
     classes : ClassTable
     optical_statistics, height_statistics : Statistics
-        Of the training tiles.
+        Statistics of the training tiles.
     gsd : float
         Metres per pixel.
     pixels : dict
@@ -119,7 +119,7 @@ class TileSet(_Stored):
     shared_ground : float
         Square metres of ground that tiles of two splits show.
     virtual : VirtualSource or None
-        None where the pixels are in the tile set's own folder.
+        None if the pixels are in the tile set's own folder.
     """
 
     format: Literal["cafe tileset 1"] = "cafe tileset 1"
@@ -150,7 +150,7 @@ def load_tileset(folder: Path) -> TileSet:
     Raises
     ------
     InputError
-        There is none, or it is damaged.
+        There is no tile set, or its description is damaged.
     """
     path = folder / DESCRIPTION
     try:
@@ -171,12 +171,12 @@ def is_tileset_path(folder: Path, path: Path) -> bool:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse an output folder that is no tile set, or holds other files besides.
+    """Refuse to replace a folder that is not a tile set, or that holds other files besides.
 
     Raises
     ------
     OutputError
-        The message names what would be lost.
+        The message names the files that would be lost.
     """
     if not folder.exists():
         return

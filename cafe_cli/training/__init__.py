@@ -1,1 +1,1 @@
-"""Training: a loop over the tiles of a tile set. The door of ``cafe train``."""
+"""Training on a tile set; `cafe_cli.training.train` is the entry point of ``cafe train``."""

@@ -25,7 +25,7 @@ def checkpoint_blocks(encoders: Iterable[nn.Module], recompute: Context) -> Iter
     ----------
     encoders : iterable of Module
     recompute : context manager
-        Entered when a block is computed again, in the backward pass.
+        Entered when the backward pass recomputes a block, e.g. autocast.
     """
     own = [block for encoder in encoders for block in blocks(encoder)]
     for block in own:
@@ -38,7 +38,7 @@ def checkpoint_blocks(encoders: Iterable[nn.Module], recompute: Context) -> Iter
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost modules of an encoder that have parts and are no mere containers."""
+    """Yield the outermost modules with submodules, other than containers, of an encoder."""
     for part in module.children():
         if _is_container(part):
             yield from blocks(part)
@@ -47,7 +47,7 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Tell whether a module is a list of others, or of a class derived from such a list."""
+    """Tell whether a module is a Sequential, ModuleList or ModuleDict, or a subclass of one."""
     return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
@@ -62,8 +62,8 @@ def _statistics_unchanged(block: nn.Module, recompute: Context) -> Iterator[None
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, kept, strict=True):
-        # The statistics stay in place, since both passes have to save the same tensors, and so
-        # does the count, which SyncBatchNorm insists on.
+        # Checkpointing requires both passes to save the same tensors, and SyncBatchNorm requires a
+        # count: momentum 0 and a count of zero keep both without changing the statistics.
         norm.momentum = 0.0
         norm.num_batches_tracked = None if count is None else torch.zeros_like(count)
     try:

@@ -22,7 +22,7 @@ from cafe_cli.training.step import LossModule
 log = logging.getLogger("cafe")
 
 _ON_CPU = 8  # tiles; larger batches are no faster there
-_STEPS = 8  # least steps of an epoch: few large ones learn less than many small ones
+_STEPS = 8  # fewest steps of an epoch: a few large steps train worse than many small ones
 _USED = 0.9  # share of a GPU's memory to use: the rest is lost to fragmentation
 
 
@@ -62,10 +62,10 @@ def find_batch_size(
     precision: Callable[[], AbstractContextManager[object]],
     processes: int = 1,
 ) -> int:
-    """Return the batch size for ``batch_size = "auto"``: a power of two for each part of a step.
+    """Return the batch size for ``batch_size = "auto"``: a power of two per process and part.
 
-    On a GPU it is the largest that fits, found by steps on blank tiles, with at least eight steps
-    per epoch; on a CPU about 8 tiles in all.
+    On a GPU it is the largest that fits, found by trial steps on blank tiles, that still leaves
+    eight steps per epoch; on a CPU it is about 8 tiles in all.
 
     Parameters
     ----------
@@ -73,15 +73,15 @@ def find_batch_size(
     config : Config
     device : torch.device
     precision : callable
-        Gives the context in which the network computes.
+        Returns the autocast context of the forward pass.
     processes : int
-        That share a step.
+        Number of processes that share a step.
     """
     parts = processes * config.train.accumulate
     if device.type == "cpu":
         return parts * max(_ON_CPU // parts, 1)
     most = max(len(tileset.of("train")) // _STEPS, 2) // parts
-    # By index, since this function rejects a device without one, unlike others.
+    # By index, since this function of torch rejects a device without one.
     torch.cuda.set_per_process_memory_fraction(_USED, device.index)
     try:
         return parts * power_of_two(

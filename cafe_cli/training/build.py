@@ -1,4 +1,4 @@
-"""Builds the network and the optimiser of a run; the learning rate schedule."""
+"""Build the network, the optimiser and the learning rate schedule of a training run."""
 
 import math
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Ten
         state.setdefault(int(index), {})[name] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in state.items():
-        # In the memory format of the weights, so that sums are rounded as before the interruption.
+        # Sums round as before the interruption only in the memory format of the weights.
         like = torch.empty_like(parameters[number], device="cpu")
         state[number] = {
             name: like.clone().copy_(value) if value.shape == like.shape else value

@@ -105,7 +105,7 @@ def line_of(records: Sequence[EpochRecord], column: str, name: str = "", color: 
 
 
 def lines_of(records: Sequence[EpochRecord], wanted: Sequence[str]) -> list[Line]:
-    """Return those columns of the history that any record has."""
+    """Return a line for each wanted column that occurs in the history."""
     known = columns(records)
     return [line_of(records, column) for column in wanted if column in known]
 
@@ -179,13 +179,13 @@ def _plot(axes: Axes, chart: Chart) -> None:
 
 
 def _lone_points(values: Sequence[float]) -> list[int]:
-    """Return the places of values without a neighbour: no line is drawn there."""
+    """Return the indices of values between two NaN, which a line plot would not show."""
     known = [False, *(not math.isnan(v) for v in values), False]
     return [i for i in range(len(values)) if known[i : i + 3] == [False, True, False]]
 
 
 def _thinned(count: int) -> list[int]:
-    """Return the places of the points to draw, the last one among them."""
+    """Return the indices of at most about 400 evenly spaced points, including the last."""
     step = math.ceil(count / _POINTS)
     return sorted({*range(0, count, step), count - 1})
 
@@ -270,7 +270,7 @@ def _write_tensorboard(
 
     step = record.step
     try:
-        # Hides what a killed run logged for this epoch and later ones.
+        # purge_step hides what a killed run logged for this epoch and later ones.
         with SummaryWriter(str(folder), purge_step=step) as writer:
             for name, value in record.as_row().items():
                 if (prefix := group(name)) and math.isfinite(value):

@@ -23,8 +23,8 @@ _IOU, _F1 = "iou_", "f1_"  # prefixes of the columns of a class
 class EpochRecord:
     """One epoch of a training run.
 
-    What a run did not measure is None or missing: scores without validation tiles, figures that
-    earlier versions of cafe did not write.
+    Values that a run did not measure are None or missing: scores without validation tiles, columns
+    that earlier versions of cafe did not write.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ def _by_class(row: Mapping[str, float], prefix: str) -> dict[str, float]:
 
 
 def group(column: str) -> str:
-    """Return what a column is about: ``validation``, ``engine``, ``train``; empty for a counter."""
+    """Return the group of a column: ``validation``, ``engine``, ``train``; empty for a counter."""
     if column in _COUNTERS:
         return ""
     if column in _ENGINE:
@@ -129,12 +129,12 @@ def to_csv(records: Sequence[EpochRecord]) -> str:
 
 
 def read_history(path: Path) -> list[EpochRecord]:
-    """Read what `to_csv` wrote.
+    """Read a history that `to_csv` wrote.
 
     Raises
     ------
     InputError
-        It cannot be read, or holds something else than numbers.
+        The file cannot be read, or holds something else than numbers.
     """
     try:
         rows = read_csv(path).records()

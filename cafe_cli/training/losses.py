@@ -60,12 +60,12 @@ def pyramid_loss(
     Parameters
     ----------
     outputs : list of Tensor
-        Logits (B, K, h, w), each at the scale of its head, see `Outputs`.
+        Logits (B, K, h, w), each at the scale of its head, see `CaFE.training_outputs`.
     labels : Tensor
         (B, H, W) int64, 255 where there is none; sampled at the pixel centres of each scale.
     class_weights : Tensor, optional
         (K,) float32, factors on the loss of a pixel. The sum is divided by the number of pixels,
-        so give weights that average 1 over the training pixels.
+        so the weights should average 1 over the training pixels.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def pyramid_loss(
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return the divergence of the student from the teacher, which gets no gradient from it.
+    """Return the KL divergence of the student from the detached teacher.
 
     Parameters
     ----------

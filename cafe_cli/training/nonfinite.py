@@ -1,4 +1,4 @@
-"""Which tiles of a batch made the loss NaN or infinite."""
+"""Find the tiles of a batch that made the loss NaN or infinite."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ def find_nonfinite_losses(
 ) -> list[int]:
     """Return the positions in a batch of the tiles whose own loss is not finite.
 
-    The list is empty if all are finite, and if a tile cannot be computed on its own.
+    The list is empty if all losses are finite, or if a single tile cannot be computed on its own.
     """
     losses.eval()
     found = []

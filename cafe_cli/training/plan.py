@@ -1,4 +1,4 @@
-"""What a training run will do: all checks before it begins, for the run and for its dry run."""
+"""The plan of a training run: all checks before it begins, for the run and for its dry run."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -29,12 +29,12 @@ class TrainPlan:
     Attributes
     ----------
     folder : Path
-        Of the tile set.
+        Folder of the tile set.
     tileset : TileSet
     output : Path
         Folder of the run.
     config : Config
-        That of the run to go on with, on a resume.
+        On a resume, with the batch size of the run to continue.
     processes : ProcessPlan
     resume : bool
     """
@@ -56,7 +56,7 @@ class TrainPlan:
 
     @property
     def warnings(self) -> list[str]:
-        """What will not stop the run, but may disappoint."""
+        """Warnings about settings and tiles that may make the result poor."""
         return preflight.warnings(self.folder, self.tileset, self.config.train)
 
 
@@ -70,13 +70,13 @@ def plan(
     overwrite: bool = False,
     capture_errors: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> TrainPlan:
-    """Check what can be checked before any process is started; parameters as those of `train`.
+    """Check a run before any process is started; other parameters as those of `train`.
 
     Parameters
     ----------
     capture_errors : callable
-        Called with a path, gives the context of a check that does not depend on the others. A dry
-        run passes one that keeps the error and goes on.
+        Called with a path, returns the context of a check that no later check depends on. A dry
+        run passes one that records the error and goes on.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def plan(
         See `train`.
     """
     with capture_errors(str(output)):
-        # The first process creates the folder, perhaps before another one comes here.
+        # Rank 0 creates the folder, perhaps before another process gets here.
         if not resume and processes.is_first():
             preflight.check_output(output, tileset_folder, overwrite)
     planned = processes.plan(device, config.train)
@@ -103,7 +103,7 @@ def settle_batch_size(
     autocast: Callable[[], AbstractContextManager[object]],
     agree: Callable[[int], int] = int,
 ) -> TrainPlan:
-    """Replace ``batch_size = "auto"`` by what fits, and check that batches can be normalised.
+    """Replace ``batch_size = "auto"`` by the size that fits; check that BatchNorm can work on it.
 
     Parameters
     ----------
@@ -111,10 +111,10 @@ def settle_batch_size(
     device : torch.device
         Of this process.
     autocast : callable
-        Gives the context in which the network computes.
+        Returns the autocast context of the forward pass.
     agree : callable
         Takes the batch size that fits on this process's device, and returns the one that fits on
-        those of all processes.
+        the devices of all processes.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def dry_run(
 ) -> findings.Report:
     """Check what `train` would and estimate time and disk space; parameters as there.
 
-    Nothing is trained: the time of a step is that of two blank tiles, forward and backward.
+    Nothing is trained: the time is estimated from forward and backward passes of two blank tiles.
     """
     report = findings.Report("train")
     with report.capture_errors(str(tileset_folder)):

@@ -9,7 +9,7 @@ from cafe_cli.training.data.augment import crop_side
 
 
 def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
-    """Refuse an output that exists, or that is not the folder of a run when it is to be replaced.
+    """Refuse an existing output without `overwrite`, and one that is not the folder of a run.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def check_tiles(folder: Path, tileset: TileSet) -> None:
     Raises
     ------
     InputError
-        It has no training tile, none of their pixels has a label, or a raster that a virtual tile
+        There is no training tile, no training pixel has a label, or a raster that a virtual tile
         set refers to has changed.
     """
     training = len(tileset.of("train"))
@@ -75,7 +75,7 @@ def check_shares(training: int, settings: TrainSettings, processes: int) -> None
 
 
 def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: int) -> None:
-    """Refuse one tile of `STRIDE` pixels at a time: BatchNorm would get a single value.
+    """Refuse batches of one crop of `STRIDE` pixels: BatchNorm would get one value per channel.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
 
 
 def warnings(folder: Path, tileset: TileSet, settings: TrainSettings) -> list[str]:
-    """Return warnings about what may make the result poor."""
+    """Return warnings about settings and tiles that may make the result poor."""
     found = []
     training, validation = len(tileset.of("train")), len(tileset.of("validation"))
     if not validation:

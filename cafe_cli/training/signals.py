@@ -10,14 +10,14 @@ from types import FrameType
 
 log = logging.getLogger("cafe")
 
-# Schedulers send the other two before they kill.
+# Schedulers send SIGTERM or SIGUSR1 some time before SIGKILL.
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if name in dir(signal)
 ]
 
 
 class StopReason(IntEnum):
-    """Why to stop training. Processes agree on the largest of their values, the most urgent one."""
+    """Why to stop training. Processes agree on the largest value (all-reduce), the most urgent."""
 
     NONE = 0
     TIME_LIMIT = 1
@@ -65,7 +65,7 @@ def _signals_handled_by(handler: Callable[[int, FrameType | None], None]) -> Ite
     try:
         for number in _SIGNALS:
             before[number] = signal.signal(number, handler)
-    except ValueError:  # Not in the main thread: whoever called `train` handles signals.
+    except ValueError:  # only the main thread may set handlers: leave signals to the caller
         before = {}
     try:
         yield

@@ -20,7 +20,7 @@ _FREE = {
         "workers",
     },
 }  # fmt: skip
-"""Settings that may change on a resume: they alter no number, or only its last digits, or when the
+"""Settings that may change on a resume: they alter results at most by rounding, or only when the
 run ends."""
 
 
@@ -60,12 +60,12 @@ class TrainState:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainState":
-        """Read what `as_json` returned; what it lacks is newer than the checkpoint."""
+        """Read what `as_json` returned; fields that it lacks are newer: they get defaults."""
         history = [EpochRecord.from_row(row) for row in values["history"]]
         return cls(**{**values, "history": history})
 
     def close_epoch(self, record: EpochRecord, score: float) -> bool:
-        """Append the record of an epoch; return whether `score` (or NaN) is the best."""
+        """Append the record of an epoch; return whether its score (NaN for none) is the best."""
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         # Without a score the last epoch is the best, unless an earlier one had a score.
@@ -76,7 +76,7 @@ class TrainState:
         return better
 
     def why_ended(self, settings: TrainSettings) -> str | None:
-        """Return why no epoch is left to train: "" if all are done; None if there are more."""
+        """Return why training is over, "" if all epochs are done; None if it is not over."""
         if self.epoch >= settings.epochs:
             return ""
         if settings.patience and self.stale >= settings.patience:
@@ -105,12 +105,12 @@ def check_settings(
 ) -> None:
     """Refuse to resume with other settings.
 
-    A setting that `before` lacks is newer than the run; its default is what was done before.
+    A setting that `before` lacks is newer than the run, which then used its default.
 
     Raises
     ------
     TrainingError
-        It names the first setting that differs.
+        A setting differs; the message names the first.
     """
     unset = fixed_settings(Config(), tileset)
     for key, now in fixed_settings(config, tileset).items():
@@ -128,24 +128,24 @@ def with_batch_size(config: Config, size: int) -> Config:
 
 
 def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
-    """Check the config of a run to resume, and replace ``batch_size = "auto"`` by what was found.
+    """Check the config of a run to resume; replace ``batch_size = "auto"`` by its size.
 
     Parameters
     ----------
     path : Path
         The run's last checkpoint.
     config : Config
-        Of now.
+        The current one.
     tileset : TileSet
 
     Raises
     ------
     InputError
-        There is no checkpoint to go on from.
+        There is no checkpoint.
     ModelFileError
-        It is damaged.
+        The checkpoint is damaged.
     TrainingError
-        It is of a run with other settings.
+        The run had other settings.
     """
     if not path.exists():
         raise InputError(f"cannot resume: {path.parent} holds no {path.name}")

@@ -20,7 +20,7 @@ from cafe_cli.training.distributed import sync_batchnorm
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.losses import training_loss
 
-_SEEDS = 1_000_003  # steps of a run whose seeds differ from those of a run with another seed
+_SEEDS = 1_000_003  # factor of a run's seed; runs of fewer steps share no seed of a step
 
 
 class NotFiniteError(TrainingError):
@@ -28,7 +28,7 @@ class NotFiniteError(TrainingError):
 
 
 class PendingStep(NamedTuple):
-    """A step whose gradients a GPU may still be computing.
+    """A step whose backward pass may still be running on a GPU.
 
     Attributes
     ----------
@@ -75,11 +75,11 @@ class LossModule(nn.Module):
 class Step:
     """Computes gradients of batches and updates the weights.
 
-    A step is the same whether the tiles of a batch are computed at once, in parts one after the
-    other (gradient accumulation, `TrainSettings.accumulate`) or by several processes: each part is
-    weighted by its share of the labelled pixels. Three things differ: the coarse heads of the
-    pyramid, which see a subsample of the labels, are weighted by the pixels of the finest; Dice is
-    that of a part; and batch normalisation sees the parts that are computed at the same time.
+    A step is the same whether a batch is computed at once, in parts one after the other (gradient
+    accumulation, `TrainSettings.accumulate`) or by several processes: each part is weighted by its
+    share of the labelled pixels. Three things differ: the coarse heads of the pyramid, which see a
+    subsample of the labels, are weighted by the labelled pixels of the finest; Dice is computed per
+    part; and BatchNorm statistics cover only the parts computed at the same time.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Step:
             encoder.train(not frozen)
 
     def _wrap(self, frozen: bool) -> None:
-        """Wrap the network for the all-reduce of the gradients of what is to be trained."""
+        """Freeze or unfreeze the encoders, then wrap the network in DistributedDataParallel."""
         self._frozen = frozen
         for encoder in encoders(self.network):
             encoder.requires_grad_(not frozen)
@@ -131,11 +131,11 @@ class Step:
         return learning_rate(step, self._total, self._settings)
 
     def __call__(self, batch: Sample, step: int) -> dict[str, float]:
-        """Take a step: `backward` and `update`."""
+        """Take a step: call `backward` and `update`."""
         return self.update(self.backward(batch, step))
 
     def backward(self, batch: Sample, step: int) -> PendingStep:
-        """Compute the gradients of a step; on a GPU this returns before they are there.
+        """Start the backward pass of a step; on a GPU this returns before it has finished.
 
         Parameters
         ----------
@@ -162,8 +162,8 @@ class Step:
         Raises
         ------
         NotFiniteError
-            The loss or the norm of the gradient is not finite; in all processes. The weights are
-            unchanged.
+            The loss or the norm of the gradient is not finite; raised in all processes. The weights
+            are unchanged.
         """
         found = self._processes.sum(torch.stack(list(pending.losses.values()))).tolist()
         losses = dict(zip(pending.losses, found, strict=True))
@@ -183,7 +183,7 @@ class Step:
         for number, (part, share) in enumerate(zip(parts, pixels / everywhere, strict=True)):
             with self._no_sync(number + 1 < len(parts)):
                 losses = self._loss_module(part)
-                # DistributedDataParallel averages the gradients; their sum is wanted.
+                # DistributedDataParallel averages the gradients; times `world`, that is their sum.
                 self._fabric.backward(losses["total"] * (share * self._processes.world))
             self._never_synced = False
             for name, value in losses.items():
@@ -193,21 +193,21 @@ class Step:
     def _no_sync(self, more_parts: bool) -> AbstractContextManager[object]:
         """Skip the all-reduce of gradients (no_sync) while more parts of the step are to come.
 
-        The first backward pass has to do it all the same: with a static graph it is where
+        The first backward pass must not skip it: with a static graph, that is where
         DistributedDataParallel learns which parameters get gradients.
         """
         enabled = more_parts and not self._never_synced
         return self._fabric.no_backward_sync(self._loss_module, enabled=enabled)
 
     def _all_reduce(self, pixels: Tensor) -> Tensor:
-        """Sum labelled pixels over the processes, on their devices: the host does not wait."""
+        """Sum labelled pixels over the processes on their devices, without blocking the host."""
         if self._processes.world > 1:
             # Fabric.all_reduce has a barrier first, at which hosts wait for their GPUs.
             dist.all_reduce(pixels)
         return pixels
 
     def _clip(self) -> Tensor:
-        """Clip the norm of the gradient; return what it was, or 0 without clipping."""
+        """Clip the gradient norm; return the norm before clipping, or 0 without clipping."""
         if not (limit := self._settings.clip):
             return torch.zeros(())
         return nn.utils.clip_grad_norm_(self.network.parameters(), limit)
@@ -221,7 +221,7 @@ def split_batch(batch: Sample, parts: int) -> list[Sample]:
 
 
 def compile_encoders(network: CaFE) -> None:
-    """Mark the encoders for torch.compile, which takes minutes when they first run.
+    """Set up torch.compile for the encoders; compiling takes minutes in their first forward pass.
 
     Raises
     ------
@@ -241,6 +241,6 @@ def compile_encoders(network: CaFE) -> None:
 
 
 def encoders(network: CaFE) -> list[nn.Module]:
-    """Return the encoders of a network: two, or one without heights."""
+    """Return the encoders of a network: optical and, if it takes heights, height."""
     names = ("optical_encoder", "height_encoder")
     return [getattr(network, name) for name in names if hasattr(network, name)]

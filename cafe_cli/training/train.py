@@ -1,8 +1,8 @@
 """``cafe train``: the loop over the epochs of a training run.
 
 All randomness is a function of the seed and the step: the order of the tiles, crops, augmentation,
-dropout. A run that was interrupted and resumed therefore goes through the same states, and leaves
-the same history, as one that was not.
+dropout. An interrupted and resumed run therefore goes through the same states, and leaves the same
+history, as an uninterrupted run.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class TrainCallbacks:
-    """Functions to call after each step (steps done, in all, loss) and epoch (record, is best)."""
+    """Called after each step (steps done, total steps, loss) and each epoch (record, is best)."""
 
     step: Callable[[int, int, float], None] = lambda step, total, loss: None
     epoch: Callable[[EpochRecord, bool], None] = lambda record, best: None
@@ -53,13 +53,13 @@ def train(
     Parameters
     ----------
     tileset_folder : Path
-        Made by ``cafe tile``.
+        Tile set made by ``cafe tile``.
     output : Path
         Folder of the run: ``best.safetensors``, its ``scores.json`` and ``validation.csv``,
         ``last.safetensors``, ``history.csv``, ``tensorboard/``, ``curves.png``, ``report.html``,
         ``config.toml``.
     config : Config
-        ``[model]`` and ``[train]`` count; on `resume` they have to be those of the run.
+        Only ``[model]`` and ``[train]`` are used; on `resume` they have to be those of the run.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     resume : bool
@@ -72,21 +72,21 @@ def train(
     Returns
     -------
     ModelCard
-        Of the epoch with the best score on the validation tiles, of the last epoch without such
-        tiles. After a time limit, of the best epoch so far.
+        That of the epoch with the best score on the validation tiles (of the last epoch without
+        such tiles); after a time limit, of the best epoch so far.
 
     Raises
     ------
     ConfigError
-        A device that is not there, a batch that cannot be divided among the processes, or settings
-        that do not fit the tile set.
+        The device does not exist, the batch cannot be divided among the processes, or settings do
+        not fit the tile set.
     InputError
-        No tile set, one without training tiles, or a damaged tile.
+        There is no tile set, it has no training tiles, or a tile is damaged.
     OutputError
-        `output` exists and neither `resume` nor `overwrite` is set, or it is not a run; a full
-        disk, which leaves the previous checkpoint as it was.
+        `output` exists and neither `resume` nor `overwrite` is set, or it is not a run; or the
+        disk is full, which leaves the previous checkpoint as it was.
     TrainingError
-        A loss that is not finite, too little memory, or a resume with other settings.
+        The loss is not finite, memory is too small, or the settings of a resumed run differ.
     RunInterruptedError
         Ctrl-C, or a signal to end; the state is saved.
     """
@@ -101,7 +101,7 @@ def train(
         with watch_for_stop(config.train.time_limit, started) as stop:
             ended = _loop(run, report if report and team.first else TrainCallbacks(), stop)
         with team.sync_errors():
-            # Also for a run that was over before: it may have been killed before its report.
+            # Also on a resume of a finished run, which may have been killed before its report.
             if team.first and run.state.history:
                 run.write_report(ended)
     return model_file.read_card(output / BEST)
@@ -123,7 +123,7 @@ def _set_up(planned: TrainPlan, team: Processes) -> TrainingRun:
 
 
 def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], StopReason]) -> str:
-    """Train until there is a reason to stop; return it in words, "" if all epochs are done."""
+    """Train until there is a reason to stop; return that reason, "" if all epochs are done."""
     while (ended := run.state.why_ended(run.config.train)) is None:
         with _errors_explained(run.config, stop):
             reason = run.train_epoch(report.step, stop)
@@ -141,7 +141,7 @@ def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], StopReaso
 
 @contextmanager
 def _errors_explained(config: Config, stop: Callable[[], StopReason]) -> Iterator[None]:
-    """Translate torch's errors of memory and of its compiler into what to do about them."""
+    """Translate torch's out-of-memory and compiler errors into messages that say what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -149,7 +149,7 @@ def _errors_explained(config: Config, stop: Callable[[], StopReason]) -> Iterato
             raise TrainingError(_out_of_memory_message(config)) from error
         if not (config.train.compile and isinstance(error, TorchDynamoException)):
             raise
-        if stop() == StopReason.SIGNAL:  # a Ctrl-C in a terminal ends the compiler's process, too
+        if stop() == StopReason.SIGNAL:  # Ctrl-C interrupts the compiler's process, too
             raise KeyboardInterrupt from error
         raise TrainingError(
             f"torch.compile failed ({first_line(error)}): go on with --resume --set "
@@ -158,19 +158,19 @@ def _errors_explained(config: Config, stop: Callable[[], StopReason]) -> Iterato
 
 
 def _break_off(run: TrainingRun, reason: StopReason) -> str:
-    """Save a run that is to be resumed."""
+    """Save a run to be resumed; raise on a signal, return the reason after a time limit."""
     done = f"at step {run.done} of {run.total}; go on with --resume -o {run.output}"
     if reason == StopReason.SIGNAL:
         run.save_for_later()
         raise run.processes.ending(RunInterruptedError(f"stopped {done}"))
-    # After a time limit there is a model, even if it is of a part of the first epoch.
+    # A time limit always leaves a model, even within the first epoch.
     run.save_for_later(model=not run.state.history)
     log.info("the time is up %s", done)
     return f"the time was up at step {run.done} of {run.total}"
 
 
 def _out_of_memory_message(config: Config) -> str:
-    """Name the settings that take less memory."""
+    """Return a message that names the settings that reduce memory."""
     settings = config.train
     ways = [
         f"lower train.batch_size (now {settings.batch_size})",

@@ -47,7 +47,7 @@ class TrainingRun:
     planned : TrainPlan
         With a settled batch size.
     processes : Processes
-        That share the run.
+        The processes that share the run.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class TrainingRun:
         size = planned.batch_size
         ranks = (processes.rank, processes.world)
         self._batches = BatchSampler(len(self._tiles), size, settings.seed, *ranks)
-        # Validate as many tiles at a time as training has in memory.
+        # Validate with the batch size that training has in memory at a time.
         share = max(size // (processes.world * settings.accumulate), 1)
         self._order = batches_in_order(len(self._validation_tiles), share, *ranks)
         self._watched = examples.choose_watched(len(self._validation_tiles), processes.world)
@@ -103,7 +103,7 @@ class TrainingRun:
         return self.state.why_ended(self.config.train) is not None
 
     def create(self) -> None:
-        """Create the folder, with a checkpoint for a run that is killed in its first epoch."""
+        """Create the folder with a checkpoint, for a run that is killed in its first epoch."""
         if not self.processes.first:
             return
         try:
@@ -129,13 +129,13 @@ class TrainingRun:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
         if self.processes.first and self.state.history:
-            # A run killed right after it wrote the checkpoint lacks the row of that epoch.
+            # A run killed right after it wrote the checkpoint lacks that epoch in history.csv.
             write_history(self.output, self.state.history, self._classes)
 
     def train_epoch(
         self, on_step: Callable[[int, int, float], None], stop: Callable[[], StopReason]
     ) -> StopReason:
-        """Train the rest of the current epoch; return why it stopped before its end, if it did."""
+        """Train the rest of the current epoch; return the reason if it stops before its end."""
         state = self.state
         self._batches.epoch, self._batches.start = state.epoch, state.batch
         self.step.begin_epoch(state.epoch)
@@ -164,7 +164,7 @@ class TrainingRun:
             raise self.processes.ending(explained) from error
 
     def _explain_nonfinite(self, batch: Batch) -> str:
-        """Name the tiles that made the loss NaN or infinite, or say what else to do."""
+        """Return the tiles that made the loss NaN or infinite, or else remedies, for a message."""
         wrong = self._describe(batch, nonfinite.find_nonfinite_inputs(batch.sample))
         if wrong:
             return (
@@ -187,7 +187,7 @@ class TrainingRun:
         )
 
     def _describe(self, batch: Batch, positions: Sequence[int]) -> list[str]:
-        """Describe tiles of the batches of all processes; each names those of its own batch."""
+        """Describe tiles, given by position in this process's batch; gather from all processes."""
         own = [self._tiles[batch.keys[position].tile] for position in positions]
         return self.processes.gather(nonfinite.describe_tiles(own))
 
@@ -205,7 +205,7 @@ class TrainingRun:
         better = self.state.close_epoch(record, math.nan if result is None else result.miou)
         with self.processes.sync_errors():
             if self.processes.first:
-                # `best` first: a run killed before `last` is written repeats the epoch, and `best`.
+                # `best` first: a run killed before `last` is written repeats the epoch.
                 if better:
                     self.save_best(result, counted)
                 self.save_last(result)
@@ -213,7 +213,7 @@ class TrainingRun:
         return record, better
 
     def _record(self, result: Scores | None) -> EpochRecord:
-        """Return the losses and scores of the epoch that has just been trained."""
+        """Return the record of the epoch that has just been trained."""
         batches, epoch = len(self._batches), self.state.epoch + 1
         record = EpochRecord(
             epoch=epoch,
@@ -252,8 +252,8 @@ class TrainingRun:
     def save_for_later(self, model: bool = False) -> None:
         """Write a checkpoint in the middle of an epoch; with `model` a model for inference, too.
 
-        That model is not recorded as the best, so the next epoch replaces it: a run that is resumed
-        leaves what an uninterrupted one would have left.
+        That model is not recorded as the best, so the next epoch replaces it: a resumed run leaves
+        the same files as an uninterrupted run.
         """
         found = self.validate() if model else None
         with self.processes.sync_errors():

@@ -16,14 +16,14 @@ from cafe_cli.training.distributed.processes import Processes
 
 
 class ValidationAccumulator:
-    """Counts the pixels of validation tiles as they are predicted.
+    """Accumulates the confusion matrices of the validation tiles.
 
     Parameters
     ----------
     tiles : sequence of Tile
-        The validation tiles; their places in it are their numbers.
+        The validation tiles; a tile's number is its index here.
     classes : int
-        How many there are.
+        Number of classes.
     watched : collection of int
         Numbers of the tiles whose predictions are kept.
 
@@ -47,7 +47,7 @@ class ValidationAccumulator:
         self._wanted = frozenset(watched)
 
     def add(self, numbers: Sequence[int], labels: Tensor, predicted: Tensor) -> None:
-        """Count a batch.
+        """Add the confusion matrices of a batch.
 
         Parameters
         ----------
@@ -59,7 +59,7 @@ class ValidationAccumulator:
         Raises
         ------
         LabelError
-            Labels that are neither a class nor 255.
+            A label is neither a class nor 255.
         """
         self._check(numbers, labels)
         each = confusions(labels, predicted, len(self.counts))
@@ -104,14 +104,14 @@ def validate(
     counted: ValidationAccumulator,
     processes: Processes,
 ) -> None:
-    """Predict and count this process's `batches`, then sum `counted` over all processes.
+    """Predict and count this process's `batches`, then all-reduce the counts.
 
     Raises
     ------
     InputError, LabelError
-        A tile that cannot be read, or used; in all processes.
+        A tile cannot be read or used; raised in all processes.
     """
-    # Not through DistributedDataParallel, which needs equally many batches in all processes.
+    # Bypass DistributedDataParallel, which needs equally many batches in all processes.
     network.eval()
     with processes.sync_errors(), torch.inference_mode(), processes.fabric.autocast():
         for batch in batches:

@@ -1,1 +1,1 @@
-"""Vector files: reading features, reprojecting and rasterizing them, the area of interest."""
+"""Vector files: reading, reprojecting and rasterizing features, and the area of interest."""

@@ -1,4 +1,4 @@
-"""The area of interest: which pixels of a scene are wanted."""
+"""The area of interest (AOI): the pixels of a scene inside polygons or a bounding box."""
 
 import hashlib
 import math
@@ -18,14 +18,14 @@ from cafe_cli.vector.features import READ_ERRORS, find_layer, read_features
 from cafe_cli.vector.geometry import Geometries, single_parts, subdivide
 from cafe_cli.vector.rasterize import rasterize_indices
 
-_BLOCK = 2048  # pixels; side of what is rasterized at once, which bounds memory
+_BLOCK = 2048  # pixels; side of the blocks rasterized at once, which bounds memory
 _CELL = 32  # pixels; side of the cells that tell which windows may hold wanted pixels
-_CELLS = 1_000_000  # about so many at most
+_CELLS = 1_000_000  # upper limit of the number of cells, about
 
 
 @dataclass(frozen=True, eq=False)
 class _Limit:
-    """Polygons on a scene; `bounds` are those of all of them, in pixels."""
+    """A set of polygons on a scene; `bounds` encloses all of them, in pixels."""
 
     name: str
     bounds: Bounds
@@ -44,9 +44,9 @@ class _Limit:
 
 @dataclass(frozen=True, eq=False)
 class _Survey:
-    """What is found by looking at every pixel of a scene once; see `Area`.
+    """The result of rasterizing the limits over a whole scene once; see `Area`.
 
-    In `cells`, (rows, columns), squares of `side` pixels are True that hold wanted pixels.
+    In `cells`, (rows, columns), a square of `side` pixels is True if it holds wanted pixels.
     """
 
     extent: Window
@@ -61,25 +61,25 @@ class Area:
 
     Immutable, so threads may share it. A limit is a set of polygons; a pixel is inside it when any
     of the polygons holds its centre. Ground that one polygon encloses twice is outside (even-odd
-    rule), as it is with labels.
+    rule), as in vector labels.
 
     Parameters
     ----------
     scene : Window
-        All of its pixels.
+        The whole scene.
     limits : tuple
-        Without any, all pixels are wanted.
+        Without limits, all pixels are wanted.
     name : str
-        The scene in errors.
+        Name of the scene in errors.
 
     Attributes
     ----------
     extent : Window
-        The smallest window with all wanted pixels.
+        The smallest window that holds all wanted pixels.
     pixels : int
         Number of wanted pixels, at least one.
     key : str
-        ``whole``, or else a hash of the wanted pixels, whatever polygons they come from.
+        ``whole``, or a hash of the wanted pixels, which does not depend on how they were given.
 
     Raises
     ------
@@ -104,7 +104,7 @@ class Area:
 
     @classmethod
     def whole(cls, grid: Grid) -> "Area":
-        """Return the area that is all of a scene."""
+        """Return the area of a whole scene."""
         return cls(grid.extent)
 
     @classmethod
@@ -113,7 +113,7 @@ class Area:
     ) -> "Area":
         """Return the area inside single polygons in pixel coordinates, (N,).
 
-        In errors, `source` is where they come from and `name` the scene.
+        In errors, `source` names the origin of the polygons and `name` the scene.
 
         Raises
         ------
@@ -135,19 +135,19 @@ class Area:
         grid : Grid
             That of the scene.
         layer : str, optional
-            None where only one may hold polygons.
+            May be None if only one layer may hold polygons.
         name : str
             The scene in errors.
 
         Raises
         ------
         InputError
-            The file is missing or damaged; it has no polygons, not the layer, or several.
+            The file is missing or damaged; it has no polygons, lacks the layer, or has several.
         GridError
-            A CRS on one side only, no transformation, or no pixel of the scene inside.
+            Only file or scene has a CRS, there is no transformation, or no pixel lies inside.
         """
         source = find_layer(path, layer or _only_layer(path))
-        attribute = next(iter(source.columns), None)  # any one: its values are not used
+        attribute = next(iter(source.columns), None)  # any attribute: its values are not used
         drawn = read_features(path, grid, attribute, source.name, name=name).geometries
         return cls.within(_polygons(path, drawn, name), grid, path, name=name)
 
@@ -164,28 +164,28 @@ class Area:
         grid : Grid
             That of the scene.
         crs : str, optional
-            Of the bounds, in which the edges are straight; that of the scene if None. For a scene
-            without CRS, bounds are in the units of its transform, or pixels.
+            CRS of the bounds, in which the edges are straight; that of the scene if None. For a
+            scene without CRS, bounds are in the units of its transform, or pixels.
         name : str
             The scene in errors.
 
         Raises
         ------
         ConfigError
-            Bounds that are no box, or a CRS that is not known.
+            The bounds are not a box, or the CRS is unknown.
         GridError
-            A CRS for a scene without one, no transformation, or no pixel of the scene inside.
+            The scene has no CRS but the box has, there is no transformation, or no pixel inside.
         """
         box, polygons = bbox_polygons(bounds, grid, crs, name=name)
         return cls.within(polygons, grid, box, name=name)
 
     def intersection(self, other: "Area", *, name: str = "the scene") -> "Area":
-        """Return the area that two areas of one scene share.
+        """Return the intersection of two areas of one scene.
 
         Raises
         ------
         GridError
-            They share no pixel.
+            The areas share no pixel.
         ValueError
             Their scenes differ in size.
         """
@@ -203,7 +203,7 @@ class Area:
         return mask
 
     def touches(self, window: Window) -> bool:
-        """Whether a window may hold wanted pixels: False is certain, True is to a cell's size."""
+        """Whether a window may hold wanted pixels: False is certain, True accurate to a cell."""
         inside = window.intersection(self.extent)
         if inside is None or self._survey is None:
             return inside is not None
@@ -219,7 +219,7 @@ def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
 
 
 def _survey(scene: Window, limits: tuple[_Limit, ...]) -> _Survey:
-    """Rasterize a scene block by block, and keep what there is to know about its wanted pixels."""
+    """Rasterize the limits over the scene block by block; record count, extent and cells."""
     side = max(_CELL, math.isqrt(scene.width * scene.height // _CELLS))
     cells = np.zeros((-(-scene.height // side), -(-scene.width // side)), bool)
     digest, pixels, extents = hashlib.sha256(), 0, []
@@ -240,13 +240,13 @@ def _survey(scene: Window, limits: tuple[_Limit, ...]) -> _Survey:
 
 
 def _cells(window: Window, side: int) -> tuple[slice, slice]:
-    """Return the cells, squares of `side` pixels, that a window has a share in."""
+    """Return the cells, squares of `side` pixels, that a window intersects."""
     rows, columns = (slice(s.start // side, -(-s.stop // side)) for s in window.slices())
     return rows, columns
 
 
 def _only_layer(path: str) -> str | None:
-    """Return the one layer that may hold polygons; None leaves it to the reader to complain."""
+    """Return the only layer that may hold polygons; if None, `read_features` raises the error."""
     try:
         rows = pyogrio.list_layers(path).tolist()
     except READ_ERRORS:
@@ -280,7 +280,7 @@ def _polygons(path: str, geometries: Geometries, name: str) -> Geometries:
 
 
 def _empty(limits: tuple[_Limit, ...], scene: Window, name: str) -> GridError:
-    """Return the error for limits that no pixel centre lies in."""
+    """Return the error for limits that hold no pixel centre."""
     if len(limits) > 1:
         names = " and ".join(limit.name for limit in limits)
         return GridError(f"{names} share no pixel of {name}; give one of them, or others")

@@ -17,16 +17,16 @@ _DEGREES = "EPSG:4326"
 def bbox_polygons(
     bounds: Bounds, grid: Grid, crs: str | None = None, *, name: str = "the scene"
 ) -> tuple[str, Geometries]:
-    """Return what to call a bounding box in errors, and its polygons in pixels, (N,).
+    """Return the name of a bounding box for errors, and its polygons in pixels, (N,).
 
     See `cafe_cli.vector.area_of_interest.Area.from_bbox` for the parameters.
 
     Raises
     ------
     ConfigError
-        Bounds that are no box, or a CRS that is not known.
+        The bounds are not a box, or the CRS is unknown.
     GridError
-        A CRS for a scene without one, no transformation, or a box that does not overlap the scene.
+        The scene has no CRS but the box has, there is no transformation, or they do not overlap.
     """
     box = f"bbox {_numbers(bounds)}"
     _check_bounds(box, bounds)
@@ -65,7 +65,7 @@ def _bbox_crs(box: str, text: str | None, grid: Grid, name: str) -> CRS | None:
 
 
 def _no_overlap(box: str, crs: CRS | None, bounds: Bounds, grid: Grid, name: str) -> GridError:
-    """Return the error for a box that does not overlap a scene, with both in the CRS of the box."""
+    """Return the error for a box that misses a scene; it gives both in the CRS of the box."""
     covered = _covered(grid, crs)
     extent = f", which covers {_numbers(covered)}" if covered else ""
     return GridError(
@@ -75,7 +75,7 @@ def _no_overlap(box: str, crs: CRS | None, bounds: Bounds, grid: Grid, name: str
 
 
 def _remedy(bounds: Bounds, grid: Grid, crs: CRS | None) -> str:
-    """Return what to do: swap x and y or name EPSG:4326, where the box would overlap then."""
+    """Return the advice to swap x and y or to name EPSG:4326, if the box would overlap then."""
     left, bottom, right, top = bounds
     swapped = bottom, left, top, right
     if _overlap(swapped, _covered(grid, crs)):
@@ -93,7 +93,7 @@ def _overlap(bounds: Bounds, others: Bounds | None) -> bool:
 
 
 def _covered(grid: Grid, crs: CRS | None) -> Bounds | None:
-    """Return the bounds of a scene in another CRS, None where it has no place there."""
+    """Return the bounds of a scene in another CRS, None if they cannot be transformed."""
     try:
         left, bottom, right, top = grid.footprint_in(crs).bounds
     except GDAL_ERRORS:

@@ -1,4 +1,4 @@
-"""Reading the features of vector files that lie on a raster, in its pixel coordinates."""
+"""Read the features of vector files that intersect a raster, in its pixel coordinates."""
 
 import math
 import os
@@ -31,8 +31,6 @@ _SUFFIXES = (
 )  # fmt: skip
 READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
 _EDGE = 1e-3  # pixels
-_LATTICE = 65  # points along a side
-_LONGEST = 10_000_000  # steps of all features together; beyond, coordinates are no coordinates
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Layer:
-    """What is known of a layer of a vector file before its features are read."""
+    """Metadata of a layer of a vector file, known before its features are read."""
 
     path: str
     name: str
@@ -64,7 +62,7 @@ class Layer:
 
 
 def is_vector(path: str) -> bool:
-    """Whether a name has the suffix of a vector file; a GeoPackage is taken for vectors."""
+    """Whether a name has the suffix of a vector file; a GeoPackage is assumed to hold vectors."""
     plain = path.split("?")[0].rstrip("/").lower()
     return plain.endswith(_SUFFIXES)
 
@@ -85,22 +83,22 @@ def read_features(
     path : str
         A file, a URL or any name that GDAL opens as vectors, in any CRS.
     grid : Grid
-        That of the raster.
+        Grid of the raster.
     attribute, layer : str, optional
-        Names; may be None where there is only one. Without attributes every value is None.
+        Names; may be None if there is only one. Without attributes every value is None.
     name : str
-        The raster in errors.
+        Name of the raster in errors.
     required : bool
         Whether to raise an error if no feature intersects the raster.
 
     Raises
     ------
     InputError
-        The file is missing, damaged or holds no vectors, or not the layer.
+        The file is missing, damaged, holds no vectors or lacks the layer.
     LabelError
-        The layer has not the attribute, or several where none is named.
+        The layer lacks the attribute, or has several and none is named.
     GridError
-        A CRS on one side only, no transformation, or no feature that intersects the raster.
+        Only file or raster has a CRS, there is no transformation, or no feature intersects.
     """
     source = find_layer(path, layer)
     _check_crs(source, grid, name)
@@ -120,15 +118,15 @@ def read_features(
 def refuse_empty(
     path: str, grid: Grid, layer: str | None, name: str, *, gaps: bool = False
 ) -> None:
-    """Raise the error for a file without a feature that intersects a raster.
+    """Raise the error for a file none of whose features intersects a raster.
 
-    With `gaps`, only if the extents of file and raster are disjoint too, as with a wrong CRS: a map
-    may have a gap where the scene lies.
+    With `gaps`, raise it only if the extents of file and raster are disjoint, too, as with a wrong
+    CRS: a map may have a gap where the scene lies.
 
     Raises
     ------
     GridError
-        With both extents in the CRS of the raster where they are disjoint.
+        The message gives both extents in the CRS of the raster if they are disjoint.
     """
     source = find_layer(path, layer)
     bounds = _info(path, source.name, force_total_bounds=True)["total_bounds"]
@@ -234,7 +232,7 @@ def _find_column(source: Layer, attribute: str | None) -> str | None:
 def _read_layer(
     source: Layer, column: str | None, box: Bounds | None, name: str
 ) -> tuple[Geometries, list[AttributeValue]]:
-    """Read the features that intersect a box, without those that have no geometry."""
+    """Read the features with a geometry that intersect a box."""
     try:
         _, _, wkb, data = pyogrio.raw.read(
             source.path,
@@ -267,7 +265,7 @@ def _have_finite_coordinates(geometries: Geometries) -> NDArray[np.bool_]:
 
 
 def _attribute_value(value: object) -> AttributeValue:
-    """Return a value of a column as a number or a text; None for null, NaN and blanks."""
+    """Convert a value of a column to a number or a text; None for null, NaN and blanks."""
     if isinstance(value, float):
         whole = int(value) if value.is_integer() else value
         return None if math.isnan(value) else whole

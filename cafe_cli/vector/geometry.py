@@ -1,4 +1,4 @@
-"""Geometries in pixel coordinates: split into single parts, made valid, snapped, subdivided."""
+"""Split, repair, snap and subdivide geometries in pixel coordinates."""
 
 from typing import TypeAlias
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 Geometries: TypeAlias = NDArray[np.object_]
 
-# Snapping steps per pixel. Such binary fractions stay exact when shifted into a window, so that a
-# pixel does not depend on the window that it is rasterized in.
+# Snapping steps per pixel. Binary fractions stay exact when they are shifted into a window, so that
+# a pixel does not depend on the window in which it is rasterized.
 _STEPS = 65_536
-_VERTICES = 512  # of a piece; GDAL visits every vertex of a polygon for every row of a window
+_VERTICES = 512  # per piece; GDAL visits every vertex of a polygon for every row of a window
 
 
 def subdivide(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]:
@@ -49,7 +49,7 @@ def single_parts(geometries: Geometries) -> tuple[Geometries, NDArray[np.int64]]
 
 
 def make_valid(parts: Geometries) -> Geometries:
-    """Repair invalid geometries; what a polygon encloses twice is outside, as in rasterizing."""
+    """Repair invalid geometries by the even-odd rule, as in rasterizing."""
     parts, broken = parts.copy(), ~shapely.is_valid(parts)
     parts[broken] = shapely.make_valid(parts[broken])
     return parts
@@ -76,7 +76,7 @@ def _halves(parts: Geometries, source: NDArray[np.int64]) -> tuple[Geometries, N
     )
     halves = [shapely.intersection(parts, half) for half in boxes]
     found, index = single_parts(np.concatenate(halves))
-    # Points and lines are left over where a cut only touches a polygon or it overlapped itself.
+    # Cuts that touch a polygon, or overlaps of a polygon with itself, leave points and lines.
     area = shapely.get_type_id(found) == shapely.GeometryType.POLYGON
     return found[area], np.tile(source, 2)[index[area]]
 

@@ -1,4 +1,4 @@
-"""Rasterizing geometries in pixel coordinates; a pixel does not depend on the window read."""
+"""Rasterize geometries in pixel coordinates; a pixel does not depend on the window read."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,8 @@ def rasterize_indices(
     """Return the index of the geometry at each pixel of a window, (height, width), -1 for none.
 
     Geometries are in pixel coordinates; later ones lie on top. A polygon covers the pixels whose
-    centres lie inside it, with `all_touched` all pixels that it overlaps. Lines and points cover
-    the pixels that they pass in both cases.
+    centres lie inside it; with `all_touched`, all pixels that it overlaps. Lines and points always
+    cover the pixels that they pass through.
     """
     shape = (window.height, window.width)
     drawn = np.flatnonzero(~(shapely.is_missing(geometries) | shapely.is_empty(geometries)))
@@ -57,11 +57,11 @@ def _touched(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Return row, column and geometry index, (N,) each, of the pixels that edges and lines cross.
 
-    Own code because ALL_TOUCHED of GDAL 3.10 writes outside its raster where a line ends on the
-    raster's edge.
+    This replaces ALL_TOUCHED of GDAL 3.10, which writes out of bounds where a line ends on the edge
+    of the raster.
     """
     start, step, source = _segments(geometries, window)
-    # Between two crossings of grid lines a segment lies in a single pixel.
+    # Between two crossings with grid lines, a segment lies in a single pixel.
     number, share = _crossings(start, step, (window.width, window.height))
     number, length = number[1:], np.where(np.diff(number), 0, np.diff(share))
     middle = start[number] + (share[1:] - length / 2)[:, None] * step[number]
@@ -76,8 +76,8 @@ def _segments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
     """Return start and extent (N, 2) of the segments near a window, and their geometries, (N,).
 
-    Polygon edges along pixel edges are left out: the pixels beside them, inside the polygon, are
-    covered by its interior or crossed by another edge.
+    Polygon edges along pixel edges are left out: the adjacent pixels inside the polygon are covered
+    by its interior or crossed by another edge.
     """
     parts, whole = single_parts(geometries)
     areas = shapely.get_dimensions(parts) == 2

@@ -1,4 +1,4 @@
-"""Vector geometries in any CRS brought onto the pixels of a raster."""
+"""Transform vector geometries from any CRS to the pixel coordinates of a raster."""
 
 import math
 
@@ -13,15 +13,15 @@ from cafe_cli.errors import GridError
 from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, describe_crs, unit_metres
 from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
 
-_TICKS = 65  # points along a side of the raster whose bounds are transformed
+_TICKS = 65  # points along each side of a raster from which bounds are transformed
 _MOST_SEGMENTS = 10_000_000  # of all edges; with more, the coordinates are taken for damaged
 
 
 def padded_bounds(grid: Grid, crs: CRS | None) -> Bounds | None:
-    """Return the bounds of a raster in another CRS with a margin, None where it has none there.
+    """Return the bounds of a raster in another CRS with a margin, None if it has none there.
 
-    They are those of a lattice of points all over the raster, because a raster that holds a pole
-    has its extremes inside, not on its outline.
+    A lattice of points all over the raster is transformed, because the extremes of a raster that
+    holds a pole lie inside, not on its outline.
     """
     ticks = np.linspace(0, 1, _TICKS)
     lattice = np.array(np.meshgrid(ticks * grid.width, ticks * grid.height)).reshape(2, -1)
@@ -50,17 +50,17 @@ def to_pixels(
     ----------
     geometries : ndarray of shapely geometries, (N,)
     crs : CRS or None
-        Of the geometries; None where the raster has none either.
+        CRS of the geometries; None if the raster has none either.
     grid : Grid
     box : tuple of float or None
-        From `padded_bounds`, in `crs`. Where the CRSs differ, geometries are clipped to it.
+        From `padded_bounds`, in `crs`. If the CRSs differ, geometries are clipped to this box.
     path, name : str
-        The geometries and the raster in errors.
+        Names of the vector file and of the raster in errors.
 
     Raises
     ------
     GridError
-        Coordinates that cannot be transformed.
+        Some coordinates cannot be transformed.
     """
     if crs is not None and crs != grid.crs:
         moved = _reproject(geometries, crs, grid, box)
@@ -79,7 +79,7 @@ def _reproject(
 ) -> Geometries | None:
     """Clip geometries to a box and transform them; None where that is impossible.
 
-    Long edges are divided first, since a straight line is a curve in another CRS.
+    Long edges are subdivided first, since a straight line is a curve in another CRS.
     """
     parts, source = single_parts(geometries)
     if box:
@@ -98,7 +98,7 @@ def _reproject(
 def _clip(
     parts: Geometries, source: NDArray[np.int64], box: Bounds
 ) -> tuple[Geometries, NDArray[np.int64]]:
-    """Clip single geometries to a box: far from it, the projection of a raster has no values."""
+    """Clip single geometries to a box, because projections are undefined far from their area."""
     low, high = np.hsplit(shapely.bounds(parts), 2)
     beyond = ((low < box[:2]) | (high > box[2:])).any(axis=1)
     found, index = single_parts(shapely.intersection(make_valid(parts[beyond]), shapely.box(*box)))
@@ -110,10 +110,10 @@ def _clip(
 
 
 def _segmentize(parts: Geometries, length: float) -> Geometries:
-    """Divide edges longer than `length`.
+    """Subdivide edges longer than `length`.
 
-    Ring by ring, because shapely's own `segmentize` makes polygons valid and so takes a wing off a
-    bow tie.
+    This works ring by ring, because shapely's own `segmentize` repairs polygons and drops one half
+    of a bow tie.
     """
     parts, areas = parts.copy(), shapely.get_dimensions(parts) == 2
     rings, index = shapely.get_rings(parts[areas], return_index=True)
@@ -123,7 +123,7 @@ def _segmentize(parts: Geometries, length: float) -> Geometries:
 
 
 def _regroup(parts: Geometries, source: NDArray[np.int64], count: int) -> Geometries:
-    """Collect the parts of each of `count` geometries, `source` says whose; empty without any."""
+    """Collect parts into `count` geometries by the index in `source`; empty if there are none."""
     whole = np.full(count, shapely.GeometryCollection(), object)
     used, index, many = np.unique(source, return_inverse=True, return_counts=True)
     whole[used] = shapely.geometrycollections(parts, indices=index)
@@ -158,6 +158,6 @@ def _segment_length(grid: Grid, crs: CRS | None, y: float) -> float:
     """Return the longest edge that may stay straight in another CRS, in units of `crs` near `y`.
 
     Projected lines curve about as strongly as the earth: an edge of 1000 m times the root of the
-    pixel size in metres leaves its chord by a fiftieth of a pixel.
+    pixel size in metres deviates from its chord by a fiftieth of a pixel.
     """
     return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)

@@ -1,1 +1,1 @@
-"""Tiles to batches on the device."""
+"""Data loading: from tiles on disk to augmented batches on the device."""

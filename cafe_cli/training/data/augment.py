@@ -28,8 +28,8 @@ class AugmentParams(NamedTuple):
     corner : Tensor of int64, (2,)
         First row and column of the crop, which the reader cuts from the tile.
     symmetry : Tensor of int64, ()
-        One of the eight of a square: 4 to transpose, plus 2 to reverse the rows after that, plus 1
-        to reverse the columns. It stays on the host.
+        One of the eight symmetries of a square: 4 to transpose, plus 2 to reverse the rows after
+        that, plus 1 to reverse the columns. It stays on the host.
     gain, offset : Tensor of float32, (bands,)
         Factor of the optical values, and the offset added after that.
     height_offset : Tensor of float32, ()
@@ -60,7 +60,7 @@ def sample(
     std : ndarray of float32, (bands,)
         Standard deviation of each band, the unit of its offset.
     random : Generator
-        It draws the same numbers whatever is switched off.
+        The same numbers are drawn whichever augmentations are switched off.
     """
     side = crop_side(settings, size)
     corner = (random.uniform(size=2) * (size - side + 1)).astype(np.int64)
@@ -83,7 +83,7 @@ def crop_side(settings: TrainSettings, size: int) -> int:
 
 
 def _sample_void(side: int, probability: float, random: np.random.Generator) -> list[int]:
-    """Sample the rectangle without heights: with `probability` all or a part, equally often."""
+    """Sample the rectangle without heights: with `probability`, the whole tile or a part of it."""
     chosen, *ends = random.uniform(size=5)
     if chosen < probability / 2:
         return [0, side, 0, side]
@@ -112,7 +112,7 @@ def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Ten
     Returns
     -------
     PackedTiles of Tensor
-        New ones; optical is float32.
+        New tensors; optical is float32.
     """
     optical, flags, height, labels = apply_symmetry(planes, params.symmetry)
     flags = drop_heights(flags, params.void)
@@ -127,7 +127,7 @@ def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Ten
 def apply_symmetry(planes: PackedTiles[Tensor], symmetry: Tensor) -> PackedTiles[Tensor]:
     """Apply a symmetry to each item of a batch; `symmetry`, (batch,), is on the host."""
     result = PackedTiles(*(torch.empty_like(values) for values in planes))
-    # In at most eight groups, however large the batch, each item copied once.
+    # One pass per symmetry that occurs, at most eight; each item is copied once.
     for code in set(symmetry.tolist()):
         chosen = (symmetry == code).nonzero()[:, 0].to(planes.labels.device, non_blocking=True)
         for values, into in zip(map(_plain, planes), map(_plain, result), strict=True):

@@ -26,7 +26,7 @@ from cafe_cli.training.data.augment import AugmentParams
 from cafe_cli.training.data.sampler import SampleKey
 
 TileSource: TypeAlias = Callable[[int], PackedArrays]
-"""Returns a tile by its number; to be called in the thread that opened it."""
+"""Function that returns a tile by its number; call it in the thread that opened the source."""
 
 _COPIED_AS_THEY_ARE = ("uint8", "int16", "uint16")
 
@@ -60,12 +60,12 @@ class TileDataset(Dataset[Sample]):
     augment : TrainSettings, optional
         Crop and augment by these settings; whole, unchanged tiles if None.
     decoded : Cache, optional
-        Of the same tile set; without it tiles are decoded on each read. Samples are identical.
+        Cache of the same tile set; without it tiles are decoded on each read. Samples are the same.
 
     Attributes
     ----------
     side : int
-        Of a sample in pixels.
+        Side of a sample in pixels.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class TileDataset(Dataset[Sample]):
         Parameters
         ----------
         source : TileSource
-            That `opened` yielded in this thread.
+            The source that `opened` yielded in this thread.
         key : SampleKey
         into : PackedTiles of ndarray
             One sample of what `blank` returned; it is overwritten.

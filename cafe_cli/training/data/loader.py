@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class _Buffer:
-    """Host memory of a batch; `copied` is the event after its last copy to a GPU."""
+    """Host memory of a batch; `copied` is the CUDA event recorded after its last copy to a GPU."""
 
     planes: PackedTiles[Tensor]
     copied: torch.cuda.Event | None = None
@@ -58,7 +58,7 @@ _Readers: TypeAlias = "WorkerThreads[TileSource, _Task, AugmentParams | None]"
 
 
 class _PendingBatch(NamedTuple):
-    """A batch that is being read; the futures give its augmentation, None without augmentation."""
+    """A batch that is being read; its futures return the augmentation of each sample, if any."""
 
     keys: list[SampleKey]
     buffer: _Buffer
@@ -72,10 +72,10 @@ class Loader:
     ----------
     dataset : TileDataset
     device : torch.device
-        Where the samples go.
+        Device of the batches.
     threads : int, optional
-        Number of reading threads, at least one. If None, one for a CPU, whose cores the network
-        needs, and for a GPU one per core, at most 8.
+        Number of reading threads, at least one. By default one on a CPU, whose cores the network
+        needs, and on a GPU one per core, at most 8.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ class SampleKey(NamedTuple):
 
 
 class BatchSampler(Sampler[list[SampleKey]]):
-    """Yields the shuffled batches of an epoch, and of each batch the share of this process.
+    """Yields this process's share of each shuffled batch of an epoch.
 
     An incomplete last batch is dropped, unless it is the only one.
 

@@ -1,1 +1,1 @@
-"""One training run shared among processes."""
+"""Distributed training: processes, collectives and synchronised batch normalisation."""

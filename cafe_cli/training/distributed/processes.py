@@ -1,8 +1,8 @@
 """The processes of a training run, one per device, through Lightning Fabric.
 
-Fabric's launcher starts them (``--devices 2``), or torchrun or srun does, whose environment then
-says how many there are. All of them take the same steps; the first one logs and writes files. An
-error in one process has to end all: expected errors are exchanged, see `Processes.sync_errors`.
+Fabric's launcher starts the processes (``--devices 2``), or torchrun or srun does and sets their
+number in the environment. All processes take the same steps; rank 0 logs and writes files. An error
+in one process has to end all of them: `Processes.sync_errors` exchanges expected errors.
 """
 
 import logging
@@ -36,7 +36,7 @@ _PEER_LOST = (
 
 
 class Launcher(NamedTuple):
-    """The launcher that started this process, and how many it started on each of how many nodes."""
+    """The launcher that started this process, its processes per node, and its nodes."""
 
     name: str
     devices: int
@@ -83,11 +83,11 @@ class Processes:
         return values
 
     def min(self, value: int) -> int:
-        """Return the smallest of the processes' numbers."""
+        """Return the smallest of the processes' numbers (all-reduce)."""
         return -self.max(-value)
 
     def max(self, value: int) -> int:
-        """Return the largest of the processes' numbers."""
+        """Return the largest of the processes' numbers (all-reduce)."""
         found = torch.tensor(value)
         if self.control is not None:
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
@@ -105,7 +105,7 @@ class Processes:
     def sync_errors(self) -> Iterator[None]:
         """End all processes if one of them raises a `CafeError` in this context.
 
-        All processes have to enter it. The first one raises the error, whichever process it comes
+        All processes have to enter the context. Rank 0 raises the error, whichever process it comes
         from; the others exit silently.
         """
         if self.control is None:
@@ -139,18 +139,18 @@ class Processes:
     def ending(self, error: CafeError) -> BaseException:
         """Return what to raise for an error that all processes know of.
 
-        That is the error itself in the first process, which reports it, and SystemExit in others.
+        Rank 0 raises the error itself and so reports it; the others raise SystemExit.
         """
         if self.first:
             return error
-        # Fabric's launcher sends SIGKILL to all processes, its own too, once one that it started
-        # exits with another code than 0: the first process could not finish its message.
+        # Once a process that Fabric's launcher started exits with a code other than 0, the launcher
+        # sends SIGKILL to all, itself included: rank 0 could not finish its message.
         return SystemExit(0 if self.spawned else error.exit_code)
 
 
 def _is_peer_loss(error: RuntimeError) -> bool:
-    # NCCL and the store raise subclasses of DistError. gloo raises a plain RuntimeError, which
-    # tells only by the path of its source file, gloo/transport/..., in the message.
+    # NCCL and the store raise subclasses of DistError. gloo raises a plain RuntimeError, which only
+    # the path of its source file in the message, gloo/transport/..., identifies.
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
@@ -175,12 +175,12 @@ def plan(device: str, settings: TrainSettings) -> ProcessPlan:
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     settings : TrainSettings
-        `devices` and `num_nodes` count.
+        Only `devices` and `num_nodes` are used.
 
     Raises
     ------
     ConfigError
-        A device that is not there, or another number of processes than a launcher has started.
+        The device does not exist, or a launcher has started another number of processes.
     """
     chosen = choose_device(device)
     devices, nodes = _count(settings, detect_launcher())
@@ -196,16 +196,16 @@ def launch(planned: ProcessPlan, settings: TrainSettings) -> Processes:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=chosen.type,
-        # A GPU given by number is the only one; otherwise the first ones are taken.
+        # cuda:N selects that GPU alone; otherwise the first `devices` GPUs are used.
         devices=devices if chosen.index is None else [chosen.index],
         num_nodes=nodes,
         plugins=precision_of(settings, chosen),
-        # Some encoders have parameters that get no gradient, which a static graph permits.
+        # A static graph permits parameters without a gradient, which some encoders have.
         strategy=DDPStrategy(static_graph=True) if several else "auto",
     )
     fabric.launch()
     if chosen.type == "cuda":
-        # All crops have one size, for which cuDNN tries out the fastest convolutions once.
+        # All crops have one size, so cuDNN searches for the fastest convolutions only once.
         torch.backends.cudnn.benchmark = True
     if spawned:
         _exit_with_parent()
@@ -219,7 +219,7 @@ def detect_launcher() -> Launcher | None:
     Raises
     ------
     ConfigError
-        A job script of SLURM that has several tasks, but starts one without srun.
+        A SLURM job has several tasks, but its script started one process without srun.
     """
     environment = os.environ
     if TorchElasticEnvironment.detect():
@@ -273,7 +273,8 @@ def _check(device: torch.device, devices: int, nodes: int) -> None:
 class _Mixed(MixedPrecision):
     """Mixed precision that leaves the inputs, pixel values and metres, in float32.
 
-    Fabric's own converts them to bf16 before the network subtracts their means: 420.3 m to 420 m.
+    Fabric's own plugin converts them to bf16 before the network subtracts their means, which turns
+    420.3 m into 420 m.
     """
 
     def convert_input(self, data: Any) -> Any:
@@ -291,8 +292,8 @@ def precision_of(settings: TrainSettings, device: torch.device) -> Precision:
 def _exit_with_parent() -> None:
     """Exit when the process that started this one is gone.
 
-    Fabric's launcher ends all processes when one that it started fails, but nothing ends those if
-    the launching process itself is killed: they would wait in a collective until its timeout.
+    Fabric's launcher ends all processes when one that it started fails. If the launching process
+    itself is killed, the others would wait in a collective operation until its timeout.
     """
     parent = os.getppid()
 
@@ -304,7 +305,8 @@ def _exit_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
-# Set by torchrun; by srun; and by Fabric's launcher, or by whoever starts it on each node.
+# Set by torchrun (RANK), by srun (SLURM_PROCID), by the user on each node (NODE_RANK) and by
+# Fabric's launcher (LOCAL_RANK).
 _NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 

@@ -18,13 +18,13 @@ def sync_batch_norm(
 ) -> AbstractContextManager[object]:
     """Synchronise the batch statistics of a network among processes.
 
-    On GPUs its BatchNorm layers are converted to torch's SyncBatchNorm in place. That does not
-    exist for CPUs, where the context manager intercepts the function that the layers call.
+    On GPUs the BatchNorm layers are converted to torch's SyncBatchNorm in place. SyncBatchNorm does
+    not support CPUs, where the context manager intercepts F.batch_norm instead.
 
     Returns
     -------
     context manager
-        In which the forward passes of training have to run.
+        The forward passes of training have to run in it.
     """
     if world == 1:
         return nullcontext()
@@ -100,7 +100,7 @@ def _sum(values: Tensor) -> Tensor:
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Use the statistics of this process's batch in evaluation mode, and leave the running ones."""
+    """Use the statistics of the batch in evaluation mode; leave the running ones as they are."""
     norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm.running_mean, norm.running_var) for norm in norms]
     for norm in norms:

@@ -21,13 +21,13 @@ from cafe_cli.tilesets.tile_rasters import TileReader
 from cafe_cli.tilesets.tileset import Tile, TileSet
 
 _WATCHED = 4  # tiles
-_TIMES = 12  # a run
+_TIMES = 12  # per run, at which pictures are drawn
 _SIDE = 256  # largest side of a picture in pixels
 _WHITE = np.uint8(255)
 
 
 def choose_watched(tiles: int, processes: int = 1) -> tuple[int, ...]:
-    """Return the numbers of a few tiles, spread evenly over those that the first process has."""
+    """Return the numbers of a few tiles, spread evenly over those of rank 0."""
     own = range(0, tiles, processes)
     count = min(_WATCHED, len(own))
     return tuple(own[(2 * i + 1) * len(own) // (2 * count)] for i in range(count))
@@ -88,7 +88,7 @@ def draw_strips(
     Parameters
     ----------
     folder : Path
-        Of the tile set.
+        Folder of the tile set.
     tileset : TileSet
     predictions : dict of ndarray of uint8, (height, width)
         Class ids, by the index of the tile among the validation tiles.

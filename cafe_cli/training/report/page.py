@@ -1,4 +1,4 @@
-"""``report.html``: a training run on one page, a file that loads nothing from elsewhere."""
+"""``report.html``: a training run on one self-contained page, which loads no other files."""
 
 import base64
 import math
@@ -39,7 +39,7 @@ _PHOTOGRAPHS = ("image", "height")
 
 @cache
 def templates() -> Environment:
-    """Return the templates beside this module; they escape every value but the ones marked safe."""
+    """Return the Jinja environment of this folder; it escapes values that are not marked safe."""
     environment = Environment(
         loader=PackageLoader("cafe_cli.training.report", "."),
         autoescape=True,
@@ -59,11 +59,11 @@ def write_report(folder: Path, tileset: Path, *, device: torch.device, ended: st
     Parameters
     ----------
     folder : Path
-        Of the run; config, history, scores and the best model are read from it.
+        Folder of the run; config, history, scores and the best model are read from it.
     tileset : Path
         Folder of the tile set.
     device : torch.device
-        Predicts the worst tiles, which the report shows.
+        Device on which the worst tiles are predicted for the report.
     ended : str
         Why the run ended early, a sentence without its full stop; empty if it did not.
 
@@ -85,7 +85,7 @@ def render_page(run: Run, device: torch.device, ended: str = "") -> str:
 
 
 def _values(run: Run, device: torch.device, ended: str) -> dict[str, Any]:
-    """Return what the template of the page shows."""
+    """Return the values that the template of the page shows."""
     style = files("cafe_cli.training.report").joinpath("page.css").read_text(encoding="utf-8")
     return {
         "title": f"cafe train: {run.folder.absolute().name}",

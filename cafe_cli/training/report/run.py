@@ -22,7 +22,7 @@ BEST, SCORES = "best.safetensors", "scores.json"
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run that has ended left in its folder.
+    """The content of the folder of a training run that has ended.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Run:
 
 
 def read_run(folder: Path, tileset: Path) -> Run:
-    """Read the files that a run leaves.
+    """Read the folder of a run that has ended.
 
     Parameters
     ----------

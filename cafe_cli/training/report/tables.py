@@ -11,14 +11,14 @@ from cafe_cli.splits.assign import Split
 from cafe_cli.text import percent as format_share
 from cafe_cli.training.history import EpochRecord, columns
 
-_MATRIX = 32  # classes; a larger matrix cannot be read
+_MATRIX = 32  # classes; a larger matrix is not readable
 _LISTED = 20  # mistakes
-_CELLS = 20_000  # in the table of all epochs
+_CELLS = 20_000  # cells in the table of all epochs
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is more than text.
+    """A table cell with a colour, a note or a share besides its text.
 
     Attributes
     ----------
@@ -50,12 +50,12 @@ class Table:
     ----------
     caption : str
     columns : sequence of str or Cell
-        Heads.
+        Column headers.
     rows : sequence of sequences of str or Cell
     explanation : str
         A paragraph before the table.
     kind : str
-        Class of the style sheet, besides ``numbers``.
+        CSS class of the table, besides ``numbers``.
     """
 
     caption: str

@@ -58,7 +58,7 @@ def write_tile_scores(
     ----------
     path : Path
     rows : ndarray of int64, (tiles, 5)
-        As `cafe_cli.training.validation.ValidationAccumulator.rows`.
+        See `cafe_cli.training.validation.ValidationAccumulator`.
     tiles : sequence of Tile
     classes : ClassTable
 
