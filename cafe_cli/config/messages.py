@@ -21,7 +21,7 @@ def explain(error: ValidationError) -> str:
     items = error.errors()
     # A list with a wrong item counts as too short as well.
     items = [item for item in items if item["type"] != "too_short" or len(items) == 1]
-    grouped = groupby(items, key=lambda item: (_path(item), _given(item)))
+    grouped = groupby(items, key=lambda item: (_path(item), _input_value(item)))
     return "; ".join(_explain_key(path, given, list(same)) for (path, given), same in grouped)
 
 
@@ -30,7 +30,7 @@ def _path(item: ErrorDetails) -> tuple[str, ...]:
     return tuple(str(key) for key in item["loc"] if not _ALTERNATIVE.match(str(key)))
 
 
-def _given(item: ErrorDetails) -> str:
+def _input_value(item: ErrorDetails) -> str:
     """Return the value to show; messages of our own validators (``value_error``) contain it."""
     return "" if item["type"] == "value_error" else f" (got {item['input']!r})"
 

@@ -238,7 +238,7 @@ class TrainSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
-    def _one_way_to_save_memory(self) -> Self:
+    def _check_memory_options(self) -> Self:
         if self.compile and self.checkpointing:
             raise ValueError("compile and checkpointing exclude each other: choose one")
         return self
@@ -298,7 +298,7 @@ class Config(Section):
     predict: PredictSettings = PredictSettings()
 
     @model_validator(mode="after")
-    def _colors_tell_classes_apart(self) -> Self:
+    def _check_colors_differ(self) -> Self:
         if self.labels.encoding == "colors":
             colors = [
                 c.lower() for c in (*(c.color for c in self.classes), *self.labels.ignore_colors)

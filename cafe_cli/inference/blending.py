@@ -1,4 +1,4 @@
-"""Weighted overlap-add of the class scores of windows, in memory independent of the height."""
+"""Weighted overlap-add of the class scores of windows; memory does not depend on the height."""
 
 import math
 from typing import Literal, NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 Blend = Literal["hann", "gaussian", "crop"]
 
 _SIGMA = 1 / 8  # of the window size, as in nnU-Net (Isensee et al., Nature Methods 2021)
-_FRINGE = 1e-6  # weight of a cropped margin, which counts only where no other window lies
+_FRINGE = 1e-6  # weight of a cropped margin, which matters only where no other window lies
 
 
 def window_weights(size: int, blend: Blend = "hann", overlap: int | None = None) -> Tensor:
@@ -41,8 +41,8 @@ def window_weights(size: int, blend: Blend = "hann", overlap: int | None = None)
 class Blender:
     """Weighted overlap-add of class scores, row of windows by row of windows.
 
-    In memory are the sums of the current window and, of its row and the row above, the sums that
-    the windows to come overlap.
+    Memory holds the sums of the current window, and those sums of its row and of the row above that
+    later windows overlap.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Blender:
         self._col = 0
 
     def move_to(self, col: int) -> None:
-        """Begin the window at pixel column `col` of the row: the first window, or the next."""
+        """Move to the first or next window of the row, at pixel column `col`."""
         size, overlap = len(self._window), len(self._window) - self._stride
         self._col = col
         new = slice(overlap if col else 0, size)
@@ -87,12 +87,12 @@ class Blender:
         self._here.weights.add_(self._window)
 
     def best(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """Decide pixels of the current window that no later window overlaps.
+        """Decide labels of pixels of the current window that no later window overlaps.
 
         Returns
         -------
         labels : Tensor of int64, (rows, columns)
-            Class of the highest score, of equal ones the lowest id.
+            Class of the highest score; ties go to the lowest id.
         scores : Tensor of float32, (rows, columns)
             Its weighted mean, 0 where no window was added.
         """

@@ -27,7 +27,7 @@ log = logging.getLogger("cafe")
 
 Engine: TypeAlias = Literal["torch", "onnx"]
 
-_WORTHWHILE = 32  # windows from which on the export to ONNX pays
+_WORTHWHILE = 32  # windows from which on the export to ONNX pays off
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class Ensemble:
         return sum(p.numel() for model in self.models for p in model.parameters())
 
     def window_grid(self, settings: PredictSettings, scene: Window) -> WindowGrid:
-        """Return the grid of windows for a scene of that extent, as set or chosen.
+        """Return the grid of windows for a scene of that extent, from the settings or chosen.
 
         Raises
         ------
         ConfigError
-            A size or an overlap that is no multiple of the network's stride.
+            Window size or overlap is not a multiple of the network's stride.
         """
         overlap = None if settings.overlap == "auto" else settings.overlap
         trained = max(card.window for card in self.cards)
@@ -149,12 +149,12 @@ class Ensemble:
 
 
 def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> Engine:
-    """Return the engine: as asked, or ONNX Runtime where it is installed and pays.
+    """Return the requested engine; if ``auto``, ONNX Runtime if it is installed and pays off.
 
     Raises
     ------
     ConfigError
-        ONNX Runtime was asked for on a GPU.
+        ONNX Runtime was requested on a GPU.
     """
     cpu = all(device.type == "cpu" for device in devices)
     if asked == "onnx" and not cpu:

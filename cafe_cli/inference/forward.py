@@ -84,7 +84,7 @@ def to_batch(patches: Sequence[Patch], size: int, device: torch.device) -> Input
     first = patches[0]
     side = first.optical_valid.shape
     shapes = [first.optical.shape, side, (1, *side), side]
-    kinds = [_readable(first.optical.dtype), torch.bool, torch.float32, torch.bool]
+    kinds = [_tensor_dtype(first.optical.dtype), torch.bool, torch.float32, torch.bool]
     pinned = device.type == "cuda"
     stacks = [
         torch.zeros((size, *shape), dtype=kind, pin_memory=pinned)
@@ -185,7 +185,7 @@ def blank_patch(bands: int, size: int) -> Patch:
     return Patch(np.zeros((bands, *shape), np.uint8), valid, np.zeros(shape, np.float32), valid)
 
 
-def _readable(dtype: np.dtype[np.generic]) -> torch.dtype:
+def _tensor_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:
     """Return the tensor type of pixels: their own, or float32 where torch cannot convert it."""
     known = ("uint8", "int8", "uint16", "int16", "int32", "float16", "float32")
     return getattr(torch, dtype.name) if dtype.name in known else torch.float32

@@ -107,7 +107,7 @@ class PredictOutput:
         return replace(self, **files, make_folders=True)
 
     def check(self, inputs: Sequence[str]) -> None:
-        """Refuse outputs that cannot be written, or must not be, before any work is done.
+        """Refuse outputs that cannot or must not be written, before any work is done.
 
         With `resume` outputs may exist: whether they are those of the run to resume is known only
         when the run is planned.
@@ -115,7 +115,7 @@ class PredictOutput:
         Raises
         ------
         ConfigError
-            One file for two purposes.
+            Two outputs, or an input and an output, are one file.
         OutputError
             An output exists or is a folder, or its folder does not exist.
         """
@@ -151,7 +151,7 @@ class ComputeOptions:
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N``, a list of these, or ``all`` GPUs.
     jobs : int, optional
-        Reader threads; one per core if None.
+        Number of reader threads; one per core if None.
     """
 
     device: str = "auto"

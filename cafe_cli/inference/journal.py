@@ -37,7 +37,7 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def read(self) -> tuple[Strips, str]:
-        """Return the listed strips and, in words, how their fingerprint differs from this one.
+        """Return the listed strips, and a description of how their fingerprint differs from this.
 
         The text is empty if nothing differs. Lines cut off by a crash are skipped.
 

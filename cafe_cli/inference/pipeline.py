@@ -21,8 +21,8 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.vector.area_of_interest import Area
 
-_SHARES = 4  # groups per device, at least, where several devices share enough strips
-_ROWS = 64  # rows that a CPU decides at a time, so that they stay in its cache
+_SHARES = 4  # least number of groups of strips per device, if there are enough strips
+_ROWS = 64  # pixel rows that a CPU decides at a time, so that they stay in its cache
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class Inference:
     ) -> None:
         """Run strips on one device or several, and write each of them when it is complete.
 
-        The pixels of a strip depend neither on the other strips nor on the device that runs it,
-        if the devices are of one kind.
+        The pixels of a strip do not depend on the other strips, nor on which of several devices of
+        one kind runs it.
         """
         with StripWriter(write, self.meter) as writer:
             if len(forwards) == 1:
                 for group in contiguous_groups(strips):
                     self._run(group, forwards[0], writer, threading.Event())
             else:
-                self._share(strips, forwards, writer)
+                self._run_on_devices(strips, forwards, writer)
 
-    def _share(
+    def _run_on_devices(
         self, strips: Sequence[Strip], forwards: Sequence[BatchedForward], writer: StripWriter
     ) -> None:
         """Run the strips on several devices, each in a thread that takes group after group."""
@@ -104,7 +104,7 @@ class Inference:
         writer: StripWriter,
         stop: threading.Event,
     ) -> None:
-        """Run strips that lie below each other."""
+        """Run strips that lie directly below each other."""
         band, before = group[0].band, group[0].before
         rows = [*before, *(row for strip in group for row in strip.rows)]
         runner = _BandRunner(self, band, forward)
@@ -157,7 +157,7 @@ class _BandRunner:
         height, width = patch.optical_valid.shape
         left, size = self._band.columns[0], self._inference.windows.size
         wanted = patch.optical_valid & self._inference.area.mask(Window(left, row, width, height))
-        # A window without pixels to label is not run.
+        # Skip windows without pixels to label.
         places = {c: slice(c - left, c - left + size) for c in self._band.columns}
         used = {c: patch.at((slice(None), p)) for c, p in places.items() if wanted[:, p].any()}
         rows = slice(final[0] - row, final[1] - row)
@@ -167,7 +167,7 @@ class _BandRunner:
                 self._blend(used, rows, planes)
             if used:
                 self._reach = row + size
-            if self._last is not None:  # a GPU may be one row of windows behind, not more
+            if self._last is not None:  # let a GPU lag behind by one row of windows at most
                 self._last.wait()
             inside = (rows, slice(self._band.first - left, self._band.last - left))
             if "quality" in planes:

@@ -1,4 +1,4 @@
-"""What a prediction of one scene computes and writes, decided before a pixel is read."""
+"""The plan of a prediction of one scene, made before a pixel is read."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from cafe_cli.vector.area_of_interest import Area
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """The work of one scene: `Predictor.run` does it, a dry run reports it.
+    """The work of one scene, which `Predictor.run` does and a dry run reports.
 
     Attributes
     ----------
@@ -70,12 +70,12 @@ class PredictPlan:
         return bool(read_beside(self.outputs.labels).get("made_of") == self.digest)
 
     def check_resume(self) -> None:
-        """Refuse to resume where the outputs are those of a complete run of something else.
+        """Refuse to resume if the outputs exist, complete, from a run with another digest.
 
         Raises
         ------
         OutputError
-            There is such a map, and it may not be overwritten.
+            There are such outputs, and they may not be overwritten.
         """
         outputs = self.outputs
         if not outputs.resume or outputs.overwrite or self.is_complete:

@@ -1,4 +1,4 @@
-"""``cafe predict``: scenes and models to georeferenced maps, and the dry run of it."""
+"""``cafe predict``: georeferenced maps from scenes and models, and its dry run."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ def predict(
     BandError
         The number of bands differs from that of the training data.
     ConfigError
-        Settings that contradict each other, or models that cannot be averaged.
+        Settings contradict each other, or models cannot be averaged.
     InputError, GridError
         See `cafe_cli.scenes.inspection.inspect_scene` and
         `cafe_cli.vector.area_of_interest.Area`.
@@ -123,7 +123,7 @@ def dry_run(
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
 ) -> Report:
-    """Check everything that `predict` checks and estimate what it takes; arguments as there."""
+    """Check everything that `predict` checks; estimate time and memory. Arguments as there."""
     report = Report("predict")
     with report.capture_errors(", ".join(map(str, models))):
         predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
@@ -171,7 +171,7 @@ def _split_per_file(
 def _dry_run_scene(
     report: Report, predictor: Predictor, source: PredictInput, outputs: PredictOutput
 ) -> None:
-    """Report the diagnosis of the rasters of a scene, and the plan or why there is none."""
+    """Report the check of the rasters of a scene, and the plan or the error that prevents one."""
     scene_input = SceneInput.of(source, predictor.ensemble)
     scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
     found = diagnose(scene_input.files, Config(scenes=scenes, height=scene_input.height))

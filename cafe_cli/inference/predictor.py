@@ -1,4 +1,4 @@
-"""Runs an ensemble over one scene after the other; its networks stay on the devices."""
+"""Run an ensemble over scenes one after the other; its networks stay on the devices."""
 
 import logging
 import time
@@ -102,8 +102,8 @@ class Predictor:
             if left:
                 self._infer(plan, left, store, meter, progress)
             store.finish()
-            # Written before the strips are removed: if the process is killed here, the run that
-            # resumes writes it.
+            # Written before the strips are removed: if the process is killed here, the resumed run
+            # writes it.
             save_beside(outputs.labels, self._provenance(plan))
         meter.written += 1
         if not meter.run and len(left) == len(plan.strips):
@@ -111,7 +111,7 @@ class Predictor:
         return meter
 
     def forwards(self, plan: PredictPlan) -> list[BatchedForward]:
-        """Return the networks on every device, those of the scene before if they fit."""
+        """Return the networks on every device; those of the previous scene if they fit."""
         if self._prepared is None or self._prepared[:2] != (plan.engine, plan.windows):
             prepare = self.ensemble.prepare
             forwards = [prepare(self.settings, plan.windows, d, plan.engine) for d in self.devices]
@@ -168,7 +168,7 @@ class Predictor:
         inference.run(strips, self.forwards(plan), write)
 
     def _provenance(self, plan: PredictPlan) -> dict[str, object]:
-        """Return what the TOML file beside the labels says."""
+        """Return the content of the TOML file written next to the labels."""
         grid = {"window": plan.windows.size, "overlap": plan.windows.overlap}
         return {
             "models": [str(path) for path in self.ensemble.paths],

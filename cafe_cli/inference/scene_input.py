@@ -46,7 +46,7 @@ class SceneInput:
         Raises
         ------
         ConfigError
-            A terrain model without a surface model, or `bbox_crs` without `bbox`.
+            There is a terrain model without a surface model, or `bbox_crs` without `bbox`.
         """
         if source.dtm and not source.elevation:
             raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
@@ -82,7 +82,7 @@ class SceneInput:
         return inspection, _area(self.source, inspection.grid, inspection.files.name)
 
     def fingerprint(self) -> dict[str, object]:
-        """Return what the pixels of a map depend on: files, bands, height settings, resampling."""
+        """Return all that map pixels depend on: files, bands, height settings, resampling."""
         files = {
             f"input {n}": _describe_stamp(*s) for n, s in file_stamps(self.source.paths).items()
         }
@@ -117,7 +117,7 @@ def _warn_about_heights(source: PredictInput, ensemble: Ensemble) -> None:
 
 
 def _area(source: PredictInput, grid: Grid, name: str) -> Area:
-    """Return the area of interest: the whole scene, or what lies in the box and the polygons."""
+    """Return the area of interest: the whole scene, or the intersection of box and polygons."""
     area = Area.whole(grid)
     if source.bbox is not None:
         area = Area.from_bbox(source.bbox, grid, source.bbox_crs, name=name)

@@ -50,25 +50,25 @@ class StripStore:
     Parameters
     ----------
     products : sequence of Product
-        Rasters of uint8 with nodata 255, which pixels without a strip get.
+        Rasters of uint8 with nodata 255, the value of pixels without a strip.
     grid : Grid
         Grid of all products.
     fingerprint : mapping
         Everything that the pixels depend on, as plain values by readable names. Strips with
         another fingerprint are not used.
     outputs : PredictOutput
-        Its `overwrite` allows to replace products and, without `resume`, strips; `resume` to use
-        strips of an interrupted run; `options` are creation options of the COGs.
+        Its `overwrite` allows replacing products and, without `resume`, strips; its `resume` allows
+        using strips of an interrupted run; `options` are creation options of the COGs.
     tags : mapping
         Metadata of every product.
 
     Raises
     ------
     ConfigError
-        On entering: a creation option that cannot be used.
+        On entering: a creation option cannot be used.
     OutputError
         On entering: a product exists; another process is writing it; there are strips and neither
-        `resume` nor `overwrite`, or their fingerprint is another one.
+        `resume` nor `overwrite`, or their fingerprint differs.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class StripStore:
         self._journal = Journal(
             self._folder / "journal.jsonl", {**fingerprint, **_describe(products, grid)}
         )
-        # Made before the first output is renamed: then outputs that exist are of these strips.
+        # Created before the first output is renamed: existing outputs are then of these strips.
         self._naming = self._folder / "naming"
         self._done: Strips = {}
         self._mutex = threading.Lock()
@@ -100,7 +100,7 @@ class StripStore:
             return frozenset(self._done)
 
     def __enter__(self) -> "StripStore":
-        """Lock the folder and take over the strips in it."""
+        """Lock the folder and find the strips in it."""
         check_creation_options(self._outputs.options)
         for product in self._products:
             check_output(product.path, self._may_replace)
@@ -163,7 +163,7 @@ class StripStore:
             A product cannot be written. The strips are kept.
         """
         with ExitStack() as stack:
-            # The first product is renamed last, when the others can no longer fail.
+            # The first product is renamed last, when the others are complete.
             for product in self._products:
                 beside = stack.enter_context(replace_atomically(product.path, self._may_replace))
                 self._convert(product, beside)
@@ -202,7 +202,7 @@ class StripStore:
         if self._outputs.overwrite and not self._outputs.resume:
             return {}
         listed, changes = self._journal.read()
-        whole = {w: sizes for w, sizes in listed.items() if self._is_whole(w, sizes)}
+        whole = {w: sizes for w, sizes in listed.items() if self._is_complete(w, sizes)}
         if whole and not self._outputs.resume:
             raise OutputError(
                 f"an interrupted run left {self._summary(whole)}; pass --resume to go on with it, "
@@ -215,7 +215,7 @@ class StripStore:
             )
         return {w: sizes for w, sizes in whole.items() if sizes.keys() == self._names}
 
-    def _is_whole(self, window: Window, sizes: Mapping[str, int]) -> bool:
+    def _is_complete(self, window: Window, sizes: Mapping[str, int]) -> bool:
         """Whether all files of a strip exist in the size that the journal lists."""
         files = {self._file(name, window): size for name, size in sizes.items()}
         return all(
@@ -224,7 +224,7 @@ class StripStore:
         )
 
     def _summary(self, strips: Iterable[Window]) -> str:
-        """Say how many strips there are, and which share of the map they cover."""
+        """Return a message with the number of strips and the share of the map that they cover."""
         areas = [w.width * w.height for w in strips]
         share = sum(areas) / (self._grid.width * self._grid.height)
         return f"{len(areas)} strip{'s' * (len(areas) > 1)} ({share:.0%}) of {self._path}"
@@ -238,7 +238,7 @@ class StripStore:
     def _remove_folder(self) -> None:
         """Remove the folder unless there are strips to resume; the rename makes it atomic."""
         if self._finished or not self._done:
-            trash = _trash(self._folder)
+            trash = _removal_path(self._folder)
             remove(trash)
             self._folder.rename(trash)
             remove(trash)
@@ -264,10 +264,10 @@ def strips_folder(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Remove the strips of a complete map, if a run was killed while it removed them."""
     # Errors are ignored, because another process may remove them at the same time.
-    shutil.rmtree(_trash(strips_folder(path)), ignore_errors=True)
+    shutil.rmtree(_removal_path(strips_folder(path)), ignore_errors=True)
 
 
-def _trash(folder: Path) -> Path:
+def _removal_path(folder: Path) -> Path:
     """Return the name of a folder of strips while it is being removed."""
     return folder.with_name(f"{folder.name}.old")
 

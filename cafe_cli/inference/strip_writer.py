@@ -1,4 +1,4 @@
-"""Decided rows of pixels on their way from a device to the thread that writes strips."""
+"""Copy decided pixel rows from a device to the CPU, and write strips in a thread."""
 
 import threading
 from collections import deque
@@ -20,12 +20,12 @@ ProductPlanes: TypeAlias = dict[str, NDArray[np.uint8]]
 """Rasters (bands, height, width) by product name."""
 Write: TypeAlias = Callable[[Window, ProductPlanes], None]
 
-_WAITING = 2  # strips that may wait to be written
+_WAITING = 2  # strips that may be queued
 
 
 @dataclass(frozen=True)
 class DecidedRows:
-    """Products of decided pixel rows, on their way to the writer.
+    """The products of decided pixel rows, perhaps still being copied from a GPU.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class DecidedRows:
 
 
 class StripWriter:
-    """Writes strips in a thread of its own; a few of them may wait."""
+    """Writes strips in a thread of its own, from a queue of a few strips."""
 
     def __init__(self, write: Write, meter: Meter) -> None:
         self._write, self._meter = write, meter

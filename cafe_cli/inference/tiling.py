@@ -1,7 +1,7 @@
 """The grid of windows over a scene, and its division into column bands and strips of rows.
 
-The grid begins at the upper left pixel of the scene, whatever part of the scene is predicted and
-however the work is divided, so that the same windows cover a pixel in every run.
+The grid always begins at the upper left pixel of the scene, so that the same windows cover a pixel
+in every run, whichever part of the scene is predicted and however the work is divided.
 """
 
 import itertools
@@ -26,7 +26,7 @@ class WindowGrid:
     Raises
     ------
     ConfigError
-        A number is no multiple of the network's stride, or the windows leave gaps.
+        Size or stride is not a multiple of the network's stride, or the windows leave gaps.
     """
 
     size: int
@@ -182,7 +182,7 @@ def bands(scene: Window, area: Window, windows: WindowGrid, classes: int) -> Ite
     columns = _MEMORY // (_PIXEL * windows.size + 4 * (classes + 1) * windows.overlap)
     broad = max(columns // windows.stride, 1) * windows.stride
     end = area.right
-    # Bands meet on the grid of windows, so that the map does not show where.
+    # Bands meet on the grid of windows, so that no seam shows in the map.
     borders = range((area.col // broad + 1) * broad, end, broad)
     for first, last in itertools.pairwise([area.col, *borders, end]):
         yield Band(first, last, windows.overlapping(scene.width, first, last))
@@ -191,7 +191,7 @@ def bands(scene: Window, area: Window, windows: WindowGrid, classes: int) -> Ite
 def _strips(scene: Window, area: Window, windows: WindowGrid, band: Band) -> Iterator[Strip]:
     end = area.bottom
     rows = windows.overlapping(scene.height, area.row, end)
-    # Of a row of windows, the pixels above the next row of windows are final.
+    # The pixels of a row of windows that lie above the next row are final.
     finishing = [row for row in rows[:-1] if row + windows.stride > area.row] + [rows[-1]]
     each = max(_STRIP // (band.width * windows.stride), 1)
     for own in _batched(finishing, each):
@@ -209,8 +209,8 @@ def _batched(values: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 def contiguous_groups(strips: Sequence[Strip], most: int | None = None) -> Iterator[list[Strip]]:
     """Group strips that lie directly below each other, at most `most` per group.
 
-    Within a group, a strip goes on with the scores of the one above, without running the windows
-    that overlap both again.
+    Within a group, a strip reuses the scores of the strip above, so that windows that overlap both
+    run only once.
     """
     group: list[Strip] = []
     for strip in strips:

@@ -1,4 +1,4 @@
-"""Rows of windows of a scene, read ahead by several threads, every pixel read once."""
+"""Read rows of windows of a scene ahead in several threads; every pixel is read once."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
@@ -29,7 +29,7 @@ class WindowReader:
     jobs : int
         Number of threads.
     is_needed : callable
-        Whether a window contains pixels to predict; what is not needed is not read.
+        Whether a window contains pixels to predict; other windows are not read.
     """
 
     opener: Callable[[], AbstractContextManager[Scene]]
@@ -49,7 +49,7 @@ class WindowReader:
         Yields
         ------
         Patch
-            Of the height of a window, from the first column to the end of the last window. Pixels
+            A row of windows, from the first column to the end of the last window. Pixels
             beyond the scene or not needed are not valid. The next patch reuses the arrays.
         """
         size = self.windows.size
@@ -70,7 +70,7 @@ class WindowReader:
                     yield piece
 
     def _piece_size(self, width: int) -> tuple[int, int]:
-        """Return width and height of the pieces of a region of that width."""
+        """Return width and height of the pieces of a region."""
         block, rows = self.block
         columns = max(_BROAD // block, 1) * block if block < width else width
         return columns, max(_PIECE // min(columns, width) // rows, 1) * rows
@@ -79,7 +79,7 @@ class WindowReader:
 def _assemble(
     pieces: Iterator[tuple[Window, Patch]], extent: Window, size: int, rows: Sequence[int]
 ) -> Iterator[Patch]:
-    """Put pieces together to rows of windows; `extent` is the size of the buffer."""
+    """Assemble pieces into rows of windows; `extent` is the size of the buffer."""
     buffer: _Buffer | None = None
     ahead = next(pieces, None)
     for row in rows:

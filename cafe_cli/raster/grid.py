@@ -139,7 +139,7 @@ def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
             f"the CRS of {reference}"
         ) from error
     # In both CRSs, since an outline may be invalid far outside the area of a projection.
-    share = max(_share(covering, target.footprint), _share(grid.footprint, covered))
+    share = max(_overlap_share(covering, target.footprint), _overlap_share(grid.footprint, covered))
     if share <= 0:
         raise GridError(
             f"{name} does not overlap {reference}: in {describe_crs(target.crs)} the first covers "
@@ -182,7 +182,7 @@ def describe_crs(crs: CRS | None) -> str:
     return ":".join(code) if code else str(crs.to_wkt()).split('"')[1]
 
 
-def _share(cover: Polygon, whole: Polygon) -> float:
+def _overlap_share(cover: Polygon, whole: Polygon) -> float:
     """Return the share of a polygon that another covers, 0 where either is invalid."""
     if not (cover.is_valid and whole.is_valid):
         return 0.0

@@ -1,4 +1,4 @@
-"""Find the files of scenes by patterns of names: which rasters belong together."""
+"""Find the files of scenes by name patterns."""
 
 import glob
 import os
@@ -19,7 +19,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
 class SceneFiles:
     """The files of one scene, by any names that GDAL opens.
 
-    Several of a stream are read as one raster; `labels` may be vector files.
+    Several files of one kind are read as one raster; `labels` may be vector files.
     """
 
     id: str
@@ -111,14 +111,14 @@ def expand(name: str, root: str = ".") -> list[str]:
     Raises
     ------
     InputError
-        A list that cannot be read.
+        A list cannot be read.
     """
     if name.startswith("@"):
         return [_join(root, line) for line in _read_list(_join(root, name[1:]))]
     path = _join(root, name)
     if is_remote(path):
         return [path]
-    if os.path.isdir(path) and not os.path.splitext(path)[1]:  # with one, it may be a .gdb
+    if os.path.isdir(path) and not os.path.splitext(path)[1]:  # with a suffix: a .gdb
         return sorted(_join(path, name) for name in os.listdir(path) if _is_tiff(name))
     if os.path.exists(path):
         return [path]
@@ -209,7 +209,7 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
     Raises
     ------
     InputError
-        A glob, folder or list without a file.
+        A glob, folder or list yields no file.
     """
     files: list[str] = []
     for name in names:

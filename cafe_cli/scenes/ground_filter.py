@@ -8,7 +8,7 @@ Simple Morphological Filter of Pingel, Clarke and McBride (2013, doi
 10.1016/j.isprsjprs.2012.12.002) come the round windows and the search for pits by opening the
 surface turned upside down.
 
-Limits, none of which announces itself in the result:
+Limits, none of which is visible in the result:
 
 - A building whose narrow side exceeds `max_window` is taken for ground, and so is one that is
   lower than `slope` and `offset` allow: 1.5 m with the defaults, and on a slope most of a house
@@ -79,12 +79,12 @@ class GroundFilter:
         Drop in metres always allowed on top of that, and in the first, smallest window alone:
         roughness, kerbs, crops.
     max_offset : float
-        Drop in metres that is never allowed, whatever the slope: the lowest building.
+        Drop in metres that is never allowed, whatever the slope: height of the lowest building.
 
     Raises
     ------
     ConfigError
-        A value that is not a positive number.
+        A value is not a positive number.
     """
 
     cell: float = 2.0

@@ -7,15 +7,15 @@ _SWEEPS = 20
 """Relaxations of interpolated ground, enough to blur the traces of single lines of cells."""
 
 _BLOCK = 512
-"""Rows or columns that are processed together, so that they stay in the processor's cache."""
+"""Rows or columns processed together, so that they stay in the CPU cache."""
 
 
 def interpolate_gaps(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Interpolate the cells of a raster (H, W) that are not known; at least one has to be known.
 
-    First by inverse distance from the next known cells to the left, right, above and below, which
-    continues a plane exactly and costs the same for any size of gap; then by relaxation towards
-    the mean of the four neighbours (a harmonic surface has no bumps of its own).
+    The first step weights the next known cells to the left, right, above and below by inverse
+    distance, which continues a plane exactly and costs the same for any size of gap. The second
+    relaxes the result towards the mean of the four neighbours (a harmonic surface has no extremes).
     """
     gaps, filled = ~known, known
     result = heights.copy()

@@ -29,9 +29,9 @@ _UNIT_NAMES = {
     "us-ft": "us-foot", "ftus": "us-foot", "dm": "decimetre", "cm": "centimetre",
 }  # fmt: skip
 PLAUSIBLE = (-1_000.0, 10_000.0)
-"""Metres, heights on Earth; a height outside is a void that nobody declared."""
+"""Range of heights on Earth in metres; a height outside is an undeclared void."""
 
-_PROBE = 1024  # pixels along each side of the decimated view of a raster whose sample is void
+_PROBE = 1024  # pixels along each side of the decimated view, if the sample is void
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def inspect_heights(
     Raises
     ------
     InputError
-        A unit that is not known, heights that cannot be, or none at all.
+        A unit is unknown, heights are implausible, or there are none.
     BandError
-        An image instead of heights.
+        The raster is an image.
     ConfigError
         ``ground = "dtm"`` without a terrain model.
     """
@@ -109,12 +109,12 @@ def ground_source(settings: HeightSettings, has_terrain: bool) -> GroundSource:
 
 
 def metres_per_unit(member: Member, settings: HeightSettings) -> float:
-    """Return metres per unit of the heights: as set, else of the raster, its vertical CRS, or 1.
+    """Return metres per unit of the heights, from settings, raster or vertical CRS; else 1.
 
     Raises
     ------
     InputError
-        The raster names a unit that is not known.
+        The raster names an unknown unit.
     """
     if settings.unit != "auto":
         return METRES[settings.unit]
@@ -139,16 +139,16 @@ def _vertical_unit(crs: CRS | None) -> float:
 
 
 def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
-    """Refuse values that cannot be heights: voids marked by a number that nobody declared.
+    """Refuse values that cannot be heights, such as voids marked by an undeclared number.
 
     A sample of the pixels is checked; `HeightReader.read` checks the others.
 
     Raises
     ------
     InputError
-        An undeclared void, or no height at all.
+        There is an undeclared void, or no height at all.
     BandError
-        An image instead of heights: several bands.
+        The raster has several bands, so it is an image.
     """
     found = 0
     for member in members:
@@ -170,7 +170,7 @@ def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
 
 
 def check_plausible(name: str, heights: NDArray[np.floating], metres: float) -> None:
-    """Refuse heights in metres that are not on Earth; the message has them in the raster's unit."""
+    """Refuse heights in metres outside the range on Earth; the message uses the raster's unit."""
     if not heights.size:
         return
     low, high = float(heights.min()), float(heights.max())

@@ -31,7 +31,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.ground_filter import GroundFilter, estimate_ground
 from cafe_cli.scenes.height_rasters import HeightRasters, check_plausible, terrain_settings
 
-_WHOLE = 25_000_000  # cells up to which the ground below all of a surface model is estimated
+_WHOLE = 25_000_000  # cells up to which the ground is estimated below a whole surface model
 _MAX_GROUND_CELLS = 100_000_000
 _REACH = 5  # windows of the ground filter around a scene, where the surface model is larger
 
@@ -55,12 +55,12 @@ class HeightReader:
     grid : Grid
         Grid of the scene.
     ground : GroundSurface, optional
-        From `ground_below`; estimated when it is needed first if None.
+        From `ground_below`; if None, it is estimated when first needed.
 
     Raises
     ------
     GridError
-        A CRS on one side only.
+        Only some of the rasters have a CRS.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class HeightReader:
         Raises
         ------
         InputError
-            Voids that nobody declared, or a damaged file.
+            There are undeclared voids, or a file is damaged.
         """
         height, valid = self._above_ground(window)
         if not self._margin or valid.all():
@@ -93,7 +93,7 @@ class HeightReader:
         return height[inside], valid[inside]
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the rasters."""
         self._stack.close()
 
     def _above_ground(self, window: Window) -> tuple[Values, Mask]:
@@ -127,14 +127,14 @@ class HeightReader:
 def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
     """Estimate the ground from the lowest heights of coarse cells.
 
-    The ground below the whole surface model is estimated, whatever part of it the scene shows. If
-    that is more than 25 million cells, only the scene and five windows of the filter around it.
+    The ground is estimated below the whole surface model, whatever part of it the scene shows; if it
+    has more than 25 million cells, only below the scene and five filter windows around it.
 
     Parameters
     ----------
     rasters : HeightRasters
     scene : Grid
-        Of the scene, or of its optical rasters.
+        Grid of the scene, or of its optical rasters.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def _in_metres(view: MosaicView, metres: float, window: Window, name: str) -> tu
 
 
 def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:
-    """Fill voids up to `reach` pixels from the next height, by inverse distance.
+    """Fill voids up to `reach` pixels from the nearest height by inverse distance weighting.
 
     Heights farther away have no influence, so it is enough to read `reach` pixels around a window.
     """

@@ -1,4 +1,4 @@
-"""Inspect the rasters of a scene once: grids, bands, units, and whether they belong together."""
+"""Inspect the rasters of a scene: grids, bands and units, and whether they fit together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ DOUBTFUL_ALPHA = (
 
 @dataclass(frozen=True)
 class SceneInspection:
-    """A scene whose rasters belong together, ready to be opened by any number of threads.
+    """The checked metadata of a scene, from which any number of threads may open it.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class SceneInspection:
     grid : Grid
         Grid that the scene is read on; `native` unless the scene is resampled.
     resampling : Resampling
-        How optical rasters are brought onto `grid` where its pixels are not theirs.
+        How optical rasters are warped to `grid` if their pixels differ.
     optical : tuple of Member
     bands : tuple of int
         Bands read from the optical rasters, from 1.
@@ -92,14 +92,14 @@ def inspect_scene(
     gsd: float | None = None,
     crs: str | None = None,
 ) -> SceneInspection:
-    """Inspect the rasters of a scene and check that they belong together.
+    """Inspect the rasters of a scene and check that they fit together.
 
     Parameters
     ----------
     files : SceneFiles
-        What to inspect; without `elevation` every height is invalid.
+        Files to inspect; without `elevation` every height is invalid.
     settings : HeightSettings
-        What the height raster holds.
+        Meaning of the values of the height raster.
     bands : tuple of int, optional
         Bands of the optical raster from 1; all but alpha if None.
     labels : LabelSettings, optional
@@ -112,13 +112,13 @@ def inspect_scene(
     Raises
     ------
     InputError
-        A file that is missing or unreadable, heights that cannot be (undeclared nodata).
+        A file is missing or unreadable, or heights are implausible (undeclared nodata).
     BandError
-        A band the optical raster does not have.
+        The optical raster lacks a band.
     GridError
-        A CRS on one side only, or no overlap.
+        Only some rasters have a CRS, or they do not overlap.
     ConfigError
-        A CRS that means nothing, a ground from a terrain model that is not there.
+        The CRS is invalid, or the ground is to come from a missing terrain model.
     """
     assumed = parse_crs(crs)
     optical = tuple(inspect_rasters(files.optical, assumed))
@@ -172,7 +172,7 @@ def _inspect_bands(
 
 
 def find_doubtful_alpha(optical: DatasetReader) -> list[int]:
-    """Return the bands, infrared mostly, that GDAL has marked as alpha although they are images."""
+    """Return the bands, mostly infrared, that are marked as alpha although they hold an image."""
     return [
         band
         for band, color in enumerate(optical.colorinterp, start=1)

@@ -34,8 +34,8 @@ class Decoded:
     ids : ndarray of uint8, (height, width)
         255 where there is no label.
     unknown_values : Counter
-        Pixels per value (or ``#rrggbb``) of no class that are not ignored. Values became 255,
-        colours the class of the nearest colour.
+        Pixels per value (or ``#rrggbb``) that no class has and that is not ignored. Unknown
+        values became 255, unknown colours the class of the nearest colour.
     """
 
     ids: NDArray[np.uint8]
@@ -58,7 +58,7 @@ def decode(
     Raises
     ------
     LabelError
-        Colour labels that are not three bands of uint8, or class values in more than one.
+        Colour labels are not three bands of uint8, or class values have several bands.
     """
     if settings.encoding == "colors":
         if len(raw) < 3:
@@ -89,7 +89,7 @@ def value_to_class(classes: ClassTable, settings: LabelSettings) -> ValueToClass
     Raises
     ------
     ConfigError
-        Values of two classes that are the same, as 5 and "5".
+        Two classes have the same value, such as 5 and "5".
     InputError
         See `read_table`.
     """
@@ -109,9 +109,9 @@ def read_table(path: str, classes: ClassTable) -> ValueToClass:
     Raises
     ------
     InputError
-        The file is missing or no CSV text.
+        The file is missing or is not CSV.
     LabelError
-        It lacks a column or rows, names an unknown class, or a value twice.
+        The table lacks a column or rows, names an unknown class, or a value twice.
     """
     try:
         changed = os.stat(path).st_mtime_ns
@@ -140,7 +140,7 @@ def _values_of_classes(classes: ClassTable) -> ValueToClass:
 
 @functools.lru_cache(maxsize=8)
 def _parse_table(path: str, changed: int, classes: ClassTable) -> ValueToClass:
-    """Parse a table; `changed` is part of the key of the cache, so that a new file is read."""
+    """Parse a table; `changed` is part of the cache key, so that a changed file is read again."""
     table = read_csv(path, "labels.table")
     header = [name.lower() for name in table.header]
     if not {"value", "class"} <= set(header):
@@ -220,7 +220,7 @@ def _nearest_color(
         exact = packed == color
         ids[exact & valid] = id_
         rest &= ~exact
-    # Lossy label images have thousands of colours but far fewer than pixels: measure each once.
+    # Lossy label images have far fewer colours than pixels, so decode each colour once.
     colors, where, counts = np.unique(packed[rest], return_inverse=True, return_counts=True)
     parts = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=-1).astype(np.int64)
     distance = ((parts[:, None] - palette) ** 2).sum(axis=-1)

@@ -1,8 +1,7 @@
-"""Optical image, height and labels on one grid: what tile, train and predict all read through.
+"""Read the optical image, heights and labels of a scene on one grid.
 
-A scene has the grid of its optical raster. Heights (bilinear) and labels (nearest) are brought onto
-it while they are read, whatever CRS, resolution and extent they were delivered in, in however many
-files.
+A scene has the grid of its optical raster. Heights (bilinear) and labels (nearest) are warped to it
+while they are read, whatever their CRS, resolution, extent and number of files.
 """
 
 import functools
@@ -55,7 +54,7 @@ class Patch(NamedTuple):
 
 
 class Scene:
-    """The open rasters of one scene. Not to be shared between threads: each opens its own.
+    """The open rasters of one scene. Not to be shared between threads: each thread opens its own.
 
     Parameters
     ----------
@@ -79,7 +78,7 @@ class Scene:
     ) -> None:
         self.inspection = inspection
         self._optical, self._heights, self._labels = optical, heights, labels
-        # Several rasters may leave gaps between them.
+        # A mosaic of several rasters may have gaps.
         self._lacks_data = len(inspection.optical) > 1 or inspection.optical[0].masked
 
     @property
@@ -131,15 +130,15 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
     inspection : SceneInspection
         From `cafe_cli.scenes.inspection.inspect_scene`.
     ground : GroundSurface, optional
-        From `estimate_scene_ground`, to open a scene several times; estimated when the first
-        heights are read if None.
+        From `estimate_scene_ground`, for a scene that is opened several times; if None, it is
+        estimated when the first heights are read.
 
     Raises
     ------
     InputError
-        Vector labels that cannot be read, or without a feature in the scene.
+        Vector labels cannot be read, or have no feature in the scene.
     GridError
-        A raster of several that cannot be brought onto the grid.
+        A raster cannot be warped to the grid.
     """
     grid = inspection.grid
     with ExitStack() as stack:
@@ -155,7 +154,7 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
 
 
 def estimate_scene_ground(inspection: SceneInspection) -> GroundSurface | None:
-    """Estimate the ground below a scene, None where the settings do not ask for it."""
+    """Estimate the ground below a scene; None unless the settings ask for an estimate."""
     heights = inspection.heights
     if heights is None or heights.ground != "estimate":
         return None

@@ -25,7 +25,7 @@ class VectorLabels:
     Attributes
     ----------
     counts : Counter
-        Features per value of their attribute, ``(none)`` where they have none.
+        Number of features per attribute value, ``(none)`` without one.
     """
 
     def __init__(self, features: Sequence[Features], extent: Window) -> None:
@@ -43,13 +43,13 @@ class VectorLabels:
     def of(
         cls, paths: Sequence[str], grid: Grid, settings: LabelSettings, name: str = "the raster"
     ) -> "VectorLabels":
-        """Read the features of files, in their order; `name` stands for the scene in messages.
+        """Read the features of files, in their order; `name` is the scene in messages.
 
         Raises
         ------
         InputError
-            See `cafe_cli.vector.features.read_features`. No file has a feature in the scene, unless
-            ``unlabelled`` ground has a class and the files cover the scene.
+            See `cafe_cli.vector.features.read_features`; or no file has a feature in the scene,
+            unless ``unlabelled`` ground has a class and the files cover the scene.
         """
         attribute, layer = settings.attribute, settings.layer
         files = [
@@ -89,7 +89,7 @@ class VectorLabels:
         ids = np.array([classes_by_value.get(value, NODATA) for value in values], np.uint8)
         order = np.argsort(_priorities(classes, settings)[ids[codes]], kind="stable")
         topmost = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
-        # Where there is no feature, -1 indexes the last element, which stands for that.
+        # Where there is no feature, -1 indexes the last element: the class of unlabelled ground.
         value_index = np.append(codes[order], len(values))[topmost]
         counts = np.bincount(value_index.ravel(), minlength=len(values) + 1).tolist()
         found = {value: n for value, n in zip(values, counts, strict=False) if n}
@@ -100,7 +100,7 @@ class VectorLabels:
 
 
 def _priorities(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:
-    """Return the priority of each class id, 0 to 255: features of a higher one cover others."""
+    """Return the priority of each class id, 0 to 255; features of higher priority lie on top."""
     priorities = np.zeros(NODATA + 1, np.intp)
     for rank, name in enumerate(reversed(settings.priority), start=1):
         if name not in classes.names:

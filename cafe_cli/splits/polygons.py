@@ -76,7 +76,7 @@ def polygon_split(
     kinds = np.array(splits, object)
     drawn = {s: shapely.STRtree(_polygons(geometries[kinds == s], extent)) for s in SPLITS}
     wanted = _cover(drawn, extent, size)
-    kept = _set_apart(wanted, drawn, extent)
+    kept = _separate_splits(wanted, drawn, extent)
     kept_free = [tile.window.expand(buffer) for tile in kept]
     candidates = list(training_windows(extent, size, stride, kept_free))
     training = _allowed(candidates, drawn, only_drawn or "train" in splits)
@@ -115,7 +115,7 @@ def _boxes(windows: Sequence[Window], inset: float = 0.0) -> Geometries:
     return boxes
 
 
-def _drawn_in(windows: Sequence[Window], tree: shapely.STRtree) -> NDArray[np.float64]:
+def _polygon_area(windows: Sequence[Window], tree: shapely.STRtree) -> NDArray[np.float64]:
     """Return the area of polygons in each window, (N,); overlapping polygons all count."""
     boxes = _boxes(windows)
     window, polygon = tree.query(boxes, "intersects")
@@ -148,7 +148,7 @@ def _cover(drawn: Mapping[Split, shapely.STRtree], extent: Window, size: int) ->
     tiles = []
     for split, windows in frames.items():
         pairs = [pair for frame in windows for pair in scoring_windows(frame, size)]
-        areas = _drawn_in([scored for _, scored in pairs], drawn[split]).tolist()
+        areas = _polygon_area([scored for _, scored in pairs], drawn[split]).tolist()
         tiles += [_Tile(split, *pair, area) for pair, area in zip(pairs, areas, strict=True)]
     return [tile for tile in tiles if tile.drawn > 0]
 
@@ -182,7 +182,7 @@ def _frame(box: Window, avoid: shapely.STRtree, extent: Window, size: int) -> Wi
     rows = _starts(box.row, box.height, size, extent.row, extent.height)
     sides = max(box.width, size), max(box.height, size)
     frames = [Window(col, row, *sides) for row in rows for col in cols]
-    return frames[int(_drawn_in(frames, avoid).argmin())]
+    return frames[int(_polygon_area(frames, avoid).argmin())]
 
 
 def _starts(first: int, length: int, size: int, start: int, total: int) -> list[int]:
@@ -192,7 +192,7 @@ def _starts(first: int, length: int, size: int, start: int, total: int) -> list[
     return [min(max(first - before, start), last) for before in (spare // 2, 0, spare)]
 
 
-def _set_apart(
+def _separate_splits(
     tiles: Sequence[_Tile], drawn: Mapping[Split, shapely.STRtree], extent: Window
 ) -> list[_Tile]:
     """Move or drop tiles so that two splits share no pixel; tiles with most to score stay put."""
@@ -201,13 +201,13 @@ def _set_apart(
         reach = tile.window.expand(tile.window.width)
         others = [k.window for k in kept if k.split != tile.split and k.window.intersection(reach)]
         if any(tile.window.intersection(other) for other in others):
-            kept += _moved(tile, others, drawn[tile.split], extent)
+            kept += _relocate(tile, others, drawn[tile.split], extent)
         else:
             kept.append(tile)
     return kept
 
 
-def _moved(
+def _relocate(
     tile: _Tile, others: Sequence[Window], tree: shapely.STRtree, extent: Window
 ) -> list[_Tile]:
     """Move a tile beside `others`, to where it scores most; return [] if it would score nothing."""
@@ -223,7 +223,7 @@ def _moved(
         and _fits(place, extent)
         and not any(place.intersection(other) for other in others)
     ]
-    areas = _drawn_in([scored for _, scored in places], tree)
+    areas = _polygon_area([scored for _, scored in places], tree)
     if not areas.any():
         return []
     best = int(areas.argmax())

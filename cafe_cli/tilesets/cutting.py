@@ -111,10 +111,10 @@ class TileCutter:
     def _cut_tile(
         self, scene: Scene, planned: PlannedTile, patch: Patch, scene_labels: Labels
     ) -> CutTile:
-        labels = self._own_labels(planned, scene_labels)
+        labels = self._mask_labels(planned, scene_labels)
         tile = _describe(planned, float(patch.optical_valid.mean()), labels)
         counts = pixel_counts(labels, self.classes)
-        if not _worth_keeping(tile, self.config):
+        if not _has_enough_pixels(tile, self.config):
             return CutTile(tile, False, counts)
         if self.folder is not None:
             grid = scene.grid.at(planned.window)
@@ -129,7 +129,7 @@ class TileCutter:
             tile, True, counts, optical, RunningMoments.of(patch.height[None], patch.height_valid)
         )
 
-    def _own_labels(self, planned: PlannedTile, labels: Labels) -> Labels:
+    def _mask_labels(self, planned: PlannedTile, labels: Labels) -> Labels:
         """Remove labels outside the scored window, or outside the polygons of the split."""
         if planned.scored == planned.window and self.polygons is None:
             return labels
@@ -154,7 +154,7 @@ def _describe(planned: PlannedTile, valid: float, labels: Labels) -> Tile:
     )
 
 
-def _worth_keeping(tile: Tile, config: Config) -> bool:
+def _has_enough_pixels(tile: Tile, config: Config) -> bool:
     """Whether a training tile has its shares of pixels, or another tile any label."""
     if tile.split != "train":
         return tile.labelled > 0

@@ -126,11 +126,11 @@ def plan(
         _count_scene(scene, counted, config, classes, jobs)
         progress(done, len(found))
     _report_unknown(counted, config)
-    _check_alike(scenes)
+    _check_consistency(scenes)
     grids = _grids(scenes)
     planner = SplitPlanner(config, grids, counted.blocks)
     tiles = [tile for name in grids for tile in planner.tiles(name)]
-    kept = _without_shared(tiles, grids, config.tile.size)
+    kept = _drop_shared_training(tiles, grids, config.tile.size)
     counts = np.sum([b.counts for b in counted.blocks], axis=0)
     return TilePlan(scenes, kept, counts, planner.polygons, len(tiles) - len(kept))
 
@@ -193,7 +193,7 @@ def _report_unknown(counted: _LabelCounts, config: Config) -> None:
         raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")
 
 
-def _check_alike(scenes: Sequence[SceneInspection]) -> None:
+def _check_consistency(scenes: Sequence[SceneInspection]) -> None:
     """Refuse scenes with other bands or data types than the first; warn of another GSD."""
     first = scenes[0]
     for scene in scenes:
@@ -213,7 +213,7 @@ def _check_alike(scenes: Sequence[SceneInspection]) -> None:
             )
 
 
-def _without_shared(
+def _drop_shared_training(
     tiles: list[PlannedTile], grids: dict[str, Grid], size: int
 ) -> list[PlannedTile]:
     """Leave out training tiles on ground that another scene validates or tests on."""

@@ -89,7 +89,7 @@ class Chart:
         """Colour and dashes of each line; the dashes (points) tell lines apart without colours."""
         return [
             (
-                _readable(line.color or _COLORS[i % len(_COLORS)]),
+                _ensure_contrast(line.color or _COLORS[i % len(_COLORS)]),
                 tuple(_WIDTH * length for length in _DASHES[i % len(_DASHES)]),
             )
             for i, line in enumerate(self.lines)
@@ -211,7 +211,7 @@ def _copy_parts(drawn: ElementTree.Element, kind: str, root: ElementTree.Element
             ElementTree.SubElement(root, "text", place).text = element.text
 
 
-def _readable(color: str) -> str:
+def _ensure_contrast(color: str) -> str:
     """Change the luminance of ``#rrggbb`` until white and dark pages contrast with it by 3:1.
 
     That is what WCAG 2.1, success criterion 1.4.11, asks of graphics.

@@ -119,7 +119,7 @@ def warnings(folder: Path, tileset: TileSet, settings: TrainSettings) -> list[st
             "every step takes all of them"
         )
     for name, pixels in _training_pixels(tileset).items():
-        if not pixels and (others := _elsewhere(tileset, name)):
+        if not pixels and (others := _pixels_in_all_splits(tileset, name)):
             found.append(
                 f"class {name} has no pixel in the training tiles ({others:,} elsewhere) and "
                 "cannot be learnt: split the ground otherwise, or take it out of the classes"
@@ -132,5 +132,5 @@ def _training_pixels(tileset: TileSet) -> dict[str, int]:
     return {name: counts.get(name, 0) for name in tileset.classes.names}
 
 
-def _elsewhere(tileset: TileSet, name: str) -> int:
+def _pixels_in_all_splits(tileset: TileSet, name: str) -> int:
     return sum(counts.get(name, 0) for counts in tileset.pixels.values())

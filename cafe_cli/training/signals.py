@@ -55,12 +55,12 @@ def watch_for_stop(limit: float | None, started: float) -> Iterator[Callable[[],
         up = limit is not None and time.monotonic() - started >= limit
         return StopReason.TIME_LIMIT if up else StopReason.NONE
 
-    with _signals_handled_by(handle):
+    with _install_handler(handle):
         yield reason
 
 
 @contextmanager
-def _signals_handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _install_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {}
     try:
         for number in _SIGNALS:

@@ -125,22 +125,22 @@ def _set_up(planned: TrainPlan, team: Processes) -> TrainingRun:
 def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], StopReason]) -> str:
     """Train until there is a reason to stop; return that reason, "" if all epochs are done."""
     while (ended := run.state.why_ended(run.config.train)) is None:
-        with _errors_explained(run.config, stop):
+        with _translate_torch_errors(run.config, stop):
             reason = run.train_epoch(report.step, stop)
         if reason == StopReason.SIGNAL or (reason and not run.epoch_is_over):
-            return _break_off(run, reason)
-        with _errors_explained(run.config, stop):
+            return _stop_early(run, reason)
+        with _translate_torch_errors(run.config, stop):
             record, best = run.finish_epoch()
         report.epoch(record, best)
         if (reason := StopReason(run.processes.max(stop()))) and not run.is_over:
-            return _break_off(run, reason)
+            return _stop_early(run, reason)
     if ended:
         log.info(ended)
     return ended
 
 
 @contextmanager
-def _errors_explained(config: Config, stop: Callable[[], StopReason]) -> Iterator[None]:
+def _translate_torch_errors(config: Config, stop: Callable[[], StopReason]) -> Iterator[None]:
     """Translate torch's out-of-memory and compiler errors into messages that say what to do."""
     try:
         yield
@@ -157,7 +157,7 @@ def _errors_explained(config: Config, stop: Callable[[], StopReason]) -> Iterato
         ) from error
 
 
-def _break_off(run: TrainingRun, reason: StopReason) -> str:
+def _stop_early(run: TrainingRun, reason: StopReason) -> str:
     """Save a run to be resumed; raise on a signal, return the reason after a time limit."""
     done = f"at step {run.done} of {run.total}; go on with --resume -o {run.output}"
     if reason == StopReason.SIGNAL:

@@ -43,7 +43,7 @@ class _Limit:
 
 
 @dataclass(frozen=True, eq=False)
-class _Survey:
+class _WantedPixels:
     """The result of rasterizing the limits over a whole scene once; see `Area`.
 
     In `cells`, (rows, columns), a square of `side` pixels is True if it holds wanted pixels.
@@ -92,15 +92,15 @@ class Area:
     ) -> None:
         self._scene = scene
         self._limits = limits
-        self._survey = _survey(scene, limits) if limits else None
+        self._wanted = _rasterize_limits(scene, limits) if limits else None
         self.extent, self.pixels, self.key = scene, scene.width * scene.height, "whole"
-        if self._survey is None:
+        if self._wanted is None:
             return
-        if not self._survey.pixels:
+        if not self._wanted.pixels:
             raise _empty(limits, scene, name)
-        if self._survey.pixels < self.pixels:
-            self.key = self._survey.digest
-        self.extent, self.pixels = self._survey.extent, self._survey.pixels
+        if self._wanted.pixels < self.pixels:
+            self.key = self._wanted.digest
+        self.extent, self.pixels = self._wanted.extent, self._wanted.pixels
 
     @classmethod
     def whole(cls, grid: Grid) -> "Area":
@@ -205,9 +205,9 @@ class Area:
     def touches(self, window: Window) -> bool:
         """Whether a window may hold wanted pixels: False is certain, True accurate to a cell."""
         inside = window.intersection(self.extent)
-        if inside is None or self._survey is None:
+        if inside is None or self._wanted is None:
             return inside is not None
-        return bool(self._survey.cells[_cells(inside, self._survey.side)].any())
+        return bool(self._wanted.cells[_cells(inside, self._wanted.side)].any())
 
 
 def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
@@ -218,7 +218,7 @@ def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
     return inside
 
 
-def _survey(scene: Window, limits: tuple[_Limit, ...]) -> _Survey:
+def _rasterize_limits(scene: Window, limits: tuple[_Limit, ...]) -> _WantedPixels:
     """Rasterize the limits over the scene block by block; record count, extent and cells."""
     side = max(_CELL, math.isqrt(scene.width * scene.height // _CELLS))
     cells = np.zeros((-(-scene.height // side), -(-scene.width // side)), bool)
@@ -236,7 +236,7 @@ def _survey(scene: Window, limits: tuple[_Limit, ...]) -> _Survey:
         starts = [np.arange(0, length, side) for length in inside.shape]
         by_rows = np.logical_or.reduceat(inside, starts[0], axis=0)
         cells[_cells(block, side)] = np.logical_or.reduceat(by_rows, starts[1], axis=1)
-    return _Survey(Window.hull(extents or [scene]), pixels, digest.hexdigest(), side, cells)
+    return _WantedPixels(Window.hull(extents or [scene]), pixels, digest.hexdigest(), side, cells)
 
 
 def _cells(window: Window, side: int) -> tuple[slice, slice]:

@@ -1,8 +1,8 @@
-"""The ONNX engine: ONNX Runtime on CPUs, an extra, ``pip install cafe-cli[onnx]``.
+"""The ONNX engine: ONNX Runtime on CPUs, with the extra ``pip install cafe-cli[onnx]``.
 
 A network is exported in memory for every run, so that there is no file to keep, to trust or to
-remove. The export takes 2 to 5 seconds of a core, which pays from 15 to 60 windows on. It folds
-BatchNorm into convolutions by itself.
+remove. The export takes 2 to 5 seconds of a core, which pays off from 15 to 60 windows on. The
+exporter folds BatchNorm into convolutions.
 """
 
 import importlib
@@ -35,11 +35,11 @@ def available() -> bool:
 
 
 class OnnxNetwork:
-    """A network in ONNX Runtime, called like `CaFE.forward`; same inputs, same bytes.
+    """A network in ONNX Runtime, called like `CaFE.forward`; its results are deterministic.
 
-    There is a session for every shape of inputs. They are built here, before threads read rasters:
-    to silence the exporter, the standard output of the whole process is redirected. A batch that is
-    halved later gets a session when it first comes.
+    There is a session for every input shape. The constructor builds them, before threads read
+    rasters: to silence the exporter, it redirects the standard output of the whole process. The
+    session of a batch that is halved later is built at its first call.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class OnnxNetwork:
 
 
 def _build_session(model: CaFE, shape: tuple[int, int, int]) -> Any:
-    """Export a model for inputs of one shape, and compare the results with those of torch."""
+    """Export a model for one input shape, and compare its results with those of torch."""
     runtime: Any = _runtime()
     network = model.deployed()
     inputs = example_inputs(network, *shape)
@@ -114,10 +114,10 @@ def _runtime() -> Any:
 def _options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    # By default ONNX Runtime takes all cores of the machine, whatever the process may use of them.
+    # By default ONNX Runtime uses all cores of the machine, even if the process may not.
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # The pattern is known after the first run, whose memory is kept: it doubles the memory.
+    # The memory pattern is known after the first run, whose memory is kept, too: it doubles.
     options.enable_mem_pattern = False
     # Threads that spin while they wait for a window take cores from those that read and write.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -133,7 +133,7 @@ def _export(network: CaFE, inputs: _Inputs) -> tuple[bytes, Tensor]:
     try:
         with warnings.catch_warnings(), _no_stdout(), torch.no_grad():
             warnings.simplefilter("ignore")
-            # The exporter dynamo=True takes 2 to 6 times as long for a graph of the same speed.
+            # dynamo=True takes 2 to 6 times as long to export a graph of the same speed.
             torch.onnx.export(
                 network, inputs, buffer, dynamo=False, input_names=names, opset_version=_OPSET
             )

@@ -19,8 +19,8 @@ log = logging.getLogger("cafe")
 
 TOLERANCE = 1e-3
 """Largest difference of logits after folding, relative to the largest logit. Rounding alone causes
-1e-6 to 3e-6 in networks of 40 to 240 layers, a BatchNorm folded wrongly 0.1 and more: the limit is
-far from both, and an error of its size changes no labels but ties."""
+1e-6 to 3e-6 in networks of 40 to 240 layers, a wrongly folded BatchNorm 0.1 and more. The limit is
+far from both, and an error of this size changes labels only where classes tie."""
 
 # Errors of symbolic tracing where control flow or shapes depend on data.
 _NOT_TRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -120,7 +120,7 @@ def fold_batchnorm(network: _Module, *inputs: Tensor | None) -> _Module:
 
 
 class _Tracer(fx.Tracer):
-    """Traces down to convolutions and norms, which some libraries subclass."""
+    """Treats convolutions and norms, which some libraries subclass, as leaves of the graph."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call of the module is one node of the graph."""
@@ -129,7 +129,7 @@ class _Tracer(fx.Tracer):
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Yield every convolution whose output is the input of one norm and nothing else."""
+    """Yield each convolution whose output goes only into a norm, with that norm."""
     if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return
     try:
@@ -151,7 +151,7 @@ def _pairs(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 
 def _fold_pair(network: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    """Fold a norm into a convolution, unless a subclass of either does more than its base."""
+    """Fold a norm into a convolution, unless a subclass of either changes what it computes."""
     if norm.running_mean is None:
         return False
     fused = fuse_conv_bn_eval(conv, norm)

@@ -130,12 +130,12 @@ def apply_symmetry(planes: PackedTiles[Tensor], symmetry: Tensor) -> PackedTiles
     # One pass per symmetry that occurs, at most eight; each item is copied once.
     for code in set(symmetry.tolist()):
         chosen = (symmetry == code).nonzero()[:, 0].to(planes.labels.device, non_blocking=True)
-        for values, into in zip(map(_plain, planes), map(_plain, result), strict=True):
+        for values, into in zip(map(_as_int16, planes), map(_as_int16, result), strict=True):
             into[chosen] = _symmetric(values[chosen], code)
     return result
 
 
-def _plain(values: Tensor) -> Tensor:
+def _as_int16(values: Tensor) -> Tensor:
     """View uint16, for which torch lacks most operations, as int16."""
     return values.view(torch.int16) if values.dtype == torch.uint16 else values
 
