@@ -1,4 +1,4 @@
-"""Pictures of scenes and label maps, and what every figure shares: legends, PNG files."""
+"""Draw scenes and label maps; legends and PNG files of all figures."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def add_legend(
 def to_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Return the first three bands, or the first one in grey, as 8-bit RGB (height, width, 3).
 
-    uint8 is taken as it is; other types are stretched from their 1st to their 99th percentile.
+    uint8 is not changed; other types are stretched from their 1st to their 99th percentile.
     """
     bands = image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0)
     if bands.dtype == np.uint8:

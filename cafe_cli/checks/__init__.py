@@ -1,1 +1,1 @@
-"""``cafe check``: find what is wrong with scenes before any work is done."""
+"""``cafe check``: check scenes before any work is done."""

@@ -1,4 +1,4 @@
-"""``cafe check``: find what is wrong with scenes, and estimate what ``cafe tile`` would cut."""
+"""``cafe check``: check scenes, and plan and estimate the tile set that ``cafe tile`` would cut."""
 
 import logging
 import shutil
@@ -28,20 +28,20 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """What ``cafe tile`` would cut.
+    """Facts of the tile set that ``cafe tile`` would cut.
 
     Attributes
     ----------
     labels : dict
         Labelled pixels per class name.
     tiles : dict
-        Tiles per split, among them those with too few valid or labelled pixels to be kept.
+        Number of tiles per split, including those with too few valid or labelled pixels to keep.
     size : int
         Side of a tile in pixels.
     shared_ground : float
-        Square metres in tiles of more than one split.
+        Square metres of ground in tiles of more than one split.
     left_out : int
-        Training tiles on ground that another scene validates or tests on.
+        Number of training tiles on ground that another scene validates or tests on.
     """
 
     labels: dict[str, int]
@@ -68,7 +68,7 @@ class CheckFacts:
     Attributes
     ----------
     jobs : int
-        Threads that would cut.
+        Number of threads for cutting.
     scenes : dict
         Facts of each scene, as `cafe_cli.checks.facts.SceneFacts.as_json` returns them.
     output : Path or None
@@ -108,20 +108,20 @@ def check(
     Parameters
     ----------
     config : Config
-        ``[scenes]`` has to be there; without labels and classes no tiles are planned.
+        Needs ``[scenes]``; without labels and classes no tiles are planned.
     output : Path, optional
-        Where a tile set would be written.
+        Folder of the tile set.
     overwrite : bool
         Whether an output that exists may be replaced.
     progress : callable
-        Called with the scenes done and in total.
+        Called with the number of scenes done and in total.
     jobs : int, optional
-        Threads that would cut; as many as there are cores if None.
+        Number of threads for cutting; one per core if None.
 
     Returns
     -------
     Report
-        Its verdict is `Report.ok`: no error.
+        `Report.ok` is its verdict: True without errors.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def check(
     with report.capture_errors():
         scenes = find_scenes(config.scenes, config.root)
     for done, files in enumerate(scenes, start=1):
-        with _without_warnings():  # the report has findings for them
+        with _without_warnings():  # the report has findings instead
             scene = diagnose(files, config)
         facts.scenes[files.id] = scene.facts
         report.add(*scene.findings)

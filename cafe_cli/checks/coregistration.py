@@ -1,10 +1,9 @@
-"""Co-registration of image and heights: by how much one is shifted against the other.
+"""Co-registration of image and heights: estimate the offset between them.
 
-Roofs and crowns have an outline in both: the edges of one are cross-correlated with those of the
-other at every offset of a few pixels. The outlines of shadows would dominate that by their number,
-so dark pixels are left out of the image. The best offset is an estimate and no measurement: in an
-orthophoto that is not a true one, roofs and crowns lean away from their place by metres, each in a
-direction of its own.
+Roofs and crowns have outlines in both: the edges of the image and of the heights are
+cross-correlated at every offset of a few pixels. Shadows have so many edges that they would
+dominate, so dark pixels of the image are left out. The best offset is an estimate and not a
+measurement: except in a true orthophoto, roofs and crowns lean by metres in different directions.
 """
 
 import math
@@ -21,12 +20,12 @@ from cafe_cli.raster.reader import Mask
 
 Plane = NDArray[np.float64]
 
-_BLUR = 1.0  # pixels; edges of resampled heights are no sharper than that
-_MARGIN = 4  # pixels beside a border or a shadow whose edge strength it spoils
+_BLUR = 1.0  # sigma in pixels; edges of resampled heights are no sharper
+_MARGIN = 4  # pixels next to a border or a shadow whose edge strength is unusable
 _SHADE = 0.5  # darker is shadow: 0 is the darkest, 1 the median brightness
 _SURROUNDINGS = 25  # pixels along each side of the area that edge strength is normalised by
-_CLIP = 98.0  # percentile that edge strength is clipped to: a tower must not count more
-_MIN_SHARE = 0.1  # of a window with data, below which there is no estimate
+_CLIP = 98.0  # percentile to which edge strength is clipped, so that no tower dominates
+_MIN_SHARE = 0.1  # share of a window with data, below which there is no estimate
 _MIN_PEAK = 0.05  # correlation
 _CLEAR = 4.0  # standard errors that a peak lies above its surroundings
 _BETTER = 2.0  # standard errors that a peak lies above no offset
@@ -44,10 +43,10 @@ class OffsetEstimate:
     at_zero, at_peak : float
         Correlation of the edges without an offset, and at that offset.
     clear : bool
-        Whether the offset is reliable: a single peak inside the range that was searched, well above
-        chance and its surroundings.
+        Whether the offset is reliable: a single peak inside the search range, well above chance and
+        its surroundings.
     shifted : bool
-        Whether it is clear and fits significantly better than no offset.
+        Whether the offset is clear and fits significantly better than no offset.
     """
 
     columns: float
@@ -67,7 +66,7 @@ class OffsetConsensus:
     columns, rows : float
         Median offset of the clear windows.
     at_zero, at_peak : float
-        Their median correlations.
+        Median correlations of the clear windows.
     windows : int
         Number of clear windows.
     agree : float
@@ -106,7 +105,7 @@ def estimate_offset(
     Returns
     -------
     OffsetEstimate or None
-        None where no edges can be compared: flat, void or smaller than the range searched.
+        None if no edges can be compared: flat, void or smaller than the search range.
     """
     if min(height.shape) <= 4 * max_offset:
         return None
@@ -149,11 +148,11 @@ def check_registration(
     Parameters
     ----------
     found : OffsetConsensus
-        In pixels of the coarser image that was searched.
+        Offset in pixels of the downsampled image.
     columns, rows : float
         The same offset in pixels of the image.
     metres : float, optional
-        Its length; None where the size of a pixel is not known.
+        Length of the offset; None if the pixel size is unknown.
     """
     small = math.hypot(found.columns, found.rows) < 1.5
     if small or (metres or 1.0) < 0.5 or min(found.agree, found.shifted) < 0.6:
@@ -171,7 +170,7 @@ def check_registration(
 
 
 def _sunlit(brightness: Plane, valid: Mask) -> Mask:
-    """Return which valid pixels (height, width) are neither in shadow nor beside one."""
+    """Return which valid pixels (height, width) are neither in nor next to a shadow."""
     if not valid.any():
         return valid
     darkest, median = np.percentile(brightness[valid], [0.5, 50])
@@ -183,7 +182,7 @@ def _sunlit(brightness: Plane, valid: Mask) -> Mask:
 def _edges(values: Plane, valid: Mask) -> tuple[Plane, Mask] | None:
     """Return edge strength (mean 0, deviation 1; 0 where unknown) and where it is known.
 
-    None where there is no edge, or too few valid pixels.
+    Return None if there is no edge, or too few valid pixels.
     """
     known = binary_erosion(valid, iterations=_MARGIN)  # the border of a void is no edge
     if known.mean() < _MIN_SHARE:
@@ -199,7 +198,7 @@ def _edges(values: Plane, valid: Mask) -> tuple[Plane, Mask] | None:
 
 
 def _normalise_locally(strength: Plane, known: Mask) -> Plane:
-    """Divide edge strength by that around it: texture (trees, fields) must not outweigh roofs."""
+    """Divide edge strength by its local mean, so that texture (trees, fields) does not dominate."""
     share = np.maximum(uniform_filter(known.astype(np.float64), _SURROUNDINGS), 1e-6)
 
     def mean(values: Plane) -> Plane:
@@ -247,7 +246,7 @@ def _correlate(
 
 
 def _stands_out(surface: Plane, row: int, column: int, error: float) -> bool:
-    """Whether a peak is inside the range searched and well above the correlation farther away."""
+    """Whether a peak is inside the search range and well above the correlation farther away."""
     last = len(surface) - 1
     if not (0 < row < last and 0 < column < last):
         return False

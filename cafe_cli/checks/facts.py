@@ -1,4 +1,4 @@
-"""Facts of a scene that a check reports, as dataclasses with one way out to JSON, `as_json`.
+"""Facts of a scene that a check reports, as dataclasses; `as_json` converts them for JSON.
 
 Numbers are rounded as they are printed. Facts of a file that is missing or damaged stay None and
 are left out of the JSON.
@@ -41,17 +41,17 @@ class RasterFacts:
     rotation : float
         Degrees.
     dtype : str or list of str
-        One for all bands, or one per band where they differ.
+        One data type, or one per band if they differ.
     bands : list of str
         Colour of each band, and its description if it has one.
     mask : {"alpha", "mask", "nodata", "none"}
-        What marks pixels without data.
+        How pixels without data are marked.
     block : list of int
-        Height and width of the blocks that are stored as a whole.
+        Height and width of the blocks of the file.
     overviews : list of int
         Decimation factors.
     pixels : ImageFacts or HeightFacts or None
-        None for labels, or where they cannot be read.
+        None for labels, or if the pixels cannot be read.
     """
 
     path: str
@@ -98,7 +98,7 @@ class GridFacts:
     shift_pixels : list of float or None
         Offset in columns and rows from the pixels of the image; None where the pixel size differs.
     gsd_ratio : float
-        GSD of the stream by that of the image.
+        GSD of the stream divided by that of the image.
     """
 
     overlap_percent: float
@@ -127,7 +127,7 @@ class LabelFacts:
 
 @dataclass(frozen=True)
 class RegistrationFacts:
-    """Offset that makes the heights fit the image, in its pixels and in metres."""
+    """Offset that aligns the heights with the image, in pixels of the image and in metres."""
 
     columns: float
     rows: float
@@ -146,7 +146,7 @@ class StreamFacts:
     Attributes
     ----------
     files : int
-        Number of all files; `rasters` are those that were checked.
+        Number of files; `rasters` has only those that were checked.
     """
 
     files: int
@@ -179,7 +179,7 @@ class SceneFacts:
     compared : bool
         Whether image and heights were compared.
     registration : RegistrationFacts or None
-        None where the offset is clear in no window.
+        None if no window has a clear offset.
     """
 
     streams: dict[str, StreamFacts] = field(default_factory=dict)
@@ -198,7 +198,7 @@ class SceneFacts:
 
 
 def json_number(value: float | None) -> float | str | None:
-    """Return a number as JSON knows it: as an integer where it is one, and NaN as a text."""
+    """Return a number for JSON: an integer if it is whole, and NaN as a text."""
     if value is None:
         return None
     if not math.isfinite(value):

@@ -30,12 +30,12 @@ def check_heights(
     unit_known: bool = False,
     crs_unit: str = "metre",
 ) -> Iterator[Finding]:
-    """Check whether heights can be what the settings say they are.
+    """Check whether heights are plausible for the kind and unit in the settings.
 
     Parameters
     ----------
     values : ndarray, (n,)
-        As they are stored in the raster, without voids.
+        Stored values of the raster, without voids.
     settings : HeightSettings
     metres : float
         Metres per unit of the raster.
@@ -72,7 +72,7 @@ def check_heights(
 
 
 def _find_undeclared_void(heights: Array, metres: float) -> float | None:
-    """Return a height that marks voids: implausible, or a usual code far from all other heights."""
+    """Return a value that marks voids: implausible, or a common code far from all heights."""
     for void in (float(heights.min()), float(heights.max())):
         if not PLAUSIBLE[0] <= void <= PLAUSIBLE[1]:
             return void

@@ -37,7 +37,7 @@ from cafe_cli.scenes.height_rasters import metres_per_unit
 from cafe_cli.scenes.inspection import DOUBTFUL_ALPHA, find_doubtful_alpha
 from cafe_cli.vector.features import is_vector
 
-_MOST_FILES = 16  # of a stream that are looked at; the others are counted
+_MOST_FILES = 16  # files of a stream that are checked; the others are counted
 _PROBE = 1024  # pixels along each side of the decimated view of heights
 
 
@@ -63,7 +63,7 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
 
 
 def describe_raster(dataset: DatasetReader) -> RasterFacts:
-    """Return what the header of a raster says."""
+    """Return the facts in the header of a raster."""
     grid, place = Grid.of(dataset), dataset.transform
     colors = zip(dataset.colorinterp, dataset.descriptions, strict=True)
     types = list(dict.fromkeys(dataset.dtypes))
@@ -112,7 +112,7 @@ def _check_image(report: Report, dataset: DatasetReader, config: Config) -> Imag
 def _check_heights(
     report: Report, dataset: DatasetReader, config: Config, is_terrain: bool, alone: bool
 ) -> HeightFacts:
-    """Check a height raster on a decimated view; of several (not `alone`), one may be void."""
+    """Check a height raster on a decimated view; it may be void unless it is `alone`."""
     settings = config.height
     if is_terrain:
         settings = settings.model_copy(update={"kind": "dsm", "ground": "none"})
@@ -141,7 +141,7 @@ def _check_heights(
 
 
 def _units(member: Member) -> dict[str, Any]:
-    """Return what a height raster says of its units, as keywords of `check_heights`."""
+    """Return the units that a height raster declares, as keywords of `check_heights`."""
     crs = member.grid.crs
     vertical = crs is not None and ("VERT_CS[" in crs.to_wkt() or "VERTCRS[" in crs.to_wkt())
     crs_unit = crs.linear_units if crs is not None and crs.is_projected else "metre"
@@ -149,7 +149,7 @@ def _units(member: Member) -> dict[str, Any]:
 
 
 def _raster_sides(window: Window, dataset: DatasetReader) -> tuple[bool, bool, bool, bool]:
-    """Say which sides of a window are sides of the raster: top, bottom, left, right."""
+    """Return which sides of a window are sides of the raster: top, bottom, left, right."""
     left, top, right, bottom = window.bounds
     return top == 0, bottom == dataset.height, left == 0, right == dataset.width
 

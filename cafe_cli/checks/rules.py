@@ -43,7 +43,7 @@ def check_image(values: Array, bands: Sequence[int]) -> Iterator[Finding]:
 def margin_shares(
     values: Array, valid: Mask, sides: tuple[bool, bool, bool, bool]
 ) -> dict[float, float]:
-    """Measure margins of one value in all bands along the border of a raster.
+    """Measure the margins along the border of a raster that have one value in all bands.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def check_labels(
     classes: ClassTable,
     settings: LabelSettings,
 ) -> Iterator[Finding]:
-    """Check the pixels per class id (K,), and those per value or colour of no class."""
+    """Check the pixel counts per class id (K,), and those per value or colour without a class."""
     listed = list_unknown(unknown)
     if unknown and settings.encoding == "ids":
         yield _error(
@@ -103,7 +103,7 @@ def check_labels(
 def pixel_shift(grid: Grid, reference: Grid) -> tuple[float, float] | None:
     """Return the offset (columns, rows) of a grid from the pixels of another, within half a pixel.
 
-    None where CRS, pixel size or rotation differ: then no offset exists.
+    Return None if CRS, pixel size or rotation differ, so that no offset exists.
     """
     between = ~reference.transform @ grid.transform
     same = np.allclose([between.a, between.b, between.d, between.e], [1, 0, 0, 1], atol=1e-6)
@@ -114,7 +114,7 @@ def pixel_shift(grid: Grid, reference: Grid) -> tuple[float, float] | None:
 
 
 def check_grid(stream: str, grid: Grid, reference: Grid, share: float) -> Iterator[Finding]:
-    """Compare the grid of heights or labels with the image's, of which they cover a share."""
+    """Compare the grid of heights or labels with that of the image; check the share covered."""
     if share < 0.995:
         yield (_warning if share < 0.9 else _note)(f"covers {percent(share)} of the image")
     shift = pixel_shift(grid, reference)

@@ -50,23 +50,23 @@ from cafe_cli.vector.features import is_vector
 
 STREAMS = ("optical", "elevation", "dtm", "labels")
 
-_MOST_CELLS = 4_000_000  # of the ground filter that a check waits for: about ten seconds
-_LISTED = 8  # label values of no class
+_MOST_CELLS = 4_000_000  # of the ground filter; they take about ten seconds
+_LISTED = 8  # label values without a class, at most, in the facts
 
 
 def diagnose(files: SceneFiles, config: Config) -> Report:
-    """Check all that belongs to a scene.
+    """Check the files of a scene, each by itself and together.
 
     Parameters
     ----------
     files : SceneFiles
     config : Config
-        Says what the files hold: bands, heights, labels, classes.
+        Describes the content of the files: bands, heights, labels, classes.
 
     Returns
     -------
     Report
-        Its facts are those of `cafe_cli.checks.facts.SceneFacts`. What fails is a finding.
+        Its facts are `cafe_cli.checks.facts.SceneFacts.as_json`; errors become findings.
     """
     report, facts = Report(files.id), SceneFacts()
     for stream in STREAMS:
@@ -110,7 +110,7 @@ def _compare_grids(member: Member, reference: Grid, share: float) -> GridFacts:
 
 
 def _check_heights(report: Report, facts: SceneFacts, files: SceneFiles, config: Config) -> None:
-    """Check image and heights together, above the ground if that can be had in a short time."""
+    """Check image and heights together; heights above ground if these take little time."""
     files = replace(files, labels=())
     plain = config.height.model_copy(update={"ground": "none"})
     attempts = [config.height, plain]
@@ -214,7 +214,7 @@ def _has_error(report: Report, files: SceneFiles, streams: Sequence[str]) -> boo
 
 
 def _coarsening(grid: Grid, heights: GridFacts | None) -> int:
-    """Return the factor by which the image is made coarser before edges are compared.
+    """Return the factor by which the image is downsampled before edges are compared.
 
     The result is as coarse as the heights, and not finer than 20 cm.
     """
@@ -247,7 +247,7 @@ def _downsample(patch: Patch, factor: int) -> tuple[Array, Mask, Array, Mask]:
 
 
 def _ground_cells(files: SceneFiles, config: Config) -> float:
-    """Return how many cells the ground filter would take; 0 where it has nothing to do."""
+    """Return the number of cells that the ground filter would process; 0 if it is not needed."""
     if ground_source(config.height, bool(files.dtm)) != "estimate":
         return 0.0
     grid = union_grid(inspect_rasters(files.elevation, parse_crs(config.crs)))

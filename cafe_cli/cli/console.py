@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 
-_LOG_WIDTH = 120  # characters of a line of a table if stderr is no terminal
+_LOG_WIDTH = 120  # characters per line of a table if stderr is not a terminal
 
 
 def set_up_log(verbosity: int) -> None:
@@ -66,7 +66,7 @@ def show_error(message: str) -> None:
 
 
 def say(message: str) -> None:
-    """Print what was done, unless with -q."""
+    """Print a result, unless with -q."""
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
         print_line("", message)
 
@@ -190,6 +190,6 @@ def _bar(*extra: TextColumn) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        # In a log file a bar would be an empty line.
+        # In a log file, a bar would leave an empty line.
         disable=not (console.is_terminal and logging.getLogger("cafe").isEnabledFor(logging.INFO)),
     )

@@ -10,7 +10,7 @@ from cafe_cli.text import short_duration
 from cafe_cli.training.history import EpochRecord
 
 _GAP = "  "
-_NAME = (12, 8, 6)  # widths to cut the names of classes to; the first at which all fit
+_NAME = (12, 8, 6)  # widths for class names; the first at which all columns fit is used
 _LISTED = 16  # width of a name in the column of the worst classes
 
 
@@ -27,7 +27,7 @@ class _Column:
 
 
 class EpochTable:
-    """Formats the epochs of a run; the first one decides which columns there are.
+    """Formats the epochs of a run; the first epoch determines the columns.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ class EpochTable:
     def _count(self, record: EpochRecord) -> None:
         """Add an epoch's steps and seconds, from which the time left is estimated.
 
-        The first epoch seen follows earlier ones if the run was resumed: the number of its steps is
-        then the average.
+        On a resume, the first epoch seen follows earlier ones; its number of steps is then the
+        average.
         """
         step = record.step
         each = round(step / record.epoch)

@@ -22,7 +22,7 @@ from cafe_cli.cli.train import train
 from cafe_cli.errors import CafeError, out_of_memory
 
 # How long idle threads of OpenMP spin before they sleep: 1000 rounds are about a microsecond. By
-# default they go on spinning, and a training step takes many times as long if another process
+# default they keep spinning, and a training step takes many times as long if another process
 # needs the same cores. OpenMP reads the variable when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -31,7 +31,7 @@ class ConfigOption:
     type : type or Literal
         A Literal offers its values as choices.
     metavar : str, optional
-        Stands for the value in the help text.
+        Placeholder of the value in the help text.
     multiple : bool
         Whether the option may be repeated.
     callback : callable, optional
@@ -139,7 +139,7 @@ RASTER_OPTIONS = (
         "Value that marks voids, instead of the raster's nodata.", float,
     ),
 )  # fmt: skip
-"""What the rasters hold."""
+"""Options for the content of the rasters."""
 
 SCENE_OPTIONS = (
     _files(
@@ -154,7 +154,7 @@ SCENE_OPTIONS = (
     ConfigOption("--size", "tile.size", "Side of a tile in pixels.", int),
     ConfigOption("--overlap", "tile.overlap", "Overlap of training tiles in pixels.", int),
 )  # fmt: skip
-"""The scenes, what their rasters hold, and the tiles they are cut into."""
+"""Options for the scenes, the content of their rasters, and the tiles."""
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:

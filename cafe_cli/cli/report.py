@@ -19,7 +19,7 @@ _STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
 def print_reports(reports: Sequence[Report], as_json: bool = False) -> None:
     """Print reports, and end the command with exit code 1 if one of them has errors.
 
-    With `as_json`, as JSON to stdout: an object per report.
+    With `as_json`, print JSON to stdout: an object per report.
     """
     for report in reports:
         if as_json:

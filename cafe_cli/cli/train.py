@@ -102,7 +102,7 @@ def train(
 
 @contextmanager
 def _only_first_logs() -> Iterator[None]:
-    """Silence all processes of a training run but the first: they all meet the same events."""
+    """Silence all processes of a training run but rank 0, since all log the same events."""
     from cafe_cli.cli.console import set_up_log
     from cafe_cli.training.distributed.processes import is_first
 

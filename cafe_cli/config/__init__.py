@@ -1,1 +1,1 @@
-"""Settings: the schema of the config, its reading and writing, and the errors of invalid ones."""
+"""The config: its schema, reading and writing it, and messages for invalid settings."""

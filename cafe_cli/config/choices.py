@@ -1,4 +1,4 @@
-"""Choices of the config that the command line offers, too: without pydantic, which is slow."""
+"""Choices of settings that the command line shares; free of pydantic, which is slow to import."""
 
 from typing import Literal, TypeAlias
 

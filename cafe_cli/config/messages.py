@@ -1,4 +1,4 @@
-"""The errors of pydantic in words for the author of a config."""
+"""Translate errors of pydantic into messages for the author of a config."""
 
 import re
 import types
@@ -17,7 +17,7 @@ _ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
 
 
 def explain(error: ValidationError) -> str:
-    """Return what is wrong in a line: every key, with the nearest right name or value."""
+    """Return a message with every wrong key, and the nearest valid name or value."""
     items = error.errors()
     # A list with a wrong item counts as too short as well.
     items = [item for item in items if item["type"] != "too_short" or len(items) == 1]
@@ -26,7 +26,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _path(item: ErrorDetails) -> tuple[str, ...]:
-    """Return the path of a key. pydantic adds the type tried, if there are alternatives."""
+    """Return the path of a key, without the types that pydantic adds for alternatives."""
     return tuple(str(key) for key in item["loc"] if not _ALTERNATIVE.match(str(key)))
 
 

@@ -1,4 +1,4 @@
-"""Provenance: the settings that an output was made with, in a TOML file beside it."""
+"""Provenance: the settings of an output, in a TOML file next to it."""
 
 import logging
 import tomllib

@@ -1,4 +1,4 @@
-"""The config: its sections and keys, their defaults, and the rules that values obey.
+"""The config: its sections and keys, their defaults, and the rules for values.
 
 A config is TOML. Command line options override its dotted keys (``train.epochs = 5``), and the
 result is saved beside every output, so that a run can be repeated.
@@ -23,8 +23,8 @@ from cafe_cli.config.types import (
 from cafe_cli.errors import ConfigError
 
 STRIDE = 32
-"""Pixels that the network's coarsest features lie apart. Windows begin on multiples of it: off it,
-labels differ by several per cent."""
+"""Stride in pixels of the network's coarsest features. Windows begin at its multiples; elsewhere,
+labels would differ by several per cent."""
 
 
 class SceneSettings(Section):
@@ -283,7 +283,7 @@ class Config(Section):
     Attributes
     ----------
     root : str
-        Folder that the patterns of ``[scenes]`` are relative to: that of the config file.
+        Folder of the config file, to which the patterns of ``[scenes]`` are relative.
     """
 
     root: str = "."

@@ -25,5 +25,5 @@ Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 class Section(BaseModel):
     """Base of every section: immutable, and an unknown key is an error."""
 
-    # JSON has no NaN, and as nodata it means something: written as a string, it is read back.
+    # JSON has no NaN, which is a valid nodata value: it is written as a string.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")

@@ -83,10 +83,10 @@ def evaluate(
 class _AlignedMaps:
     """Prediction and reference on the grid of the reference."""
 
-    name: str  # of the prediction, for messages
+    name: str  # name of the prediction in messages
     prediction: WarpedVRT
     reference: DatasetReader
-    bands: tuple[int, ...]  # of the reference
+    bands: tuple[int, ...]  # bands of the reference
     classes: ClassTable
     labels: LabelSettings
 
@@ -103,7 +103,7 @@ def _count(maps: _AlignedMaps, progress: ProgressCallback) -> tuple[Confusion, C
         confusion.add(decoded.ids, _read_prediction(maps, window))
         progress(done, len(windows))
         if maps.labels.encoding == "ids" and len(unknown) > _TOO_MANY:
-            break  # an error in any case: the rest need not be read
+            break  # an error in any case: skip the rest
     return confusion, unknown
 
 
@@ -160,7 +160,7 @@ def _reference_bands(truth: DatasetReader, labels: LabelSettings) -> tuple[int, 
 
 
 def _check_unknown(unknown: Counter[int | str], reference: str, labels: LabelSettings) -> None:
-    """Refuse values that no class has; warn of colours, which the nearest class was taken for."""
+    """Refuse values without a class; warn of colours that were mapped to the nearest class."""
     if not unknown:
         return
     if labels.encoding == "colors":

@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import LabelError
 
-_VALUES = NODATA + 1  # of a raster of class ids
+_VALUES = NODATA + 1  # values of a raster of class ids
 
 _Score = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A float whose JSON form is null where it is NaN."""
+"""A float whose JSON form is null if it is NaN."""
 
 
 class Confusion:

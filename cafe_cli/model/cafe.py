@@ -1,8 +1,8 @@
-"""Our reading of CaFE, category-wise fusion and enhancement learning; not a reproduction.
+"""An interpretation of CaFE, category-wise fusion and enhancement learning; not a reproduction.
 
 Zheng, He, Wang, Li, Luo: IEEE TGRS 60, 2022, doi 10.1109/TGRS.2022.3225843. The architecture
 follows the abstract, the architecture figure and the code release. The paper's equations were not
-at hand, so the inside of CFF and CEL is our interpretation. Training both paths at once
+available, so the details of CFF and CEL are our interpretation. Training both paths at once
 (``guidance="distill"``) is our own addition.
 
 ::
@@ -50,7 +50,7 @@ SHARE_BOUNDS = (0.05, 0.95)
 times as much as another. Without bounds, ``1 - p`` is as extreme as ``1 / p`` (for two categories
 they are the same after scaling), and a single stray pixel would outweigh the rest of the image."""
 
-_CELL = STRIDES[-1]  # pixels; windows begin on its multiples: all windows have the same cells
+_CELL = STRIDES[-1]  # pixels; windows begin at its multiples, so that all share the same cells
 
 _NO_LIMIT = torch.finfo(torch.float32).max
 
@@ -90,7 +90,7 @@ class Architecture:
     Raises
     ------
     ConfigError
-        A value out of its range.
+        A value is out of its range.
     """
 
     classes: int
@@ -358,7 +358,7 @@ class CategoryFusion(nn.Module):
         x = torch.cat(streams, dim=1) if self.gated else reduce(torch.add, streams)
         if regions is None:
             cells = max(x.shape[-2:]) // self.cell
-            # If the reach covers all cells, both are the same.
+            # If the reach covers all cells, local and global attention are the same.
             local = 0 < self.reach < cells - 1
             x = self.attend_locally(x) if local else self.attend_globally(x)
         else:

@@ -1,4 +1,4 @@
-"""The devices that compute: by name, and what they can do."""
+"""Choose devices by name, and query their memory and bf16 support."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,7 +7,7 @@ import torch
 
 from cafe_cli.errors import ConfigError
 
-_USED_SHARE = 0.6  # of the free memory of a GPU
+_USED_SHARE = 0.6  # share of the free memory of a GPU
 _MOST_WINDOWS = 16
 _NAMES = "use auto, cpu, cuda, cuda:N, a list of them, or all"
 
@@ -53,13 +53,13 @@ def choose_devices(names: str) -> list[torch.device]:
 
 
 def windows_that_fit(device: torch.device, run_one: Callable[[], object]) -> int:
-    """Return how many windows fit into the free memory of a GPU, from the memory that one takes."""
+    """Return how many windows fit into the free memory of a GPU, given the peak memory of one."""
     run_one()  # in the first run, libraries allocate memory that they keep
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     run_one()
     each = max(torch.cuda.max_memory_allocated(device) - before, 1)
-    free, _ = torch.cuda.mem_get_info(device.index)  # older torch takes no device here
+    free, _ = torch.cuda.mem_get_info(device.index)  # older torch requires the index
     return max(min(int(_USED_SHARE * free / each), _MOST_WINDOWS), 1)
 
 

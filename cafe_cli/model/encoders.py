@@ -1,8 +1,8 @@
 """Encoders of segmentation-models-pytorch for any number of bands, and their weights.
 
-An encoder is named as there (with the prefix ``tu-`` for encoders of timm); its last four features
-have strides 4, 8, 16 and 32. Weights are downloaded or read from a local file, without running code
-of the file.
+Encoders have the names of that library (with the prefix ``tu-`` for encoders of timm); their last
+four features have strides 4, 8, 16 and 32. Weights are downloaded or read from a local file, without
+running code of the file.
 """
 
 import pickle
@@ -73,7 +73,7 @@ def feature_channels(encoder: nn.Module, name: str, bands: int) -> list[int]:
     ConfigError
         The encoder takes only images of a fixed size, or its features have other strides.
     """
-    height, width = 64, 96  # not square, and no size that a network is made for
+    height, width = 64, 96  # neither square nor a usual input size
     try:
         with torch.no_grad():
             features = encoder.eval()(torch.zeros(1, bands, height, width))[-4:]

@@ -1,4 +1,4 @@
-"""Model files: weights and what is needed to use them. Loading one cannot run code.
+"""Model files: weights and their metadata. Loading a file cannot run code.
 
 A model is a safetensors file. Its tensors are the network's state dict. A checkpoint of training is
 a model file with more tensors, whose names begin with ``training/``. The metadata has two JSON
@@ -76,7 +76,7 @@ class ModelCard(BaseModel):
     Attributes
     ----------
     architecture : Architecture
-        Of the network.
+        Architecture of the network.
     classes : ClassTable
         The classes that the network tells apart.
     band_names : tuple of str
@@ -148,7 +148,7 @@ def _write(
     """Write the file `beside`; errors name it `path`.
 
     safetensors writes a temporary file into the same folder, readable by its owner only, and leaves
-    it there if the process is killed: so it writes into a folder that the next run removes.
+    it there if the process is killed. It therefore writes into a folder that the next run removes.
     """
     folder = beside.with_suffix("")
     try:
@@ -171,7 +171,7 @@ def read_card(path: Path) -> ModelCard:
     Raises
     ------
     ModelFileError
-        The file is no model file, is damaged, or is of another version.
+        The file is not a model file, is damaged, or has another version.
     """
     return _card(path, _open(path).metadata() or {})
 
@@ -191,7 +191,7 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
         for name in file.keys()  # noqa: SIM118
         if not name.startswith(_TRAINING)
     }
-    # On the meta device first: a file cannot allocate more memory than its own weights take.
+    # On the meta device first, so that a file cannot allocate more memory than its weights take.
     with torch.device("meta"), _LinspaceOnCpu():
         expected = {n: tuple(t.shape) for n, t in _build(path, card).state_dict().items()}
     if expected != shapes:
@@ -213,7 +213,7 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dic
     Raises
     ------
     ModelFileError
-        The file is damaged, or no checkpoint.
+        The file is damaged, or is not a checkpoint.
     """
     file = _open(path)
     values = _values(path, file)
@@ -240,7 +240,7 @@ def _values(path: Path, file: Any) -> dict[str, Any]:
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Compute `torch.linspace` on the CPU: encoders read drop path rates off its result."""
+    """Compute `torch.linspace` on the CPU, since encoders read drop path rates from its values."""
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""The grid of a mosaic, where its inputs lie on it, and reading them there."""
+"""The grid of a mosaic: choose it, locate inputs on it, and read them on it."""
 
 import math
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ _MAX_PIXELS = 10**12
 
 @dataclass(frozen=True)
 class TargetGrid:
-    """The options of the target grid; those that are None follow from the inputs.
+    """Options of the target grid; an option that is None follows from the inputs.
 
     Parameters
     ----------
     like : str, optional
-        Raster whose CRS and pixel grid are taken; those of the first input if None.
+        Raster that gives CRS and pixel grid; the first input if None.
     resolution : float, optional
         Side of a pixel in units of the CRS.
     bounds : tuple of float, optional
-        (left, bottom, right, top) in the CRS, grown to whole pixels; all inputs if None.
+        (left, bottom, right, top) in the CRS, grown to whole pixels; those of all inputs if None.
     """
 
     like: str | None = None
@@ -45,7 +45,7 @@ class TargetGrid:
     bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that are no area."""
+        """Refuse an empty area and a resolution that is not positive."""
         if self.resolution is not None and not 0 < self.resolution < math.inf:
             raise ConfigError(f"resolution {self.resolution} is not above 0")
         if self.bounds is not None:
@@ -68,15 +68,15 @@ class MosaicInput:
 
 @dataclass(frozen=True)
 class PlacedInput:
-    """An input on the grid of the mosaic, beyond which it may reach.
+    """An input located on the grid of the mosaic; it may reach beyond the grid.
 
     Attributes
     ----------
     source : MosaicInput
     box : Window
-        Holds all pixels of the input.
+        The window that encloses the input.
     exact : bool
-        Whether the pixels of the input are those of the grid, so that `box` is its extent.
+        Whether the pixels of the input coincide with those of the grid; `box` is then its extent.
     """
 
     source: MosaicInput
@@ -127,7 +127,7 @@ def place(sources: Sequence[MosaicInput], grid: Grid) -> list[PlacedInput]:
 
 
 class OpenRasters:
-    """The inputs of a mosaic, kept open between windows, a bounded number of them at a time."""
+    """The inputs of a mosaic; a bounded number of files stays open between windows."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -142,5 +142,5 @@ class OpenRasters:
         return labels
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open files."""
         self._pool.close()

@@ -1,4 +1,4 @@
-"""Merge methods: which of the overlapping labels a pixel of the mosaic gets."""
+"""Merge methods, which choose among the overlapping labels of a pixel."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -15,7 +15,7 @@ Method: TypeAlias = Callable[[Labels, Confidence], NDArray[np.intp]]
 input whose label is taken."""
 
 UNKNOWN = -1
-"""Confidence where the confidence raster has none."""
+"""Confidence of pixels for which the confidence raster has none."""
 
 
 def _first(labels: Labels, _: Confidence) -> NDArray[np.intp]:
@@ -39,7 +39,7 @@ def _most_confident(labels: Labels, confidence: Confidence) -> NDArray[np.intp]:
 
 
 def _argmax(values: NDArray[np.generic]) -> NDArray[np.intp]:
-    """Return the input with the highest value; the first of equals."""
+    """Return the index of the input with the highest value; ties go to the first."""
     index: NDArray[np.intp] = values.argmax(axis=0)
     return index
 

@@ -37,36 +37,36 @@ def mosaic(
 ) -> None:
     """Merge label rasters into one COG.
 
-    Inputs on the pixel grid of the mosaic are copied exactly, others are brought onto it by
-    nearest neighbour. 255 never wins where another input has a class. Without class tables in the
-    inputs the mosaic has none either.
+    Inputs on the pixel grid of the mosaic are copied exactly, others are warped to it by nearest
+    neighbour. 255 never wins over a class of another input. If no input has a class table, the
+    mosaic has none.
 
     Parameters
     ----------
     inputs : sequence of str
         Label rasters with the same classes.
     output : Path
-        The mosaic; ``.toml`` is appended to its name for what it was made with.
+        The mosaic; its settings are written to a file with ``.toml`` appended to the name.
     method : str
         A key of `cafe_cli.mosaic.methods.METHODS`.
     confidences : Confidences, optional
-        For method ``confidence``, and for a confidence raster of the mosaic: the confidence of
-        the label that was chosen, the highest among the inputs that agree with it.
+        For method ``confidence``, and for a confidence raster of the mosaic: the highest
+        confidence among the inputs that agree with the chosen label.
     target : TargetGrid, optional
         CRS, pixel size and extent.
     overwrite : bool
         Replace outputs that exist.
     progress : callable
-        Called with windows done and in total.
+        Called with the number of windows done and in total.
 
     Raises
     ------
     ConfigError
-        No inputs, an unknown method, confidences that are lacking or do not match in number.
+        There are no inputs, the method is unknown, or confidences are missing or too many.
     InputError
-        A file that is missing, damaged or no label raster, or classes that differ.
+        A file is missing, damaged or not a label raster, or classes differ.
     GridError
-        Inputs that cannot be brought onto one grid.
+        Inputs cannot be brought onto one grid.
     OutputError
         An output exists or cannot be written.
     """
@@ -90,7 +90,7 @@ def dry_run(
     target: TargetGrid | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Check everything that `mosaic` would, and say what it would write; arguments as there."""
+    """Check everything that `mosaic` checks; report the output. Arguments as there."""
     report = Report("mosaic")
     with report.capture_errors():
         planned = plan(

@@ -26,7 +26,7 @@ class Confidences:
     Parameters
     ----------
     inputs : tuple of str
-        On the pixels of their label rasters.
+        Each on the same grid as its label raster.
     output : Path, optional
         Where to write the confidence of the mosaic.
     """
@@ -44,7 +44,7 @@ class MosaicPlan:
     output, confidence_output : Path, Path or None
     grid : Grid
     classes : ClassTable or None
-        None where no input has any.
+        None if no input has a table.
     method : Method
     inputs : list of PlacedInput
     """
@@ -108,7 +108,7 @@ def _check_options(inputs: Sequence[str], method: str, confidences: Confidences 
 
 
 def _inspect(inputs: Sequence[str], confidences: Confidences | None) -> list[MosaicInput]:
-    """Look at every input once, and check that it is a label raster with its confidence."""
+    """Inspect every input: it has to be a label raster, with its confidence raster if given."""
     partners: Sequence[str | None] = confidences.inputs if confidences else [None] * len(inputs)
     sources = []
     for path, partner in zip(inputs, partners, strict=True):

@@ -127,8 +127,8 @@ class HeightReader:
 def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
     """Estimate the ground from the lowest heights of coarse cells.
 
-    The ground is estimated below the whole surface model, whatever part of it the scene shows; if it
-    has more than 25 million cells, only below the scene and five filter windows around it.
+    The ground is estimated below the whole surface model, whatever part of it the scene shows. If
+    that is more than 25 million cells, it is estimated below the scene and five windows around it.
 
     Parameters
     ----------

@@ -14,9 +14,9 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _ATTEMPTS = 30
-_ASSIGNED = 2000  # blocks assigned in all attempts together: many blocks get few attempts
+_ASSIGNED = 2000  # blocks assigned in all attempts together, which limits the attempts
 _SAMPLE = 200  # blocks among which the best swap is sought
-_SWAPS = 300  # in one attempt
+_SWAPS = 300  # swaps in one attempt
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Block:
 
 
 def divide_into_blocks(width: int, height: int, side: int) -> Iterator[Window]:
-    """Divide a raster into near-square blocks of at least `side` pixels where it is that large."""
+    """Divide a raster into near-square blocks of at least `side` pixels, if it is that large."""
     columns, rows = (
         np.linspace(0, n, max(1, n // side) + 1).round().astype(int).tolist()
         for n in (width, height)
@@ -55,7 +55,7 @@ def assign_blocks(blocks: Sequence[Block], shares: Sequence[float], seed: int) -
     small. Several random attempts are made and the best is kept. Each is an iterative
     stratification (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10) and then a local search,
     which swaps blocks as long as that helps: it brings the shares about 2 percentage points closer
-    to what was asked for.
+    to the requested ones.
 
     Parameters
     ----------
@@ -63,13 +63,13 @@ def assign_blocks(blocks: Sequence[Block], shares: Sequence[float], seed: int) -
     shares : sequence of float
         The share of each part; the sum is 1. ``[1 / k] * k`` makes k folds.
     seed : int
-        The same blocks, shares and seed give the same parts.
+        The result is a function of blocks, shares and seed.
 
     Returns
     -------
     list of int
-        The part of each block. Blocks without labels go to part 0, parts with a share of 0 get no
-        labels, and of fewer labelled blocks than parts the first parts get one each.
+        The part of each block. Blocks without labels go to part 0, and parts with a share of 0 get
+        no labels. With fewer labelled blocks than parts, the first parts get one block each.
     """
     if not blocks:
         return []
@@ -85,18 +85,18 @@ def assign_blocks(blocks: Sequence[Block], shares: Sequence[float], seed: int) -
 
 @dataclass(frozen=True)
 class _Problem:
-    """N blocks to assign to P parts, by C quantities: all labels, and the labels of each class.
+    """N blocks to assign to P parts, balanced by C quantities: all labels, and those per class.
 
     Attributes
     ----------
     amounts : ndarray of float64, (N, C)
         The share of each quantity that a block holds, times the weight of the quantity.
     present : ndarray of float64, (N, C)
-        1 where a block holds some of a quantity, else 0.
+        1 if a block holds some of a quantity, else 0.
     targets : ndarray of float64, (P, C)
-        What each part should get, in the unit of `amounts`.
+        Target amount of each part, in the unit of `amounts`.
     penalties : ndarray of float64, (C,)
-        Cost of a part that has nothing of a quantity.
+        Cost of a part that lacks a quantity.
     """
 
     amounts: NDArray[np.float64]
@@ -110,17 +110,17 @@ class _Problem:
         classes = counts.shape[1]
         columns = np.column_stack([counts.sum(axis=1), counts])
         present = (columns > 0).astype(float)
-        # All labels together weigh as much as all classes; a root, as deviations are squared.
+        # All labels weigh as much as all classes together; a root, since deviations are squared.
         weights = np.sqrt([classes, *[1] * classes])
-        # Squared deviations add up to 4 per class at most, which is less than the penalty for one
-        # class that a part lacks; all such penalties together are less than that for an empty part.
+        # Squared deviations add up to 4 per class at most, less than the penalty of a part that
+        # lacks one class; all such penalties together are less than that of an empty part.
         penalties = np.where(present.sum(axis=0) >= len(shares), 4.0 * classes + 1, 0.0)
         penalties[0] *= classes * len(shares) + 1
         amounts = columns / columns.sum(axis=0) * weights
         return cls(amounts, present, np.outer(shares, weights), penalties)
 
     def state(self, parts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return, (P, C) each: the excess over the targets, and how many blocks hold a quantity."""
+        """Return excess over the targets, and number of blocks with a quantity: (P, C) each."""
         assigned = np.eye(len(self.targets))[parts].T
         return assigned @ self.amounts - self.targets, assigned @ self.present
 
@@ -142,7 +142,7 @@ def _assign_labelled(
 
 
 def _stratify(problem: _Problem, random: np.random.Generator) -> NDArray[np.int64]:
-    """Assign the blocks one by one, rare classes first, to the part that lacks most of each."""
+    """Assign blocks one by one, rare classes first, to the part farthest below its target."""
     rarest = np.where(problem.present > 0, problem.present.sum(axis=0), np.inf).min(axis=1)
     parts = np.zeros(len(rarest), int)
     short = problem.targets.copy()
@@ -163,7 +163,7 @@ def _search(
     """Improve an assignment: make the best swap among a sample of the blocks until none helps."""
     for _ in range(_SWAPS):
         sample = random.permutation(len(parts))[:_SAMPLE]
-        # An empty block for each part comes after them: a swap with it moves a block.
+        # Append an empty block for each part: a swap with it moves a block.
         now = np.append(parts[sample], np.arange(len(problem.targets)))
         change = _swap_costs(problem, parts, sample)
         pair = list(np.unravel_index(change.argmin(), change.shape))
@@ -177,7 +177,7 @@ def _search(
 def _swap_costs(
     problem: _Problem, parts: NDArray[np.int64], sample: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return by how much each swap of two blocks changes the cost: (S + P, S + P).
+    """Return the change of the cost by each swap of two blocks: (S + P, S + P).
 
     The last P rows and columns are the empty blocks of the parts.
     """

@@ -1,4 +1,4 @@
-"""Plan the split: the ground of each scene that trains, validates or tests, and its tiles."""
+"""Plan the split: assign the ground of each scene to splits, and plan its tiles."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class PlannedTile:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons in the pixel coordinates of a scene, each with the split that it is drawn for."""
+    """Polygons in the pixel coordinates of a scene, each with its split."""
 
     geometries: NDArray[np.object_]
     splits: list[Split | None]
@@ -71,16 +71,16 @@ class SplitPlanner:
     Raises
     ------
     ConfigError
-        Scenes that do not exist, a fold without ground.
+        A named scene does not exist, or a fold has no ground.
     InputError
-        A split file that cannot be used.
+        The split file cannot be used.
     """
 
     def __init__(self, config: Config, grids: dict[str, Grid], blocks: Sequence[Block]) -> None:
         self._config, self._grids, names = config, grids, list(grids)
         self.polygons: dict[str, Polygons] = {}
         scenes = config.scenes
-        # The split of a benchmark names all of its scenes, even if only some are used.
+        # The split file of a benchmark names all scenes, even if only some are used.
         self._selected = scenes is not None and bool(scenes.only or scenes.exclude)
         self._whole = self._named_scenes(names)
         if config.split.file:
@@ -167,7 +167,7 @@ class SplitPlanner:
             validation = 0.0 if "validation" in given else split.validation
             shares, validating = [1 - test - validation, validation, test], 1
         else:
-            # Part 0 takes the blocks without labels, which belong to no fold: the folds follow.
+            # Part 0 takes the blocks without labels, which belong to no fold; folds follow.
             shares = [0.0, *[(1 - test) / split.folds] * split.folds, test]
             validating = 1 + split.fold
         units = _whole_scenes(free, self._grids) if split.unit == "scene" else free

@@ -18,7 +18,7 @@ from cafe_cli.splits.tiling import scoring_windows, training_windows
 Geometries: TypeAlias = NDArray[np.object_]
 
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
-_INSET = 0.25  # pixels, by which windows shrink: neighbours share an edge, but no pixel
+_INSET = 0.25  # pixels by which windows shrink: neighbours share an edge, but no pixel
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class PolygonPlan:
     Attributes
     ----------
     windows : dict
-        For each split its tiles, each as (window, scored window). Only one tile scores a pixel, if
-        its centre lies in a polygon of the split. A training tile is scored as a whole.
+        The tiles of each split as (window, scored window). A pixel whose centre lies in a polygon
+        of the split is scored by one tile only. A training tile is scored as a whole.
     lost : dict
-        For validation and test, about how many pixels of their polygons no tile scores, because the
-        tile would overlap tiles of the other split.
+        For validation and test, the approximate number of pixels in their polygons that no tile
+        scores, because the tile would overlap tiles of the other split.
     """
 
     windows: dict[Split, list[tuple[Window, Window]]]
@@ -52,8 +52,8 @@ def polygon_split(
     """Plan the tiles of a scene whose splits are drawn as polygons.
 
     The tiles of validation and of test cover their polygons. They may reach beyond them, but a
-    validation tile overlaps no test tile: the one of the two with less to score is moved aside or,
-    if it fits nowhere, dropped. Training tiles touch no polygon of validation or test, and keep
+    validation tile overlaps no test tile: the one that scores fewer pixels is moved or, if it fits
+    nowhere, dropped. Training tiles touch no polygon of validation or test, and keep
     `buffer` pixels away from the tiles of both.
 
     Parameters
@@ -70,8 +70,8 @@ def polygon_split(
     buffer : int
         Pixels between training tiles and the other tiles.
     only_drawn : bool
-        Whether training tiles have to touch a polygon of ``train`` even if the scene has none, as
-        other scenes have some. On a scene with one they always have to.
+        Whether training tiles have to touch a polygon of ``train`` even if this scene has none,
+        because other scenes do. On a scene with one they always have to.
     """
     kinds = np.array(splits, object)
     drawn = {s: shapely.STRtree(_polygons(geometries[kinds == s], extent)) for s in SPLITS}
@@ -139,7 +139,7 @@ def _allowed(
 
 
 def _cover(drawn: Mapping[Split, shapely.STRtree], extent: Window, size: int) -> list[_Tile]:
-    """Cover the polygons of validation, and those of test; tiles of the two may still overlap."""
+    """Cover the polygons of validation and those of test; tiles of both may still overlap."""
     frames: dict[Split, list[Window]] = {}
     avoid = drawn["test"]
     for split in _HELD_OUT:
@@ -163,7 +163,7 @@ def _pixel_boxes(polygons: Geometries) -> list[Window]:
 
 
 def _frames(boxes: list[Window], avoid: shapely.STRtree, extent: Window, size: int) -> list[Window]:
-    """Grow boxes to at least the size of a tile, and join boxes that overlap then."""
+    """Grow boxes to at least the size of a tile; merge boxes that then overlap."""
     while boxes:
         frames = [_frame(box, avoid, extent, size) for box in boxes]
         tree = shapely.STRtree(_boxes(frames, _INSET))
@@ -177,7 +177,7 @@ def _frames(boxes: list[Window], avoid: shapely.STRtree, extent: Window, size: i
 
 
 def _frame(box: Window, avoid: shapely.STRtree, extent: Window, size: int) -> Window:
-    """Grow a box about its middle, or to one side if it then covers less of `avoid`."""
+    """Grow a box around its centre, or to one side if it then covers less of `avoid`."""
     cols = _starts(box.col, box.width, size, extent.col, extent.width)
     rows = _starts(box.row, box.height, size, extent.row, extent.height)
     sides = max(box.width, size), max(box.height, size)
@@ -186,7 +186,7 @@ def _frame(box: Window, avoid: shapely.STRtree, extent: Window, size: int) -> Wi
 
 
 def _starts(first: int, length: int, size: int, start: int, total: int) -> list[int]:
-    """Return first pixels of `size` pixels that contain `length`, inside `total` if they fit."""
+    """Return starts of `size` pixels that contain `length`, inside `total` if they fit."""
     spare = max(size - length, 0)
     last = max(start + total - max(size, length), start)
     return [min(max(first - before, start), last) for before in (spare // 2, 0, spare)]
@@ -195,7 +195,7 @@ def _starts(first: int, length: int, size: int, start: int, total: int) -> list[
 def _separate_splits(
     tiles: Sequence[_Tile], drawn: Mapping[Split, shapely.STRtree], extent: Window
 ) -> list[_Tile]:
-    """Move or drop tiles so that two splits share no pixel; tiles with most to score stay put."""
+    """Move or drop tiles until splits share no pixel; tiles that score most keep their place."""
     kept: list[_Tile] = []
     for tile in sorted(tiles, key=lambda tile: -tile.drawn):
         reach = tile.window.expand(tile.window.width)
@@ -210,7 +210,7 @@ def _separate_splits(
 def _relocate(
     tile: _Tile, others: Sequence[Window], tree: shapely.STRtree, extent: Window
 ) -> list[_Tile]:
-    """Move a tile beside `others`, to where it scores most; return [] if it would score nothing."""
+    """Move a tile next to `others`, to where it scores most; return [] if it scores nothing."""
     size = tile.window.width
     cols = {tile.window.col, *(c for o in others for c in (o.col - size, o.right))}
     rows = {tile.window.row, *(r for o in others for r in (o.row - size, o.bottom))}
@@ -231,7 +231,7 @@ def _relocate(
 
 
 def _fits(tile: Window, extent: Window) -> bool:
-    """Whether a tile lies inside the scene, or begins with it where that is smaller."""
+    """Whether a tile lies inside the scene, or begins at its edge if the scene is smaller."""
     place = tile.relative_to(extent)
     spare = max(extent.width - tile.width, 0), max(extent.height - tile.height, 0)
     return 0 <= place.col <= spare[0] and 0 <= place.row <= spare[1]

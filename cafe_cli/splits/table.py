@@ -1,4 +1,4 @@
-"""Splits given in a file: a CSV table of scenes, and the names of splits in tables and polygons."""
+"""Read a split file: the CSV table of scenes, and the names of splits in tables and polygons."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ _SCENE = "scene"  # the column with the names of scenes
 
 
 def is_table(path: str) -> bool:
-    """Whether a split file is a table, by its name; any other holds polygons."""
+    """Whether a split file is a CSV table, by its suffix; other files hold polygons."""
     return path.lower().endswith((".csv", ".tsv", ".txt"))
 
 
@@ -43,7 +43,7 @@ def parse_splits(values: Iterable[object], source: str) -> list[Split | None]:
     Raises
     ------
     InputError
-        A value that names no split; `source` tells the user where it comes from.
+        A value names no split; `source` is its origin in the message.
     """
     values = list(values)
     splits = [split_of(value) for value in values]
@@ -83,7 +83,7 @@ def read_table(
         The file cannot be read, has no column ``scene``, values that are no split, or names scenes
         twice or that do not exist.
     ConfigError
-        It has no column `column`.
+        The table has no column `column`.
     """
     table = read_csv(path, "split.file")
     header = table.header
@@ -108,7 +108,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _columns(wanted: str, header: list[str]) -> str:
-    """List the columns for a message, with the one that was probably meant."""
+    """List the columns for a message, with the most similar name."""
     near = did_you_mean(wanted, header)
     return f"the columns are {', '.join(header)}" + (f"; {near}" if near else "")
 

@@ -1,4 +1,4 @@
-"""Windows of tiles: training tiles clear of held-out ground, scoring tiles that share no pixel."""
+"""Windows of tiles: training tiles outside held-out ground, and scoring tiles without overlap."""
 
 from collections.abc import Iterator, Sequence
 
@@ -42,9 +42,9 @@ def scoring_windows(block: Window, size: int) -> Iterator[tuple[Window, Window]]
     Yields
     ------
     tile, scored : Window
-        Where the block is no multiple of `size`, tiles overlap, but their scored parts do not. A
-        tile reaches beyond the block only where the block is smaller than `size`; the caller makes
-        sure that nothing but the edge of the raster lies there.
+        If the block is not a multiple of `size`, tiles overlap, but their scored parts do not. A
+        tile reaches beyond the block only if the block is smaller than `size`; the caller ensures
+        that the block then lies at the edge of the raster.
     """
     below = block.row
     for row in clamped_offsets(block.height, size, size):
