@@ -1,8 +1,8 @@
 """Encoders of segmentation-models-pytorch for any number of bands, and their weights.
 
-Encoders have the names of that library (with the prefix ``tu-`` for encoders of timm); their last
-four features have strides 4, 8, 16 and 32. Weights are downloaded or read from a local file, without
-running code of the file.
+Encoders have the names of that library (``tu-`` marks encoders of timm); their last four features
+have strides 4, 8, 16 and 32. Weights are downloaded or read from a local file, without running code
+of the file.
 """
 
 import pickle
