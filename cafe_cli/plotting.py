@@ -142,5 +142,5 @@ def encode(picture: NDArray[np.uint8], kind: Literal["png", "jpeg"]) -> bytes:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     FigureCanvasAgg(figure)
-    with replace_atomically(path) as beside:
-        figure.savefig(beside, dpi=110, format="png")
+    with replace_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

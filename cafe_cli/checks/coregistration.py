@@ -175,8 +175,8 @@ def _sunlit(brightness: Plane, valid: Mask) -> Mask:
         return valid
     darkest, median = np.percentile(brightness[valid], [0.5, 50])
     shade = gaussian_filter(brightness, _BLUR) < darkest + _SHADE * (median - darkest)
-    beside: Mask = binary_dilation(shade & valid, iterations=_MARGIN - 1)
-    return valid & ~beside
+    near_shadow: Mask = binary_dilation(shade & valid, iterations=_MARGIN - 1)
+    return valid & ~near_shadow
 
 
 def _edges(values: Plane, valid: Mask) -> tuple[Plane, Mask] | None:

@@ -1,7 +1,7 @@
 """The config: its sections and keys, their defaults, and the rules for values.
 
 A config is TOML. Command line options override its dotted keys (``train.epochs = 5``), and the
-result is saved beside every output, so that a run can be repeated.
+result is saved next to every output, so that a run can be repeated.
 """
 
 from typing import Annotated, Literal, Self

@@ -69,7 +69,7 @@ class PredictOutput:
     Parameters
     ----------
     labels : Path
-        Class ids. The settings are written beside it, with ``.toml`` appended to the name.
+        Class ids. The settings are written next to it, with ``.toml`` appended to the name.
     confidence : Path, optional
         Probability of the label in per cent.
     probabilities : Path, optional
@@ -120,10 +120,10 @@ class PredictOutput:
             An output exists or is a folder, or its folder does not exist.
         """
         paths = [*self.paths.values()]
-        beside = {os.path.realpath(f"{self.labels}.toml")}
-        beside |= {os.path.realpath(f"{path}.aux.xml") for path in paths}
+        sidecars = {os.path.realpath(f"{self.labels}.toml")}
+        sidecars |= {os.path.realpath(f"{path}.aux.xml") for path in paths}
         for path in paths:
-            if os.path.realpath(path) in beside:
+            if os.path.realpath(path) in sidecars:
                 raise ConfigError(f"{path} is written beside another output; choose another name")
             if path.is_dir():
                 raise OutputError(f"{path} is a folder; name a file, or pass --per-file")

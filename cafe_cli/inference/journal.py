@@ -66,9 +66,9 @@ class Journal:
         header = {"format": _FORMAT, "made_of": self._fingerprint}
         lines = [_line(header), *(_line(_entry(*strip)) for strip in strips.items())]
         with translate_os_errors(self._path):
-            with replace_atomically(self._path) as beside:
-                beside.write_bytes(b"".join(lines))
-                flush(beside)
+            with replace_atomically(self._path) as temporary:
+                temporary.write_bytes(b"".join(lines))
+                flush(temporary)
             self._file = self._path.open("ab", buffering=0)
 
     def add(self, window: Window, sizes: Mapping[str, int]) -> None:

@@ -44,7 +44,7 @@ log = logging.getLogger("cafe")
 class StripStore:
     """The strips of a map; a context manager.
 
-    The strips lie in a folder beside the first product, ``.NAME.strips``. On exit the folder is
+    The strips lie in a folder next to the first product, ``.NAME.strips``. On exit the folder is
     removed if the products are complete or no strip is; otherwise it is kept for ``--resume``.
 
     Parameters
@@ -165,8 +165,8 @@ class StripStore:
         with ExitStack() as stack:
             # The first product is renamed last, when the others are complete.
             for product in self._products:
-                beside = stack.enter_context(replace_atomically(product.path, self._may_replace))
-                self._convert(product, beside)
+                temporary = stack.enter_context(replace_atomically(product.path, self._may_replace))
+                self._convert(product, temporary)
             with translate_os_errors(self._naming):
                 self._naming.touch()
             flush(self._folder)
@@ -188,10 +188,10 @@ class StripStore:
             return 0
         blocks = {"blockxsize": block_side(window.width), "blockysize": block_side(window.height)}
         how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
-        with replace_atomically(self._file(product.name, window)) as beside:
-            write_geotiff(beside, values, self._grid.at(window), **how)
-            flush(beside)
-            return beside.stat().st_size
+        with replace_atomically(self._file(product.name, window)) as temporary:
+            write_geotiff(temporary, values, self._grid.at(window), **how)
+            flush(temporary)
+            return temporary.stat().st_size
 
     def _file(self, product: str, window: Window) -> Path:
         place = f"{window.row}-{window.col}-{window.height}x{window.width}"

@@ -138,25 +138,25 @@ def save(
             _TRAINING + name: t.detach().cpu().contiguous() for name, t in training[0].items()
         }
         metadata["training"] = json.dumps(training[1])
-    with replace_atomically(path) as beside:
-        _write(tensors, metadata, path, beside)
+    with replace_atomically(path) as temporary:
+        _write(tensors, metadata, path, temporary)
 
 
 def _write(
-    tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path, beside: Path
+    tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path, temporary: Path
 ) -> None:
-    """Write the file `beside`; errors name it `path`.
+    """Write the file `temporary`; errors name it `path`.
 
     safetensors writes a temporary file into the same folder, readable by its owner only, and leaves
     it there if the process is killed. It therefore writes into a folder that the next run removes.
     """
-    folder = beside.with_suffix("")
+    folder = temporary.with_suffix("")
     try:
         folder.mkdir(exist_ok=True)
         rights = folder.stat().st_mode & 0o666
-        save_file(dict(tensors), folder / beside.name, metadata)
-        (folder / beside.name).chmod(rights)
-        (folder / beside.name).replace(beside)
+        save_file(dict(tensors), folder / temporary.name, metadata)
+        (folder / temporary.name).chmod(rights)
+        (folder / temporary.name).replace(temporary)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         reason = os.strerror(int(number[1]) if number else errno.EIO)

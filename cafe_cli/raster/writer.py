@@ -154,10 +154,10 @@ def create_map(
     """
     with ExitStack() as stack:
         # Entered first and so renamed last, after the labels are complete.
-        beside = confidence and stack.enter_context(replace_atomically(confidence, overwrite))
+        temporary = confidence and stack.enter_context(replace_atomically(confidence, overwrite))
         first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
         writer = stack.enter_context(first)
-        second = create_cog(beside, grid, overwrite, None, **tags) if beside else None
+        second = create_cog(temporary, grid, overwrite, None, **tags) if temporary else None
         yield writer, stack.enter_context(second) if second else None
     if confidence:
         write_sidecar(confidence, None)

@@ -50,7 +50,7 @@ _PIT_CELLS = 25
 
 _TREE_RADIUS = 5
 """Radius in cells of the windows that find trees from the ground seen through their gaps. They are
-removed before pits are searched: beside a crown, any such gap looks like a pit."""
+removed before pits are searched: next to a crown, any such gap looks like a pit."""
 
 _BLOCK = 512
 """Side in cells of the blocks that are filtered one by one, so that they stay in the cache."""

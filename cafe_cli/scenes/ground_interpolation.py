@@ -66,8 +66,8 @@ def _add_left_neighbour(
 def raise_to_centre(ground: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
     """Raise the ground from the lowest point of each cell, `reach` cells off, to its centre.
 
-    The gentler of the two slopes beside a cell is taken, and none at the bottom of a valley or on a
-    crest: otherwise a wall would raise the ground at its foot.
+    The gentler of the two slopes next to a cell is used, and none at the bottom of a valley or on
+    a crest: otherwise a wall would raise the ground at its foot.
     """
     lifted = ground.copy()
     for axis in (0, 1):

@@ -57,7 +57,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
 
 @contextmanager
 def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to, and rename it to `path` on success.
+    """Yield a temporary path next to `path` to write to, and rename it to `path` on success.
 
     An exception in the context leaves `path` as it was. The next writer replaces the leftovers of a
     killed process.
@@ -68,17 +68,17 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
         The output exists, or the disk is full or not writable.
     """
     check_output(path, overwrite)
-    beside = _temporary_path(path, "partial")
-    remove(beside)
+    temporary = _temporary_path(path, "partial")
+    remove(temporary)
     try:
-        yield beside
-        _rename_over(beside, path)
+        yield temporary
+        _rename_over(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
         raise
     finally:
-        remove(beside)
+        remove(temporary)
 
 
 def file_stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -89,8 +89,8 @@ def file_stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with replace_atomically(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with replace_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

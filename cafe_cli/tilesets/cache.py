@@ -201,7 +201,7 @@ class _CacheFolder:
                 return found
             # A stale or unfinished cache is removed first, so that its space counts as free.
             remove(self._path)
-            with replace_atomically(self._path) as beside:
+            with replace_atomically(self._path) as temporary:
                 size = sum(_bytes(*kind) for kind in self._layout.values())
                 _check_size(self._folder, size, limit)
                 log.info(
@@ -210,7 +210,7 @@ class _CacheFolder:
                     self._path,
                     file_size(size),
                 )
-                self._fill(beside, progress)
+                self._fill(temporary, progress)
             return self.open()
 
     def _fill(self, folder: Path, progress: ProgressCallback) -> None:

@@ -66,8 +66,8 @@ def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedT
 def _extends(strip: list[PlannedTile], tile: PlannedTile, widest: int) -> bool:
     """Whether a tile adjoins the end of a strip and does not make it too wide."""
     last = strip[-1].window
-    beside = last.col <= tile.col <= last.right
-    return beside and tile.window.right - strip[0].col <= widest
+    adjacent = last.col <= tile.col <= last.right
+    return adjacent and tile.window.right - strip[0].col <= widest
 
 
 @dataclass(frozen=True)
