@@ -57,7 +57,7 @@ def demo(
     Returns
     -------
     Scores
-        Of the mosaic against the true labels of the third scene.
+        Scores of the mosaic against the true labels of the third scene.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _create_folder(output: Path, config: Config, overwrite: bool) -> None:
 
 
 def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:
-    """Draw image, height, truth and prediction of the town, whose map has the images' pixels."""
+    """Draw image, heights, truth and prediction of the third scene, which share one grid."""
     with open_raster(str(town)) as labels:
         grid, classes = Grid.of(labels), read_classes(labels)
         predicted = read_window(labels, grid.extent, [1])[0]

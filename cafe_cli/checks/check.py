@@ -103,7 +103,7 @@ def check(
     *,
     jobs: int | None = None,
 ) -> Report:
-    """Check the scenes of a config, and what ``cafe tile`` would cut from them.
+    """Check the scenes of a config, and the tile set that ``cafe tile`` would cut from them.
 
     Parameters
     ----------

@@ -186,7 +186,7 @@ def check_voids(total: float, inside: float, largest: float, fill: float) -> Ite
     Parameters
     ----------
     total, inside : float
-        With and without the voids that touch the border.
+        Shares with and without the voids that touch the border.
     largest : float
         Width in metres of the largest gap inside.
     fill : float

@@ -1,7 +1,7 @@
 """Check one scene: its grids, heights and labels together.
 
 The time is bounded however large the rasters are: some windows or a decimated view of each are
-read. The rules for what they show are in `cafe_cli.checks.rules` and
+read. The rules are in `cafe_cli.checks.rules` and
 `cafe_cli.checks.height_rules`.
 """
 

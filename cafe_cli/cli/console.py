@@ -99,7 +99,7 @@ def inference_display() -> Iterator[Callable[[Meter], None]]:
 
 
 def show_meter(meter: Meter, outputs: Iterable[Path]) -> None:
-    """Print what was written, the speed and the share of time of each stage."""
+    """Print the outputs written, the speed and the share of time of each stage."""
     if not meter.written:
         return
     names = " and ".join(map(str, outputs))

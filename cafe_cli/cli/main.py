@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _one_line(error: click.ClickException) -> str:
-    """Return on one line what click prints on three: the message and where to find help."""
+    """Return a usage error of click on one line: the message and where to find help."""
     message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help" if context else message
 

@@ -41,7 +41,7 @@ class SceneInput:
 
     @classmethod
     def of(cls, source: PredictInput, ensemble: Ensemble) -> "SceneInput":
-        """Select what the models use, without opening a file.
+        """Select the rasters that the models use, without opening a file.
 
         Raises
         ------

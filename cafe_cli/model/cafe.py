@@ -142,7 +142,7 @@ class CaFE(nn.Module):
     Parameters
     ----------
     architecture : Architecture
-        What to build.
+        The network to build.
     weights : str
         Initial weights of the encoders: "none" (random), a name that the encoder library downloads
         ("imagenet"), or a file (.safetensors, .pth, .pt) with the state dict of the optical encoder

@@ -41,7 +41,7 @@ def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
     ModelFileError
         The weights cannot be downloaded or read, or belong to another encoder.
     """
-    universal = name.startswith("tu-")  # of timm, whose names include the weights
+    universal = name.startswith("tu-")  # encoders of timm, whose names include the weights
     known = [*get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
     if (name.partition(".")[0] if universal else name) not in known:
         near = ", ".join(closest(name, known, 3)) or "resnet18, tu-convnext_atto"

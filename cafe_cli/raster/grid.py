@@ -32,7 +32,7 @@ class Grid:
     Parameters
     ----------
     crs : CRS or None
-        None where the raster declares none.
+        None if the raster declares none.
     transform : Affine
         From pixel coordinates (column, row) to CRS coordinates.
     width, height : int

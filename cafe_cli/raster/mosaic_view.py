@@ -1,7 +1,7 @@
 """A virtual mosaic: one raster or many, read as one raster on a grid.
 
-Where several have data, the first wins. A raster whose pixels are those of the grid is read as it
-is, any other is warped while it is read.
+Where several rasters have data, the first wins. A raster whose pixels are those of the grid is read
+directly; any other is warped while it is read.
 """
 
 import logging

@@ -106,7 +106,7 @@ def expand(name: str, root: str = ".") -> list[str]:
     """Return the files that a name stands for: a file, a folder of TIFFs, a glob or ``@list``.
 
     `name` and the names in a list are relative to `root`. URLs and GDAL's ``/vsi...`` names are
-    returned as they are. Where nothing matches, nothing is returned.
+    returned unchanged. The list is empty if nothing matches.
 
     Raises
     ------

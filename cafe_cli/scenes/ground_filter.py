@@ -165,7 +165,7 @@ def _find_pits(
 ) -> NDArray[np.bool_]:
     """Find small, deep holes, (H, W) bool: matching errors, multiple echoes, wells, single gaps.
 
-    They have to go first, because a window that must not touch any of them fits almost nowhere.
+    Pits have to be removed first, because windows that avoid all of them fit almost nowhere.
     """
     known = known & ~_find_drops(heights, known, spec.allowed_drops[:_TREE_RADIUS])
     deep = [spec.offset + 2 * spec.slope * spec.cell * (step + 1) for step in range(_PIT_RADIUS)]

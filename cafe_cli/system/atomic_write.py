@@ -27,7 +27,7 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises
     ------
     OutputError
-        In both cases.
+        The output exists, or its folder does not.
     """
     if path.is_symlink() and not path.exists():
         raise OutputError(f"{path} is a link to nothing; remove it, or name another output")

@@ -96,7 +96,7 @@ PackedArrays: TypeAlias = PackedTiles[NDArray[Any]]
 
 
 def pack(patch: Patch, labels: NDArray[np.uint8]) -> PackedArrays:
-    """Pack what `TileReader.read` returns."""
+    """Pack the patch and labels that `TileReader.read` returns."""
     flags = patch.optical_valid * np.uint8(OPTICAL_VALID)
     flags |= patch.height_valid * np.uint8(HEIGHT_VALID)
     return PackedTiles(patch.optical, flags, patch.height, labels)
@@ -136,7 +136,7 @@ def prepare(
     Parameters
     ----------
     folder : Path
-        Of the tile set; the cache is its subfolder ``cache``.
+        Folder of the tile set; the cache is its subfolder ``cache``.
     tileset : TileSet
     limit : {'auto', 'none'} or float
         GB that a new cache may take; ``auto`` is 50, or half of the free disk if that is less. An

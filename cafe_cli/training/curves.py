@@ -136,9 +136,9 @@ def draw_curves(history: Sequence[EpochRecord], classes: ClassTable, path: Path)
 def to_svg(chart: Chart) -> str:
     """Return the axes and lines of a chart as an SVG element to be embedded in HTML.
 
-    Its parts have the classes ``grid``, ``line``, ``dot`` and ``mark``, so that the style sheet of
-    the page sets all colours but those of the lines. They have no ids, which would have to differ
-    among the charts of a page.
+    The parts of the chart have the CSS classes ``grid``, ``line``, ``dot`` and ``mark``, so that the
+    style sheet of the page sets all colours but those of the lines. They have no ids, which would
+    have to differ among the charts of a page.
     """
     kept = _thinned(len(chart.epochs))
     lines = [Line(k.name, [k.values[i] for i in kept], k.color) for k in chart.lines]
@@ -191,7 +191,7 @@ def _thinned(count: int) -> list[int]:
 
 
 def _copy_parts(drawn: ElementTree.Element, kind: str, root: ElementTree.Element) -> None:
-    """Copy what `to_svg` keeps of matplotlib's SVG; `kind` is the id of the group it is in."""
+    """Copy lines, marks and texts of matplotlib's SVG to `root`; `kind` is the id of the group."""
     for element in drawn:
         tag, values = element.tag.rpartition("}")[2], element.attrib
         style = values.get("style", "")
@@ -214,7 +214,7 @@ def _copy_parts(drawn: ElementTree.Element, kind: str, root: ElementTree.Element
 def _ensure_contrast(color: str) -> str:
     """Change the luminance of ``#rrggbb`` until white and dark pages contrast with it by 3:1.
 
-    That is what WCAG 2.1, success criterion 1.4.11, asks of graphics.
+    WCAG 2.1, success criterion 1.4.11, requires this of graphics.
     """
     rgb = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -243,7 +243,7 @@ def write_history(
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     records : sequence of EpochRecord
         All epochs, at least one.
     classes : ClassTable

@@ -31,7 +31,7 @@ class EpochRecord:
     epoch, step : int
         Epochs and steps done, from 1.
     learning_rate : float or None
-        Of the last step.
+        Learning rate of the last step.
     losses : dict of str to float
         The training loss, ``loss``, and then its parts; means over the steps of the epoch.
     miou, mean_f1, overall_accuracy : float or None
@@ -43,7 +43,7 @@ class EpochRecord:
     crops_per_second : float or None
         In training, without validation.
     seconds : float or None
-        Of training and validation.
+        Time of training and validation.
     """
 
     epoch: int

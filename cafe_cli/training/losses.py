@@ -25,7 +25,7 @@ def training_loss(
     Parameters
     ----------
     outputs : TrainingOutputs
-        Of `CaFE.training_outputs`.
+        Result of `CaFE.training_outputs`.
     labels : Tensor
         (B, H, W) int64, 255 where there is none.
     distill_weight, dice : float

@@ -109,7 +109,7 @@ def settle_batch_size(
     ----------
     planned : TrainPlan
     device : torch.device
-        Of this process.
+        Device of this process.
     autocast : callable
         Returns the autocast context of the forward pass.
     agree : callable
@@ -138,7 +138,7 @@ def dry_run(
     resume: bool = False,
     overwrite: bool = False,
 ) -> findings.Report:
-    """Check what `train` would and estimate time and disk space; parameters as there.
+    """Check everything that `train` checks; estimate time and disk space. Parameters as there.
 
     Nothing is trained: the time is estimated from forward and backward passes of two blank tiles.
     """

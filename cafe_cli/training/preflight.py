@@ -14,7 +14,7 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
     Raises
     ------
     OutputError
-        In both cases.
+        The output exists without `overwrite`, is not a run, or holds the tile set.
     """
     if is_tileset_path(tileset, output):
         raise OutputError(f"{output} is where the tile set {tileset} keeps its own; name another")
@@ -56,7 +56,7 @@ def check_shares(training: int, settings: TrainSettings, processes: int) -> None
     Raises
     ------
     ConfigError
-        In both cases.
+        The batch cannot be divided; the message says how to change the settings.
     """
     if settings.batch_size == "auto":
         return
@@ -80,7 +80,7 @@ def check_normalisation(tileset: TileSet, settings: TrainSettings, processes: in
     Raises
     ------
     ConfigError
-        In that case.
+        A batch consists of one such crop.
     """
     size, side = settings.batch_size, crop_side(settings, tileset.size)
     if size == "auto" or side > STRIDE or processes > 1:
@@ -98,7 +98,7 @@ def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
     Raises
     ------
     ConfigError
-        In that case.
+        `patience` is set, but there are no validation tiles.
     """
     if settings.patience and not tileset.of("validation"):
         raise ConfigError(

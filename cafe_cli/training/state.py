@@ -60,7 +60,7 @@ class TrainState:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainState":
-        """Read what `as_json` returned; fields that it lacks are newer: they get defaults."""
+        """Read the values of `as_json`; fields that an older checkpoint lacks get defaults."""
         history = [EpochRecord.from_row(row) for row in values["history"]]
         return cls(**{**values, "history": history})
 

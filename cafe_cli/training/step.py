@@ -33,7 +33,7 @@ class PendingStep(NamedTuple):
     Attributes
     ----------
     number : int
-        From 0.
+        Number of the step, from 0.
     losses : dict of str to Tensor
         Scalars: the contributions of this process's tiles to the loss and its parts.
     norm : Tensor
@@ -142,7 +142,7 @@ class Step:
         batch : Sample
             This process's share of the tiles, on its device.
         step : int
-            From 0; dropout and the learning rate are functions of it.
+            Number of the step, from 0, which determines dropout and the learning rate.
         """
         seed = self._settings.seed * _SEEDS + step
         torch.manual_seed(seed + (self._processes.rank << 40))

@@ -65,14 +65,14 @@ def train(
     resume : bool
         Go on from the last checkpoint in `output`.
     overwrite : bool
-        Replace what `output` holds.
+        Replace the run in `output`.
     report : TrainCallbacks, optional
         Called in the first process only.
 
     Returns
     -------
     ModelCard
-        That of the epoch with the best score on the validation tiles (of the last epoch without
+        Card of the epoch with the best score on the validation tiles (of the last epoch without
         such tiles); after a time limit, of the best epoch so far.
 
     Raises

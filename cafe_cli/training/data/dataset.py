@@ -134,7 +134,7 @@ class TileDataset(Dataset[Sample]):
             The source that `opened` yielded in this thread.
         key : SampleKey
         into : PackedTiles of ndarray
-            One sample of what `blank` returned; it is overwritten.
+            Memory of one sample from `blank`; it is overwritten.
 
         Raises
         ------

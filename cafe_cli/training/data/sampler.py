@@ -24,15 +24,15 @@ class BatchSampler(Sampler[list[SampleKey]]):
     tiles : int
         Number of tiles of the split.
     batch_size : int
-        Of all processes together.
+        Number of tiles of all processes together.
     seed : int
     rank, world : int
-        Of this process, and number of processes.
+        Rank of this process, and number of processes.
 
     Attributes
     ----------
     epoch : int
-        From 0; set it before each epoch.
+        Number of the epoch, from 0; set it before each epoch.
     start : int
         Number of the first batch to yield, to resume within an epoch.
     """

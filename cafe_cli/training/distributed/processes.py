@@ -137,7 +137,7 @@ class Processes:
             raise
 
     def ending(self, error: CafeError) -> BaseException:
-        """Return what to raise for an error that all processes know of.
+        """Return the exception to raise for an error that all processes have received.
 
         Rank 0 raises the error itself and so reports it; the others raise SystemExit.
         """

@@ -56,8 +56,8 @@ class Example:
     def panels(self, classes: ClassTable) -> dict[str, NDArray[np.uint8]]:
         """Return pictures (rows, columns, 3) of one size by title.
 
-        They are subsampled to 256 pixels a side. Nodata is white; a tile without any height has no
-        picture of heights.
+        The pictures are subsampled to at most 256 pixels a side. Nodata is white; a tile without
+        any height has no picture of heights.
         """
         rows, columns = map(_subsample, self.truth.shape)
         here = np.ix_(rows, columns)

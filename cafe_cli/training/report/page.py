@@ -199,7 +199,7 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _TileFigure:
-    """A tile with its pictures and what is wrong with its prediction."""
+    """A tile with its pictures and a description of its wrong pixels."""
 
     name: str
     mistake: str

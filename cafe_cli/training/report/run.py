@@ -33,11 +33,11 @@ class Run:
     rows : list of EpochRecord
         The history, a row per epoch; at least one.
     scores : Scores or None
-        Of the best epoch; None without validation tiles.
+        Scores of the best epoch; None without validation tiles.
     tile_scores : list of TileScore
-        Of the best epoch; empty without validation tiles.
+        Errors per tile of the best epoch; empty without validation tiles.
     network : CaFE
-        That of the best epoch, on the CPU.
+        Network of the best epoch, on the CPU.
     card : ModelCard
     """
 
