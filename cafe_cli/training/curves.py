@@ -136,7 +136,7 @@ def draw_curves(history: Sequence[EpochRecord], classes: ClassTable, path: Path)
 def to_svg(chart: Chart) -> str:
     """Return the axes and lines of a chart as an SVG element to be embedded in HTML.
 
-    The parts of the chart have the CSS classes ``grid``, ``line``, ``dot`` and ``mark``, so that the
+    The parts have the CSS classes ``grid``, ``line``, ``dot`` and ``mark``, so that the
     style sheet of the page sets all colours but those of the lines. They have no ids, which would
     have to differ among the charts of a page.
     """
