@@ -1,4 +1,4 @@
-"""The exceptions that `cafe` reports as one line, and their exit codes.
+"""The exceptions that ``cafe`` reports as one line, and their exit codes.
 
 ::
 
@@ -21,7 +21,7 @@ import sys
 
 
 class CafeError(Exception):
-    """Base of every error that `cafe` reports as one line."""
+    """Base of every error that ``cafe`` reports as one line."""
 
     exit_code = 1
 

@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = (
 
 
 def main() -> None:
-    """Run `cafe`; every expected failure is one line on stderr and an exit code."""
+    """Run ``cafe``; every expected failure is one line on stderr and an exit code."""
     try:
         code = cli.main(prog_name="cafe", standalone_mode=False)
     except click.Abort:

@@ -50,5 +50,6 @@ METHODS: dict[str, Method] = {
     "majority": _majority,
     "confidence": _most_confident,
 }
-"""Methods by name: the `first` or `last` input that has a class, the class that the `majority` of
-the inputs has, or the class of the highest `confidence`. Ties go to the first input."""
+"""Methods by name: the ``first`` or ``last`` input that has a class, the class that the
+``majority`` of the inputs has, or the class of the highest ``confidence``. Ties go to the first
+input."""

@@ -205,7 +205,7 @@ class TrainingRun:
         better = self.state.close_epoch(record, math.nan if result is None else result.miou)
         with self.processes.sync_errors():
             if self.processes.first:
-                # `best` first: a run killed before `last` is written repeats the epoch.
+                # Best model first: a run killed before its checkpoint is written repeats the epoch.
                 if better:
                     self.save_best(result, counted)
                 self.save_last(result)
