@@ -70,7 +70,7 @@ class PredictPlan:
         return bool(read_beside(self.outputs.labels).get("made_of") == self.digest)
 
     def check_resume(self) -> None:
-        """Refuse to resume if the outputs exist, complete, from a run with another digest.
+        """Refuse to resume if the outputs are those of a complete run with another digest.
 
         Raises
         ------

@@ -118,7 +118,7 @@ def expand(name: str, root: str = ".") -> list[str]:
     path = _join(root, name)
     if is_remote(path):
         return [path]
-    if os.path.isdir(path) and not os.path.splitext(path)[1]:  # with a suffix: a .gdb
+    if os.path.isdir(path) and not os.path.splitext(path)[1]:  # not a .gdb
         return sorted(_join(path, name) for name in os.listdir(path) if _is_tiff(name))
     if os.path.exists(path):
         return [path]

@@ -117,7 +117,7 @@ def _options(runtime: Any) -> Any:
     # By default ONNX Runtime uses all cores of the machine, even if the process may not.
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # The memory pattern is known after the first run, whose memory is kept, too: it doubles.
+    # A memory pattern doubles the memory: that of the first run, which finds it, is kept.
     options.enable_mem_pattern = False
     # Threads that spin while they wait for a window take cores from those that read and write.
     options.add_session_config_entry("session.force_spinning_stop", "1")

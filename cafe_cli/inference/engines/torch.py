@@ -20,7 +20,7 @@ log = logging.getLogger("cafe")
 TOLERANCE = 1e-3
 """Largest difference of logits after folding, relative to the largest logit. Rounding alone causes
 1e-6 to 3e-6 in networks of 40 to 240 layers, a wrongly folded BatchNorm 0.1 and more. The limit is
-far from both, and an error of this size changes labels only where classes tie."""
+far from both, and an error of this size changes labels only where classes nearly tie."""
 
 # Errors of symbolic tracing where control flow or shapes depend on data.
 _NOT_TRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
