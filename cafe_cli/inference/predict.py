@@ -66,6 +66,7 @@ def predict(
     OutputError
         An output exists or cannot be written, or an interrupted run cannot be resumed.
     """
+    _check_outputs(models, source, outputs)
     predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
     scene_input = SceneInput.of(source, predictor.ensemble)
     return predictor.run(predictor.plan(scene_input, outputs), progress)
@@ -100,6 +101,7 @@ def predict_per_file(
     for number, (one, files) in enumerate(jobs, start=1):
         name = one.optical[0]
         try:
+            _check_outputs(models, one, files)
             plan = predictor.plan(SceneInput.of(one, predictor.ensemble), files)
             meter = predictor.run(plan, progress, f"{number}/{len(jobs)} {Path(name).stem}")
         except (CafeError, OSError) as error:
@@ -125,6 +127,8 @@ def dry_run(
 ) -> Report:
     """Check everything that `predict` checks; estimate time and memory. Arguments as there."""
     report = Report("predict")
+    with report.capture_errors(str(outputs.labels)):
+        _check_outputs(models, source, outputs)
     with report.capture_errors(", ".join(map(str, models))):
         predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
         _dry_run_scene(report, predictor, source, outputs)
@@ -146,9 +150,16 @@ def dry_run_per_file(
     for one, files in jobs:
         report = Report("predict")
         with report.capture_errors(one.optical[0]):
+            _check_outputs(models, one, files)
+        with report.capture_errors(one.optical[0]):
             _dry_run_scene(report, predictor, one, files)
         reports.append(report)
     return reports
+
+
+def _check_outputs(models: Sequence[Path], source: PredictInput, outputs: PredictOutput) -> None:
+    """Refuse outputs that exist or are inputs, before a model is loaded."""
+    outputs.check([*map(str, models), *source.paths])
 
 
 def _split_per_file(
@@ -180,8 +191,6 @@ def _dry_run_scene(
     if found.ok:
         plan = predictor.plan(scene_input, outputs)
         report.facts |= _describe_plan(plan, predictor)
-    else:  # a plan would fail for the same reasons
-        predictor.check_outputs(source, outputs)
 
 
 def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]:

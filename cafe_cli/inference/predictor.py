@@ -12,7 +12,7 @@ from cafe_cli.config.schema import PredictSettings
 from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.ensemble import Engine, Ensemble, choose_engine
 from cafe_cli.inference.forward import BatchedForward, blank_patch
-from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+from cafe_cli.inference.job import ComputeOptions, PredictOutput
 from cafe_cli.inference.pipeline import Inference
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.scene_input import SceneInput
@@ -53,14 +53,9 @@ class Predictor:
         self._jobs = compute.jobs or cores()
         self._prepared: tuple[Engine, WindowGrid, list[BatchedForward]] | None = None
 
-    def check_outputs(self, source: PredictInput, outputs: PredictOutput) -> None:
-        """Refuse outputs that exist or are inputs, see `PredictOutput.check`."""
-        outputs.check([*map(str, self.ensemble.paths), *source.paths])
-
     def plan(self, scene_input: SceneInput, outputs: PredictOutput) -> PredictPlan:
-        """Check inputs and outputs, and divide the work; errors as in `predict`."""
+        """Check the inputs, and what a run to resume has left; errors as in `predict`."""
         ensemble, settings = self.ensemble, self.settings
-        self.check_outputs(scene_input.source, outputs)
         inspection, area = scene_input.inspect(ensemble)
         windows = ensemble.window_grid(settings, inspection.grid.extent)
         classes = len(ensemble.card.classes)

@@ -219,24 +219,36 @@ def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
 
 
 def _rasterize_limits(scene: Window, limits: tuple[_Limit, ...]) -> _WantedPixels:
-    """Rasterize the limits over the scene block by block; record count, extent and cells."""
+    """Rasterize the limits over the scene, rows by rows; record count, extent, cells, digest."""
     side = max(_CELL, math.isqrt(scene.width * scene.height // _CELLS))
     cells = np.zeros((-(-scene.height // side), -(-scene.width // side)), bool)
     digest, pixels, extents = hashlib.sha256(), 0, []
-    for block in blocks(scene.width, scene.height, max(_BLOCK // side, 1) * side):
-        inside = _inside(limits, block)
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        if not len(rows):
+    height = max(_BLOCK**2 // scene.width // side, 1) * side
+    for row in range(0, scene.height, height):
+        band = Window(0, row, scene.width, min(height, scene.height - row))
+        inside = _inside(limits, band)
+        runs = _runs(inside, row)
+        if not len(runs):
             continue
-        ends = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-        extents.append(Window.from_bounds(*ends).shift(block.col, block.row))
-        pixels += int(np.count_nonzero(inside))
-        digest.update(np.array(block.bounds, "<i8").tobytes())
-        digest.update(np.packbits(inside).tobytes())
+        left, bottom, right = int(runs[:, 1].min()), int(runs[-1, 0]) + 1, int(runs[:, 2].max())
+        extents.append(Window.from_bounds(left, int(runs[0, 0]), right, bottom))
+        pixels += int((runs[:, 2] - runs[:, 1]).sum())
+        digest.update(runs.astype("<i8").tobytes())
         starts = [np.arange(0, length, side) for length in inside.shape]
         by_rows = np.logical_or.reduceat(inside, starts[0], axis=0)
-        cells[_cells(block, side)] = np.logical_or.reduceat(by_rows, starts[1], axis=1)
+        cells[_cells(band, side)] = np.logical_or.reduceat(by_rows, starts[1], axis=1)
     return _WantedPixels(Window.hull(extents or [scene]), pixels, digest.hexdigest(), side, cells)
+
+
+def _runs(inside: NDArray[np.bool_], row: int) -> NDArray[np.int64]:
+    """Return runs of True, (N, 3): row, first column, column after the last; `row` is the first.
+
+    Their digest does not depend on how many rows are rasterized at once, and is in the journals and
+    provenance files of maps: to change it is to refuse ``--resume`` to those that exist.
+    """
+    edges = np.diff(np.pad(inside, ((0, 0), (1, 1))), axis=1)
+    rows, columns = np.nonzero(edges)
+    return np.stack([rows[::2] + row, columns[::2], columns[1::2]], axis=1)
 
 
 def _cells(window: Window, side: int) -> tuple[slice, slice]:

@@ -36,16 +36,26 @@ def test_it_fails_for_the_reasons_of_the_run(source, model, tmp_path):
     taken = tmp_path / "taken.tif"
     taken.write_text("precious")
     wrong = PredictInput(source.optical, source.elevation, bands=(1, 2))
-    for one, outputs, says in [
-        (source, PredictOutput(taken), "taken.tif exists; pass --overwrite"),
-        (source, PredictOutput(taken, resume=True), "was made of other inputs or with other"),
-        (source, PredictOutput(tmp_path / "no/map.tif"), "no does not exist; create it first"),
-        (wrong, PredictOutput(tmp_path / "map.tif"), "the model was trained on 3"),
+    for one, outputs, says, planned in [
+        (source, PredictOutput(taken), "taken.tif exists; pass --overwrite", True),
+        (source, PredictOutput(taken, resume=True), "was made of other inputs or with", False),
+        (source, PredictOutput(tmp_path / "no/map.tif"), "no does not exist; create it", True),
+        (wrong, PredictOutput(tmp_path / "map.tif"), "the model was trained on 3", False),
     ]:
         report = dry_run([model], one, outputs, compute=CPU)
         assert not report.ok
         assert says in messages(report)
-        assert "windows" not in report.facts
+        assert ("windows" in report.facts) == planned
+
+
+def test_wrong_outputs_and_damaged_models_are_both_reported(source, tmp_path):
+    (tmp_path / "map.tif").write_text("precious")
+    (tmp_path / "half.safetensors").write_bytes(b"x")
+    outputs = PredictOutput(tmp_path / "map.tif")
+    report = dry_run([tmp_path / "half.safetensors"], source, outputs, compute=CPU)
+    taken, damaged = report.findings
+    assert (taken.where, "exists" in taken.message) == (str(tmp_path / "map.tif"), True)
+    assert "half.safetensors is not a cafe model" in damaged.message
 
 
 def test_outputs_are_checked_where_the_rasters_are_wrong_too(source, model, tmp_path):

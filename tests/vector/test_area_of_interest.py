@@ -1,4 +1,6 @@
+import hashlib
 import itertools
+import struct
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -201,6 +203,17 @@ def test_an_intersection_is_what_both_want(shapes, others):
     area = one.intersection(other)
     assert same(area, both)
     assert area.key == other.intersection(one).key
+
+
+@pytest.mark.parametrize("block", [2048, 3])
+def test_keys_stay_what_they_are_in_maps_that_exist(monkeypatch, block):
+    """``--resume`` compares them with those in journals and provenance files."""
+    monkeypatch.setattr("cafe_cli.vector.area_of_interest._BLOCK", block)
+    area = drawn([shapely.box(2, 3, 7, 6), shapely.box(9, 4, 12, 40)])
+    runs = [(3, 2, 7), *((row, *run) for row in (4, 5) for run in ((2, 7), (9, 12)))]
+    runs += [(row, 9, 12) for row in range(6, 30)]
+    packed = b"".join(struct.pack("<3q", *run) for run in runs)
+    assert area.key == hashlib.sha256(packed).hexdigest()
 
 
 @given(shapes=polygons, others=polygons)
