@@ -29,6 +29,7 @@ def inked(pixels: np.ndarray, color: str) -> int:
     return int((np.abs(pixels - target).max(axis=-1) < 0.08).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bands", "dtype"), [(1, "uint8"), (3, "uint8"), (1, "uint16"), (2, "uint16"), (4, "uint16")]
 )
@@ -106,6 +107,7 @@ def test_a_picture_is_complete_or_not_there(tmp_path):
     assert os.listdir(tmp_path) == ["scene.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$\\frac{$", "_hidden", "$x$ & <y>", "100 % {a}"])
 def test_names_are_shown_as_they_are(tmp_path, name):
     """matplotlib would read mathematics, and leave out what begins with an underscore."""

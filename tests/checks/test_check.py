@@ -155,6 +155,7 @@ def names(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_dry_runs_write_nothing(run, data, model):
     shutil.copy(model, data / "m.safetensors")
     write(data / "map.tif", town(64, 64)[2], nodata=255)

@@ -281,6 +281,7 @@ TILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "code", "says"), TILE, ids=[row[2] for row in TILE])
 def test_tile_fails(run, scene, words, code, says):
     classes = tomli_w.dumps({"classes": SETTINGS["classes"]})

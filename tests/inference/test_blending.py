@@ -82,6 +82,7 @@ GEOMETRY = st.tuples(
 ).map(lambda g: (*g[:3], max(1, round(g[2] * g[3]))))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(GEOMETRY, st.sampled_from(BLENDS))
 def test_whole_array_reference(geometry, blend):
@@ -96,6 +97,7 @@ def test_whole_array_reference(geometry, blend):
     assert np.abs(scores - reference(noise, 2, *geometry, blend)).max() < 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(GEOMETRY, st.sampled_from(BLENDS))
 def test_scores_that_agree_come_back(geometry, blend):

@@ -32,6 +32,7 @@ def test_it_counts_the_windows_of_the_run(source, model, tmp_path):
     assert report.facts["map"] == {"width": 130, "height": 96, "gsd": 0.5}
 
 
+@pytest.mark.slow
 def test_it_fails_for_the_reasons_of_the_run(source, model, tmp_path):
     taken = tmp_path / "taken.tif"
     taken.write_text("precious")

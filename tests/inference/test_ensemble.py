@@ -30,6 +30,7 @@ def saved(folder, name, network=None, **card):
     return path
 
 
+@pytest.mark.slow
 def test_models_that_belong_together(tmp_path):
     paths = [
         saved(tmp_path, "a"),
@@ -45,6 +46,7 @@ def test_models_that_belong_together(tmp_path):
     assert not Ensemble.load(paths[2:]).has_height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("card", "says"),
     [
@@ -103,6 +105,7 @@ def test_engines(monkeypatch, there):
         choose_engine("onnx", [GPU], 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heights", [True, False])
 def test_both_engines_agree(tmp_path, heights):
     from tests.inference.test_forward import patch

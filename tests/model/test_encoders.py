@@ -21,6 +21,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["resnet18", "efficientnet-b0", "mobilenet_v2", "mit_b0", "tu-convnext_atto", "tu-resnet18"],
@@ -57,6 +58,7 @@ def test_features_at_other_strides_are_refused(monkeypatch):
         build()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "bands"), [(".pth", 1), (".pth", 3), (".safetensors", 4)])
 def test_weights_from_a_file_are_adapted_as_the_library_does_it(tmp_path, suffix, bands):
     path = tmp_path / f"encoder{suffix}"

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,7 @@ KINDS = st.sampled_from(["train", "validation", "test", None])
 DRAWN = st.lists(st.tuples(KINDS, RECTANGLES | TRIANGLES), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(DRAWN, st.sampled_from([4, 16, 80]), st.integers(0, 5), st.booleans())
 def test_splits_share_no_pixel(drawn, size, buffer, only_drawn):

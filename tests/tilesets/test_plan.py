@@ -220,6 +220,7 @@ def test_polygons_elsewhere(town, tmp_path):
 # Classes
 
 
+@pytest.mark.slow
 def test_a_class_that_no_tile_shows(town, tmp_path):
     classes = [*SETTINGS["classes"], {"id": 3, "name": "water"}]
     values = parse_config({"root": str(town), **SETTINGS, "classes": classes}, "test")

@@ -55,6 +55,7 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(trainer, "write_report", lambda *args, **options: None)
 
 
+@pytest.mark.slow
 def test_golden_losses(tileset, tmp_path):
     """After a change that is meant to alter training, renew the file and commit it with the change.
 
@@ -67,6 +68,7 @@ def test_golden_losses(tileset, tmp_path):
     assert not differs(found, golden), f"expected {golden}, found {found}"
 
 
+@pytest.mark.slow
 def test_another_schedule_is_found(tileset, tmp_path, monkeypatch):
     def linear(step, total, settings):
         return settings.learning_rate * (1 - step / total)
@@ -76,6 +78,7 @@ def test_another_schedule_is_found(tileset, tmp_path, monkeypatch):
     assert differs(found, json.loads(GOLDEN.read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"train__warmup": 0.1}, {"train__distill_weight": 0.9}, {"train__dice": 0.45}],

@@ -116,6 +116,7 @@ def test_dropout_is_a_function_of_the_step():
 # --- precision ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "within"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)]
 )
@@ -160,6 +161,7 @@ def test_frozen_encoders():
 # --- activation checkpointing ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing():
     made = [a_step(checkpointing=twice) for twice in (False, True)]
     losses = [[one(batch(2, seed=k), k) for k in range(3)] for one in made]
@@ -169,6 +171,7 @@ def test_checkpointing_changes_nothing():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_checkpointing_of_layers_that_processes_share():
     """As on several GPUs; alone, they normalise as ordinary ones do."""
     networks = [tiny_model(), tiny_model()]

@@ -191,6 +191,7 @@ def test_extent_and_number_of_pixels(shapes):
     assert same(area, whole_mask(area))
 
 
+@pytest.mark.slow
 @given(shapes=polygons, others=polygons)
 @settings(max_examples=50)
 def test_an_intersection_is_what_both_want(shapes, others):

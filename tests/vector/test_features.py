@@ -314,6 +314,7 @@ def test_a_raster_across_the_date_line(vector):
     assert agrees(features, where, both, LONLAT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crs", "county"),
     [

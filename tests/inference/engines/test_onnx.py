@@ -60,6 +60,7 @@ def test_the_logits_are_those_of_torch(encoder, changes):
     assert largest_error(found, wanted) < 2e-5
 
 
+@pytest.mark.slow
 @installed
 def test_other_inputs_than_the_ones_it_was_built_with_and_masks_with_nan():
     model = network()
@@ -82,6 +83,7 @@ def test_a_folded_network_and_one_of_channels_last_give_the_same():
     assert largest_error(onnx.OnnxNetwork(folded, [(1, 64, 64)])(*last), wanted) < 2e-5
 
 
+@pytest.mark.slow
 @installed
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16])
 def test_pixels_may_be_as_they_are_in_the_file(dtype):
@@ -92,6 +94,7 @@ def test_pixels_may_be_as_they_are_in_the_file(dtype):
     assert torch.equal(run(raw, *others), run(raw.float(), *others))
 
 
+@pytest.mark.slow
 @installed
 def test_the_same_inputs_give_the_same_bytes():
     model = network()

@@ -107,6 +107,7 @@ def test_encoders_give_the_same_without_batchnorm(encoder, left):
     assert largest_error(model, folded, *example_inputs(model, 2, 90, 70)) < 2e-5
 
 
+@pytest.mark.slow
 def test_both_streams_and_the_head_are_folded_and_channels_last_is_kept():
     model = network("resnet18").to(memory_format=torch.channels_last)
     folded = fold_batchnorm(copy.deepcopy(model), *example_inputs(model, 1, 64, 64))

@@ -248,6 +248,7 @@ def test_scores_that_are_not_known(run, tileset, tmp_path):
     assert "tree----" in written(folder, tileset).text
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_small(run, tileset, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     write_text(folder / HISTORY_FILE, to_csv([EpochRecord.from_row(row) for row in rows(3000)]))
@@ -326,6 +327,7 @@ def browse(path: Path, profile: Path, *options: str) -> tuple[str, str]:
     return done.stdout, "\n".join(re.findall(r":CONSOLE.*", done.stderr))
 
 
+@pytest.mark.slow
 def test_in_a_browser(run, tmp_path):
     """As it is, but for a script that looks at what became of it, which its policy has to allow."""
     text = (run / REPORT_FILE).read_text(encoding="utf-8")
@@ -344,6 +346,7 @@ def test_in_a_browser(run, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_browser_would_complain(run, tmp_path):
     """What the test above counts on: a request that the policy forbids is told."""
     text = (run / REPORT_FILE).read_text(encoding="utf-8")

@@ -39,6 +39,7 @@ def test_text_stays_text(text, note):
     assert found.text.count(text) >= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a & b", '"><img src=x>', "&lt;"])
 def test_names_of_lines_stay_text(text):
     plain, named = (
