@@ -1,11 +1,16 @@
-"""Reports of checks and dry runs: facts, and findings of three levels."""
+"""Reports of checks and dry runs: facts, and findings of three levels; warnings said once."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from cafe_cli.errors import CafeError
+
+log = logging.getLogger("cafe")
+
+_warnings: dict[tuple[str, str], object] = {}
 
 Level: TypeAlias = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -81,3 +86,10 @@ class Report:
             "facts": self.facts,
             "findings": [asdict(finding) for finding in ranked],
         }
+
+
+def warn_once(scene: str, message: str) -> None:
+    """Log a warning about a scene once, however many threads open the scene."""
+    mine = object()
+    if _warnings.setdefault((scene, message), mine) is mine:  # atomic
+        log.warning("%s", message)

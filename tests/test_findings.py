@@ -1,9 +1,10 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from cafe_cli.errors import GridError
-from cafe_cli.findings import Finding, Report
+from cafe_cli.findings import Finding, Report, warn_once
 
 NOTE = Finding("note", "heights are interpolated", "a")
 WARNING = Finding("warning", "heights look like feet", "a")
@@ -58,3 +59,11 @@ def test_faults_of_the_program_are_not_findings():
 def test_findings_are_counted_by_level():
     report = Report("a", findings=[NOTE, WARNING, NOTE])
     assert [report.count(level) for level in ("error", "warning", "note")] == [0, 1, 2]
+
+
+def test_a_warning_is_logged_once_for_every_scene(caplog):
+    with ThreadPoolExecutor(4) as pool:
+        for scene in ("a.tif", "b.tif"):
+            list(pool.map(lambda _, name=scene: warn_once(name, "5 % are void"), range(20)))
+    warn_once("a.tif", "6 % are void")
+    assert caplog.messages == ["5 % are void", "5 % are void", "6 % are void"]

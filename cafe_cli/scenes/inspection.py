@@ -10,6 +10,7 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError
+from cafe_cli.findings import warn_once
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     Member,
@@ -20,7 +21,6 @@ from cafe_cli.raster.mosaic_view import (
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
-from cafe_cli.system.threads import warn_once
 from cafe_cli.text import percent
 from cafe_cli.vector.features import is_vector
 

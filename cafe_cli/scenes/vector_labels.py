@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError
+from cafe_cli.findings import warn_once
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.label_coding import IGNORE, Decoded, label_key, list_classes, value_to_class
-from cafe_cli.system.threads import warn_once
 from cafe_cli.vector.features import Features, read_features, refuse_empty
 from cafe_cli.vector.geometry import subdivide
 from cafe_cli.vector.rasterize import rasterize_indices

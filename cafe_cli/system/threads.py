@@ -1,6 +1,5 @@
 """A pool of threads, each with its own open resource, that returns results in order."""
 
-import logging
 import os
 import threading
 from collections import deque
@@ -18,18 +17,6 @@ ProgressCallback: TypeAlias = Callable[[int, int], None]
 """Called with the number of items done so far, and of all."""
 
 _AHEAD = 2  # results per thread that may wait for those of earlier items
-
-
-log = logging.getLogger("cafe")
-
-_warnings: dict[tuple[str, str], object] = {}
-
-
-def warn_once(scene: str, message: str) -> None:
-    """Log a warning about a scene once, however many threads open the scene."""
-    mine = object()
-    if _warnings.setdefault((scene, message), mine) is mine:  # atomic
-        log.warning("%s", message)
 
 
 def cores() -> int:

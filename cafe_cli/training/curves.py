@@ -219,12 +219,17 @@ def _ensure_contrast(color: str) -> str:
     rgb = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
-    if luminance > _BRIGHTEST:
-        linear *= _BRIGHTEST / luminance
-    elif luminance < _DARKEST:  # mixed with white
-        linear += (1 - linear) * (_DARKEST - luminance) / (1 - luminance)
+    if _DARKEST <= luminance <= _BRIGHTEST:
+        return color
+    # Rounded away from the limit: what is changed once is within the limits for good.
+    too_bright = luminance > _BRIGHTEST
+    if too_bright:
+        linear = linear * (_BRIGHTEST / luminance)
+    else:  # mixed with white
+        linear = linear + (1 - linear) * (_DARKEST - luminance) / (1 - luminance)
     rgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return "#" + bytes(round(v * 255) for v in rgb.tolist()).hex()
+    rounded = np.floor(rgb * 255) if too_bright else np.ceil(rgb * 255)
+    return "#" + rounded.clip(0, 255).astype(np.uint8).tobytes().hex()
 
 
 _NO_PICTURES: Mapping[str, NDArray[np.uint8]] = {}

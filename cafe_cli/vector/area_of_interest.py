@@ -10,9 +10,9 @@ import shapely
 from numpy.typing import NDArray
 
 from cafe_cli.errors import GridError, InputError
+from cafe_cli.findings import warn_once
 from cafe_cli.raster.grid import Bounds, Grid
 from cafe_cli.raster.window import Window, blocks
-from cafe_cli.system.threads import warn_once
 from cafe_cli.vector.bounding_box import bbox_polygons
 from cafe_cli.vector.features import READ_ERRORS, find_layer, read_features
 from cafe_cli.vector.geometry import Geometries, single_parts, subdivide

@@ -2,12 +2,11 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from cafe_cli.system.threads import in_order, warn_once
+from cafe_cli.system.threads import in_order
 
 
 class Opened:
@@ -77,11 +76,3 @@ def test_leaving_early_closes_everything():
     results.close()
     assert opened.closed == 3
     assert threading.active_count() < 3 + 20
-
-
-def test_a_warning_is_logged_once_for_every_scene(caplog):
-    with ThreadPoolExecutor(4) as pool:
-        for scene in ("a.tif", "b.tif"):
-            list(pool.map(lambda _, name=scene: warn_once(name, "5 % are void"), range(20)))
-    warn_once("a.tif", "6 % are void")
-    assert caplog.messages == ["5 % are void", "5 % are void", "6 % are void"]

@@ -240,12 +240,13 @@ def luminance(color: str) -> float:
 @example(b"\xff\xff\x33")
 @example(b"\x00\x00\x00")
 @example(b"\xff\xff\xff")
+@example(b"\x00vL")
 def test_colours_are_seen_on_white_and_on_black(paper, rgb):
     ((found, _),) = Chart("x", [1], [Line("a", [1], f"#{rgb.hex()}")]).styles
     light, dark = sorted((luminance(found), luminance(paper)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3
     ((again, _),) = Chart("x", [1], [Line("a", [1], found)]).styles
-    assert np.abs(np.subtract(*(list(bytes.fromhex(c[1:])) for c in (found, again)))).max() <= 1
+    assert again == found
 
 
 def test_default_colours_are_readable_as_they_are():
