@@ -7,9 +7,10 @@ read. The rules are in `cafe_cli.checks.rules` and
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -44,9 +45,12 @@ from cafe_cli.raster.reader import Array, Mask
 from cafe_cli.raster.window import spread
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
-from cafe_cli.scenes.inspection import inspect_scene
-from cafe_cli.scenes.scene import Patch, Scene, open_scene
+from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
+from cafe_cli.scenes.scene import Patch, Scene, estimate_scene_ground, open_scene
 from cafe_cli.vector.features import is_vector
+
+EstimateGround: TypeAlias = Callable[[SceneInspection], GroundSurface | None]
 
 STREAMS = ("optical", "elevation", "dtm", "labels")
 
@@ -54,7 +58,9 @@ _MOST_CELLS = 4_000_000  # of the ground filter; they take about ten seconds
 _LISTED = 8  # label values without a class, at most, in the facts
 
 
-def diagnose(files: SceneFiles, config: Config) -> Report:
+def diagnose(
+    files: SceneFiles, config: Config, estimate: EstimateGround = estimate_scene_ground
+) -> Report:
     """Check the files of a scene, each by itself and together.
 
     Parameters
@@ -62,6 +68,8 @@ def diagnose(files: SceneFiles, config: Config) -> Report:
     files : SceneFiles
     config : Config
         Describes the content of the files: bands, heights, labels, classes.
+    estimate : callable
+        Estimates the ground; not called if that takes more than about ten seconds.
 
     Returns
     -------
@@ -75,7 +83,7 @@ def diagnose(files: SceneFiles, config: Config) -> Report:
     with report.capture_errors(files.optical[0]):
         _check_grids(report, facts, files, config)
     if files.elevation and not _has_error(report, files, STREAMS[:3]):
-        _check_heights(report, facts, files, config)
+        _check_heights(report, facts, files, config, estimate)
     if files.labels and config.classes and not _has_error(report, files, ("optical", "labels")):
         with report.capture_errors(files.labels[0]):
             _check_labels(report, facts, files, config)
@@ -109,7 +117,13 @@ def _compare_grids(member: Member, reference: Grid, share: float) -> GridFacts:
     )
 
 
-def _check_heights(report: Report, facts: SceneFacts, files: SceneFiles, config: Config) -> None:
+def _check_heights(
+    report: Report,
+    facts: SceneFacts,
+    files: SceneFiles,
+    config: Config,
+    estimate: EstimateGround,
+) -> None:
     """Check image and heights together; heights above ground if these take little time."""
     files = replace(files, labels=())
     plain = config.height.model_copy(update={"ground": "none"})
@@ -121,7 +135,7 @@ def _check_heights(report: Report, facts: SceneFacts, files: SceneFiles, config:
             report.add(Finding("note", message, files.id))
             attempts = [plain]
     for settings in attempts:
-        with report.capture_errors(files.id), _open(files, config, settings) as scene:
+        with report.capture_errors(files.id), _open(files, config, settings, estimate) as scene:
             _check_windows(report, facts, scene, settings)
             return
 
@@ -195,11 +209,13 @@ def _check_labels(report: Report, facts: SceneFacts, files: SceneFiles, config: 
 
 
 def _open(
-    files: SceneFiles, config: Config, settings: HeightSettings
+    files: SceneFiles,
+    config: Config,
+    settings: HeightSettings,
+    estimate: EstimateGround = estimate_scene_ground,
 ) -> AbstractContextManager[Scene]:
-    return open_scene(
-        inspect_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
-    )
+    inspection = inspect_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
+    return open_scene(inspection, estimate(inspection))
 
 
 def _paths(files: SceneFiles, stream: str) -> tuple[str, ...]:

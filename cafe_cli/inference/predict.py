@@ -9,12 +9,15 @@ from pathlib import Path
 from cafe_cli.checks.scene import diagnose
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
-from cafe_cli.findings import Report
+from cafe_cli.findings import Finding, Report
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.inspection import SceneInspection
+from cafe_cli.scenes.scene import estimate_scene_ground
 
 log = logging.getLogger("cafe")
 
@@ -185,11 +188,21 @@ def _dry_run_scene(
     """Report the check of the rasters of a scene, and the plan or the error that prevents one."""
     scene_input = SceneInput.of(source, predictor.ensemble)
     scenes = SceneSettings(optical=source.optical, bands=source.bands, crs=source.crs)
-    found = diagnose(scene_input.files, Config(scenes=scenes, height=scene_input.height))
+    ground: list[GroundSurface] = []  # the check of the heights estimates it, if it is small
+
+    def estimate(inspection: SceneInspection) -> GroundSurface | None:
+        found = estimate_scene_ground(inspection)
+        ground.extend([found] if found else [])
+        return found
+
+    config = Config(scenes=scenes, height=scene_input.height)
+    found = diagnose(scene_input.files, config, estimate)
     report.facts["scenes"] = {Path(source.optical[0]).name: found.facts}
     report.add(*found.findings)
     if found.ok:
         plan = predictor.plan(scene_input, outputs)
+        if foreign := predictor.describe_foreign_ground(plan, ground[0] if ground else None):
+            report.add(Finding("warning", foreign, scene_input.files.name))
         report.facts |= _describe_plan(plan, predictor)
 
 

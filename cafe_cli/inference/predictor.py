@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cafe_cli.config.provenance import save_beside
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.ensemble import Engine, Ensemble, choose_engine
+from cafe_cli.inference.foreign_ground import describe_foreign_ground
 from cafe_cli.inference.forward import BatchedForward, blank_patch
 from cafe_cli.inference.job import ComputeOptions, PredictOutput
 from cafe_cli.inference.pipeline import Inference
@@ -23,6 +25,7 @@ from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import choose_devices
 from cafe_cli.raster.window import Window
+from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.system.threads import cores
 
@@ -129,6 +132,19 @@ class Predictor:
             "memory": _PROCESS + self.ensemble.parameters * 8 + scores,
         }
 
+    def describe_foreign_ground(
+        self, plan: PredictPlan, ground: GroundSurface | None
+    ) -> str | None:
+        """Describe in one line what in a scene lies outside the training data; None if nothing.
+
+        `ground` is that of `estimate_scene_ground`. Without it heights that need it are left out.
+        """
+        rasters = plan.inspection.heights
+        known = rasters is not None and (rasters.ground != "estimate" or ground is not None)
+        inspection = plan.inspection if known else replace(plan.inspection, heights=None)
+        with open_scene(inspection, ground) as scene:
+            return describe_foreign_ground(scene, plan.area, self.ensemble, heights=known)
+
     def _store(self, plan: PredictPlan) -> StripStore:
         products = plan.outputs.products(self.ensemble.card.classes)
         tags = {"CAFE_MODEL": self.ensemble.names, "CAFE_VERSION": __version__}
@@ -144,7 +160,10 @@ class Predictor:
     ) -> None:
         """Run the networks over strips and store them."""
         windows, area = plan.windows, plan.area
-        opener = partial(open_scene, plan.inspection, estimate_scene_ground(plan.inspection))
+        ground = estimate_scene_ground(plan.inspection)
+        if foreign := self.describe_foreign_ground(plan, ground):
+            log.warning("%s", foreign)
+        opener = partial(open_scene, plan.inspection, ground)
         jobs = max(self._jobs // len(self.devices), 1)
         inference = Inference(
             WindowReader(opener, plan.inspection.optical_block, windows, jobs, area.touches),

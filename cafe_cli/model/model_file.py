@@ -34,6 +34,7 @@ from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.system.atomic_write import remove, replace_atomically
 
 _TRAINING = "training/"
@@ -96,11 +97,13 @@ class ModelCard(BaseModel):
         plain values, since this package lies below `evaluation`.
     config : dict
         The settings of the training run.
+    training_pixels : PixelDistribution or None
+        Colours and heights of the training tiles; None in files of the format "cafe model 2".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["cafe model 2"] = "cafe model 2"
+    format: Literal["cafe model 2", "cafe model 3"] = "cafe model 3"
     cafe_version: str = __version__
     torch_version: str = torch.__version__
     architecture: Annotated[
@@ -115,6 +118,7 @@ class ModelCard(BaseModel):
     epoch: int
     scores: dict[str, Any] | None
     config: dict[str, Any]
+    training_pixels: PixelDistribution | None = None
 
     @property
     def has_height(self) -> bool:

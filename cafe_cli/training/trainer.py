@@ -83,6 +83,7 @@ class TrainingRun:
         device = processes.fabric.device
         training = TileDataset(self.folder, tileset, "train", settings, decoded)
         validation = TileDataset(self.folder, tileset, "validation", None, decoded)
+        self._pixels = training.distribution() if processes.first else None
         self._loader = Loader(training, device, settings.workers)
         self._validation = Loader(validation, device, settings.workers)
         self.step = Step(self.network, settings, processes, self.total)
@@ -285,6 +286,7 @@ class TrainingRun:
             epoch=self.state.epoch,
             scores=result.as_json() if result else None,
             config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),
+            training_pixels=self._pixels,
         )
 
     def _write_history(self, counted: ValidationAccumulator) -> None:

@@ -76,7 +76,7 @@ def test_channels_last_weights(tmp_path):
 
 def test_card(model):
     card = model_file.read_card(model)
-    assert card.format == "cafe model 2"
+    assert card.format == "cafe model 3"
     assert card.cafe_version == __version__
     assert card.torch_version == torch.__version__
     assert card.classes.names == TABLE.names
@@ -92,7 +92,7 @@ def test_card_in_the_file(parts):
     """The JSON of the card is a format: models of older versions are read, and read ours."""
     description = {k: v for k, v in parts[1].items() if not k.endswith("_version")}
     assert description == {
-        "format": "cafe model 2",
+        "format": "cafe model 3",
         "architecture": {
             "classes": 3, "optical_bands": 3, "heights": True, "optical_encoder": ENCODER,
             "height_encoder": None, "width": 8, "fusion": "sum", "attention": 0,
@@ -106,6 +106,7 @@ def test_card_in_the_file(parts):
         "band_names": ["red", "green", "blue"], "dtype": "uint8", "gsd": 0.5,
         "height": HeightSettings(kind="ndsm", fill=0).model_dump(),
         "window": 64, "epoch": 1, "scores": None, "config": {},
+        "training_pixels": None,
     }  # fmt: skip
 
 
@@ -118,6 +119,16 @@ def test_card_that_does_not_know_later_settings(tmp_path, parts):
     card = model_file.load(path)[1]
     assert card.has_height
     assert card.architecture.attention == 0
+
+
+def test_files_of_the_format_before(tmp_path, parts):
+    tensors, description = parts
+    path = tmp_path / "m.safetensors"
+    del description["training_pixels"]
+    forge(path, tensors, {**description, "format": "cafe model 2"})
+    card = model_file.load(path)[1]
+    assert card.format == "cafe model 2"
+    assert card.training_pixels is None
 
 
 def test_everybody_may_read_it(tmp_path):

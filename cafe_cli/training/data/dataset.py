@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cafe_cli.config.schema import TrainSettings
+from cafe_cli.model.distribution import DistributionSampler, PixelDistribution
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.splits.assign import Split
 from cafe_cli.tilesets import cache
@@ -28,6 +29,7 @@ from cafe_cli.training.data.sampler import SampleKey
 TileSource: TypeAlias = Callable[[int], PackedArrays]
 """Function that returns a tile by its number; call it in the thread that opened the source."""
 
+_MEASURED = 128  # tiles for the distribution of pixels
 _COPIED_AS_THEY_ARE = ("uint8", "int16", "uint16")
 
 
@@ -119,6 +121,25 @@ class TileDataset(Dataset[Sample]):
         """Open the tiles for the current thread, which also has to leave the context."""
         with self._reader.for_thread() as reader:
             yield self._source(reader)
+
+    def distribution(self) -> PixelDistribution | None:
+        """Measure up to 128 whole tiles, evenly spread over the split.
+
+        Returns
+        -------
+        PixelDistribution or None
+            None if none of their pixels is valid.
+
+        Raises
+        ------
+        InputError
+            As `read`.
+        """
+        sampler, step = DistributionSampler(), -(-len(self) // _MEASURED) or 1
+        with self.opened() as source:
+            for tile in map(source, range(0, len(self), step)):
+                sampler.add(tile.optical, tile.optical_valid, tile.height, tile.height_valid)
+        return sampler.distribution()
 
     def _source(self, reader: TileReader) -> TileSource:
         if (planes := self._decoded) is not None:

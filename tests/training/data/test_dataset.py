@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,3 +119,17 @@ def test_validation_sees_every_tile_once(count, size, world):
     drawn = [key.tile for batches in parts for batch in batches for key in batch]
     assert sorted(drawn) == list(range(count))
     assert all(0 < len(batch) <= size for batches in parts for batch in batches)
+
+
+def test_distribution_of_the_tiles(tileset):
+    """Every pixel of few tiles is measured, whatever the crops and the augmentation."""
+    described = load_tileset(tileset)
+    data = TileDataset(tileset, described, "train", TrainSettings(crop=32))
+    found = data.distribution()
+    plain = TileDataset(tileset, described, "train")
+    samples = [plain[SampleKey(number, 0)] for number in range(len(plain))]
+    values = np.concatenate([s.inputs[0].numpy().reshape(3, -1) for s in samples], axis=1)
+    heights = np.concatenate([s.inputs[2][s.inputs[3][None]].numpy() for s in samples])
+    assert [b.p50 for b in found.bands] == np.percentile(values, 50, axis=1).tolist()
+    assert found.heights.p99_9 == pytest.approx(np.percentile(heights, 99.9), rel=1e-5)
+    assert found.voids == 0

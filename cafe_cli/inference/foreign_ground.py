@@ -1,0 +1,115 @@
+"""Compare a scene with the ground that the models were trained on, from a sample of its pixels.
+
+The thresholds were set on seven sites: a half of a site is not foreign to its other half, wooded
+mountains are foreign to a town.
+"""
+
+from collections.abc import Iterator
+
+from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.model.distribution import DistributionSampler, Percentiles, PixelDistribution
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.window import Window, spread
+from cafe_cli.scenes.scene import Scene
+from cafe_cli.text import list_some, percent
+from cafe_cli.vector.area_of_interest import Area
+
+_BEYOND_QUARTILES = 0.4  # of the distance of the quartiles: where a median is foreign
+_LEAST_SHIFT = 0.1  # of the median: bands of nearly constant training tiles differ by noise
+_LEAST_METRES = 1.0  # heights of flat training tiles differ by noise, too
+_MORE_VOIDS = 0.2  # of the pixels, more than in training
+_SIDE, _COUNTS = 256, (5, 4, 3, 2)  # side of a window, and windows along each side of the scene
+_MOST_DECODED = 100_000_000  # pixels of the image that are decoded for the sample: about a second
+
+
+def describe_foreign_ground(
+    scene: Scene, area: Area, ensemble: Ensemble, *, heights: bool = True
+) -> str | None:
+    """Describe in one line what in a scene lies outside the training data of the models.
+
+    Ground that one model of an ensemble knows is not foreign to the ensemble.
+
+    Parameters
+    ----------
+    scene : Scene
+    area : Area
+        Area of interest; pixels outside do not count.
+    ensemble : Ensemble
+    heights : bool
+        Whether to compare the heights, too.
+
+    Returns
+    -------
+    str or None
+        None if nothing lies outside, or the model files are too old to tell.
+
+    Raises
+    ------
+    InputError
+        A file of the scene is damaged.
+    """
+    cards = [card for card in ensemble.cards if card.training_pixels is not None]
+    if not cards or (found := sample(scene, area)) is None:
+        return None
+    fewest = min((list(_differences(found, card, heights)) for card in cards), key=len)
+    if not fewest:
+        return None
+    name = scene.inspection.files.name
+    return f"{name} is unlike the training data, the map may be poor: {'; '.join(fewest)}"
+
+
+def sample(scene: Scene, area: Area) -> PixelDistribution | None:
+    """Measure the pixels of up to 25 windows of an area; None if none of them is valid."""
+    sampler = DistributionSampler()
+    for window in _windows(scene, area.extent):
+        patch = scene.read(window)
+        sampler.add(*patch._replace(optical_valid=patch.optical_valid & area.mask(window)))
+    return sampler.distribution()
+
+
+def _windows(scene: Scene, extent: Window) -> list[Window]:
+    """Spread windows over an extent; fewer where large blocks have to be decoded for each."""
+    width, height = scene.inspection.optical_block
+    decoded = min(_SIDE + width, scene.grid.width) * min(_SIDE + height, scene.grid.height)
+    fitting = (n for n in _COUNTS if n**2 * decoded <= _MOST_DECODED)
+    spreaded = spread(extent.width, extent.height, _SIDE, next(fitting, _COUNTS[-1]))
+    return [window.shift(extent.col, extent.row) for window in spreaded]
+
+
+def _differences(found: PixelDistribution, card: ModelCard, heights: bool) -> Iterator[str]:
+    known = card.training_pixels
+    if known is None:
+        return
+    if heights and known.heights and card.has_height:
+        absolute = card.height.kind == "dsm" and card.height.ground == "none"
+        name = "heights" if absolute else "heights above ground"
+        if found.heights:
+            yield from _height_differences(found.heights, known.heights, name)
+        if found.voids > known.voids + _MORE_VOIDS:
+            share, before = percent(found.voids, 0), percent(known.voids, 0)
+            yield f"{share} of the image has no height, in training {before}"
+    bands = zip(card.band_names, found.bands, known.bands, strict=False)
+    shifted = [text for band in bands if (text := _describe_shift(*band))]
+    if shifted:
+        yield list_some(shifted, 4)
+
+
+def _height_differences(found: Percentiles, known: Percentiles, name: str) -> Iterator[str]:
+    """Yield where 1 % of the heights lie beyond 99.9 % of those of training."""
+    if found.p99 > known.p99_9 + _LEAST_METRES:
+        yield f"{name} reach {found.p99_9:.0f} m, 99.9 % of training lies below {known.p99_9:.0f} m"
+    if found.p1 < known.p0_1 - _LEAST_METRES:
+        low, before = f"{found.p0_1:.0f} m", f"{known.p0_1:.0f} m"
+        yield f"{name} go down to {low}, 99.9 % of training lies above {before}"
+
+
+def _describe_shift(name: str, found: Percentiles, known: Percentiles) -> str | None:
+    """Say how much brighter a band is, if its median lies far outside the training's quartiles."""
+    shift, median = found.p50 - known.p50, known.p50
+    margin = _BEYOND_QUARTILES * (known.p75 - known.p25)
+    inside = known.p25 - margin <= found.p50 <= known.p75 + margin
+    if inside or abs(shift) <= _LEAST_SHIFT * abs(median):
+        return None
+    if median <= 0:
+        return f"{name} has a median of {found.p50:.3g}, in training {median:.3g}"
+    return f"{name} is {percent(abs(shift) / median, 0)} {'brighter' if shift > 0 else 'darker'}"
