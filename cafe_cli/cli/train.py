@@ -35,9 +35,11 @@ TRAIN_OPTIONS = (
     ConfigOption("--learning-rate", "train.learning_rate", type=float),
     ConfigOption(
         "--encoder", "model.optical_encoder",
-        "Encoder of both streams (segmentation-models-pytorch names).",
+        "Encoder of the image (segmentation-models-pytorch names).",
     ),
-    ConfigOption("--weights", "model.weights", "imagenet, none, or a local weights file."),
+    ConfigOption(
+        "--weights", "model.weights", "Of the image's encoder: imagenet, none, or a local file.",
+    ),
     ConfigOption("--guidance", "model.guidance", type=Guidance),
     ConfigOption(
         "--freeze-epochs", "train.freeze_epochs", "Epochs before the encoders train, too.", int

@@ -159,16 +159,20 @@ class TileSettings(Section):
 class ModelSettings(Section):
     """``[model]``: the network; see `cafe_cli.model.cafe` for what the choices mean.
 
-    `weights` is ``imagenet`` (or another name that segmentation-models-pytorch knows for the
-    encoder, downloaded from its hub), ``none``, or the path of a local weights file. `attention` is
-    the side of the neighbourhood that a pixel attends to, in pixels; 0 is the whole window, as in
-    the paper. ``auto`` is twice the crop: all of it in training, while the map does not depend on
-    the size of the windows.
+    `height_encoder` is the encoder of the heights; ``same`` is that of the image. `weights` are the
+    initial weights of the image's encoder and `height_weights` those of the heights' encoder:
+    ``imagenet``, ``none`` (random), or the path of a local weights file. The ImageNet weights of
+    tu-tf_efficientnet_lite0 are installed with cafe, and those of lite1 and lite2 with a package of
+    their own; those of other encoders, and further weights that segmentation-models-pytorch knows
+    by name, are downloaded. `attention` is the side of the neighbourhood that a pixel attends to,
+    in pixels; 0 is the whole window, as in the paper. ``auto`` is twice the crop: all of it in
+    training, while the map does not depend on the size of the windows.
     """
 
-    optical_encoder: str = "resnet50"
-    height_encoder: str | None = None
+    optical_encoder: str = "tu-tf_efficientnet_lite0"
+    height_encoder: str = "tu-regnetx_002"
     weights: str = "imagenet"
+    height_weights: str = "none"
     width: Count = 128
     fusion: Literal["sum", "gated"] = "sum"
     attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=2 * STRIDE)] = (

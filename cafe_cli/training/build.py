@@ -13,10 +13,10 @@ from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.data.augment import crop_side
 
 
-def build_network(tileset: TileSet, config: Config, weights: str | None = None) -> CaFE:
+def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> CaFE:
     """Build the network of a run on the CPU, normalised by the statistics of its tiles.
 
-    `weights` override those of the config.
+    All weights are random unless `pretrained`.
 
     Raises
     ------
@@ -28,10 +28,12 @@ def build_network(tileset: TileSet, config: Config, weights: str | None = None) 
         classes=len(tileset.classes),
         optical_bands=len(tileset.band_names),
         heights=tileset.has_height,
+        height_encoder=None if settings.height_encoder == "same" else settings.height_encoder,
         attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
-        **settings.model_dump(exclude={"weights", "attention"}),
+        **settings.model_dump(exclude={"weights", "height_encoder", "height_weights", "attention"}),
     )
-    network = CaFE(architecture, weights=weights or settings.weights)
+    weights = (settings.weights, settings.height_weights) if pretrained else ("none", "none")
+    network = CaFE(architecture, *weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
     limits = (optical.low, optical.high) if optical.low and optical.high else None
     network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)

@@ -14,7 +14,7 @@ from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.history import EpochRecord
 
 _FREE = {
-    "model": {"weights"},
+    "model": {"weights", "height_weights"},
     "train": {
         "cache", "checkpointing", "compile", "devices", "num_nodes", "patience", "time_limit",
         "workers",

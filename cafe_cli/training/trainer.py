@@ -77,8 +77,7 @@ class TrainingRun:
         self.total = len(self._batches) * settings.epochs
         torch.manual_seed(settings.seed)
         # On a resume the weights come from the checkpoint.
-        weights = "none" if planned.resume else config.model.weights
-        self.network = build_network(tileset, config, weights)
+        self.network = build_network(tileset, config, pretrained=not planned.resume)
         decoded = cache.prepare(self.folder, tileset, settings.cache)
         device = processes.fabric.device
         training = TileDataset(self.folder, tileset, "train", settings, decoded)

@@ -312,7 +312,7 @@ def test_tile_fails(run, scene, words, code, says):
 def test_train_fails(run, scene, tileset, words, code, says):
     before = listing(scene)
     words = [tileset if word == "TILES" else word for word in words]
-    model = ["--set", f"model.optical_encoder={ENCODER}"]
+    model = ["--set", f"model.optical_encoder={ENCODER}", "--set", "model.height_encoder=same"]
     weights = [] if "--weights" in words else ["--weights", "none"]
     result = run("train", "-o", "run", *model, *weights, *words)
     assert says in result.error

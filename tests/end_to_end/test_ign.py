@@ -49,7 +49,12 @@ def settings(only=BUILDINGS, classes=CHECKED, ignore=(255,), bands=(1, 2, 3, 4),
         "labels": {"ignore": ignore},
         "tile": {"size": SIZE, "overlap": 0, "min_valid": 0, "min_labelled": 0},
         "split": {"validation_scenes": only[1:], "validation": 0, "buffer": 0},
-        "model": {"optical_encoder": ENCODER, "weights": "none", "width": 8},
+        "model": {
+            "optical_encoder": ENCODER,
+            "height_encoder": "same",
+            "weights": "none",
+            "width": 8,
+        },
         "train": {"epochs": 1, "workers": 0},
     }
     return parse_config(values | sections, "test")

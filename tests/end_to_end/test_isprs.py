@@ -30,6 +30,8 @@ SMALL = {
     "tile.overlap": 0,
     "split.buffer": 0,
     "model.optical_encoder": ENCODER,
+    "model.height_encoder": "same",
+    "model.height_weights": "none",
     "model.weights": "none",
     "model.width": 8,
     "train.crop": 32,

@@ -204,14 +204,15 @@ def strip(width, bright):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", [0, 64])
-def test_windows_agree_if_attention_is_bounded(attention):
-    network = build(optical_encoder="resnet18", attention=attention).eval()
-    inputs = strip(1088, bright=128)
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-tf_efficientnet_lite0"])
+def test_windows_agree_if_attention_is_bounded(encoder, attention):
+    network = build(optical_encoder=encoder, attention=attention).eval()
+    inputs = strip(1728, bright=128)
     with torch.inference_mode():
-        left = network(*(x[..., :960] for x in inputs))
+        left = network(*(x[..., :1600] for x in inputs))
         right = network(*(x[..., 128:] for x in inputs))
-    # 384 pixels from the window's ends: beyond what the encoder, the decoder and 64 pixels reach.
-    left, right = left[..., 512:576], right[..., 384:448]
+    # 704 pixels from the window's ends: beyond what the encoder, the decoder and 64 pixels reach.
+    left, right = left[..., 832:896], right[..., 704:768]
     assert torch.allclose(left, right, rtol=0, atol=1e-5) == (attention > 0)
 
 

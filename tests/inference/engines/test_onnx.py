@@ -48,6 +48,7 @@ def by_torch(model, *inputs):
         ("efficientnet-b0", {"heights": False}),
         ("tu-test_convnext", {}),
         ("tu-regnetx_004", {"heights": False}),
+        ("tu-tf_efficientnet_lite0", {"height_encoder": "tu-regnetx_002"}),  # the defaults
     ],
 )
 def test_the_logits_are_those_of_torch(encoder, changes):

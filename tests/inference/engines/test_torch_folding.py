@@ -97,6 +97,7 @@ class Looked(Net):
         ("mobilenet_v2", 0),
         ("efficientnet-b0", 1),  # of its classifier, which is not run
         ("tu-regnetx_004", 0),  # BatchNorm and activation in one module
+        ("tu-tf_efficientnet_lite0", 0),  # pads its convolutions itself
         ("tu-test_convnext", 0),  # only those of the head
     ],
 )
