@@ -182,13 +182,20 @@ class ModelSettings(Section):
     enhancement: Literal["none", "1-p", "exp", "inverse"] = "1-p"
     pyramid: bool = True
 
+    @property
+    def pretrained(self) -> tuple[str, ...]:
+        """Encoders that do not start from random weights, as the network names them."""
+        weights = {"optical_encoder": self.weights, "height_encoder": self.height_weights}
+        return tuple(name for name, initial in weights.items() if initial != "none")
+
 
 class TrainSettings(Section):
     """``[train]``: the optimisation.
 
     `crop` is the side of the random window cut from each tile, the whole tile if unset.
     `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
-    a cosine to zero. `color_jitter` is the relative strength of gain and offset per band,
+    a cosine to zero; for encoders that do not start from random weights it is multiplied by
+    `encoder_learning_rate`. `color_jitter` is the relative strength of gain and offset per band,
     `height_jitter` the standard deviation in metres of one offset per tile, `height_dropout` the
     probability that some or all heights of a tile are dropped, so that the model also works where
     the surface model has holes.
@@ -218,6 +225,7 @@ class TrainSettings(Section):
     crop: Annotated[int, Field(ge=STRIDE)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
+    encoder_learning_rate: Positive = 0.3
     weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
     warmup: Share = 0.05

@@ -1,7 +1,7 @@
 """Build the network, the optimiser and the learning rate schedule of a training run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -54,18 +54,36 @@ def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Build AdamW or SGD for a network."""
-    # No weight decay for biases and the scales of normalisation layers.
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+def build_optimizer(
+    network: nn.Module, settings: TrainSettings, pretrained: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """Build AdamW or SGD for a network.
+
+    Parameters
+    ----------
+    network : nn.Module
+    settings : TrainSettings
+    pretrained : collection of str
+        Names of the submodules that train at `TrainSettings.encoder_learning_rate`.
+
+    Returns
+    -------
+    Optimizer
+        The entry "factor" of its parameter groups is a factor on the learning rate.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        factor = settings.encoder_learning_rate if name.partition(".")[0] in pretrained else 1.0
+        # No weight decay for biases and the scales of normalisation layers.
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    described = [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in groups.items()
     ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        return torch.optim.SGD(described, lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW(described, lr=settings.learning_rate, fused=True)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

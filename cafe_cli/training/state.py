@@ -97,7 +97,11 @@ def fixed_settings(config: Config, tileset: TileSet) -> dict[str, Any]:
         for key, value in settings.model_dump(mode="json", exclude=_FREE[section]).items()
     }
     digest = hashlib.sha256(tileset.model_dump_json().encode()).hexdigest()[:8]
-    return fixed | {"the tile set (checksum of tileset.json)": digest}
+    return fixed | {
+        # The files may be gone, but learning rates depend on whether there were any.
+        "what starts from model.weights": list(config.model.pretrained),
+        "the tile set (checksum of tileset.json)": digest,
+    }
 
 
 def check_settings(

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
@@ -88,10 +89,17 @@ class Step:
     processes : Processes
     total : int
         Steps of the whole run.
+    pretrained : collection of str
+        See `build_optimizer`.
     """
 
     def __init__(
-        self, network: CaFE, settings: TrainSettings, processes: Processes, total: int
+        self,
+        network: CaFE,
+        settings: TrainSettings,
+        processes: Processes,
+        total: int,
+        pretrained: Collection[str] = (),
     ) -> None:
         self.network, self._settings, self._total = network, settings, total
         self._processes, self._fabric = processes, processes.fabric
@@ -102,7 +110,7 @@ class Step:
         network.to(self._fabric.device).to(memory_format=torch.channels_last)
         if settings.compile:
             compile_encoders(network)
-        optimizer = self._fabric.setup_optimizers(build_optimizer(network, settings))
+        optimizer = self._fabric.setup_optimizers(build_optimizer(network, settings, pretrained))
         self.optimizer = cast(torch.optim.Optimizer, optimizer)
         self._frozen: bool | None = None
         self._loss_module: Any = None
@@ -127,7 +135,7 @@ class Step:
         self._loss_module, self._never_synced = self._fabric.setup_module(losses), True
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
+        """Return the learning rate of a step, for what starts from random weights."""
         return learning_rate(step, self._total, self._settings)
 
     def __call__(self, batch: Sample, step: int) -> dict[str, float]:
@@ -147,7 +155,7 @@ class Step:
         seed = self._settings.seed * _SEEDS + step
         torch.manual_seed(seed + (self._processes.rank << 40))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = group["factor"] * self.learning_rate(step)
         self.optimizer.zero_grad()
         return PendingStep(step, self._accumulate_gradients(batch), self._clip())
 

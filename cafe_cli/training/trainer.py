@@ -85,7 +85,8 @@ class TrainingRun:
         self._pixels = training.distribution() if processes.first else None
         self._loader = Loader(training, device, settings.workers)
         self._validation = Loader(validation, device, settings.workers)
-        self.step = Step(self.network, settings, processes, self.total)
+        pretrained = config.model.pretrained
+        self.step = Step(self.network, settings, processes, self.total, pretrained)
 
     @property
     def done(self) -> int:

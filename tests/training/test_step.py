@@ -27,11 +27,11 @@ def batch(tiles: int, side: int = 64, seed: int = 0) -> Sample:
     return Sample(Inputs(optical, valid, height, valid), labels)
 
 
-def a_step(network=None, **changes) -> Step:
+def a_step(network=None, pretrained=(), **changes) -> Step:
     changes = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0, "weight_decay": 0} | changes
     chosen = TrainSettings(warmup=0, **changes)
     alone = processes.launch(processes.plan("cpu", chosen), chosen)
-    made = Step(network or tiny_model(), chosen, alone, total=10)
+    made = Step(network or tiny_model(), chosen, alone, 10, pretrained)
     made.begin_epoch(0)
     return made
 
@@ -102,6 +102,20 @@ def test_clip(limit):
     free(batch(2), 0)
     lengths = [float((weights(one) - before).norm()) for one in (made, free)]
     assert lengths[0] == pytest.approx(min(0.1 * limit, lengths[1]), rel=1e-3)
+
+
+def test_the_learning_rate_of_a_pretrained_encoder_is_a_share():
+    network, tiles = tiny_model(), batch(2)
+    made = [a_step(copy.deepcopy(network), kind) for kind in ((), ("height_encoder",))]
+    for one in made:
+        one(tiles, 0)
+    moves = [
+        {k: v - network.get_parameter(k) for k, v in one.network.named_parameters()} for one in made
+    ]
+    for name, whole in moves[0].items():
+        factor = 0.3 if name.startswith("height_encoder.") else 1
+        torch.testing.assert_close(moves[1][name], factor * whole, rtol=1e-3, atol=1e-6)
+    assert any(move.abs().max() > 1e-3 for name, move in moves[1].items() if "height_enc" in name)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch._dynamo.exc import TorchDynamoException
 
 from cafe_cli.config.load import dump_config, load_config
@@ -34,17 +34,18 @@ from cafe_cli.errors import (
 from cafe_cli.evaluation import metrics
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.encoders import build_encoder
 from cafe_cli.tilesets.tile_rasters import read_tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import curves, step, trainer
-from cafe_cli.training.build import learning_rate
+from cafe_cli.training.build import build_network, build_optimizer, learning_rate
 from cafe_cli.training.losses import training_loss
 from cafe_cli.training.plan import LAST, dry_run
 from cafe_cli.training.report import page as report_page
 from cafe_cli.training.report.run import BEST
 from cafe_cli.training.train import TrainCallbacks, train
 from cafe_cli.training.trainer import TrainingRun
-from tests.support.engines import cut, settings, write_town
+from tests.support.engines import ENCODER, cut, settings, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
 pytestmark = pytest.mark.slow
@@ -328,11 +329,44 @@ def test_killed_before_the_report(tileset, tmp_path, monkeypatch):
     assert (output / "report.html").exists()
 
 
-def test_resume_needs_no_weights_from_elsewhere(whole, tileset, tmp_path, no_pictures):
-    output = tmp_path / "run"
-    shutil.copytree(whole, output)
-    run(tileset, output, {"model__weights": "gone.pth"}, resume=True)
-    assert same_weights(output, whole)
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory) -> Path:
+    """Return a file with weights of the encoder of the tests."""
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    save_file(build_encoder(ENCODER, 3, "none").state_dict(), path)
+    return path
+
+
+def test_resume_needs_no_weights_from_elsewhere(encoder_file, tileset, tmp_path, no_pictures):
+    begun, whole, weights = tmp_path / "begun", tmp_path / "whole", tmp_path / "x.safetensors"
+    shutil.copy(encoder_file, weights)
+    changes = {"model__weights": str(weights)}
+    run(tileset, whole, changes)
+    with pytest.raises(RunInterruptedError):
+        run(tileset, begun, changes, report=interrupt_at(4))
+    weights.unlink()
+    with pytest.raises(
+        TrainingError, match=r"starts from model\.weights was \['optical_encoder'\]"
+    ):
+        run(tileset, begun, resume=True)
+    run(tileset, begun, changes, resume=True)
+    assert same_weights(begun, whole)
+
+
+def test_pretrained_encoders_have_a_learning_rate_of_their_own(encoder_file, tileset, tmp_path):
+    config = settings(
+        model__weights=str(encoder_file), train__encoder_learning_rate=0.25,
+        train__optimizer="sgd", train__weight_decay=0.5,
+    )  # fmt: skip
+    network = build_network(load_tileset(tileset), config)
+    made = build_optimizer(network, config.train, config.model.pretrained)
+    found = {
+        id(parameter): (group["factor"], group["weight_decay"])
+        for group in made.param_groups for parameter in group["params"]
+    }  # fmt: skip
+    for name, parameter in network.named_parameters():
+        factor = 0.25 if name.startswith("optical_encoder.") else 1
+        assert found[id(parameter)] == (factor, 0.5 if parameter.ndim > 1 else 0)
 
 
 def test_dry_run_of_a_resume(whole, tileset, tmp_path):
