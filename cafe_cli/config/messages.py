@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cafe_cli.config.schema import Config
+from cafe_cli.config.schema import AugmentSettings, Config
 from cafe_cli.text import did_you_mean
 
 _ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
@@ -39,6 +39,8 @@ def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -
     """Explain the errors of one key: one, or one for each type that it may have."""
     where = ".".join(path) or "config"
     if items[0]["type"] == "extra_forbidden":
+        if path[0] == "train" and path[-1] in AugmentSettings.model_fields:
+            return f"{where} is now augment.{path[-1]}"
         known = list(_fields_at(path[:-1]))
         hint = did_you_mean(path[-1], known) or f"known: {', '.join(known)}"
         return f"unknown key {where!r}, {hint}"

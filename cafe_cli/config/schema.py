@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.choices import TTA, Blend, Engine, Ground, Guidance, Precision, Unit
 from cafe_cli.config.types import (
+    BelowOne,
     Color,
     Count,
     Duration,
@@ -19,6 +20,7 @@ from cafe_cli.config.types import (
     Positive,
     Section,
     Share,
+    Strength,
 )
 from cafe_cli.errors import ConfigError
 
@@ -63,7 +65,7 @@ class HeightSettings(Section):
     nodata: float | None = None
     fill: Annotated[float, Field(ge=0, le=1000)] = 2.0
     cell: Positive = 2.0
-    max_window: Positive = 100.0
+    max_window: Positive = 160.0
     slope: Positive = 0.25
 
 
@@ -137,8 +139,13 @@ class SplitSettings(Section):
 
 
 class TileSettings(Section):
-    """``[tile]``: the tiles. Sizes in pixels of the optical raster; shares of the tile's area."""
+    """``[tile]``: the tiles. Sizes in pixels; shares of the tile's area.
 
+    `gsd` resamples every scene to so many metres per pixel, which scenes of different sources need;
+    unset, the pixels are those of the optical raster.
+    """
+
+    gsd: Positive | None = None
     size: Annotated[int, Field(ge=STRIDE)] = 512
     overlap: Annotated[int, Field(ge=0)] = 128
     min_valid: Share = 0.5
@@ -195,10 +202,7 @@ class TrainSettings(Section):
     `crop` is the side of the random window cut from each tile, the whole tile if unset.
     `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
     a cosine to zero; for encoders that do not start from random weights it is multiplied by
-    `encoder_learning_rate`. `color_jitter` is the relative strength of gain and offset per band,
-    `height_jitter` the standard deviation in metres of one offset per tile, `height_dropout` the
-    probability that some or all heights of a tile are dropped, so that the model also works where
-    the surface model has holes.
+    `encoder_learning_rate`.
 
     `batch_size` is the number of tiles per step on all devices together; ``auto`` is what fits on a
     GPU, and 8 on a CPU. `accumulate` is gradient accumulation: a step is computed in so many parts,
@@ -229,11 +233,6 @@ class TrainSettings(Section):
     weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
     warmup: Share = 0.05
-    flips: bool = True
-    turns: bool = True
-    color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    height_jitter: NotNegative = 0.1
-    height_dropout: Share = 0.1
     distill_weight: NotNegative = 1.0
     dice: NotNegative = 0.0
     clip: NotNegative = 0.0
@@ -253,6 +252,70 @@ class TrainSettings(Section):
     def _check_memory_options(self) -> Self:
         if self.compile and self.checkpointing:
             raise ValueError("compile and checkpointing exclude each other: choose one")
+        return self
+
+
+class AugmentSettings(Section):
+    """``[augment]``: how training tiles are changed, each at random and each anew in every epoch.
+
+    A tile stands for ground under other light, seen by another camera and another survey. A
+    strength of 0, or a `scale` of 1, switches an augmentation off.
+
+    The grid: `flips` and `turns` mirror the tile and turn it by quarters. `scale` is the largest
+    factor by which pixels are made larger or smaller; heights stay what they are. A tile that is
+    too small for larger pixels goes on mirrored.
+
+    The optical image, in shares of the range of its values: `brightness` is the strength of a gain
+    and an offset common to all bands, `color_jitter` that of a gain and an offset of each band;
+    `contrast` is a factor up to 1 +- its strength, `gamma` an exponent up to exp(+- its strength);
+    `haze` is the largest share of light from the air; `saturation` is a factor of the colours, up
+    to 1 +- its strength, `hue` turns the colours of the first three bands by up to so many degrees,
+    and `grey` is the probability that there are no colours; `blur` is the largest standard
+    deviation in pixels, `noise` that of the sensor; `jpeg` is the largest quantisation, 1 is that
+    of quality 50; `shadow` is the largest share of light that patches of the tile lose.
+
+    The heights, in metres: `height_stretch` multiplies all by up to exp(+- its strength);
+    `height_tilt` adds a plane of up to so many degrees, as where an estimate of the ground drifts;
+    `height_jitter` is the standard deviation of one offset per tile, `height_noise` the largest of
+    one per pixel, `height_blur` the largest standard deviation in pixels of a blur: surfaces from
+    image matching are smoother than those from LiDAR; `height_voids` is the probability that a
+    rectangle or blobs of heights are missing.
+
+    Whole streams: `height_dropout` and `optical_dropout` are the probabilities that a tile has no
+    heights, or no image, so that the network learns to decide by either.
+    """
+
+    flips: bool = True
+    turns: bool = True
+    scale: Annotated[float, Field(ge=1, le=4)] = 1.4
+    brightness: BelowOne = 0.25
+    color_jitter: BelowOne = 0.1
+    contrast: BelowOne = 0.3
+    gamma: Strength = 0.3
+    haze: BelowOne = 0.3
+    saturation: Share = 0.6
+    hue: Annotated[float, Field(ge=0, le=180)] = 25.0
+    grey: Share = 0.1
+    blur: Annotated[float, Field(ge=0, le=2)] = 1.0
+    noise: BelowOne = 0.03
+    jpeg: Strength = 1.5
+    shadow: Share = 0.6
+    height_stretch: Strength = 0.6
+    height_tilt: Annotated[float, Field(ge=0, le=30)] = 5.0
+    height_jitter: NotNegative = 0.5
+    height_noise: NotNegative = 0.15
+    height_blur: Annotated[float, Field(ge=0, le=2)] = 1.5
+    height_voids: Share = 0.3
+    height_dropout: Share = 0.1
+    optical_dropout: Share = 0.1
+
+    @model_validator(mode="after")
+    def _keep_one_stream(self) -> Self:
+        if self.height_dropout + self.optical_dropout > 1:
+            raise ValueError(
+                f"height_dropout {self.height_dropout} and optical_dropout {self.optical_dropout} "
+                "are more than 1 together: a tile loses one stream at most"
+            )
         return self
 
 
@@ -307,6 +370,7 @@ class Config(Section):
     tile: TileSettings = TileSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    augment: AugmentSettings = AugmentSettings()
     predict: PredictSettings = PredictSettings()
 
     @model_validator(mode="after")

@@ -89,7 +89,7 @@ class GroundFilter:
 
     cell: float = 2.0
     pixel: float = 0.5
-    max_window: float = 100.0
+    max_window: float = 160.0
     slope: float = 0.25
     offset: float = 0.5
     max_offset: float = 2.5

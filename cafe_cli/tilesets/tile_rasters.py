@@ -166,7 +166,14 @@ class _Inspections:
 
 def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
     """Call `inspect_scene` with the settings of a config."""
-    return inspect_scene(files, config.height, config.bands, labels=config.labels, crs=config.crs)
+    return inspect_scene(
+        files,
+        config.height,
+        config.bands,
+        labels=config.labels,
+        gsd=config.tile.gsd,
+        crs=config.crs,
+    )
 
 
 def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:

@@ -80,7 +80,7 @@ class TrainingRun:
         self.network = build_network(tileset, config, pretrained=not planned.resume)
         decoded = cache.prepare(self.folder, tileset, settings.cache)
         device = processes.fabric.device
-        training = TileDataset(self.folder, tileset, "train", settings, decoded)
+        training = TileDataset(self.folder, tileset, "train", config, decoded)
         validation = TileDataset(self.folder, tileset, "validation", None, decoded)
         self._pixels = training.distribution() if processes.first else None
         self._loader = Loader(training, device, settings.workers)

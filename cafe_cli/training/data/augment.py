@@ -1,95 +1,228 @@
 """Augmentation: parameters are sampled per tile, and applied to whole batches on the device.
 
-The parameters of a tile depend on its seed only, not on the rest of the batch, the device or the
-settings of the other augmentations. To add one: a field of `AugmentParams`, a line in `sample`, a
-function that `apply` calls.
+Each augmentation stands for something that differs between the training ground and other ground:
+the light, the camera, the survey of the heights, the ground estimate. docs/augmentation.md shows a
+tile under each. The libraries of the field augment images of three bands, one by one on the host;
+here heights, any number of bands and a mask change together, on the device, and a tile's parameters
+depend on its seed only, not on the rest of the batch, the device or the settings of the other
+augmentations. To add one: a key of `AugmentSettings`, a field of `AugmentParams`, a line at the end
+of `Augmentation.sample`, a function that `apply` calls.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import AugmentSettings, Config, TrainSettings
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
+from cafe_cli.tilesets.tileset import TileSet
+from cafe_cli.training.data import fields, light, relief
 
 _QUARTERS = (0, 4 | 2, 2 | 1, 4 | 1)
 """Code of the symmetry for 0 to 3 quarter turns, see `AugmentParams`."""
 
+_HALF = 0.5
+"""Share of the tiles that blur, noise, haze, JPEG, shadows, tilt and smoothing leave alone."""
+
+_SHADOW_LEVELS = (0.3, 1.5)  # standard deviations: shadows cover 38 % to 7 % of a tile
+_VOID_LEVELS = (0.6, 2.0)  # blobs without heights: 27 % to 2 %
+_NEVER = math.inf  # a level that no field reaches
+
 
 class AugmentParams(NamedTuple):
-    """The augmentation of a tile; with a leading axis, that of a batch.
+    """The augmentation of a tile; with a leading axis, that of a batch. float32 unless said.
 
     Attributes
     ----------
     corner : Tensor of int64, (2,)
-        First row and column of the crop, which the reader cuts from the tile.
+        First row and column of the square that the reader cuts from the tile.
+    extent : Tensor of int64, ()
+        Side of that square in pixels of the tile; the reader resamples it to the side of the crop.
     symmetry : Tensor of int64, ()
         One of the eight symmetries of a square: 4 to transpose, plus 2 to reverse the rows after
         that, plus 1 to reverse the columns. It stays on the host.
-    gain, offset : Tensor of float32, (bands,)
+    low, span : Tensor, (bands,)
+        The range of the pixel values, from black to white: its low end and its width. Everything
+        about the optical image below is in shares of it.
+    saturation, hue : Tensor, ()
+        Factor of the colours; angle in radians.
+    gain, offset : Tensor, (bands,)
         Factor of the optical values, and the offset added after that.
-    height_offset : Tensor of float32, ()
-        Metres added to the heights.
+    contrast, gamma, haze : Tensor, ()
+        See `light.expose`.
+    darkness, shadow_level : Tensor, ()
+        See `light.shade`.
+    blur : Tensor, ()
+        Standard deviation in pixels.
+    noise, compression : Tensor, ()
+        See `light.add_noise` and `light.compress`.
+    optical_dropped : Tensor of bool, ()
+    stretch : Tensor, ()
+        Factor of the heights.
+    slope : Tensor, (2,)
+        Metres per pixel, down and to the right.
+    height_offset, height_noise : Tensor, ()
+        Metres.
+    height_blur : Tensor, ()
+        Standard deviation in pixels.
     void : Tensor of int64, (4,)
         First row, last row (exclusive), first and last column (exclusive) of the rectangle whose
         heights are made invalid.
+    void_level : Tensor, ()
+        See `relief.cut_blobs`.
+    starts : Tensor of int64, (3 + bands, 2)
+        Where the random fields begin in the table of noise: of shadows, blobs, heights, each band.
     """
 
     corner: Tensor
+    extent: Tensor
     symmetry: Tensor
+    low: Tensor
+    span: Tensor
+    saturation: Tensor
+    hue: Tensor
     gain: Tensor
     offset: Tensor
+    contrast: Tensor
+    gamma: Tensor
+    haze: Tensor
+    darkness: Tensor
+    shadow_level: Tensor
+    blur: Tensor
+    noise: Tensor
+    compression: Tensor
+    optical_dropped: Tensor
+    stretch: Tensor
+    slope: Tensor
     height_offset: Tensor
+    height_noise: Tensor
+    height_blur: Tensor
     void: Tensor
+    void_level: Tensor
+    starts: Tensor
 
 
-def sample(
-    settings: TrainSettings, size: int, std: NDArray[np.float32], random: np.random.Generator
-) -> AugmentParams:
-    """Sample the augmentation of one tile.
+@dataclass(frozen=True)
+class Augmentation:
+    """Draws the augmentation of the tiles of a set.
 
     Parameters
     ----------
-    settings : TrainSettings
-    size : int
-        Side of the tile in pixels.
-    std : ndarray of float32, (bands,)
-        Standard deviation of each band, the unit of its offset.
-    random : Generator
-        The same numbers are drawn whichever augmentations are switched off.
+    settings : AugmentSettings
+    size, side : int
+        Side of a tile, and of the crop from it, in pixels.
+    gsd : float
+        Metres per pixel.
+    low, span : ndarray of float32, (bands,)
+        The range of the pixel values, see `AugmentParams`.
     """
-    side = crop_side(settings, size)
-    corner = (random.uniform(size=2) * (size - side + 1)).astype(np.int64)
-    turns, flip = (int(random.integers(n)) for n in (4, 2))
-    gain, offset = random.uniform(-1, 1, (2, len(std))) * settings.color_jitter
-    height_offset = random.normal() * settings.height_jitter
-    return AugmentParams(
-        torch.from_numpy(corner),
-        torch.tensor(_QUARTERS[turns * settings.turns] ^ (flip * settings.flips)),
-        torch.from_numpy((1 + gain).astype(np.float32)),
-        torch.from_numpy((offset * std).astype(np.float32)),
-        torch.tensor(height_offset, dtype=torch.float32),
-        torch.tensor(_sample_void(side, settings.height_dropout, random)),
-    )
+
+    settings: AugmentSettings
+    size: int
+    side: int
+    gsd: float
+    low: NDArray[np.float32]
+    span: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, tileset: TileSet, config: Config) -> Self:
+        """Return the augmentation that a config asks for."""
+        low, span = value_range(tileset)
+        side = crop_side(config.train, tileset.size)
+        return cls(config.augment, tileset.size, side, tileset.gsd, low, span)
+
+    def sample(self, random: np.random.Generator) -> AugmentParams:
+        """Draw the augmentation of one tile.
+
+        The same numbers are drawn whichever augmentations are switched off.
+        """
+        s, bands = self.settings, len(self.low)
+
+        def around(strength: float) -> float:
+            """Draw from -strength to strength."""
+            return random.uniform(-1, 1) * strength
+
+        def often(strength: float) -> float:
+            """Draw 0 for half of the tiles, else up to strength."""
+            chosen, amount = random.uniform(size=2)
+            return amount * strength if chosen >= _HALF else 0.0
+
+        extent = max(round(self.side * math.exp(around(math.log(s.scale)))), 1)
+        spare = self.size - extent
+        corner = (random.uniform(size=2) * (abs(spare) + 1)).astype(np.int64) + min(spare, 0)
+        turns, flip = (int(random.integers(n)) for n in (4, 2))
+        hue, grey = around(s.hue), random.uniform()
+        saturation = 0.0 if grey < s.grey else 1 + around(s.saturation)
+        gain, offset = random.uniform(-1, 1, (2, bands)) * s.color_jitter
+        gain, offset = (1 + gain) * (1 + around(s.brightness)), offset + around(s.brightness / 2)
+        contrast, gamma = 1 + around(s.contrast), math.exp(around(s.gamma))
+        darkness, shadow_level = often(s.shadow), random.uniform(*_SHADOW_LEVELS)
+        haze, blurred, noise, compression = map(often, (s.haze, s.blur, s.noise, s.jpeg))
+        stretch = math.exp(around(s.height_stretch))
+        tilt, heading = math.radians(often(s.height_tilt)), around(math.pi)
+        height_offset = random.normal() * s.height_jitter
+        height_noise, height_blur = often(s.height_noise), often(s.height_blur)
+        void, void_level = self._sample_void(random)
+        dropped = random.uniform()
+        if dropped < s.height_dropout:
+            void = [0, self.side, 0, self.side]
+        rise = math.tan(tilt) * self.gsd
+        numbers = {
+            "saturation": saturation, "hue": math.radians(hue), "gain": gain, "offset": offset,
+            "contrast": contrast, "gamma": gamma, "haze": haze, "darkness": darkness,
+            "shadow_level": shadow_level, "blur": blurred, "noise": noise,
+            "compression": compression, "stretch": stretch,
+            "slope": (rise * math.sin(heading), rise * math.cos(heading)),
+            "height_offset": height_offset, "height_noise": height_noise,
+            "height_blur": height_blur, "void_level": void_level, "low": self.low,
+            "span": self.span,
+        }  # fmt: skip
+        return AugmentParams(
+            corner=torch.from_numpy(corner),
+            extent=torch.tensor(extent),
+            symmetry=torch.tensor(_QUARTERS[turns * s.turns] ^ (flip * s.flips)),
+            void=torch.tensor(void),
+            optical_dropped=torch.tensor(dropped >= 1 - s.optical_dropout),
+            starts=torch.from_numpy(random.integers(fields.TABLE, size=(3 + bands, 2))),
+            **{name: torch.tensor(np.float32(value)) for name, value in numbers.items()},
+        )
+
+    def _sample_void(self, random: np.random.Generator) -> tuple[list[int], float]:
+        """Draw a rectangle or blobs without heights, with the probability of the settings."""
+        chosen, level, *ends = random.uniform(size=6)
+        if chosen < self.settings.height_voids / 2:
+            low, high = _VOID_LEVELS
+            return [0, 0, 0, 0], low + level * (high - low)
+        if chosen >= self.settings.height_voids:
+            return [0, 0, 0, 0], _NEVER
+        sides = [round(self.side * end) for pair in (ends[:2], ends[2:]) for end in sorted(pair)]
+        return sides, _NEVER
+
+
+def value_range(tileset: TileSet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the low end and the width of the range of the pixel values, (bands,) each.
+
+    That is 0 to 255 for bytes, and elsewhere the range that the network clips its inputs to.
+    """
+    statistics, bands = tileset.optical_statistics, len(tileset.band_names)
+    if tileset.dtype == "uint8":
+        return np.zeros(bands, np.float32), np.full(bands, 255, np.float32)
+    mean, std = (np.array(v, np.float32) for v in (statistics.mean, statistics.std))
+    low = np.array(statistics.low or mean - 3 * std, np.float32)
+    high = np.array(statistics.high or mean + 3 * std, np.float32)
+    span = high - low
+    return low, np.where(span > 0, span, np.float32(1))
 
 
 def crop_side(settings: TrainSettings, size: int) -> int:
     """Return the side in pixels of the crop from a tile of `size` pixels."""
     return min(settings.crop or size, size)
-
-
-def _sample_void(side: int, probability: float, random: np.random.Generator) -> list[int]:
-    """Sample the rectangle without heights: with `probability`, the whole tile or a part of it."""
-    chosen, *ends = random.uniform(size=5)
-    if chosen < probability / 2:
-        return [0, side, 0, side]
-    if chosen >= probability:
-        return [0, 0, 0, 0]
-    return [round(side * end) for pair in (ends[:2], ends[2:]) for end in sorted(pair)]
 
 
 def stack(params: Sequence[AugmentParams], device: torch.device) -> AugmentParams:
@@ -115,13 +248,43 @@ def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Ten
         New tensors; optical is float32.
     """
     optical, flags, height, labels = apply_symmetry(planes, params.symmetry)
-    flags = drop_heights(flags, params.void)
+    height = change_heights(height, relief.known(flags), params)
+    flags = relief.cut_rectangle(flags, params.void)
+    flags = relief.cut_blobs(flags, params.starts[:, 1], params.void_level)
+    flags = torch.where(params.optical_dropped[:, None, None], flags & HEIGHT_VALID, flags)
     return PackedTiles(
-        jitter_bands(optical, params.gain, params.offset),
+        change_light(optical, (flags & OPTICAL_VALID) > 0, params),
         flags,
-        shift_heights(height, flags, params.height_offset),
+        torch.where(relief.known(flags), height, 0.0),
         labels,
     )
+
+
+def change_heights(height: Tensor, valid: Tensor, params: AugmentParams) -> Tensor:
+    """Apply the augmentations of the heights, (batch, height, width) in metres, but for voids."""
+    height = torch.where(valid, height, 0.0) * params.stretch[:, None, None]
+    height = relief.smooth(height, valid, params.height_blur)
+    height = relief.shift(height, params.slope, params.height_offset)
+    return relief.add_noise(height, params.starts[:, 2], params.height_noise)
+
+
+def change_light(optical: Tensor, valid: Tensor, params: AugmentParams) -> Tensor:
+    """Apply the augmentations of the optical image (batch, bands, height, width); float32.
+
+    Pixels that are not valid, (batch, height, width), count as black, and become 0.
+    """
+    low, span = params.low[..., None, None], params.span[..., None, None]
+    shares = (optical.to(torch.float32) - low) / span
+    shares = torch.where(valid[:, None], shares, 0.0)
+    shares = fields.blur(shares, params.blur)
+    shares = light.tint(shares, params.saturation, params.hue)
+    shares = light.shade(shares, params.starts[:, 0], params.shadow_level, params.darkness)
+    shares = light.expose(
+        shares, params.gain, params.offset, params.contrast, params.gamma, params.haze
+    )
+    shares = light.add_noise(shares, params.starts[:, 3:], params.noise)
+    shares = light.compress(shares, params.compression).clamp(0, 1)
+    return torch.where(valid[:, None], shares * span + low, 0.0)
 
 
 def apply_symmetry(planes: PackedTiles[Tensor], symmetry: Tensor) -> PackedTiles[Tensor]:
@@ -144,24 +307,3 @@ def _symmetric(values: Tensor, code: int) -> Tensor:
     values = values.mT if code & 4 else values
     flipped = [axis for axis, bit in ((-2, 2), (-1, 1)) if code & bit]
     return values.flip(flipped) if flipped else values
-
-
-def jitter_bands(optical: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """Scale and offset each band of (batch, bands, height, width); returns float32."""
-    values = optical.to(torch.float32) * gain[:, :, None, None]
-    return values.add_(offset[:, :, None, None])
-
-
-def drop_heights(flags: Tensor, void: Tensor) -> Tensor:
-    """Clear the flag of valid heights within the rectangles; (batch, height, width)."""
-    number = torch.arange(flags.shape[-1], device=flags.device)
-    top, bottom, left, right = void[:, :, None].unbind(1)
-    rows, columns = (number >= top) & (number < bottom), (number >= left) & (number < right)
-    inside = rows[:, :, None] & columns[:, None, :]
-    return torch.where(inside, flags & OPTICAL_VALID, flags)
-
-
-def shift_heights(height: Tensor, flags: Tensor, offset: Tensor) -> Tensor:
-    """Add an offset to the valid heights, and set the others to 0; (batch, height, width)."""
-    known = (flags & HEIGHT_VALID) > 0
-    return torch.where(known, height + offset[:, None, None], 0.0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import Config
 from cafe_cli.model.distribution import DistributionSampler, PixelDistribution
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.splits.assign import Split
@@ -22,8 +22,9 @@ from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.cache import Cache, PackedArrays, PackedTiles
 from cafe_cli.tilesets.tile_rasters import TileReader
 from cafe_cli.tilesets.tileset import TileSet
-from cafe_cli.training.data import augment as augmentation
-from cafe_cli.training.data.augment import AugmentParams
+from cafe_cli.training.data import augment
+from cafe_cli.training.data.augment import Augmentation, AugmentParams
+from cafe_cli.training.data.crop import read_crop
 from cafe_cli.training.data.sampler import SampleKey
 
 TileSource: TypeAlias = Callable[[int], PackedArrays]
@@ -39,7 +40,7 @@ def to_sample(planes: PackedTiles[Tensor], params: AugmentParams | None) -> Samp
     The sample shares no memory with `planes` and lies on the same device.
     """
     if params is not None:
-        planes = augmentation.apply(planes, params)
+        planes = augment.apply(planes, params)
     copy = params is None  # augmented planes are a copy already
     inputs = Inputs(
         planes.optical.to(torch.float32, copy=copy),
@@ -59,8 +60,8 @@ class TileDataset(Dataset[Sample]):
         The tile set's folder.
     tileset : TileSet
     split : {'train', 'validation', 'test'}
-    augment : TrainSettings, optional
-        Crop and augment by these settings; whole, unchanged tiles if None.
+    config : Config, optional
+        Crop and augment by its settings; whole, unchanged tiles if None.
     decoded : Cache, optional
         Cache of the same tile set; without it tiles are decoded on each read. Samples are the same.
 
@@ -75,15 +76,14 @@ class TileDataset(Dataset[Sample]):
         folder: Path,
         tileset: TileSet,
         split: Split,
-        augment: TrainSettings | None = None,
+        config: Config | None = None,
         decoded: Cache | None = None,
     ) -> None:
         self._tileset, self._tiles = tileset, tileset.of(split)
-        self._augment = augment
+        self._augmentation = Augmentation.of(tileset, config) if config else None
         self._decoded = decoded.of(split) if decoded else None
         self._reader = TileReader(folder, tileset)
-        self._std = np.array(tileset.optical_statistics.std, np.float32)
-        self.side = augmentation.crop_side(augment, tileset.size) if augment else tileset.size
+        self.side = self._augmentation.side if self._augmentation else tileset.size
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -97,7 +97,7 @@ class TileDataset(Dataset[Sample]):
         planes = self.blank(1)
         place = PackedTiles(*(values[0].numpy() for values in planes))
         drawn = self.read(self._source(self._reader), key, place)
-        params = augmentation.stack([drawn], torch.device("cpu")) if drawn else None
+        params = augment.stack([drawn], torch.device("cpu")) if drawn else None
         inputs, labels = to_sample(planes, params)
         return Sample(Inputs(*(values[0] for values in inputs)), labels[0])
 
@@ -147,7 +147,7 @@ class TileDataset(Dataset[Sample]):
         return lambda number: cache.pack(*reader.read(self._tiles[number]))
 
     def read(self, source: TileSource, key: SampleKey, into: PackedArrays) -> AugmentParams | None:
-        """Copy the crop of a tile, and return its augmentation, None without `augment`.
+        """Read the crop of a tile; return its augmentation, None for whole tiles.
 
         Parameters
         ----------
@@ -162,12 +162,11 @@ class TileDataset(Dataset[Sample]):
         InputError
             A file is missing, damaged, or changed since the virtual tile set was made.
         """
-        params, (row, column) = None, (0, 0)
-        if self._augment is not None:
-            random = np.random.default_rng(key.seed)
-            params = augmentation.sample(self._augment, self._tileset.size, self._std, random)
-            row, column = params.corner.tolist()
-        part = slice(row, row + self.side), slice(column, column + self.side)
-        for place, values in zip(into, source(key.tile), strict=True):
-            place[...] = values[..., *part]
+        planes = source(key.tile)
+        if self._augmentation is None:
+            for place, values in zip(into, planes, strict=True):
+                place[...] = values
+            return None
+        params = self._augmentation.sample(np.random.default_rng(key.seed))
+        read_crop(planes, params.corner.tolist(), int(params.extent), into)
         return params
