@@ -42,7 +42,7 @@ CLASSES = ("paved", "building", "grass", "tree")
 
 def main() -> None:
     options = arguments()
-    whole = TrainSettings(crop=options.size, batch_size=BATCH)
+    whole = Config(train=TrainSettings(crop=options.size, batch_size=BATCH))
     runs = variants(options, whole)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     counts = dict.fromkeys(runs, 2 * BATCH)
@@ -75,7 +75,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def variants(options: argparse.Namespace, augment: TrainSettings) -> dict[str, Run]:
+def variants(options: argparse.Namespace, config: Config) -> dict[str, Run]:
     """Return what is compared; the first is what the others are ratios to."""
     folders = tilesets(options)
     infos = {name: load_tileset(folder) for name, folder in folders.items()}
@@ -83,9 +83,9 @@ def variants(options: argparse.Namespace, augment: TrainSettings) -> dict[str, R
     if kept is None:
         raise SystemExit("no cache: see the warning above")
     virtual, cut, plain = (
-        TileDataset(folders[name], infos[name], "train", augment) for name in folders
+        TileDataset(folders[name], infos[name], "train", config) for name in folders
     )
-    mapped = TileDataset(folders["cut"], infos["cut"], "train", augment, kept)
+    mapped = TileDataset(folders["cut"], infos["cut"], "train", config, kept)
     return {
         "large deflate GeoTIFFs": partial(copied, virtual),
         "tiles as cafe writes them": partial(copied, cut),

@@ -62,14 +62,14 @@ def epochs(count: int, settings: TrainSettings) -> Iterator[list[SampleKey]]:
 
 
 class Tiles:
-    """The tiles of one split, augmented if there are settings."""
+    """The tiles of one split, augmented if there is a config."""
 
     def __init__(
-        self, folder: Path, tileset: TileSet, split: Split, settings: TrainSettings | None = None
+        self, folder: Path, tileset: TileSet, split: Split, config: Config | None = None
     ) -> None:
         self.tiles = tileset.of(split)
         decoded = cache.prepare(folder, tileset, "auto")
-        self._dataset = TileDataset(folder, tileset, split, settings, decoded)
+        self._dataset = TileDataset(folder, tileset, split, config, decoded)
 
     def __len__(self) -> int:
         """Return the number of tiles."""

@@ -54,7 +54,7 @@ def run(study: Study, name: str, fold: int, seed: int, steps: int, device: torch
     recipe = Recipe.of(variant.recipe)
     folder = study.tiles(fold)
     tileset = load_tileset(folder)
-    training = Tiles(folder, tileset, "train", config.train)
+    training = Tiles(folder, tileset, "train", config)
     torch.manual_seed(seed)
     network = build(variant.network, tileset, config)
     network.to(device).to(memory_format=torch.channels_last)

@@ -222,11 +222,30 @@ def test_the_sample_config_finds_its_two_labelled_scenes():
 
 
 @pytest.mark.parametrize(
-    "key", ["learning_rate", "weight_decay", "height_jitter", "distill_weight", "dice", "clip"]
+    "key",
+    [
+        *(
+            f"train.{n}"
+            for n in ("learning_rate", "weight_decay", "distill_weight", "dice", "clip")
+        ),
+        "augment.height_jitter",
+        "augment.height_noise",
+    ],
 )
 def test_nothing_is_infinite(key):
-    with pytest.raises(ConfigError, match=f"train.{key}: input should be a finite number"):
-        load_config(overrides={f"train.{key}": math.inf})
+    with pytest.raises(ConfigError, match=f"{key}: input should be a finite number"):
+        load_config(overrides={key: math.inf})
+
+
+def test_keys_that_moved_to_the_augmentation_are_named():
+    with pytest.raises(ConfigError, match=r"train.height_dropout is now augment.height_dropout"):
+        load_config(overrides={"train.height_dropout": 0.2})
+
+
+def test_a_tile_keeps_one_stream():
+    dropped = {"augment.height_dropout": 0.6, "augment.optical_dropout": 0.5}
+    with pytest.raises(ConfigError, match=r"height_dropout 0.6 and optical_dropout 0.5 are more"):
+        load_config(overrides=dropped)
 
 
 def test_seeds_that_torch_takes():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import AugmentSettings, Config, TrainSettings
 from cafe_cli.errors import InputError
 from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, pack, prepare
@@ -78,11 +78,12 @@ def test_samples_are_those_of_the_tiles(tmp_path, kind):
     folder = made(tmp_path, **kind)
     info = load_tileset(folder)
     kept = prepare(folder, info)
+    cropped = Config(train=TrainSettings(crop=40), augment=AugmentSettings(height_dropout=0.5))
     for split in ("train", "validation"):
-        for augment in (None, TrainSettings(crop=40, height_dropout=0.5)):
+        for config in (None, cropped):
             keys = [[SampleKey(number, 7) for number in range(4)]]
             read, mapped = (
-                Loader(TileDataset(folder, info, split, augment, c), CPU) for c in (None, kept)
+                Loader(TileDataset(folder, info, split, config, c), CPU) for c in (None, kept)
             )
             for one, other in zip(read.batches(keys), mapped.batches(keys), strict=True):
                 assert equal(one.sample, other.sample)

@@ -712,7 +712,7 @@ def test_heights_that_are_no_numbers(tileset, tmp_path, no_pictures):
     with rasterio.open(spoilt / f"train/height/{name}.tif", "r+") as dataset:
         dataset.write(np.full((1, 1, 1), np.nan, np.float32), window=((0, 1), (0, 1)))
     # One tile at a time: the loss alone does not tell a spoilt tile from a spoilt network.
-    changes = {"train__batch_size": 1, "train__height_dropout": 0}
+    changes = {"train__batch_size": 1, "augment__height_dropout": 0}
     message = rf"the loss is nan .* heights of {name} \(.*\) are numbers: give them a nodata value"
     with pytest.raises(TrainingError, match=message):
         run(spoilt, tmp_path / "run", changes)

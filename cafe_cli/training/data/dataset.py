@@ -1,7 +1,8 @@
 """The tiles of a split as a torch dataset. A sample is a pure function of its key.
 
 An interrupted run is therefore repeatable: the batches of an epoch are a pure function of the seed
-and the epoch, and all randomness of a sample comes from the seed in its key.
+and the epoch, and all randomness of a sample comes from the seed in its key. Only the last bits of
+the arithmetic of the augmentation depend on the batch that a sample is computed in.
 """
 
 from collections.abc import Callable, Iterator

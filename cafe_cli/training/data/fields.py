@@ -59,14 +59,22 @@ def blur(values: Tensor, sigma: Tensor) -> Tensor:
     sigma : Tensor of float32, (batch,)
         Standard deviation in pixels, up to 2 or so; 0 leaves the item as it is.
     """
-    batch, channels, height, width = values.shape
+    if not bool((sigma > 0).any()):
+        return values
     away = torch.arange(-_REACH, _REACH + 1, device=values.device)
     kernel = torch.exp(-0.5 * (away / sigma.clamp(min=1e-3)[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    # Each channel of each item has its own kernel: one channel per group.
-    groups = batch * channels
-    flat = values.reshape(1, groups, height, width)
-    flat = F.pad(flat, (_REACH,) * 4, mode="replicate")
-    flat = F.conv2d(flat, kernel[:, None, :, None], groups=groups)
-    flat = F.conv2d(flat, kernel[:, None, None, :], groups=groups)
-    return flat.reshape(values.shape)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    padded = F.pad(values, (_REACH,) * 4, mode="replicate")
+    return _weighted(_weighted(padded, kernel, -2), kernel, -1)
+
+
+def _weighted(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
+    """Sum shifted copies of each item, weighted by its kernel (batch, taps), along an axis.
+
+    Unlike a convolution, this rounds in the same way whatever the number of items.
+    """
+    size = values.shape[axis] - kernel.shape[1] + 1
+    total = torch.zeros_like(values.narrow(axis, 0, size))
+    for tap, weights in enumerate(kernel.T):
+        total.addcmul_(values.narrow(axis, tap, size), weights[:, None, None, None])
+    return total

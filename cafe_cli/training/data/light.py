@@ -57,7 +57,8 @@ def expose(
     of the image, `gamma` an exponent, `haze` the share of the light that comes from the air.
     """
     image = image * expand(gain) + expand(offset)
-    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    # In float64, the order of the sum, which depends on the batch, does not matter.
+    mean = image.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(image.dtype)
     image = mean + (image - mean) * expand(contrast)
     image = image.clamp(1e-4, 1) ** expand(gamma)
     return image + (HAZE - image) * expand(haze)

@@ -4,15 +4,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import AugmentSettings
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
-from cafe_cli.training.data.augment import apply, crop_side, sample, stack
+from cafe_cli.training.data import light
+from cafe_cli.training.data.augment import Augmentation, apply, stack
+from cafe_cli.training.data.crop import read_crop
 
 SIZE = 48
 CPU = torch.device("cpu")
-STD = np.array([10, 20, 30], np.float32)
-STILL = {"color_jitter": 0, "height_jitter": 0, "height_dropout": 0}
+LOW, SPAN = np.zeros(3, np.float32), np.array([100, 200, 300], np.float32)
+STILL = {**dict.fromkeys(AugmentSettings.model_fields, 0), "scale": 1, "flips": 1, "turns": 1}
 UNTURNED = {"flips": False, "turns": False}
+FIELDS = {
+    "scale": {"corner", "extent"}, "brightness": {"gain", "offset"}, "grey": {"saturation"},
+    "color_jitter": {"gain", "offset"}, "shadow": {"darkness"}, "jpeg": {"compression"},
+    "height_tilt": {"slope"}, "height_jitter": {"height_offset"}, "height_dropout": {"void"},
+    "height_voids": {"void", "void_level"}, "optical_dropout": {"optical_dropped"},
+    "height_stretch": {"stretch"},
+}  # fmt: skip
+"""The parameters that a setting changes, where they have another name."""
+STRENGTHS = [name for name in AugmentSettings.model_fields if name not in ("flips", "turns")]
 
 
 def painted(dtype=torch.uint16, size=SIZE) -> PackedTiles[torch.Tensor]:
@@ -27,23 +38,34 @@ def painted(dtype=torch.uint16, size=SIZE) -> PackedTiles[torch.Tensor]:
     )
 
 
-def drawn(seed: int, size=SIZE, **changes):
-    """Return the change of one tile, everything off that is not asked for."""
-    return sample(TrainSettings(**{**STILL, **changes}), size, STD, np.random.default_rng(seed))
+def augmentation(crop=None, low=LOW, span=SPAN, **settings) -> Augmentation:
+    """Return the augmentation of tiles of 0.5 m, everything off that is not asked for."""
+    side = min(crop or SIZE, SIZE)
+    return Augmentation(AugmentSettings(**{**STILL, **settings}), SIZE, side, 0.5, low, span)
 
 
-def cut(planes, change, side):
-    """Do the reader's part of the work."""
-    row, column = change.corner.tolist()
-    return PackedTiles(*(v[..., row : row + side, column : column + side] for v in planes))
+def drawn(seed: int, **settings):
+    """Return the change of one tile."""
+    return augmentation(**settings).sample(np.random.default_rng(seed))
 
 
-def augmented(seed: int, dtype=torch.uint16, **changes):
+def blank(side, dtype):
+    """Return memory for one sample."""
+    shapes = PackedTiles((3, side, side), *((side, side),) * 3)
+    kinds = (dtype, torch.uint8, torch.float32, torch.uint8)
+    pairs = zip(shapes, kinds, strict=True)
+    return PackedTiles(*(torch.zeros(shape, dtype=kind).numpy() for shape, kind in pairs))
+
+
+def augmented(seed: int, dtype=torch.uint16, planes=None, **settings):
     """Return the only item of a batch."""
-    change = drawn(seed, **changes)
-    side = crop_side(TrainSettings(**changes), SIZE)
-    planes = apply(cut(painted(dtype), change, side), stack([change], CPU))
-    return PackedTiles(*(values[0] for values in planes))
+    own = augmentation(**settings)
+    change = own.sample(np.random.default_rng(seed))
+    tile = PackedTiles(*(v[0].numpy() for v in (planes or painted(dtype))))
+    into = blank(own.side, dtype)
+    read_crop(tile, change.corner.tolist(), int(change.extent), into)
+    batch = PackedTiles(*(torch.from_numpy(v)[None] for v in into))
+    return PackedTiles(*(values[0] for values in apply(batch, stack([change], CPU))))
 
 
 def where(planes) -> np.ndarray:
@@ -60,14 +82,15 @@ def where(planes) -> np.ndarray:
 )
 def test_everything_moves_alike(seed, crop, flips, turns, dtype):
     planes = augmented(seed, dtype, crop=crop, flips=flips, turns=turns)
-    number = where(planes)
     assert planes.optical.dtype == torch.float32
-    assert number.shape == (min(crop or SIZE, SIZE),) * 2
-    assert np.array_equal(planes.labels, number % 254)
-    assert np.array_equal(planes.optical[2], number % 251)
-    assert np.array_equal((planes.flags & OPTICAL_VALID) > 0, number % 7 != 0)
-    assert np.array_equal((planes.flags & HEIGHT_VALID) > 0, number % 5 != 0)
-    assert np.array_equal(planes.height, np.where(number % 5 != 0, number + 1, 0))
+    assert planes.labels.shape == (min(crop or SIZE, SIZE),) * 2
+    seen = ((planes.flags & OPTICAL_VALID) > 0).numpy()  # other pixels are 0
+    number = where(planes)[seen]
+    assert (number % 7 != 0).all()
+    assert np.array_equal(planes.labels[seen], number % 254)
+    assert np.array_equal(planes.optical[2].round()[seen], number % 251)
+    assert np.array_equal(((planes.flags & HEIGHT_VALID) > 0)[seen], number % 5 != 0)
+    assert np.array_equal(planes.height[seen], np.where(number % 5 != 0, number + 1, 0))
     rows, columns = number // SIZE, number % SIZE
     for line in (rows, columns):  # a window, whole, and each of its pixels once
         assert len(np.unique(line)) == line.max() - line.min() + 1
@@ -94,83 +117,205 @@ def test_crops_reach_every_corner():
     assert len(corners) == 81
 
 
-def test_jitter():
-    before, after = painted(), augmented(3, **UNTURNED, color_jitter=0.2, height_jitter=0.5)
+def test_what_is_off_changes_nothing():
+    before, after = painted(), augmented(3, **UNTURNED)
+    seen = (before.flags[0] & OPTICAL_VALID) > 0
     assert torch.equal(after.labels, before.labels[0])
     assert torch.equal(after.flags, before.flags[0])
-    known = (after.flags & HEIGHT_VALID) > 0
-    assert not after.height[~known].any()
-    lift = (after.height - before.height[0])[known]
-    assert np.ptp(lift.numpy()) < 1e-3
-    assert 0 < abs(lift[0]) < 3
-    gains = []
-    for was, band, std in zip(before.optical[0].float(), after.optical, STD, strict=True):
-        gain, offset = np.polyfit(was.ravel().numpy(), band.ravel().numpy(), 1)
-        assert np.allclose(band, was * gain + offset, atol=0.01)
-        assert 0 < abs(gain - 1) <= 0.2
-        assert abs(offset) <= 0.2 * std + 0.01
-        gains.append(round(gain, 4))
-    assert len(set(gains)) == 3  # each band has its own
+    assert torch.equal(after.height, before.height[0])
+    assert np.allclose(after.optical[:, seen], before.optical[0].float()[:, seen], atol=0.05)
 
 
-def test_jitter_is_drawn_as_the_settings_say():
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_each_strength_changes_its_own_part(name):
+    value = 1 if name.endswith(("dropout", "voids")) or name == "grey" else None
+    settings = {name: value or AugmentSettings.model_fields[name].default}
+    still = augmented(0, planes=town(), **UNTURNED)
+    changed = [augmented(seed, planes=town(), **UNTURNED, **settings) for seed in range(8)]
+    image = any(not torch.allclose(c.optical, still.optical, atol=0.05) for c in changed)
+    relief = any(not torch.allclose(c.height, still.height, atol=1e-3) for c in changed)
+    labels = any(not torch.equal(c.labels, still.labels) for c in changed)
+    assert (image, relief) == (
+        (True, True)
+        if name == "scale"
+        else (not name.startswith("height"), name.startswith("height"))
+    )
+    assert labels == (name == "scale")
+    for c in changed:
+        assert all(torch.isfinite(values.float()).all() for values in c)
+        assert not c.height[(c.flags & HEIGHT_VALID) == 0].any()
+        assert (c.optical >= 0).all()
+        assert (c.optical <= torch.from_numpy(SPAN)[:, None, None]).all()
+
+
+def town(seed=1) -> PackedTiles[torch.Tensor]:
+    """Return a batch of one: noise of all values, a house, everything valid."""
+    random = np.random.default_rng(seed)
+    optical = random.integers(20, 90, (1, 3, SIZE, SIZE)).astype(np.uint16)
+    height = np.zeros((1, SIZE, SIZE), np.float32)
+    height[:, 10:30, 15:40] = 6
+    labels = (height > 0).astype(np.uint8)
+    flags = np.full_like(labels, OPTICAL_VALID | HEIGHT_VALID)
+    return PackedTiles(*map(torch.from_numpy, (optical, flags, height, labels)))
+
+
+def test_light_is_drawn_as_the_settings_say():
     changes = [drawn(seed, color_jitter=0.2, height_jitter=0.5) for seed in range(400)]
     gains = torch.stack([change.gain for change in changes]) - 1
-    offsets = torch.stack([change.offset for change in changes]) / torch.from_numpy(STD)
+    offsets = torch.stack([change.offset for change in changes])
     for values in (gains, offsets):  # evenly between -0.2 and 0.2
-        assert 0.19 < values.abs().max() <= 0.2
+        assert 0.19 < values.abs().max() <= 0.2 + 1e-6
         assert abs(values.mean()) < 0.02
         assert abs(values.std() - 0.2 / 3**0.5) < 0.01
+    assert len(set(changes[0].gain.tolist())) == 3  # each band has its own
+    common = drawn(0, brightness=0.3).gain
+    assert len(set(common.tolist())) == 1
     lifts = torch.stack([change.height_offset for change in changes])
     assert abs(lifts.mean()) < 0.1
     assert abs(lifts.std() - 0.5) < 0.06
 
 
-def test_jitter_leaves_the_source_alone():
+def test_heights_are_stretched_by_a_factor_and_lie_on_a_plane():
+    flat = town()._replace(height=torch.ones(1, SIZE, SIZE))
+    stretched = [augmented(s, planes=flat, height_stretch=0.6).height for s in range(99)]
+    factors = np.array([float(h[0, 0]) for h in stretched])
+    assert np.exp(-0.6) <= factors.min() < 0.6 < 1.7 < factors.max() <= np.exp(0.6)
+    degrees = []
+    for seed in range(99):
+        height = augmented(seed, planes=flat, **UNTURNED, height_tilt=5).height.numpy()
+        down, right = np.gradient(height, 0.5)
+        assert np.ptp(down) < 1e-4
+        assert height.mean() == pytest.approx(1, abs=1e-4)
+        degrees.append(np.degrees(np.arctan(np.hypot(down[0, 0], right[0, 0]))))
+    assert 4.5 < max(degrees) <= 5.001
+    assert 30 < sum(d < 1e-3 for d in degrees) < 70  # half of the tiles stay level
+
+
+def test_colours_turn_about_grey_and_fade():
+    image = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole_turn = light.tint(image, torch.ones(2), torch.tensor([2 * np.pi, 0.0]))
+    assert torch.allclose(whole_turn, image, atol=1e-5)
+    third = light.tint(image, torch.ones(2), torch.full((2,), 2 * np.pi / 3))
+    assert torch.allclose(third[:, :3], image[:, :3].roll(1, dims=1), atol=1e-5)  # red is green
+    assert torch.allclose(third[:, 3], image[:, 3], atol=1e-5)
+    grey = light.tint(image, torch.zeros(2), torch.zeros(2))
+    assert torch.allclose(grey, image.mean(dim=1, keepdim=True).expand(-1, 4, -1, -1), atol=1e-6)
+
+
+def test_compression_keeps_what_its_table_keeps():
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 20, 17, generator=random)
+    assert torch.equal(light.compress(image, torch.zeros(2)), image)
+    lossy = light.compress(image, torch.tensor([0.0, 2.0]))
+    assert torch.allclose(lossy[0], image[0], atol=1e-3)
+    assert 0.02 < (lossy[1, :, :16, :16] - image[1, :, :16, :16]).std() < 0.4
+    assert torch.equal(lossy[1, :, 16:], image[1, :, 16:])  # no whole block
+    flat = torch.full((1, 1, 8, 8), 128 / 255)
+    assert torch.allclose(light.compress(flat, torch.ones(1)), flat, atol=1e-4)
+
+
+def test_augmentation_leaves_the_source_alone():
     planes = painted()
     before = [values.clone() for values in planes]
-    change = sample(TrainSettings(height_dropout=1), SIZE, STD, np.random.default_rng(0))
-    apply(planes, stack([change], CPU))
+    own = Augmentation(AugmentSettings(), SIZE, SIZE, 0.5, LOW, SPAN)
+    for seed in range(4):
+        apply(planes, stack([own.sample(np.random.default_rng(seed))], CPU))
     assert all(torch.equal(a, b) for a, b in zip(before, planes, strict=True))
 
 
 def test_switching_one_change_off_leaves_the_others():
-    everything = {"color_jitter": 0.2, "height_jitter": 1, "height_dropout": 1, "crop": 40}
-    together = drawn(5, **everything)
-    kinds = {"color_jitter": "gain", "height_jitter": "height_offset", "crop": "corner"}
-    for setting, field in kinds.items():
-        alone = drawn(5, **UNTURNED, **{setting: everything[setting]})
-        assert torch.equal(getattr(alone, field), getattr(together, field))
+    defaults = AugmentSettings().model_dump() | UNTURNED
+    together = drawn(5, **defaults)
+    for name in STRENGTHS:
+        without = drawn(5, **{**defaults, name: 1 if name == "scale" else 0})
+        fields = [
+            f
+            for f in together._fields
+            if not torch.equal(getattr(together, f), getattr(without, f))
+        ]
+        allowed = {
+            "scale": {"corner", "extent"},
+            "brightness": {"gain", "offset"},
+            "color_jitter": {"gain", "offset"},
+            "grey": {"saturation"},
+            "shadow": {"darkness"},
+            "jpeg": {"compression"},
+            "height_tilt": {"slope"},
+            "height_jitter": {"height_offset"},
+            "height_voids": {"void", "void_level"},
+            "height_dropout": {"void"},
+            "optical_dropout": {"optical_dropped"},
+            "height_stretch": {"stretch"},
+        }
+        assert set(fields) <= allowed.get(name, {name})
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32))
 def test_each_item_of_a_batch_changes_as_if_alone(count, seed):
-    planes = PackedTiles(*(values.expand(count, *values.shape[1:]) for values in painted()))
-    settings = TrainSettings(height_dropout=0.5)
-    changes = [sample(settings, SIZE, STD, np.random.default_rng(seed + i)) for i in range(count)]
+    planes = PackedTiles(*(values.expand(count, *values.shape[1:]) for values in town()))
+    # Without JPEG, in which the last bit of a sum decides over a step of its table.
+    own = Augmentation(AugmentSettings(jpeg=0), SIZE, SIZE, 0.5, LOW, SPAN)
+    changes = [own.sample(np.random.default_rng(seed + i)) for i in range(count)]
     together = apply(planes, stack(changes, CPU))
     for number, change in enumerate(changes):
-        alone = apply(painted(), stack([change], CPU))
-        pairs = zip(together, alone, strict=True)
-        assert all(torch.equal(many[number], one[0]) for many, one in pairs)
+        alone = apply(town(), stack([change], CPU))
+        for many, one in zip(together, alone, strict=True):
+            assert torch.allclose(many[number].float(), one[0].float(), atol=0.01)
 
 
-def test_height_dropout_voids_a_rectangle_of_some_tiles():
-    before = painted()
-    known = (before.flags[0] & HEIGHT_VALID) > 0
-    whole = partly = untouched = 0
-    for seed in range(300):
-        after = augmented(seed, **UNTURNED, height_dropout=0.5)
-        left = (after.flags & HEIGHT_VALID) > 0
-        lost = known & ~left
-        assert torch.equal(after.flags & OPTICAL_VALID, before.flags[0] & OPTICAL_VALID)
+def test_heights_are_missing_in_rectangles_or_blobs():
+    kinds = {"none": 0, "rectangle": 0, "blobs": 0}
+    for seed in range(200):
+        after = augmented(seed, planes=town(), **UNTURNED, height_voids=0.5)
+        lost = (after.flags & HEIGHT_VALID) == 0
+        assert (after.flags & OPTICAL_VALID).all()
         assert not after.height[lost].any()
-        assert torch.equal(after.height[left], before.height[0][left])
+        assert torch.equal(after.height[~lost], town().height[0][~lost])
         rows, columns = lost.any(dim=1), lost.any(dim=0)
-        assert not left[rows][:, columns].any()
-        untouched += not lost.any()
-        whole += not left.any()
-        partly += bool(lost.any() and left.any())
-    assert 40 < whole < 110
-    assert partly > 40
-    assert 130 < untouched < 230
+        box = bool(lost[rows][:, columns].all())
+        kinds["none" if not lost.any() else "rectangle" if box else "blobs"] += 1
+    assert min(kinds.values()) > 30
+
+
+def test_a_tile_loses_one_stream_at_most():
+    seen = {"heights": 0, "image": 0, "both": 0}
+    for seed in range(200):
+        after = augmented(seed, planes=town(), height_dropout=0.3, optical_dropout=0.3)
+        heights, image = (bool((after.flags & bit).any()) for bit in (HEIGHT_VALID, OPTICAL_VALID))
+        assert heights or image
+        assert heights or not after.height.any()
+        assert image or not after.optical.any()
+        seen["both" if heights and image else "heights" if heights else "image"] += 1
+    assert min(seen.values()) > 35
+
+
+def test_scale_resamples_and_keeps_metres():
+    extents = [int(drawn(seed, crop=32, scale=1.5).extent) for seed in range(300)]
+    assert (min(extents), max(extents)) == (21, 48)
+    tile, into = PackedTiles(*(v[0].numpy() for v in town())), blank(24, torch.uint16)
+    read_crop(tile, (0, 0), SIZE, into)  # two by two pixels become one
+    assert np.array_equal(into.labels, tile.labels[1::2, 1::2])
+    assert into.height[:4].max() == 0
+    assert into.height[8:12, 10:18] == pytest.approx(6)
+    means = tile.optical.reshape(3, 24, 2, 24, 2).mean(axis=(2, 4))
+    # The filter of the resampling reaches beyond the two pixels.
+    assert abs(into.optical[:, 2:-2, 2:-2].mean() - means[:, 2:-2, 2:-2].mean()) < 1
+    assert into.optical.std() < tile.optical.std()
+
+
+def test_heights_beside_voids_are_not_mixed_with_them():
+    tile = PackedTiles(*(v[0].numpy().copy() for v in town()))
+    tile.height[...] = 100
+    tile.flags[:, 20:], tile.height[:, 20:] = OPTICAL_VALID, 0
+    into = blank(70, torch.uint16)
+    read_crop(tile, (0, 0), SIZE, into)
+    known = (into.flags & HEIGHT_VALID) > 0
+    assert into.height[known] == pytest.approx(100)
+
+
+def test_a_crop_larger_than_its_tile_goes_on_mirrored():
+    tile, into = PackedTiles(*(v[0].numpy() for v in town())), blank(60, torch.uint16)
+    read_crop(tile, (-7, -5), 60, into)
+    assert np.array_equal(into.labels[7:55, 5:53], tile.labels)
+    assert np.array_equal(into.labels[:7], into.labels[13:6:-1])
+    assert np.array_equal(into.optical[:, :, 53:], into.optical[:, :, 52:45:-1])

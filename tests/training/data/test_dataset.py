@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import Config, TrainSettings
 from cafe_cli.tilesets.tile_rasters import read_tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
@@ -13,10 +13,12 @@ from tests.support.engines import cut, equal, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
 
+CROPPED = Config(train=TrainSettings(crop=32))
+
 
 def test_sample_depends_on_its_key_only(tileset):
     info = load_tileset(tileset)
-    data, again = (TileDataset(tileset, info, "train", TrainSettings(crop=32)) for _ in range(2))
+    data, again = (TileDataset(tileset, info, "train", CROPPED) for _ in range(2))
     first = data[SampleKey(3, 77)]
     np.random.default_rng(0).random()
     torch.manual_seed(5)
@@ -28,7 +30,7 @@ def test_sample_depends_on_its_key_only(tileset):
 
 
 def test_sample_shapes(tileset):
-    data = TileDataset(tileset, load_tileset(tileset), "train", TrainSettings(crop=32))
+    data = TileDataset(tileset, load_tileset(tileset), "train", CROPPED)
     assert len(data) == 6
     sample = data[SampleKey(5, 2)]
     assert [(tuple(t.shape), t.dtype) for t in (*sample.inputs, sample.labels)] == [
@@ -58,9 +60,7 @@ def test_uint16_tiles(tmp_path):
     patch, _ = read_tile(folder, info.of("train")[0], info.size)
     assert patch.optical.max() > 30_000
     assert np.array_equal(plain, patch.optical.astype(np.float32))
-    jittered = TileDataset(folder, info, "train", TrainSettings(crop=32))[
-        SampleKey(0, 0)
-    ].inputs.optical
+    jittered = TileDataset(folder, info, "train", CROPPED)[SampleKey(0, 0)].inputs.optical
     assert 5_000 < jittered.max() < 80_000
 
 

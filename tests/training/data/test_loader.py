@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import AugmentSettings, Config, TrainSettings
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.tilesets import cache
@@ -23,7 +23,7 @@ from tests.support.engines import equal
 pytest_plugins = ["tests.support.fixtures"]
 
 CPU = torch.device("cpu")
-AUGMENT = TrainSettings(crop=32, height_dropout=0.5)
+AUGMENT = Config(train=TrainSettings(crop=32), augment=AugmentSettings(height_dropout=0.5, jpeg=0))
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,12 @@ def item(sample: Sample, number: int) -> Sample:
     return Sample(Inputs(*(values[number] for values in sample.inputs)), sample.labels[number])
 
 
+def close(one: Sample, other: Sample) -> bool:
+    """Whether two samples are the same but for rounding, which depends on the size of a batch."""
+    pairs = zip([*one.inputs, one.labels], [*other.inputs, other.labels], strict=True)
+    return all(torch.allclose(a.float(), b.float(), atol=0.01) for a, b in pairs)
+
+
 keys = st.builds(SampleKey, st.integers(0, 5), st.integers(0, 2**62))
 
 
@@ -65,7 +71,7 @@ def test_batches_hold_the_samples_of_their_keys(training, asked, threads):
     assert [batch.keys for batch in batches] == asked
     for batch in batches:
         for number, key in enumerate(batch.keys):
-            assert equal(item(batch.sample, number), training[key])
+            assert close(item(batch.sample, number), training[key])
 
 
 def test_an_epoch(training):
