@@ -76,10 +76,12 @@ def train(
     from cafe_cli.cli.console import say, show_scores, training_display
     from cafe_cli.cli.report import print_reports
     from cafe_cli.evaluation.metrics import Scores
+    from cafe_cli.tilesets.tileset import load_tileset
     from cafe_cli.training import plan
     from cafe_cli.training.report.run import BEST
     from cafe_cli.training.train import TrainCallbacks
     from cafe_cli.training.train import train as run
+    from cafe_cli.training.validation import describe_shared_scenes
 
     if resume and overwrite:
         raise click.UsageError("--resume goes on with a run, --overwrite replaces it: choose one")
@@ -99,6 +101,8 @@ def train(
         )  # fmt: skip
         if card.scores:
             show_scores(Scores.from_json(card.scores), f"validation tiles, epoch {card.epoch}")
+            if flattery := describe_shared_scenes(load_tileset(tileset)):
+                say(flattery)
         say(f"wrote {output / BEST}")
 
 

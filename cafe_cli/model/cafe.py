@@ -330,9 +330,15 @@ class CaFE(nn.Module):
         for std in (self.optical_std, self.height_std):
             std[std <= 0] = 1.0
 
-    def deployed(self) -> "CaFE":
-        """Return a copy for inference: the same `forward`, without the modules of training."""
+    def deployed(self, temperature: float = 1.0) -> "CaFE":
+        """Return a copy for inference: the same `forward`, without the modules of training.
+
+        Its logits are divided by `temperature`, in the weights of the last convolution.
+        """
         network = copy.deepcopy(self).eval()
+        with torch.no_grad():
+            for parameter in network.head[-1].parameters():
+                parameter.div_(temperature)
         network.pyramid_heads = nn.ModuleList()
         network.architecture = replace(self.architecture, guidance="none", pyramid=False)
         return network

@@ -34,6 +34,7 @@ from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.calibration import Calibration
 from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.system.atomic_write import remove, replace_atomically
 
@@ -99,6 +100,8 @@ class ModelCard(BaseModel):
         The settings of the training run.
     training_pixels : PixelDistribution or None
         Colours and heights of the training tiles; None in files of the format "cafe model 2".
+    calibration : Calibration or None
+        The temperature in the weights; None without validation tiles, and in older files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,6 +122,7 @@ class ModelCard(BaseModel):
     scores: dict[str, Any] | None
     config: dict[str, Any]
     training_pixels: PixelDistribution | None = None
+    calibration: Calibration | None = None
 
     @property
     def has_height(self) -> bool:

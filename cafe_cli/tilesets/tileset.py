@@ -143,6 +143,10 @@ class TileSet(_Stored):
         """Return the tiles of one split."""
         return [t for t in self.tiles if t.split == split]
 
+    def scenes_of(self, split: Split) -> set[str]:
+        """Return the ids of the scenes in which the tiles of one split lie."""
+        return {t.scene for t in self.of(split)}
+
 
 def load_tileset(folder: Path) -> TileSet:
     """Read the description of a tile set.

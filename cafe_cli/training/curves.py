@@ -4,7 +4,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,6 +26,7 @@ _DASHES = ((), (5, 2), (1.5, 2), (6, 2, 1.5, 2))  # on and off, in widths of the
 _WIDTH = 1.5  # of a line, in points
 _DARKEST, _BRIGHTEST = 0.14, 0.29  # relative luminance of a line
 _POINTS = 400  # of a line in SVG; a longer one is thinned out, so that the report stays small
+_EPOCH = "epoch"
 _LOSSES = ("loss", "student", "teacher", "distillation")
 
 
@@ -50,13 +51,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over the epochs.
+    """Lines over the epochs, or over another quantity.
 
     Attributes
     ----------
     title : str
-    epochs : sequence of float
-        Rising.
+    positions : sequence of float
+        The epochs, or the values of `across`; rising.
     lines : sequence of Line
         Each with a value per epoch.
     top : float, optional
@@ -64,13 +65,16 @@ class Chart:
         below.
     mark : float, optional
         The epoch at which a vertical line is drawn.
+    across : str
+        The quantity on the x axis.
     """
 
     title: str
-    epochs: Sequence[float]
+    positions: Sequence[float]
     lines: Sequence[Line]
     top: float | None = None
     mark: float | None = None
+    across: str = _EPOCH
 
     @property
     def is_empty(self) -> bool:
@@ -81,7 +85,8 @@ class Chart:
     def description(self) -> str:
         """The chart in words, for readers who cannot see it."""
         ends = [f"{k.name} from {k.values[0]:.3g} to {k.values[-1]:.3g}" for k in self.lines]
-        span = f"epochs {self.epochs[0]:g} to {self.epochs[-1]:g}"
+        name = "epochs" if self.across == _EPOCH else self.across
+        span = f"{name} {self.positions[0]:g} to {self.positions[-1]:g}"
         return f"{self.title}, {span}: {', '.join(ends)}"
 
     @property
@@ -140,11 +145,11 @@ def to_svg(chart: Chart) -> str:
     style sheet of the page sets all colours but those of the lines. They have no ids, which would
     have to differ among the charts of a page.
     """
-    kept = _thinned(len(chart.epochs))
+    kept = _thinned(len(chart.positions))
     lines = [Line(k.name, [k.values[i] for i in kept], k.color) for k in chart.lines]
-    epochs = [chart.epochs[i] for i in kept]
+    positions = [chart.positions[i] for i in kept]
     figure = Figure(figsize=(6.4, 3), layout="constrained")
-    _plot(figure.subplots(), Chart(chart.title, epochs, lines, chart.top, chart.mark))
+    _plot(figure.subplots(), replace(chart, positions=positions, lines=lines))
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(file, format="svg")
@@ -160,20 +165,21 @@ def _plot(axes: Axes, chart: Chart) -> None:
         values = [v if math.isfinite(v) else math.nan for v in line.values]
         dots = _lone_points(values)
         axes.plot(
-            chart.epochs, values, color=color, linewidth=_WIDTH, gid="line", markersize=5,
+            chart.positions, values, color=color, linewidth=_WIDTH, gid="line", markersize=5,
             linestyle=(0, tuple(length / _WIDTH for length in dashes)) if dashes else "solid",
             marker="o" if dots else "", markevery=dots or None,
         )  # fmt: skip
     if chart.mark is not None:
         axes.axvline(chart.mark, color="black", linewidth=1, linestyle=":", gid="mark")
-    if len(chart.epochs) > 1:
-        axes.set_xlim(chart.epochs[0], chart.epochs[-1])
+    if len(chart.positions) > 1:
+        axes.set_xlim(chart.positions[0], chart.positions[-1])
     if chart.top is None:
         axes.set_ylim(bottom=min(0, axes.dataLim.y0 if not chart.is_empty else 0))
     else:
         axes.set_ylim(top=chart.top)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(chart.across)
+    if chart.across == _EPOCH:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="x", alpha=0.3)
     axes.grid(axis="y", alpha=0.3, gid="grid")
 

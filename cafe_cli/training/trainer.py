@@ -243,8 +243,10 @@ class TrainingRun:
 
     def save_best(self, result: Scores | None, counted: ValidationAccumulator) -> None:
         """Write the model for inference and its scores."""
-        best = self.network.deployed()
-        model_file.save(self.output / BEST, best, self._card(best, result))
+        calibration = counted.calibration.fit()
+        best = self.network.deployed(calibration.temperature if calibration else 1.0)
+        card = self._card(best, result).model_copy(update={"calibration": calibration})
+        model_file.save(self.output / BEST, best, card)
         if result is not None:
             write_text(self.output / SCORES, json.dumps(result.as_json(), indent=1))
             path = self.output / tile_scores.VALIDATION_FILE

@@ -1,5 +1,6 @@
-"""Validation: confusion counts of all validation tiles, and the errors of each tile."""
+"""Validation: confusion counts of all tiles, the errors of each tile, and sums to calibrate by."""
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
@@ -10,9 +11,12 @@ from torch import Tensor
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import LabelError
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.tilesets.tileset import Tile
+from cafe_cli.model.calibration import CalibrationSums
+from cafe_cli.tilesets.tileset import Tile, TileSet
 from cafe_cli.training.data.loader import Batch
 from cafe_cli.training.distributed.processes import Processes
+
+_PIXELS, _PIXELS_OF_A_TILE = 262_144, 4096  # sampled for the temperature, at most
 
 
 class ValidationAccumulator:
@@ -37,6 +41,8 @@ class ValidationAccumulator:
         processes can be summed.
     watched : dict of int to ndarray of uint8, (height, width)
         Class ids predicted for the watched tiles.
+    calibration : CalibrationSums
+        Of a sample of the labelled pixels, with about as many from every tile.
     """
 
     def __init__(self, tiles: Sequence[Tile], classes: int, watched: Collection[int] = ()) -> None:
@@ -45,6 +51,8 @@ class ValidationAccumulator:
         self._tiles = tiles
         self.watched: dict[int, NDArray[np.uint8]] = {}
         self._wanted = frozenset(watched)
+        self.calibration = CalibrationSums()
+        self._sampled = min(_PIXELS // max(len(tiles), 1), _PIXELS_OF_A_TILE)
 
     def add(self, numbers: Sequence[int], labels: Tensor, predicted: Tensor) -> None:
         """Add the confusion matrices of a batch.
@@ -68,6 +76,23 @@ class ValidationAccumulator:
             self.rows[number] = _summary(counts)
             if number in self._wanted:
                 self.watched[number] = predicted[place].cpu().numpy().astype(np.uint8)
+
+    def add_logits(self, labels: Tensor, logits: Tensor) -> None:
+        """Add a sample of a batch's logits (batch, K, height, width) to the calibration."""
+        # An odd step: logits are upsampled by a factor of 4, and all places between count.
+        step = math.ceil(math.sqrt(labels[0].numel() / max(self._sampled, 1))) | 1
+        labels, logits = (x[..., ::step, ::step] for x in (labels, logits))
+        known = labels != NODATA
+        pixels = logits.movedim(1, -1)[known].float().cpu().numpy()
+        self.calibration.add(pixels, labels[known].cpu().numpy())
+
+    def reduce(self, processes: Processes) -> None:
+        """Replace the sums of this process by those of all processes (all-reduce)."""
+        sums = self.calibration
+        self.counts = processes.sum(torch.from_numpy(self.counts)).numpy()
+        self.rows = processes.sum(torch.from_numpy(self.rows)).numpy()
+        sums.likelihood = processes.sum(torch.from_numpy(sums.likelihood)).numpy()
+        sums.bins = processes.sum(torch.from_numpy(sums.bins)).numpy()
 
     def _check(self, numbers: Sequence[int], labels: Tensor) -> None:
         classes = len(self.counts)
@@ -116,7 +141,21 @@ def validate(
     with processes.sync_errors(), torch.inference_mode(), processes.fabric.autocast():
         for batch in batches:
             inputs, labels = batch.sample
-            predicted = network(*inputs).argmax(dim=1)
-            counted.add([key.tile for key in batch.keys], labels, predicted)
-    counted.counts = processes.sum(torch.from_numpy(counted.counts)).numpy()
-    counted.rows = processes.sum(torch.from_numpy(counted.rows)).numpy()
+            logits = network(*inputs)
+            counted.add([key.tile for key in batch.keys], labels, logits.argmax(dim=1))
+            counted.add_logits(labels, logits)
+    counted.reduce(processes)
+
+
+def describe_shared_scenes(tileset: TileSet) -> str:
+    """Say that scores flatter where scenes both train and validate; empty if none does."""
+    training, validation = (tileset.scenes_of(split) for split in ("train", "validation"))
+    if not training & validation:
+        return ""
+    text = (
+        "The validation tiles lie in scenes that were trained on, so these scores flatter: expect "
+        "less on other ground."
+    )
+    if len(training | validation) > 1:
+        text += ' To validate on whole scenes, cut the tiles with split.unit = "scene".'
+    return text

@@ -407,3 +407,11 @@ def test_steps_repeat_exactly():
         loss.backward()
         totals.append([loss, *(p.grad for p in network.parameters())])
     assert all(a.equal(b) for a, b in zip(*totals, strict=True))
+
+
+def test_temperature_divides_the_logits():
+    network = build().eval()
+    inputs, _ = scene()
+    with torch.inference_mode():
+        before, after = network(*inputs), network.deployed(2.0)(*inputs)
+    assert torch.equal(after, before / 2)

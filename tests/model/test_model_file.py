@@ -106,7 +106,7 @@ def test_card_in_the_file(parts):
         "band_names": ["red", "green", "blue"], "dtype": "uint8", "gsd": 0.5,
         "height": HeightSettings(kind="ndsm", fill=0).model_dump(),
         "window": 64, "epoch": 1, "scores": None, "config": {},
-        "training_pixels": None,
+        "training_pixels": None, "calibration": None,
     }  # fmt: skip
 
 
@@ -124,11 +124,11 @@ def test_card_that_does_not_know_later_settings(tmp_path, parts):
 def test_files_of_the_format_before(tmp_path, parts):
     tensors, description = parts
     path = tmp_path / "m.safetensors"
-    del description["training_pixels"]
+    del description["training_pixels"], description["calibration"]
     forge(path, tensors, {**description, "format": "cafe model 2"})
     card = model_file.load(path)[1]
     assert card.format == "cafe model 2"
-    assert card.training_pixels is None
+    assert card.training_pixels is card.calibration is None
 
 
 def test_everybody_may_read_it(tmp_path):

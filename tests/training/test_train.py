@@ -34,6 +34,7 @@ from cafe_cli.errors import (
 from cafe_cli.evaluation import metrics
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.calibration import CalibrationSums
 from cafe_cli.model.encoders import build_encoder
 from cafe_cli.tilesets.tile_rasters import read_tile
 from cafe_cli.tilesets.tileset import load_tileset
@@ -148,9 +149,29 @@ def test_card(whole, tileset):
     assert best.height == info.height
     assert best.classes == info.classes
     assert best.config["train"]["epochs"] == 2
+    assert len(best.training_pixels.bands) == 3
+    assert best.calibration is not None
+    assert last.calibration is None
     network, _ = model_file.load(whole / BEST)
     assert network.optical_mean.tolist() == pytest.approx(info.optical_statistics.mean)
     assert network.height_std.tolist() == pytest.approx(info.height_statistics.std)
+
+
+def test_probabilities_of_the_best_model_are_calibrated(whole, tileset):
+    """The temperature is in the weights: the errors in the card are those of the file."""
+    network, card = model_file.load(whole / BEST)
+    info, sums = load_tileset(tileset), CalibrationSums()
+    for tile in info.of("validation"):
+        patch, labels = read_tile(tileset, tile, info.size)
+        arrays = (patch.optical.astype(np.float32), patch.optical_valid)
+        arrays += (patch.height[None], patch.height_valid)
+        with torch.inference_mode():
+            logits = network(*(torch.from_numpy(values)[None] for values in arrays))
+        known = labels != 255
+        sums.add(logits[0].movedim(0, -1).numpy()[known], labels[known].astype(np.int64))
+    before, after = card.calibration.before, card.calibration.after
+    assert sums.fit().before.error == pytest.approx(after.error, abs=1e-3)
+    assert after.error < before.error - 0.01
 
 
 def test_limits_of_16_bits_travel_with_the_model(tmp_path, no_pictures):
@@ -207,6 +228,7 @@ def test_interrupted_run_resumes_exactly(whole, tileset, tmp_path, no_pictures, 
     assert history(output) == history(whole)
     assert same_weights(output, whole)
     assert same_weights(output, whole, BEST)
+    assert model_file.read_card(output / BEST) == model_file.read_card(whole / BEST)
 
 
 def test_interrupted_twice(whole, tileset, tmp_path, no_pictures):

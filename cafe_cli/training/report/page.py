@@ -18,10 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from cafe_cli.config.load import dump_config
+from cafe_cli.model.calibration import BINS
 from cafe_cli.plotting import encode
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.text import duration
+from cafe_cli.text import percent as format_share
 from cafe_cli.training.curves import Chart, Line, line_of, lines_of, to_svg
 from cafe_cli.training.history import HISTORY_FILE, MEAN_SCORES, loss_names
 from cafe_cli.training.report import examples, tables, tile_scores
@@ -29,6 +31,7 @@ from cafe_cli.training.report.examples import Example
 from cafe_cli.training.report.run import Run, read_run
 from cafe_cli.training.report.tables import number, percent
 from cafe_cli.training.report.tile_scores import TileScore
+from cafe_cli.training.validation import describe_shared_scenes
 
 REPORT_FILE = "report.html"
 
@@ -50,6 +53,7 @@ def templates() -> Environment:
     )
     environment.filters["anchor"] = lambda title: title.lower().replace(" ", "-")
     environment.filters["svg"] = to_svg
+    environment.filters["share"] = format_share
     return environment
 
 
@@ -94,6 +98,9 @@ def _values(run: Run, device: torch.device, ended: str) -> dict[str, Any]:
         "ended": ended,
         "facts": _facts(run, device),
         "scores": _scores(run),
+        "flattery": describe_shared_scenes(run.tileset),
+        "calibration": run.card.calibration,
+        "reliability": _reliability(run),
         "curves": _curves(run),
         "epochs": tables.epochs(run.rows),
         "history": run.folder / HISTORY_FILE,
@@ -147,6 +154,18 @@ def _scores(run: Run) -> list[tables.Table]:
     if run.scores is None:
         return []
     return [tables.by_class(run.scores, run.classes), tables.confusion(run.scores, run.classes)]
+
+
+def _reliability(run: Run) -> list[Chart]:
+    """Return the reliability diagram, if there is a calibration."""
+    if (found := run.card.calibration) is None:
+        return []
+    centres = [(number + 0.5) / BINS for number in range(BINS)]
+    parts = (("before", found.before.accuracy), ("after", found.after.accuracy))
+    lines = [Line(name, [math.nan if a is None else a for a in bins]) for name, bins in parts]
+    lines.append(Line("perfect", centres))
+    name = "share of right pixels by the probability of the label"
+    return [Chart(name, centres, lines, top=1, across="probability of the label")]
 
 
 def _curves(run: Run) -> list[Chart]:

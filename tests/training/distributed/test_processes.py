@@ -233,8 +233,11 @@ def assert_same_curve(output: Path, single: Path) -> None:
         for name in ("loss", "student", "teacher"):
             assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-4)
         assert float(mine["miou"]) == pytest.approx(float(other["miou"]), abs=5e-3)
-    pixels = [model_file.read_card(folder / BEST).scores["pixels"] for folder in (output, single)]
-    assert pixels[0] == pixels[1]
+    cards = [model_file.read_card(folder / BEST) for folder in (output, single)]
+    assert cards[0].scores["pixels"] == cards[1].scores["pixels"]
+    ours, theirs = (card.calibration for card in cards)
+    assert ours.temperature == pytest.approx(theirs.temperature, rel=0.1)
+    assert ours.before.error == pytest.approx(theirs.before.error, abs=5e-3)
 
 
 def words_of(tileset: Path, tmp_path: Path) -> list[object]:

@@ -16,11 +16,13 @@ from cafe_cli.config.load import dump_config, load_config, parse_config
 from cafe_cli.errors import InputError, ModelFileError
 from cafe_cli.evaluation.metrics import Confusion, compute_scores
 from cafe_cli.model import model_file
+from cafe_cli.model.calibration import CalibrationSums
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.history import HISTORY_FILE, EpochRecord, to_csv
 from cafe_cli.training.report import examples, tables, tile_scores
+from cafe_cli.training.report import page as page_module
 from cafe_cli.training.report.page import REPORT_FILE, templates, write_report
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.validation import ValidationAccumulator
@@ -219,6 +221,28 @@ def test_settings_can_be_used_again(run, page):
     path = run.parent / "again.toml"
     path.write_text(text)
     assert load_config(path) == load_config(run / "config.toml")
+
+
+def test_calibration(run, tileset, tmp_path, monkeypatch):
+    """Of four pixels with a probability of 0.88, one is right."""
+    folder, sums = shutil.copytree(run, tmp_path / "run"), CalibrationSums()
+    sums.add(np.array([[2, 0]] * 4, np.float32), np.array([0, 1, 1, 1]))
+    network, calibration = tiny_model(), sums.fit()
+    classes = load_tileset(tileset).classes
+    card = card_of(network, classes=classes, epoch=2, calibration=calibration)
+    model_file.save(folder / BEST, network, card)
+    found = written(folder, tileset)
+    assert "a temperature of 8.00 changed their expected calibration error from 63.1 % to" in (
+        found.text
+    )
+    assert "fitted on these scenes, so on foreign ground the model is still too sure" in found.text
+    (diagram,) = [a for a in found.of("svg") if "probability of the label" in str(a)]
+    assert diagram["role"] == "img"
+    assert "flatter" not in found.text
+    monkeypatch.setattr(page_module, "describe_shared_scenes", lambda tileset: "They flatter.")
+    again = written(folder, tileset).text
+    assert "They flatter." in again
+    assert "lie in scenes that were trained on, so on foreign ground" in again
 
 
 # --- runs of other kinds -----------------------------------------------------------------------
