@@ -124,7 +124,7 @@ def test_validation_sees_every_tile_once(count, size, world):
 def test_distribution_of_the_tiles(tileset):
     """Every pixel of few tiles is measured, whatever the crops and the augmentation."""
     described = load_tileset(tileset)
-    data = TileDataset(tileset, described, "train", TrainSettings(crop=32))
+    data = TileDataset(tileset, described, "train", CROPPED)
     found = data.distribution()
     plain = TileDataset(tileset, described, "train")
     samples = [plain[SampleKey(number, 0)] for number in range(len(plain))]
