@@ -78,7 +78,7 @@ def train(
     from cafe_cli.evaluation.metrics import Scores
     from cafe_cli.tilesets.tileset import load_tileset
     from cafe_cli.training import plan
-    from cafe_cli.training.report.run import BEST
+    from cafe_cli.training.report.run import BEST, FINAL
     from cafe_cli.training.train import TrainCallbacks
     from cafe_cli.training.train import train as run
     from cafe_cli.training.validation import describe_shared_scenes
@@ -103,7 +103,7 @@ def train(
             show_scores(Scores.from_json(card.scores), f"validation tiles, epoch {card.epoch}")
             if flattery := describe_shared_scenes(load_tileset(tileset)):
                 say(flattery)
-        say(f"wrote {output / BEST}")
+        say(f"wrote {output / BEST} and, of the last epoch, {output / FINAL}")
 
 
 @contextmanager

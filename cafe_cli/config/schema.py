@@ -200,9 +200,11 @@ class TrainSettings(Section):
     """``[train]``: the optimisation.
 
     `crop` is the side of the random window cut from each tile, the whole tile if unset.
-    `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along
-    a cosine to zero; for encoders that do not start from random weights it is multiplied by
-    `encoder_learning_rate`.
+    `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along a
+    cosine to zero; for encoders that do not start from random weights it is multiplied by
+    `encoder_learning_rate`. The network that validates and is saved for inference is the
+    exponential moving average of the network that trains: `average` is the share of itself that it
+    keeps in a step (0: no average).
 
     `batch_size` is the number of tiles per step on all devices together; ``auto`` is what fits on a
     GPU, and 8 on a CPU. `accumulate` is gradient accumulation: a step is computed in so many parts,
@@ -230,6 +232,7 @@ class TrainSettings(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     encoder_learning_rate: Positive = 0.3
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
     warmup: Share = 0.05

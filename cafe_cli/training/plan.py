@@ -176,7 +176,8 @@ def _facts(planned: TrainPlan, device: torch.device) -> dict[str, object]:
         "device": str(device),
         "estimate": {
             "seconds": float(f"{seconds / planned.processes.world:.2g}"),
-            # float32 weights, gradients and the two moments of the optimiser, in two files.
-            "disk": parameters * 4 * 4,
+            # float32: weights in three files, in one of them also the two moments of the optimiser
+            # and the average.
+            "disk": parameters * 4 * (6 if config.train.average else 5),
         },
     }

@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
@@ -16,10 +16,18 @@ from cafe_cli.errors import ConfigError, TrainingError
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.training.activation_checkpointing import Context, checkpoint_blocks
-from cafe_cli.training.build import build_optimizer, learning_rate
+from cafe_cli.training.averaging import build_average
+from cafe_cli.training.build import (
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+)
 from cafe_cli.training.distributed import sync_batchnorm
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.losses import training_loss
+
+_AVERAGE = "average/"  # prefix of the tensors of the average in a checkpoint
 
 _SEEDS = 1_000_003  # factor of a run's seed; runs of fewer steps share no seed of a step
 
@@ -91,6 +99,11 @@ class Step:
         Steps of the whole run.
     pretrained : collection of str
         See `build_optimizer`.
+
+    Attributes
+    ----------
+    average : AveragedModel or None
+        Average of the weights after each step; None without averaging.
     """
 
     def __init__(
@@ -108,12 +121,39 @@ class Step:
         )
         # The memory format in which convolutions are fastest, on CPUs and GPUs alike.
         network.to(self._fabric.device).to(memory_format=torch.channels_last)
+        self.average = build_average(network, settings.average) if settings.average else None
         if settings.compile:
             compile_encoders(network)
         optimizer = self._fabric.setup_optimizers(build_optimizer(network, settings, pretrained))
         self.optimizer = cast(torch.optim.Optimizer, optimizer)
         self._frozen: bool | None = None
         self._loss_module: Any = None
+
+    @property
+    def result(self) -> CaFE:
+        """The network to validate and to predict with: the average, if there is one."""
+        return self.network if self.average is None else cast(CaFE, self.average.module)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint needs besides the network, by name."""
+        found = optimizer_tensors(self.optimizer)
+        if self.average is None:
+            return found
+        averaged = self.average.state_dict()
+        return found | {_AVERAGE + name: value for name, value in averaged.items()}
+
+    def restore(self, stored: Mapping[str, Tensor]) -> None:
+        """Load what `tensors` returned.
+
+        Raises
+        ------
+        LookupError, RuntimeError, ValueError
+            The tensors do not fit.
+        """
+        averaged = {k.removeprefix(_AVERAGE): v for k, v in stored.items() if _is_average(k)}
+        restore_optimizer(self.optimizer, {k: v for k, v in stored.items() if not _is_average(k)})
+        if self.average is not None:
+            self.average.load_state_dict(averaged)
 
     def begin_epoch(self, epoch: int) -> None:
         """Freeze or unfreeze the encoders, and set training mode; `epoch` counts from 0."""
@@ -181,6 +221,8 @@ class Step:
             value = norm if math.isfinite(loss) else loss
             raise NotFiniteError(f"the {what} is {value} at step {pending.number + 1}")
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         return {"loss": loss, **losses}
 
     def _accumulate_gradients(self, batch: Sample) -> dict[str, Tensor]:
@@ -219,6 +261,10 @@ class Step:
         if not (limit := self._settings.clip):
             return torch.zeros(())
         return nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+
+
+def _is_average(name: str) -> bool:
+    return name.startswith(_AVERAGE)
 
 
 def split_batch(batch: Sample, parts: int) -> list[Sample]:

@@ -56,8 +56,8 @@ def train(
         Tile set made by ``cafe tile``.
     output : Path
         Folder of the run: ``best.safetensors``, its ``scores.json`` and ``validation.csv``,
-        ``last.safetensors``, ``history.csv``, ``tensorboard/``, ``curves.png``, ``report.html``,
-        ``config.toml``.
+        ``final.safetensors``, ``last.safetensors``, ``history.csv``, ``tensorboard/``,
+        ``curves.png``, ``report.html``, ``config.toml``.
     config : Config
         Only ``[model]`` and ``[train]`` are used; on `resume` they have to be those of the run.
     device : str

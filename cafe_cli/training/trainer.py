@@ -19,7 +19,7 @@ from cafe_cli.model.model_file import ModelCard
 from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.tilesets import cache
 from cafe_cli.training import nonfinite
-from cafe_cli.training.build import build_network, optimizer_tensors, restore_optimizer
+from cafe_cli.training.build import build_network
 from cafe_cli.training.curves import write_history
 from cafe_cli.training.data.augment import crop_side
 from cafe_cli.training.data.dataset import TileDataset
@@ -30,7 +30,7 @@ from cafe_cli.training.history import MEAN_SCORES, EpochRecord
 from cafe_cli.training.plan import LAST, TrainPlan
 from cafe_cli.training.report import examples, tile_scores
 from cafe_cli.training.report.page import write_report
-from cafe_cli.training.report.run import BEST, SCORES
+from cafe_cli.training.report.run import BEST, FINAL, SCORES
 from cafe_cli.training.signals import StopReason
 from cafe_cli.training.state import TrainState, fixed_settings
 from cafe_cli.training.step import LossModule, NotFiniteError, PendingStep, Step
@@ -125,7 +125,7 @@ class TrainingRun:
         tensors, extra, values = model_file.load_training(path)
         try:
             self.network.load_state_dict(tensors)
-            restore_optimizer(self.step.optimizer, extra)
+            self.step.restore(extra)
             self.state = TrainState.from_json(values["progress"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
@@ -206,9 +206,10 @@ class TrainingRun:
         better = self.state.close_epoch(record, math.nan if result is None else result.miou)
         with self.processes.sync_errors():
             if self.processes.first:
-                # Best model first: a run killed before its checkpoint is written repeats the epoch.
+                # Models first: a run killed before its checkpoint is written repeats the epoch.
                 if better:
                     self.save_best(result, counted)
+                self._save_model(FINAL, result, counted)
                 self.save_last(result)
                 self._write_history(counted)
         return record, better
@@ -238,24 +239,21 @@ class TrainingRun:
         if not self._validation_tiles:
             return None, counted
         with closing(self._validation.batches(self._order)) as batches:
-            validate(self.network, batches, counted, self.processes)
+            validate(self.step.result, batches, counted, self.processes)
         return compute_scores(Confusion.of(counted.counts), self._classes), counted
 
     def save_best(self, result: Scores | None, counted: ValidationAccumulator) -> None:
-        """Write the model for inference and its scores."""
-        calibration = counted.calibration.fit()
-        best = self.network.deployed(calibration.temperature if calibration else 1.0)
-        card = self._card(best, result).model_copy(update={"calibration": calibration})
-        model_file.save(self.output / BEST, best, card)
+        """Write the best model so far and its scores."""
+        self._save_model(BEST, result, counted)
         if result is not None:
             write_text(self.output / SCORES, json.dumps(result.as_json(), indent=1))
             path = self.output / tile_scores.VALIDATION_FILE
             tile_scores.write_tile_scores(path, counted.rows, self._validation_tiles, self._classes)
 
     def save_for_later(self, model: bool = False) -> None:
-        """Write a checkpoint in the middle of an epoch; with `model` a model for inference, too.
+        """Write a checkpoint in the middle of an epoch; with `model` models for inference, too.
 
-        That model is not recorded as the best, so the next epoch replaces it: a resumed run leaves
+        They are not recorded as the best, so the next epoch replaces them: a resumed run leaves
         the same files as an uninterrupted run.
         """
         found = self.validate() if model else None
@@ -263,6 +261,7 @@ class TrainingRun:
             if self.processes.first:
                 if found:
                     self.save_best(*found)
+                    self._save_model(FINAL, *found)
                 self.save_last()
 
     def save_last(self, result: Scores | None = None) -> None:
@@ -271,9 +270,15 @@ class TrainingRun:
             "progress": self.state.as_json(),
             "settings": fixed_settings(self.config, self.tileset),
         }
-        state = optimizer_tensors(self.step.optimizer)
         card = self._card(self.network, result)
-        model_file.save(self.output / LAST, self.network, card, (state, values))
+        model_file.save(self.output / LAST, self.network, card, (self.step.tensors(), values))
+
+    def _save_model(self, name: str, result: Scores | None, counted: ValidationAccumulator) -> None:
+        """Write a model for inference: the network as it is, calibrated."""
+        calibration = counted.calibration.fit()
+        network = self.step.result.deployed(calibration.temperature if calibration else 1.0)
+        card = self._card(network, result).model_copy(update={"calibration": calibration})
+        model_file.save(self.output / name, network, card)
 
     def _card(self, network: CaFE, result: Scores | None) -> ModelCard:
         tileset = self.tileset

@@ -540,7 +540,10 @@ def test_whole_path(run, here, scenes):
 
     words = ["-c", "data/town.toml", "-o", "run", "--device", "cpu", "--batch-size", 3]
     trained = run("train", "tiles", *words, "--epochs", 8)
-    assert (trained.code, trained.lines[-1]) == (0, "wrote run/best.safetensors")
+    assert (trained.code, trained.lines[-1]) == (
+        0,
+        "wrote run/best.safetensors and, of the last epoch, run/final.safetensors",
+    )
     assert sum(line.lstrip()[:3] in {f"{n}/8" for n in range(1, 9)} for line in trained.lines) == 8
     again = run("-q", "train", "tiles", "-o", "run", "--device", "cpu", "--resume")
     assert (again.code, again.lines) == (0, [])

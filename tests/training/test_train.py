@@ -43,7 +43,7 @@ from cafe_cli.training.build import build_network, build_optimizer, learning_rat
 from cafe_cli.training.losses import training_loss
 from cafe_cli.training.plan import LAST, dry_run
 from cafe_cli.training.report import page as report_page
-from cafe_cli.training.report.run import BEST
+from cafe_cli.training.report.run import BEST, FINAL
 from cafe_cli.training.train import TrainCallbacks, train
 from cafe_cli.training.trainer import TrainingRun
 from tests.support.engines import ENCODER, cut, settings, write_town
@@ -328,6 +328,7 @@ def test_killed_in_a_bad_moment(
     assert history(output) == history(whole)
     assert same_weights(output, whole)
     assert same_weights(output, whole, BEST)
+    assert same_weights(output, whole, FINAL)
 
 
 def test_resume_of_a_finished_run(whole, tileset, tmp_path, no_pictures):
@@ -373,6 +374,33 @@ def test_resume_needs_no_weights_from_elsewhere(encoder_file, tileset, tmp_path,
         run(tileset, begun, resume=True)
     run(tileset, begun, changes, resume=True)
     assert same_weights(begun, whole)
+
+
+def test_the_average_is_validated_and_saved(tileset, tmp_path, no_pictures):
+    """The final model has the weights of the average that the checkpoint has."""
+    output = tmp_path / "run"
+    run(tileset, output, ONE | {"train__average": 0.5})
+    network, card = model_file.load(output / FINAL)
+    trained, extra, _ = model_file.load_training(output / LAST)
+    own = network.state_dict()
+    differing = 0
+    for name, value in own.items():
+        if not name.startswith("head.3."):  # divided by the temperature
+            assert value.equal(extra[f"average/module.{name}"])
+            differing += not value.equal(trained[name])
+    assert differing > 50
+    assert (card.epoch, card.scores) == (1, model_file.read_card(output / BEST).scores)
+    assert card.scores is not None
+
+
+def test_without_average_the_network_itself_is_saved(tileset, tmp_path, no_pictures):
+    output = tmp_path / "run"
+    run(tileset, output, ONE | {"train__average": 0.0})
+    network, _ = model_file.load(output / FINAL)
+    trained, extra, _ = model_file.load_training(output / LAST)
+    own = {k: v for k, v in network.state_dict().items() if not k.startswith("head.3.")}
+    assert all(value.equal(trained[name]) for name, value in own.items())
+    assert not any(name.startswith("average") for name in extra)
 
 
 def test_pretrained_encoders_have_a_learning_rate_of_their_own(encoder_file, tileset, tmp_path):

@@ -17,7 +17,7 @@ from cafe_cli.training.history import HISTORY_FILE, EpochRecord, read_history
 from cafe_cli.training.report import tile_scores
 from cafe_cli.training.report.tile_scores import TileScore
 
-BEST, SCORES = "best.safetensors", "scores.json"
+BEST, FINAL, SCORES = "best.safetensors", "final.safetensors", "scores.json"
 
 
 @dataclass(frozen=True)
