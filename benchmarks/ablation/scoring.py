@@ -31,7 +31,8 @@ def plain(network: Network, batch: Sample, first: int) -> Tensor:
 def guided(network: CaFE, batch: Sample, first: int) -> Tensor:
     """Predict by the path that sees the labels: an upper bound, not a result."""
     levels = network.encode(*batch.inputs)
-    return network.head_logits(levels, batch.labels, guided=True)[-1]
+    maps = network.decode(levels, batch.labels, guided=True)
+    return network.head_logits(maps, batch.labels.shape[-2:])[-1]
 
 
 def d4(network: Network, batch: Sample, first: int) -> Tensor:

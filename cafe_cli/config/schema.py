@@ -215,6 +215,15 @@ class TrainSettings(Section):
     inputs, losses and weights are always float32. `clip` is the largest norm of the gradient (0: no
     limit).
 
+    `distill_weight` and `dice` are weights of the distillation and of the Dice loss.
+    `label_smoothing` is the share of a label that is spread over all classes. Pixels within
+    `ignore_border` pixels of another class count as unlabelled, since drawn borders are off by a
+    pixel or two. `category_contrast` is the weight of a loss that draws the features of a class
+    together, `stream_heads` that of heads on the image's and on the heights' features before their
+    fusion; neither is part of the model for inference. `class_balance` is the share of the tiles of
+    an epoch that are drawn class by class: each class equally often, tiles with more of it more
+    often.
+
     The encoders are frozen for the first `freeze_epochs`. Training ends after `patience` epochs
     without a better score (0: never), or, to be resumed, after `time_limit` (such as ``90m``,
     ``1h30m``). A step is shared by `devices` on each of `num_nodes`, with one process each; unset,
@@ -238,6 +247,11 @@ class TrainSettings(Section):
     warmup: Share = 0.05
     distill_weight: NotNegative = 1.0
     dice: NotNegative = 0.0
+    label_smoothing: BelowOne = 0.0
+    ignore_border: Annotated[int, Field(ge=0, le=64)] = 0
+    category_contrast: NotNegative = 0.0
+    stream_heads: NotNegative = 0.0
+    class_balance: Share = 0.0
     clip: NotNegative = 0.0
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=0)] = 0

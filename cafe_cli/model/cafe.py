@@ -22,6 +22,7 @@ Levels are counted as in the paper: R1 is the finest (stride 4), B1 the coarsest
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,8 @@ class Architecture:
         Training only: CEL's weight of a category, see `enhancement_weights`.
     pyramid : bool
         Training only: heads on B1..B3, too (pyramid loss supervision).
+    stream_heads : bool
+        Training only: a linear head on each of R1..R4 and D1..D4.
 
     Raises
     ------
@@ -104,6 +107,7 @@ class Architecture:
     guidance: Guidance = "none"
     enhancement: Enhancement = "1-p"
     pyramid: bool = True
+    stream_heads: bool = False
 
     def __post_init__(self) -> None:
         """Validate the values, which may come from a file."""
@@ -126,14 +130,18 @@ class Architecture:
 class TrainingOutputs:
     """Logits of a training step, one tensor (B, K, h, w) float32 per head, the finest one last.
 
-    The finest has the size of the labels. The others exist only with `Architecture.pyramid`; they
-    have strides 32, 16 and 8 on the labels padded to a multiple of 32.
+    The finest of a path has the size of the labels. The others exist only with
+    `Architecture.pyramid`; they have strides 32, 16 and 8 on the labels padded to a multiple of 32.
     """
 
     student: list[Tensor] | None = None
     """Logits of the plain path, which is the path of inference."""
     teacher: list[Tensor] | None = None
     """Logits of the path guided by the labels."""
+    streams: list[Tensor] = dataclasses.field(default_factory=list)
+    """Logits of the heads on the streams before fusion, of strides 4 to 32; empty without them."""
+    finest: Tensor | None = None
+    """B4, (B, width, h, w), of the student, or of the teacher if there is no student."""
 
 
 class CaFE(nn.Module):
@@ -193,6 +201,10 @@ class CaFE(nn.Module):
         coarse = range(3 if a.pyramid else 0)
         self.pyramid_heads = nn.ModuleList(build_head(a.width, a.classes) for _ in coarse)
         self.head = build_head(a.width, a.classes)
+        streams = range((2 if a.heights else 1) if a.stream_heads else 0)
+        self.stream_heads = nn.ModuleList(
+            nn.Conv2d(n, a.classes, 1) for n in channels for _ in streams
+        )
 
     def forward(
         self,
@@ -243,21 +255,27 @@ class CaFE(nn.Module):
         Returns
         -------
         TrainingOutputs
-            Logits of the student, the teacher or both.
+            Logits of the student, the teacher or both, and what auxiliary losses need.
         """
         guidance = self.architecture.guidance
         levels = self.encode(optical, optical_valid, height, height_valid)
+        before_fusion = [stream for level in levels for stream in level]
+        # Without heads on the streams, `stream_heads` is empty.
+        pairs = zip(self.stream_heads, before_fusion, strict=False)
+        streams = [predict(stream).float() for predict, stream in pairs]
+        maps = self.decode(levels, labels, guided=guidance == "labels")
+        logits = self.head_logits(maps, labels.shape[-2:])
         if guidance == "labels":
-            return TrainingOutputs(teacher=self.head_logits(levels, labels, guided=True))
-        student = self.head_logits(levels, labels, guided=False)
+            return TrainingOutputs(None, logits, streams, maps[-1])
         if guidance == "none":
-            return TrainingOutputs(student)
+            return TrainingOutputs(logits, None, streams, maps[-1])
         # The running statistics have to come from the plain path, which inference uses.
         with frozen_statistics(self.head, self.pyramid_heads):
-            return TrainingOutputs(student, self.head_logits(levels, labels, guided=True))
+            teacher = self.head_logits(self.decode(levels, labels, guided=True), labels.shape[-2:])
+        return TrainingOutputs(logits, teacher, streams, maps[-1])
 
-    def head_logits(self, levels: list[list[Tensor]], labels: Tensor, guided: bool) -> list[Tensor]:
-        """Return the logits of all heads on the plain or the guided path."""
+    def decode(self, levels: list[list[Tensor]], labels: Tensor, guided: bool) -> list[Tensor]:
+        """Fuse the streams on the plain or the guided path, and decode them to B1..B4."""
         fused = []
         for fuse, streams in zip(self.fusions, levels, strict=True):
             regions = None
@@ -265,11 +283,16 @@ class CaFE(nn.Module):
                 at_level = labels_at(labels, streams[0].shape[-2:])
                 regions = Regions.of(at_level, self.architecture.classes)
             fused.append(fuse(streams, regions))
-        *coarse, finest = self.decoder(fused)
+        maps: list[Tensor] = self.decoder(fused)
+        return maps
+
+    def head_logits(self, maps: list[Tensor], size: Sequence[int]) -> list[Tensor]:
+        """Return the logits of all heads on B1..B4 for labels of `size` (H, W)."""
+        *coarse, finest = maps
         # Without the pyramid, `pyramid_heads` is empty.
         pairs = zip(self.pyramid_heads, coarse, strict=False)
         logits = [predict(b).float() for predict, b in pairs]
-        return [*logits, full_size(self.head(finest), labels.shape[-2:])]
+        return [*logits, full_size(self.head(finest), size)]
 
     def encode(
         self,
@@ -340,7 +363,10 @@ class CaFE(nn.Module):
             for parameter in network.head[-1].parameters():
                 parameter.div_(temperature)
         network.pyramid_heads = nn.ModuleList()
-        network.architecture = replace(self.architecture, guidance="none", pyramid=False)
+        network.stream_heads = nn.ModuleList()
+        network.architecture = replace(
+            self.architecture, guidance="none", pyramid=False, stream_heads=False
+        )
         return network
 
 

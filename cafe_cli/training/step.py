@@ -25,7 +25,7 @@ from cafe_cli.training.build import (
 )
 from cafe_cli.training.distributed import sync_batchnorm
 from cafe_cli.training.distributed.processes import Processes
-from cafe_cli.training.losses import training_loss
+from cafe_cli.training.losses import training_loss, without_borders
 
 _AVERAGE = "average/"  # prefix of the tensors of the average in a checkpoint
 
@@ -78,7 +78,15 @@ class LossModule(nn.Module):
         checkpointed = encoders(self.network) if settings.checkpointing else []
         with self.forward_context, checkpoint_blocks(checkpointed, self.forward_context):
             outputs = self.network.training_outputs(*batch.inputs, batch.labels)
-        return training_loss(outputs, batch.labels, settings.distill_weight, settings.dice)
+        return training_loss(
+            outputs,
+            batch.labels,
+            settings.distill_weight,
+            settings.dice,
+            smoothing=settings.label_smoothing,
+            stream_heads=settings.stream_heads,
+            category_contrast=settings.category_contrast,
+        )
 
 
 class Step:
@@ -226,7 +234,8 @@ class Step:
         return {"loss": loss, **losses}
 
     def _accumulate_gradients(self, batch: Sample) -> dict[str, Tensor]:
-        parts = split_batch(batch, self._settings.accumulate)
+        labels = without_borders(batch.labels, self._settings.ignore_border)
+        parts = split_batch(Sample(batch.inputs, labels), self._settings.accumulate)
         pixels = torch.stack([(part.labels != NODATA).sum() for part in parts])
         everywhere = self._all_reduce(pixels.sum()).clamp(min=1)
         sums: dict[str, Tensor] = {}

@@ -24,7 +24,7 @@ from cafe_cli.training.curves import write_history
 from cafe_cli.training.data.augment import crop_side
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Batch, Loader
-from cafe_cli.training.data.sampler import BatchSampler, batches_in_order
+from cafe_cli.training.data.sampler import BatchSampler, balance_classes, batches_in_order
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.history import MEAN_SCORES, EpochRecord
 from cafe_cli.training.plan import LAST, TrainPlan
@@ -68,13 +68,11 @@ class TrainingRun:
         settings = config.train
         size = planned.batch_size
         ranks = (processes.rank, processes.world)
-        self._batches = BatchSampler(len(self._tiles), size, settings.seed, *ranks)
         # Validate with the batch size that training has in memory at a time.
         share = max(size // (processes.world * settings.accumulate), 1)
         self._order = batches_in_order(len(self._validation_tiles), share, *ranks)
         self._watched = examples.choose_watched(len(self._validation_tiles), processes.world)
         self._tiles_a_step = min(size, len(self._tiles))
-        self.total = len(self._batches) * settings.epochs
         torch.manual_seed(settings.seed)
         # On a resume the weights come from the checkpoint.
         self.network = build_network(tileset, config, pretrained=not planned.resume)
@@ -82,6 +80,12 @@ class TrainingRun:
         device = processes.fabric.device
         training = TileDataset(self.folder, tileset, "train", config, decoded)
         validation = TileDataset(self.folder, tileset, "validation", None, decoded)
+        balance = settings.class_balance
+        weights = balance_classes(training.class_counts()) if balance else None
+        self._batches = BatchSampler(
+            len(self._tiles), size, settings.seed, *ranks, balance=balance, weights=weights
+        )
+        self.total = len(self._batches) * settings.epochs
         self._pixels = training.distribution() if processes.first else None
         self._loader = Loader(training, device, settings.workers)
         self._validation = Loader(validation, device, settings.workers)

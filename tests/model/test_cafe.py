@@ -341,6 +341,23 @@ def test_labels_steer_nothing_but_the_teacher():
     assert one.student[-1].equal(network(*inputs))
 
 
+@pytest.mark.parametrize("heights", [True, False])
+def test_heads_on_the_streams_are_for_training_only(heights):
+    plain, network = (build(heights=heights, stream_heads=heads) for heads in (False, True))
+    inputs, labels = scene()
+    outputs = network.training_outputs(*inputs, labels)
+    sizes = [size for size in (16, 8, 4, 2) for _ in range(2 if heights else 1)]
+    assert [tuple(x.shape) for x in outputs.streams] == [(2, K, n, n) for n in sizes]
+    assert outputs.finest.shape == (2, 8, 16, 16)
+    loss = training_loss(outputs, labels, stream_heads=0.5, category_contrast=0.1)
+    assert loss["stream_heads"] > 0
+    assert loss["category_contrast"] > 0
+    loss["total"].backward()
+    assert all((p.grad != 0).any() for p in network.stream_heads.parameters())
+    assert shapes(network.deployed()) == shapes(plain.deployed())
+    assert not network.deployed().architecture.stream_heads
+
+
 def test_training_takes_any_size():
     network = build()
     inputs, labels = scene(33, 70)

@@ -96,7 +96,7 @@ def test_card_in_the_file(parts):
         "architecture": {
             "classes": 3, "optical_bands": 3, "heights": True, "optical_encoder": ENCODER,
             "height_encoder": None, "width": 8, "fusion": "sum", "attention": 0,
-            "guidance": "none", "enhancement": "1-p", "pyramid": True,
+            "guidance": "none", "enhancement": "1-p", "pyramid": True, "stream_heads": False,
         },
         "classes": [
             {"id": 0, "name": "ground", "color": "#b8b0a6", "scored": True},

@@ -499,6 +499,8 @@ def test_batch_size_that_was_found_is_kept(tileset, tmp_path, no_pictures, caplo
 
 
 BUSY = {
+    "train__label_smoothing": 0.1, "train__ignore_border": 1, "train__category_contrast": 0.1,
+    "train__stream_heads": 0.3, "train__class_balance": 0.5,
     "train__epochs": 4, "train__batch_size": 3, "train__accumulate": 2, "train__patience": 1,
     "train__clip": 0.5, "train__freeze_epochs": 1, "train__learning_rate": 3e-2,
 }  # fmt: skip
@@ -506,7 +508,7 @@ BUSY = {
 
 @pytest.fixture(scope="module")
 def busy(tileset, tmp_path_factory) -> Path:
-    """A run with accumulation, clipping, frozen encoders and early stopping."""
+    """A run with accumulation, clipping, frozen encoders, early stopping, auxiliary losses."""
     output = tmp_path_factory.mktemp("busy") / "run"
     run(tileset, output, BUSY)
     return output

@@ -12,9 +12,11 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config
 from cafe_cli.model.distribution import DistributionSampler, PixelDistribution
 from cafe_cli.model.inputs import Inputs, Sample
@@ -141,6 +143,22 @@ class TileDataset(Dataset[Sample]):
             for tile in map(source, range(0, len(self), step)):
                 sampler.add(tile.optical, tile.optical_valid, tile.height, tile.height_valid)
         return sampler.distribution()
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Count the labelled pixels of each tile by class: (tiles, classes).
+
+        Raises
+        ------
+        InputError
+            As `read`.
+        """
+        classes = len(self._tileset.classes)
+        counts = np.zeros((len(self), classes), np.int64)
+        with self.opened() as source:
+            for number in range(len(self)):
+                labels = source(number).labels
+                counts[number] = np.bincount(labels.ravel(), minlength=NODATA + 1)[:classes]
+        return counts
 
     def _source(self, reader: TileReader) -> TileSource:
         if (planes := self._decoded) is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 
@@ -28,6 +29,11 @@ class BatchSampler(Sampler[list[SampleKey]]):
     seed : int
     rank, world : int
         Rank of this process, and number of processes.
+    balance : float
+        Share of an epoch's tiles that are drawn by `weights` and with replacement, in place of
+        tiles of the shuffled order.
+    weights : ndarray of float64, (tiles,), optional
+        Probabilities of the tiles; needed if `balance` is not 0.
 
     Attributes
     ----------
@@ -38,11 +44,20 @@ class BatchSampler(Sampler[list[SampleKey]]):
     """
 
     def __init__(
-        self, tiles: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        tiles: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        balance: float = 0.0,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         self._tiles, self._seed = tiles, seed
         self._batch_size = min(batch_size, tiles)
         self._rank, self._world = rank, world
+        self._balance, self._weights = balance, weights
         self.epoch = 0
         self.start = 0
 
@@ -53,12 +68,35 @@ class BatchSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Iterate over the batches of `epoch`, from `start` on."""
         random = np.random.default_rng([self._seed, self.epoch])
-        order = random.permutation(self._tiles).tolist()
-        seeds = random.integers(2**62, size=self._tiles).tolist()
-        keys = [SampleKey(*pair) for pair in zip(order, seeds, strict=True)]
+        order = random.permutation(self._tiles)
+        seeds = random.integers(2**62, size=self._tiles)
+        if self._balance:
+            drawn = random.choice(self._tiles, size=self._tiles, p=self._weights)
+            order = np.where(random.random(self._tiles) < self._balance, drawn, order)
+        pairs = zip(order.tolist(), seeds.tolist(), strict=True)
+        keys = [SampleKey(*pair) for pair in pairs]
         for batch in range(self.start, len(self)):
             first = batch * self._batch_size
             yield keys[first : first + self._batch_size][self._rank :: self._world]
+
+
+def balance_classes(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return probabilities of tiles that draw the pixels of all classes equally often.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, (tiles, classes)
+        Labelled pixels of each class.
+
+    Returns
+    -------
+    ndarray of float64, (tiles,)
+        The mean, over the classes that occur, of the tile's share of the class's pixels.
+    """
+    occurring = counts[:, counts.any(axis=0)]
+    shares = occurring / occurring.sum(axis=0)
+    weights: NDArray[np.float64] = shares.mean(axis=1)
+    return weights
 
 
 def batches_in_order(

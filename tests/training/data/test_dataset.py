@@ -8,7 +8,12 @@ from cafe_cli.config.schema import Config, TrainSettings
 from cafe_cli.tilesets.tile_rasters import read_tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
-from cafe_cli.training.data.sampler import BatchSampler, SampleKey, batches_in_order
+from cafe_cli.training.data.sampler import (
+    BatchSampler,
+    SampleKey,
+    balance_classes,
+    batches_in_order,
+)
 from tests.support.engines import cut, equal, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -94,6 +99,35 @@ def test_ranks_share_each_batch(count, world, share):
     for batch, *mine in zip(whole, *parts, strict=True):
         assert sorted(key for part in mine for key in part) == sorted(batch)
         assert max(map(len, mine)) - min(map(len, mine)) <= 1
+
+
+def test_balanced_batches_draw_classes_equally_often():
+    """Class 1 has a hundredth of the pixels, in one tile of 20: that is drawn half of the time."""
+    counts = np.array([[100, 0, 0]] * 19 + [[81, 19, 0]])
+    weights = balance_classes(counts)
+    assert weights[-1] == pytest.approx((81 / 1981 + 1) / 2)
+    assert weights[0] == pytest.approx(100 / 1981 / 2)
+    drawn = {}
+    for balance in (0.0, 0.5, 1.0):
+        batches = BatchSampler(20, 4, 0, balance=balance, weights=weights)
+        keys = []
+        for batches.epoch in range(50):
+            assert list(batches) == list(batches)
+            keys += [key.tile for batch in batches for key in batch]
+        drawn[balance] = keys.count(19) / len(keys)
+    assert drawn[0.0] == 0.05
+    assert drawn[1.0] == pytest.approx(weights[-1], abs=0.05)
+    assert drawn[0.5] == pytest.approx((0.05 + weights[-1]) / 2, abs=0.05)
+
+
+def test_labels_are_counted_by_tile(tileset):
+    info = load_tileset(tileset)
+    counts = TileDataset(tileset, info, "train").class_counts()
+    assert dict(zip(info.classes.names, counts.sum(axis=0).tolist(), strict=True)) == {
+        name: info.pixels["train"][name] for name in info.classes.names
+    }
+    labels = read_tile(tileset, info.of("train")[1], info.size)[1]
+    assert counts[1].tolist() == [int((labels == c).sum()) for c in range(len(info.classes))]
 
 
 def test_epochs_and_seeds_differ():
