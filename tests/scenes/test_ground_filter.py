@@ -116,7 +116,9 @@ def test_largest_building(width: int, max_window: float, removed: bool) -> None:
 def test_window_is_measured_in_metres() -> None:
     surface = plane(100, 100)
     surface[20:60, 20:80] += 4  # 40 cells
-    wide, narrow = (estimate_ground(surface, GroundFilter(cell=cell)) for cell in (2.0, 4.0))
+    wide, narrow = (
+        estimate_ground(surface, GroundFilter(cell=cell, max_window=100)) for cell in (2.0, 4.0)
+    )
     assert wide[40, 50] == pytest.approx(100, abs=0.1)
     assert narrow[40, 50] == pytest.approx(104, abs=0.1)
 
@@ -255,7 +257,7 @@ def test_hill_that_goes_on_beyond_the_edge_stays(void: bool) -> None:
 def test_hall_at_the_edge(depth: int, height: int, removed: bool) -> None:
     surface = plane(150, 150)
     surface[: depth // 2, 20:130] += height
-    ground = estimate_ground(surface)
+    ground = estimate_ground(surface, GroundFilter(max_window=100))
     assert ground[3, 75] == pytest.approx(100 if removed else 100 + height, abs=0.1)
 
 
