@@ -167,19 +167,20 @@ class ModelSettings(Section):
     """``[model]``: the network; see `cafe_cli.model.cafe` for what the choices mean.
 
     `height_encoder` is the encoder of the heights; ``same`` is that of the image. `weights` are the
-    initial weights of the image's encoder and `height_weights` those of the heights' encoder:
-    ``imagenet``, ``none`` (random), or the path of a local weights file. The ImageNet weights of
-    tu-tf_efficientnet_lite0 are installed with cafe, and those of lite1 and lite2 with a package of
-    their own; those of other encoders, and further weights that segmentation-models-pytorch knows
-    by name, are downloaded. `attention` is the side of the neighbourhood that a pixel attends to,
-    in pixels; 0 is the whole window, as in the paper. ``auto`` is twice the crop: all of it in
-    training, while the map does not depend on the size of the windows.
+    initial weights of the image's encoder and `height_weights` those of the heights' encoder, which
+    are ``same`` by default: ``imagenet``, ``none`` (random), or the path of a local weights file.
+    The ImageNet weights of tu-tf_efficientnet_lite0 are installed with cafe, and those of lite1 and
+    lite2 with a package of their own; those of other encoders, and further weights that
+    segmentation-models-pytorch knows by name, are downloaded. `attention` is the side of the
+    neighbourhood that a pixel attends to, in pixels; 0 is the whole window, as in the paper.
+    ``auto`` is twice the crop: all of it in training, while the map does not depend on the size of
+    the windows.
     """
 
     optical_encoder: str = "tu-tf_efficientnet_lite0"
-    height_encoder: str = "tu-regnetx_002"
+    height_encoder: str = "same"
     weights: str = "imagenet"
-    height_weights: str = "none"
+    height_weights: str = "same"
     width: Count = 128
     fusion: Literal["sum", "gated"] = "sum"
     attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=2 * STRIDE)] = (
@@ -192,8 +193,15 @@ class ModelSettings(Section):
     @property
     def pretrained(self) -> tuple[str, ...]:
         """Encoders that do not start from random weights, as the network names them."""
-        weights = {"optical_encoder": self.weights, "height_encoder": self.height_weights}
-        return tuple(name for name, initial in weights.items() if initial != "none")
+        encoders = ("optical_encoder", "height_encoder")
+        initial = zip(encoders, self.initial_weights, strict=True)
+        return tuple(name for name, weights in initial if weights != "none")
+
+    @property
+    def initial_weights(self) -> tuple[str, str]:
+        """Initial weights of the image's and of the heights' encoder."""
+        heights = self.weights if self.height_weights == "same" else self.height_weights
+        return self.weights, heights
 
 
 class TrainSettings(Section):

@@ -14,7 +14,7 @@ from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.engines.onnx import OnnxNetwork
-from cafe_cli.inference.engines.torch import keep_memory, prepare_network
+from cafe_cli.inference.engines.torch import prepare_network
 from cafe_cli.inference.forward import BatchedForward, Network, blank_patch, tta_transforms
 from cafe_cli.inference.tiling import WindowGrid, default_overlap, fit_window_grid, whole_strides
 from cafe_cli.model import model_file
@@ -22,6 +22,7 @@ from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.device import windows_that_fit
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.window import Window
+from cafe_cli.system.malloc import keep_memory
 
 log = logging.getLogger("cafe")
 

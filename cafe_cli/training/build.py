@@ -32,7 +32,7 @@ def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> 
         attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
         **settings.model_dump(exclude={"weights", "height_encoder", "height_weights", "attention"}),
     )
-    weights = (settings.weights, settings.height_weights) if pretrained else ("none", "none")
+    weights = settings.initial_weights if pretrained else ("none", "none")
     network = CaFE(architecture, *weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
     limits = (optical.low, optical.high) if optical.low and optical.high else None

@@ -17,6 +17,7 @@ from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.system.atomic_write import make_empty_folder, write_text
+from cafe_cli.system.malloc import keep_memory
 from cafe_cli.tilesets import cache
 from cafe_cli.training import nonfinite
 from cafe_cli.training.build import build_network
@@ -74,6 +75,8 @@ class TrainingRun:
         self._watched = examples.choose_watched(len(self._validation_tiles), processes.world)
         self._tiles_a_step = min(size, len(self._tiles))
         torch.manual_seed(settings.seed)
+        if processes.fabric.device.type == "cpu":
+            keep_memory()
         # On a resume the weights come from the checkpoint.
         self.network = build_network(tileset, config, pretrained=not planned.resume)
         decoded = cache.prepare(self.folder, tileset, settings.cache)

@@ -1,9 +1,7 @@
 """The torch engine: BatchNorm folded into convolutions, freed memory kept for the next window."""
 
 import copy
-import ctypes
 import logging
-import platform
 from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar
@@ -25,32 +23,7 @@ far from both, and an error of this size changes labels only where classes nearl
 # Errors of symbolic tracing where control flow or shapes depend on data.
 _NOT_TRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
-# Constants of malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-
-_LARGEST = 2**30  # bytes; larger blocks are returned to the system
-
 _Module = TypeVar("_Module", bound=nn.Module)
-
-
-def keep_memory() -> bool:
-    """Make malloc keep freed memory in this process; only on Linux with glibc.
-
-    This affects allocations of the main thread: glibc serves other threads from heaps of at most
-    64 MiB.
-
-    Returns
-    -------
-    bool
-        Whether the settings were accepted.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    glibc = ctypes.CDLL(None)
-    # mallopt returns 1, or 0 for a value that this glibc does not accept.
-    settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, 2 * _LARGEST - 1))
-    return all(glibc.mallopt(*setting) == 1 for setting in settings)
 
 
 def prepare_network(model: CaFE, device: torch.device) -> CaFE:

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from cafe_cli.inference.engines import torch
+from cafe_cli.system import malloc
 
 pytestmark = pytest.mark.slow
 
 PROBE = """
 import ctypes, resource, sys
-from cafe_cli.inference.engines.torch import keep_memory
+from cafe_cli.system.malloc import keep_memory
 kept = keep_memory() if sys.argv[1] == "keep" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -46,8 +46,8 @@ def test_memory_that_was_freed_is_not_asked_for_again():
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(torch.ctypes, "CDLL", lambda _: pytest.fail("it was called"))
-    assert torch.keep_memory() is False
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: pytest.fail("it was called"))
+    assert malloc.keep_memory() is False
 
 
 @pytest.mark.parametrize("refused", [-1, -3])
@@ -58,5 +58,5 @@ def test_a_value_that_is_refused_is_told(monkeypatch, refused):
             return int(setting != refused)
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
-    monkeypatch.setattr(torch.ctypes, "CDLL", lambda _: Library)
-    assert torch.keep_memory() is False
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: Library)
+    assert malloc.keep_memory() is False
