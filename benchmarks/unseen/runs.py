@@ -13,16 +13,16 @@ from cafe_cli.config.load import load_config
 from cafe_cli.config.schema import Config
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import predict
-from cafe_cli.model import model_file
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.system.locks import exclusive_lock, wait_for_lock
 from cafe_cli.tilesets.make import tile
 from cafe_cli.training.history import HISTORY_FILE, EpochRecord, read_history
 from cafe_cli.training.plan import LAST
+from cafe_cli.training.report.run import FINAL
 from cafe_cli.training.train import TrainCallbacks, train
 
 _TILE_SECTIONS = ("scenes", "classes", "height", "labels", "split", "tile")
-_RUN_SECTIONS = (*_TILE_SECTIONS, "model", "train", "predict")
+_RUN_SECTIONS = (*_TILE_SECTIONS, "model", "train", "augment", "predict")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def carry_out(run: Run, out: Path, device: str, threads: int) -> Row:
             resume=(training / LAST).exists(),
             report=TrainCallbacks(epoch=_say_epoch),
         )
-        model = final_model(training, folder / "model.safetensors")
+        # The best epoch is chosen by blocks between the training tiles, which flatter.
+        model = training / FINAL
         seconds = sum(record.seconds or 0.0 for record in read_history(training / HISTORY_FILE))
         sites = {}
         for site in run.scored:
@@ -158,19 +159,6 @@ def _link_scenes(sites: Sequence[Site], folder: Path) -> Path:
             if not (place / name).is_symlink():
                 (place / name).symlink_to(Path(path).absolute())
     return folder.absolute()
-
-
-def final_model(training: Path, path: Path) -> Path:
-    """Write the model that is scored: the last weights of a run, as ``best.safetensors`` has them.
-
-    The best epoch is chosen by validation blocks between the training tiles, which flatter. This is
-    the only place that says which weights count.
-    """
-    network, card = model_file.load(training / LAST)
-    network = network.deployed()
-    update = {"architecture": network.architecture, "scores": None}
-    model_file.save(path, network, card.model_copy(update=update))
-    return path
 
 
 def _map(

@@ -6,6 +6,8 @@ What a variant does not say is as in the config. The first one is what the other
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cafe_cli.config.schema import AugmentSettings
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -23,14 +25,48 @@ class Variant:
     config: Mapping[str, object] = field(default_factory=dict)
 
 
+_PLAIN = {
+    **dict.fromkeys((f"augment.{key}" for key in AugmentSettings.model_fields), 0),
+    "augment.flips": True, "augment.turns": True, "augment.scale": 1.0,
+    "augment.color_jitter": 0.1, "augment.height_jitter": 0.1, "augment.height_dropout": 0.1,
+}  # fmt: skip
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant("The config as it is."),
-    "long": Variant("Twice the epochs.", {"train.epochs": 40}),
+    "scratch": Variant("Random weights at the start.", {"model.weights": "none"}),
+    "heights_scratch": Variant(
+        "Heights start from random weights, in a lighter encoder.",
+        {"model.height_encoder": "tu-regnetx_002", "model.height_weights": "none"},
+    ),
+    "plain": Variant("Symmetries, and little else, change the tiles.", _PLAIN),
+    "same_light": Variant(
+        "Light and colours stay as they are.",
+        {key: value for key, value in _PLAIN.items() if "height" not in key},
+    ),
+    "same_heights": Variant(
+        "Heights stay as they are.",
+        {key: value for key, value in _PLAIN.items() if "height" in key},
+    ),
+    "same_scale": Variant("Pixels of one size.", {"augment.scale": 1.0}),
+    "streams_kept": Variant(
+        "No stream is dropped.",
+        {"augment.height_dropout": 0.0, "augment.optical_dropout": 0.0},
+    ),
+    "no_average": Variant("Weights are not averaged over steps.", {"train.average": 0.0}),
+    "encoder_rate_1": Variant("Encoders learn as fast.", {"train.encoder_learning_rate": 1.0}),
+    "encoder_rate_0.1": Variant("Encoders learn slowly.", {"train.encoder_learning_rate": 0.1}),
+    "dice_0": Variant("Cross-entropy without Dice.", {"train.dice": 0.0}),
+    "smoothing": Variant("Smoothed labels.", {"train.label_smoothing": 0.05}),
+    "border_2": Variant("2 pixels along borders do not train.", {"train.ignore_border": 2}),
+    "balance": Variant(
+        "Tiles with rare classes come more often.", {"train.class_balance": 0.5}
+    ),
     "labels": Variant("The labels guide the fusion in training.", {"model.guidance": "labels"}),
     "distill": Variant("The guided path teaches the plain one.", {"model.guidance": "distill"}),
-    "dice_0": Variant("Cross-entropy without Dice.", {"train.dice": 0.0}),
-    "dropout_0": Variant("Heights are never dropped.", {"train.height_dropout": 0.0}),
-    "color_0.3": Variant("Three times the colour jitter.", {"train.color_jitter": 0.3}),
-    "jitter_1": Variant("An offset of 1 m on the heights.", {"train.height_jitter": 1.0}),
+    "contrast_0.2": Variant("Category contrast.", {"train.category_contrast": 0.2}),
+    "contrast_0.5": Variant("More category contrast.", {"train.category_contrast": 0.5}),
+    "heads": Variant("Heads on each stream.", {"train.stream_heads": 0.4}),
+    "window": Variant("Attention to the whole window.", {"model.attention": 0}),
+    "tta": Variant("The map is averaged over 8 symmetries.", {"predict.tta": "d4"}),
     "absolute": Variant("Heights above sea, no ground is estimated.", {"height.ground": "none"}),
 }
