@@ -7,10 +7,10 @@
 #   train      2 min   cafe train on these tiles against the bare step; needs step and loading
 #   predict    6 min   cafe predict against the bare forward pass; SIZE=20000 is the side of the scene
 #   demo       2 min   the whole path on the sample data
-#   study      hours   every table of the study, with DATA only: ortho.tif, dsm.tif, labels.tif; see OUT/study/report.md
-# PARTS="step loading" runs these only. The variable STUDY replaces the study's options: --jobs 4 shares the GPU,
-# "--steps 4 --seeds 1 --device cpu" tries it out. DEVICE=cpu tries out the rest,
-# with ENCODER, SCENE, SIZE, ROUNDS and the options STEP of step.py for little ones.
+#   unseen     hours   each site of DATA left out once, three seeds, with DATA only; see OUT/unseen/report.md
+# PARTS="step loading" runs these only. UNSEEN replaces the seeds by other options of benchmarks.unseen: "--variant base
+# labels distill --seed 0". DEVICE=cpu tries out all of it, with ENCODER, SCENE, SIZE, ROUNDS, the options STEP of step.py
+# and UNSEEN="--config LITTLE.toml" for little ones.
 set -euo pipefail
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [ "${1#-}" != "$1" ]; then
   echo "usage: [PARTS=\"...\"] $0 OUT [DATA]" >&2
@@ -93,18 +93,34 @@ demo() {
   echo "{\"what\": \"cafe demo\", \"seconds\": $((SECONDS - start))}" | tee "$out/demo.jsonl"
 }
 
-# What is done is kept: called again, it goes on.
-study() {
+# Results and report are in OUT/unseen. What is done is kept: called again, it goes on.
+unseen() {
+  local sites
+  sites=$(python - "$data" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from benchmarks.unseen.sites import find_sites
+from cafe_cli.errors import CafeError
+
+try:
+    found = find_sites(Path(sys.argv[1]))
+except CafeError as error:
+    sys.exit(str(error))
+print(*(f"all-but-{site.name}" for site in found), sep="\n")
+PYTHON
+  )
+  mapfile -t sites <<<"$sites"
   # shellcheck disable=SC2086
-  python -m benchmarks.ablation "$data" "$out/study" --table all --resume ${STUDY:---steps 2000 --device $device}
+  python -m benchmarks.unseen run "$data" "$out/unseen" --train "${sites[@]}" --device "$device" ${UNSEEN:---seed 0 1 2}
 }
 
-parts=${PARTS:-step loading train predict demo ${data:+study}}
+parts=${PARTS:-step loading train predict demo ${data:+unseen}}
 for part in $parts; do
   case $part in
     step | loading | train | predict | demo) ;;
-    study) [ -n "$data" ] || { echo "the study needs DATA" >&2; exit 2; } ;;
-    *) echo "no part is named $part: step, loading, train, predict, demo or study" >&2; exit 2 ;;
+    unseen) [ -n "$data" ] || { echo "unseen needs DATA: a folder of sites" >&2; exit 2; } ;;
+    *) echo "no part is named $part: step, loading, train, predict, demo or unseen" >&2; exit 2 ;;
   esac
 done
 for part in $parts; do
