@@ -101,7 +101,7 @@ def read_answer(worker: subprocess.Popen[str]) -> dict[str, float]:
 def work(options: argparse.Namespace, parts: list[str]) -> None:
     """Build a variant and run it once per line on stdin."""
     if "allocator" in parts:
-        from cafe_cli.inference.engines.torch import keep_memory
+        from cafe_cli.system.malloc import keep_memory
 
         if not keep_memory():
             sys.exit("not glibc: leave out the variant with the allocator")
