@@ -58,9 +58,7 @@ VARIANTS: dict[str, Variant] = {
     "dice_0": Variant("Cross-entropy without Dice.", {"train.dice": 0.0}),
     "smoothing": Variant("Smoothed labels.", {"train.label_smoothing": 0.05}),
     "border_2": Variant("2 pixels along borders do not train.", {"train.ignore_border": 2}),
-    "balance": Variant(
-        "Tiles with rare classes come more often.", {"train.class_balance": 0.5}
-    ),
+    "balance": Variant("Tiles with rare classes come more often.", {"train.class_balance": 0.5}),
     "labels": Variant("The labels guide the fusion in training.", {"model.guidance": "labels"}),
     "distill": Variant("The guided path teaches the plain one.", {"model.guidance": "distill"}),
     "contrast_0.2": Variant("Category contrast.", {"train.category_contrast": 0.2}),

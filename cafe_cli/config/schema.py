@@ -291,7 +291,8 @@ class AugmentSettings(Section):
     too small for larger pixels goes on mirrored.
 
     The optical image, in shares of the range of its values: `brightness` is the strength of a gain
-    and an offset common to all bands, `color_jitter` that of a gain and an offset of each band;
+    common to all bands, `color_jitter` that of a gain of each band, and both that of an offset a
+    fifth as large;
     `contrast` is a factor up to 1 +- its strength, `gamma` an exponent up to exp(+- its strength);
     `haze` is the largest share of light from the air; `saturation` is a factor of the colours, up
     to 1 +- its strength, `hue` turns the colours of the first three bands by up to so many degrees,
@@ -312,25 +313,25 @@ class AugmentSettings(Section):
 
     flips: bool = True
     turns: bool = True
-    scale: Annotated[float, Field(ge=1, le=4)] = 1.4
-    brightness: BelowOne = 0.25
-    color_jitter: BelowOne = 0.1
-    contrast: BelowOne = 0.3
-    gamma: Strength = 0.3
-    haze: BelowOne = 0.3
-    saturation: Share = 0.6
-    hue: Annotated[float, Field(ge=0, le=180)] = 25.0
+    scale: Annotated[float, Field(ge=1, le=4)] = 1.3
+    brightness: BelowOne = 0.2
+    color_jitter: BelowOne = 0.06
+    contrast: BelowOne = 0.2
+    gamma: Strength = 0.2
+    haze: BelowOne = 0.2
+    saturation: Share = 0.3
+    hue: Annotated[float, Field(ge=0, le=180)] = 4.0
     grey: Share = 0.1
-    blur: Annotated[float, Field(ge=0, le=2)] = 1.0
-    noise: BelowOne = 0.03
-    jpeg: Strength = 1.5
+    blur: Annotated[float, Field(ge=0, le=2)] = 0.7
+    noise: BelowOne = 0.02
+    jpeg: Strength = 0.7
     shadow: Share = 0.6
-    height_stretch: Strength = 0.6
-    height_tilt: Annotated[float, Field(ge=0, le=30)] = 5.0
-    height_jitter: NotNegative = 0.5
-    height_noise: NotNegative = 0.15
-    height_blur: Annotated[float, Field(ge=0, le=2)] = 1.5
-    height_voids: Share = 0.3
+    height_stretch: Strength = 0.5
+    height_tilt: Annotated[float, Field(ge=0, le=30)] = 3.0
+    height_jitter: NotNegative = 0.3
+    height_noise: NotNegative = 0.1
+    height_blur: Annotated[float, Field(ge=0, le=2)] = 1.0
+    height_voids: Share = 0.2
     height_dropout: Share = 0.1
     optical_dropout: Share = 0.1
 

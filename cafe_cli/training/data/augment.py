@@ -32,6 +32,7 @@ _HALF = 0.5
 
 _SHADOW_LEVELS = (0.3, 1.5)  # standard deviations: shadows cover 38 % to 7 % of a tile
 _VOID_LEVELS = (0.6, 2.0)  # blobs without heights: 27 % to 2 %
+_OFFSET = 0.2  # of the optical values, as a share of the strength of their gain
 _NEVER = math.inf  # a level that no field reaches
 
 
@@ -160,7 +161,8 @@ class Augmentation:
         hue, grey = around(s.hue), random.uniform()
         saturation = 0.0 if grey < s.grey else 1 + around(s.saturation)
         gain, offset = random.uniform(-1, 1, (2, bands)) * s.color_jitter
-        gain, offset = (1 + gain) * (1 + around(s.brightness)), offset + around(s.brightness / 2)
+        gain, offset = (1 + gain) * (1 + around(s.brightness)), offset + around(s.brightness)
+        offset *= _OFFSET
         contrast, gamma = 1 + around(s.contrast), math.exp(around(s.gamma))
         darkness, shadow_level = often(s.shadow), random.uniform(*_SHADOW_LEVELS)
         haze, blurred, noise, compression = map(often, (s.haze, s.blur, s.noise, s.jpeg))
