@@ -248,7 +248,7 @@ class TrainSettings(Section):
     crop: Annotated[int, Field(ge=STRIDE)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
-    encoder_learning_rate: Positive = 0.3
+    encoder_learning_rate: Positive = 1.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
@@ -305,7 +305,8 @@ class AugmentSettings(Section):
     `height_jitter` is the standard deviation of one offset per tile, `height_noise` the largest of
     one per pixel, `height_blur` the largest standard deviation in pixels of a blur: surfaces from
     image matching are smoother than those from LiDAR; `height_voids` is the probability that a
-    rectangle or blobs of heights are missing.
+    rectangle or blobs of heights are missing. `ground_error` is the probability that all heights of
+    a tile are off by some metres, as where the estimate of the ground cuts a hill.
 
     Whole streams: `height_dropout` and `optical_dropout` are the probabilities that a tile has no
     heights, or no image, so that the network learns to decide by either.
@@ -332,6 +333,7 @@ class AugmentSettings(Section):
     height_noise: NotNegative = 0.1
     height_blur: Annotated[float, Field(ge=0, le=2)] = 1.0
     height_voids: Share = 0.2
+    ground_error: Share = 0.1
     height_dropout: Share = 0.1
     optical_dropout: Share = 0.1
 

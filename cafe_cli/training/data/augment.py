@@ -33,6 +33,8 @@ _HALF = 0.5
 _SHADOW_LEVELS = (0.3, 1.5)  # standard deviations: shadows cover 38 % to 7 % of a tile
 _VOID_LEVELS = (0.6, 2.0)  # blobs without heights: 27 % to 2 %
 _OFFSET = 0.2  # of the optical values, as a share of the strength of their gain
+_GROUND_ERROR = 5.0  # metres, mean of an exponential distribution
+_UPWARD = 0.75  # share of these errors that leave heights too large: the ground was cut
 _NEVER = math.inf  # a level that no field reaches
 
 
@@ -169,6 +171,9 @@ class Augmentation:
         stretch = math.exp(around(s.height_stretch))
         tilt, heading = math.radians(often(s.height_tilt)), around(math.pi)
         height_offset = random.normal() * s.height_jitter
+        wrong, metres, up = random.uniform(), random.exponential(), random.uniform()
+        if wrong < s.ground_error:
+            height_offset += metres * _GROUND_ERROR * (1 if up < _UPWARD else -1)
         height_noise, height_blur = often(s.height_noise), often(s.height_blur)
         void, void_level = self._sample_void(random)
         dropped = random.uniform()
