@@ -32,7 +32,7 @@ OPTICAL = (
     "noise", "jpeg", "shadow", "optical_dropout",
 )  # fmt: skip
 BOTH = ("flips", "turns", "scale")
-CERTAIN = {"grey", "height_voids", "height_dropout", "optical_dropout"}
+CERTAIN = {"grey", "ground_error", "height_voids", "height_dropout", "optical_dropout"}
 """Probabilities, which are 1 in the picture."""
 
 

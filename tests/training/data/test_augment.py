@@ -20,7 +20,7 @@ FIELDS = {
     "color_jitter": {"gain", "offset"}, "shadow": {"darkness"}, "jpeg": {"compression"},
     "height_tilt": {"slope"}, "height_jitter": {"height_offset"}, "height_dropout": {"void"},
     "height_voids": {"void", "void_level"}, "optical_dropout": {"optical_dropped"},
-    "height_stretch": {"stretch"},
+    "height_stretch": {"stretch"}, "ground_error": {"height_offset"},
 }  # fmt: skip
 """The parameters that a setting changes, where they have another name."""
 STRENGTHS = [name for name in AugmentSettings.model_fields if name not in ("flips", "turns")]
@@ -128,18 +128,15 @@ def test_what_is_off_changes_nothing():
 
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_each_strength_changes_its_own_part(name):
-    value = 1 if name.endswith(("dropout", "voids")) or name == "grey" else None
+    value = 1 if name.endswith(("dropout", "voids", "error")) or name == "grey" else None
     settings = {name: value or AugmentSettings.model_fields[name].default}
     still = augmented(0, planes=town(), **UNTURNED)
     changed = [augmented(seed, planes=town(), **UNTURNED, **settings) for seed in range(8)]
     image = any(not torch.allclose(c.optical, still.optical, atol=0.05) for c in changed)
     relief = any(not torch.allclose(c.height, still.height, atol=1e-3) for c in changed)
     labels = any(not torch.equal(c.labels, still.labels) for c in changed)
-    assert (image, relief) == (
-        (True, True)
-        if name == "scale"
-        else (not name.startswith("height"), name.startswith("height"))
-    )
+    of_heights = name.startswith(("height", "ground"))
+    assert (image, relief) == ((True, True) if name == "scale" else (not of_heights, of_heights))
     assert labels == (name == "scale")
     for c in changed:
         assert all(torch.isfinite(values.float()).all() for values in c)
@@ -246,6 +243,7 @@ def test_switching_one_change_off_leaves_the_others():
             "height_dropout": {"void"},
             "optical_dropout": {"optical_dropped"},
             "height_stretch": {"stretch"},
+            "ground_error": {"height_offset"},
         }
         assert set(fields) <= allowed.get(name, {name})
 
