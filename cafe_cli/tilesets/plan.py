@@ -205,7 +205,7 @@ def _check_consistency(scenes: Sequence[SceneInspection]) -> None:
             )
         if abs(scene.grid.gsd / first.grid.gsd - 1) > 0.1:
             log.warning(
-                "%s has a GSD of %.3g m, %s of %.3g m",
+                "%s has a GSD of %.3g m, %s of %.3g m; tile.gsd resamples all scenes to one",
                 scene.files.name,
                 scene.grid.gsd,
                 first.files.name,

@@ -19,7 +19,7 @@ from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tile_rasters import read_tile, tile_path
+from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path
 from cafe_cli.tilesets.tileset import Tile, load_tileset
 from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, noise
 from tests.support.rasters import write as write_to
@@ -357,6 +357,26 @@ def test_scenes_of_other_bands_are_refused_and_of_another_gsd_reported(tmp_path,
     deliver(tmp_path, "b", count=3, dtype="uint16")
     with pytest.raises(InputError, match="has 3 bands of uint16"):
         tile(settings(tmp_path), tmp_path / "more")
+
+
+def test_scenes_are_resampled_to_the_gsd_that_is_asked_for(tmp_path, caplog):
+    deliver(tmp_path)
+    deliver(tmp_path, "b", grid(200, 200, 0.7))
+    config = settings(tmp_path, tile={"gsd": 1.0, "size": 32, "overlap": 0, "min_valid": 0})
+    made = tile(config, tmp_path / "tiles")
+    virtual = tile(config, tmp_path / "virtual", virtual=True)
+    assert "has a GSD" not in caplog.text
+    assert made.gsd == virtual.gsd == 1.0
+    with (
+        TileReader(tmp_path / "tiles", made) as cut_,
+        TileReader(tmp_path / "virtual", virtual) as seen,
+    ):
+        for one, other in zip(made.tiles, virtual.tiles, strict=True):
+            (patch, labels), (same, again) = cut_.read(one), seen.read(other)
+            assert np.array_equal(labels, again)
+            assert all(np.array_equal(a, b) for a, b in zip(patch, same, strict=True))
+    # Both scenes, whose pixels are of 0.5 and 0.7 m, are covered by tiles of 32 m.
+    assert {(t.scene, t.row, t.col) for t in made.tiles} >= {("a", 0, 0), ("b", 64, 64)}
 
 
 # Other scenes
