@@ -224,6 +224,8 @@ class TrainSettings(Section):
     limit).
 
     `distill_weight` and `dice` are weights of the distillation and of the Dice loss.
+    `logit_adjustment` says how frequent the classes are where maps will be made: 0, as in the
+    training labels; 1, all alike; with the default, rare classes are missed less on other ground.
     `label_smoothing` is the share of a label that is spread over all classes. Pixels within
     `ignore_border` pixels of another class count as unlabelled, since drawn borders are off by a
     pixel or two. `category_contrast` is the weight of a loss that draws the features of a class
@@ -255,6 +257,7 @@ class TrainSettings(Section):
     warmup: Share = 0.05
     distill_weight: NotNegative = 1.0
     dice: NotNegative = 0.0
+    logit_adjustment: Share = 0.5
     label_smoothing: BelowOne = 0.0
     ignore_border: Annotated[int, Field(ge=0, le=64)] = 0
     category_contrast: NotNegative = 0.0
@@ -325,7 +328,7 @@ class AugmentSettings(Section):
     grey: Share = 0.1
     blur: Annotated[float, Field(ge=0, le=2)] = 0.7
     noise: BelowOne = 0.02
-    jpeg: Strength = 0.7
+    jpeg: Strength = 0.5
     shadow: Share = 0.6
     height_stretch: Strength = 0.5
     height_tilt: Annotated[float, Field(ge=0, le=30)] = 3.0
@@ -333,7 +336,7 @@ class AugmentSettings(Section):
     height_noise: NotNegative = 0.1
     height_blur: Annotated[float, Field(ge=0, le=2)] = 1.0
     height_voids: Share = 0.2
-    ground_error: Share = 0.1
+    ground_error: Share = 0.05
     height_dropout: Share = 0.1
     optical_dropout: Share = 0.1
 

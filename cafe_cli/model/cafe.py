@@ -171,6 +171,7 @@ class CaFE(nn.Module):
     optical_high: Tensor
     height_mean: Tensor
     height_std: Tensor
+    logit_offsets: Tensor
 
     def __init__(
         self, architecture: Architecture, weights: str = "none", height_weights: str = "none"
@@ -183,6 +184,8 @@ class CaFE(nn.Module):
         self.register_buffer("optical_high", torch.full((a.optical_bands,), _NO_LIMIT))
         self.register_buffer("height_mean", torch.zeros(1))
         self.register_buffer("height_std", torch.ones(1))
+        # Of training only: not part of a model file.
+        self.register_buffer("logit_offsets", torch.zeros(a.classes), persistent=False)
 
         self.optical_encoder = build_encoder(a.optical_encoder, a.optical_bands, weights)
         channels = feature_channels(self.optical_encoder, a.optical_encoder, a.optical_bands)
@@ -255,14 +258,16 @@ class CaFE(nn.Module):
         Returns
         -------
         TrainingOutputs
-            Logits of the student, the teacher or both, and what auxiliary losses need.
+            Logits of the student, the teacher or both, and what auxiliary losses need. To all
+            logits those of `set_prior` are added, which `forward` leaves out.
         """
         guidance = self.architecture.guidance
         levels = self.encode(optical, optical_valid, height, height_valid)
         before_fusion = [stream for level in levels for stream in level]
         # Without heads on the streams, `stream_heads` is empty.
         pairs = zip(self.stream_heads, before_fusion, strict=False)
-        streams = [predict(stream).float() for predict, stream in pairs]
+        offsets = self.logit_offsets[:, None, None]
+        streams = [predict(stream).float() + offsets for predict, stream in pairs]
         maps = self.decode(levels, labels, guided=guidance == "labels")
         logits = self.head_logits(maps, labels.shape[-2:])
         if guidance == "labels":
@@ -287,12 +292,13 @@ class CaFE(nn.Module):
         return maps
 
     def head_logits(self, maps: list[Tensor], size: Sequence[int]) -> list[Tensor]:
-        """Return the logits of all heads on B1..B4 for labels of `size` (H, W)."""
+        """Return the logits of all heads on B1..B4, for training with labels of `size` (H, W)."""
         *coarse, finest = maps
         # Without the pyramid, `pyramid_heads` is empty.
         pairs = zip(self.pyramid_heads, coarse, strict=False)
         logits = [predict(b).float() for predict, b in pairs]
-        return [*logits, full_size(self.head(finest), size)]
+        offsets = self.logit_offsets[:, None, None]
+        return [x + offsets for x in (*logits, full_size(self.head(finest), size))]
 
     def encode(
         self,
@@ -352,6 +358,25 @@ class CaFE(nn.Module):
             buffer.copy_(torch.tensor(values))
         for std in (self.optical_std, self.height_std):
             std[std <= 0] = 1.0
+
+    def set_prior(self, shares: Sequence[float], strength: float) -> None:
+        """Tell training how frequent each class is, so that `forward` need not learn it.
+
+        Logit adjustment (Menon et al., ICLR 2021): in training, `strength` times the logarithm of a
+        class's share is added to its logits. In `forward` it is missing: at a strength of 1, the
+        probabilities are those of ground on which all classes are equally frequent.
+
+        Parameters
+        ----------
+        shares : sequence of float
+            Share of each class in the labels. Classes without labels are left alone, and none
+            counts as more than 100 times rarer than the most frequent one.
+        strength : float
+            0 to 1.
+        """
+        known = torch.tensor(shares)
+        relative = (known / known.max().clamp(min=1e-12)).clamp(min=0.01).log()
+        self.logit_offsets.copy_(torch.where(known > 0, strength * relative, 0.0))
 
     def deployed(self, temperature: float = 1.0) -> "CaFE":
         """Return a copy for inference: the same `forward`, without the modules of training.

@@ -36,6 +36,9 @@ def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> 
     network = CaFE(architecture, *weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
     limits = (optical.low, optical.high) if optical.low and optical.high else None
+    pixels = tileset.pixels["train"]
+    counts = [float(pixels.get(name, 0)) for name in tileset.classes.names]
+    network.set_prior(counts, config.train.logit_adjustment)
     network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)
     return network
 

@@ -341,6 +341,24 @@ def test_labels_steer_nothing_but_the_teacher():
     assert one.student[-1].equal(network(*inputs))
 
 
+@pytest.mark.parametrize(
+    ("counts", "relative"),
+    [([800, 200, 1], [1, 0.25, 0.01]), ([800, 200, 0], [1, 0.25, 1]), ([0, 0, 0], [1, 1, 1])],
+)
+def test_the_prior_is_added_in_training_only(counts, relative):
+    network = build().eval()
+    inputs, labels = scene()
+    before, plain = network.training_outputs(*inputs, labels), network(*inputs)
+    network.set_prior(counts, 0.5)
+    after = network.training_outputs(*inputs, labels)
+    added = 0.5 * torch.tensor(relative).log()[:, None, None]
+    pairs = zip(before.student + before.teacher, after.student + after.teacher, strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(other - one, added.expand_as(one), atol=1e-5, rtol=0)
+    assert network(*inputs).equal(plain)
+    assert not any("offset" in name for name in network.state_dict())
+
+
 @pytest.mark.parametrize("heights", [True, False])
 def test_heads_on_the_streams_are_for_training_only(heights):
     plain, network = (build(heights=heights, stream_heads=heads) for heads in (False, True))

@@ -27,8 +27,9 @@ from cafe_cli.training.data import fields, light, relief
 _QUARTERS = (0, 4 | 2, 2 | 1, 4 | 1)
 """Code of the symmetry for 0 to 3 quarter turns, see `AugmentParams`."""
 
-_HALF = 0.5
-"""Share of the tiles that blur, noise, haze, JPEG, shadows, tilt and smoothing leave alone."""
+_SELDOM = 0.3
+"""Share of the tiles that blur, noise, haze, JPEG, shadows, tilt and smoothing change. They take
+away what tells water from grass, so most tiles have to be without."""
 
 _SHADOW_LEVELS = (0.3, 1.5)  # standard deviations: shadows cover 38 % to 7 % of a tile
 _VOID_LEVELS = (0.6, 2.0)  # blobs without heights: 27 % to 2 %
@@ -151,10 +152,10 @@ class Augmentation:
             """Draw from -strength to strength."""
             return random.uniform(-1, 1) * strength
 
-        def often(strength: float) -> float:
-            """Draw 0 for half of the tiles, else up to strength."""
+        def seldom(strength: float) -> float:
+            """Draw up to strength for some of the tiles, 0 for the others."""
             chosen, amount = random.uniform(size=2)
-            return amount * strength if chosen >= _HALF else 0.0
+            return amount * strength if chosen < _SELDOM else 0.0
 
         extent = max(round(self.side * math.exp(around(math.log(s.scale)))), 1)
         spare = self.size - extent
@@ -166,15 +167,15 @@ class Augmentation:
         gain, offset = (1 + gain) * (1 + around(s.brightness)), offset + around(s.brightness)
         offset *= _OFFSET
         contrast, gamma = 1 + around(s.contrast), math.exp(around(s.gamma))
-        darkness, shadow_level = often(s.shadow), random.uniform(*_SHADOW_LEVELS)
-        haze, blurred, noise, compression = map(often, (s.haze, s.blur, s.noise, s.jpeg))
+        darkness, shadow_level = seldom(s.shadow), random.uniform(*_SHADOW_LEVELS)
+        haze, blurred, noise, compression = map(seldom, (s.haze, s.blur, s.noise, s.jpeg))
         stretch = math.exp(around(s.height_stretch))
-        tilt, heading = math.radians(often(s.height_tilt)), around(math.pi)
+        tilt, heading = math.radians(seldom(s.height_tilt)), around(math.pi)
         height_offset = random.normal() * s.height_jitter
         wrong, metres, up = random.uniform(), random.exponential(), random.uniform()
         if wrong < s.ground_error:
             height_offset += metres * _GROUND_ERROR * (1 if up < _UPWARD else -1)
-        height_noise, height_blur = often(s.height_noise), often(s.height_blur)
+        height_noise, height_blur = seldom(s.height_noise), seldom(s.height_blur)
         void, void_level = self._sample_void(random)
         dropped = random.uniform()
         if dropped < s.height_dropout:
