@@ -99,8 +99,6 @@ def compress(image: Tensor, strength: Tensor) -> Tensor:
     are compressed, the rest at the right and at the bottom stays.
     """
     height, width = (size // 8 * 8 for size in image.shape[-2:])
-    if not (height and width and bool((strength > 0).any())):
-        return image
     cosines = _cosines().to(image.device)
     steps = torch.tensor(_QUANTISATION, dtype=torch.float32, device=image.device) / 255
     steps = steps * strength.clamp(min=1e-4)[:, None, None, None, None, None]
@@ -111,4 +109,4 @@ def compress(image: Tensor, strength: Tensor) -> Tensor:
     lossy = cosines.T @ ((spectrum / steps).round() * steps) @ cosines
     result = image.clone()
     result[..., :height, :width] = lossy.transpose(3, 4).reshape(batch, bands, height, width)
-    return result
+    return torch.where(expand(strength) > 0, result, image)
