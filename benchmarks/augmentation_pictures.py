@@ -42,9 +42,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         tiles = Path(temporary) / "tiles"
         tileset = make_tileset(config, tiles)
-        names = list(AugmentSettings.model_fields)
-        pairs = [("as it is", sample(tiles, tileset, config, None))]
-        pairs += [(name, sample(tiles, tileset, config, name)) for name in names]
+        busy = busiest(tiles, tileset)
+        names = [None, *AugmentSettings.model_fields]
+        pairs = [(name or "as it is", sample(tiles, tileset, config, busy, name)) for name in names]
     draw(pairs).savefig(folder / "augmentation.png", dpi=110)
 
 
@@ -54,7 +54,7 @@ def off() -> dict[str, object]:
     return {**values, "flips": False, "turns": False, "scale": 1}
 
 
-def sample(folder: Path, tileset: TileSet, config: Config, name: str | None) -> Inputs:
+def sample(folder: Path, tileset: TileSet, config: Config, tile: int, name: str | None) -> Inputs:
     """Return a tile under one augmentation: of a few draws the one that changes it most."""
     values = off()
     if name:
@@ -62,14 +62,13 @@ def sample(folder: Path, tileset: TileSet, config: Config, name: str | None) -> 
     train = config.train.model_copy(update={"crop": CROP})
     changed = config.model_copy(update={"augment": AugmentSettings(**values), "train": train})
     plain = config.model_copy(update={"augment": AugmentSettings(**off()), "train": train})
-    tile = busiest(folder, tileset)
+    before = TileDataset(folder, tileset, "train", plain)
+    after = TileDataset(folder, tileset, "train", changed)
     best, most = None, -1.0
     for seed in range(12):
-        key = SampleKey(tile, seed)
-        inputs = TileDataset(folder, tileset, "train", changed)[key].inputs
-        before = TileDataset(folder, tileset, "train", plain)[key].inputs
+        inputs, still = (tiles[SampleKey(tile, seed)].inputs for tiles in (after, before))
         change = sum(
-            float((a.float() - b.float()).abs().mean()) for a, b in zip(inputs, before, strict=True)
+            float((a.float() - b.float()).abs().mean()) for a, b in zip(inputs, still, strict=True)
         )
         if change > most:
             best, most = inputs, change
