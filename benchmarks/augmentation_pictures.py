@@ -25,7 +25,7 @@ from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.sampler import SampleKey
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = 6
+COLUMNS = 5
 CROP = 96
 OPTICAL = (
     "brightness", "color_jitter", "contrast", "gamma", "haze", "saturation", "hue", "grey", "blur",
