@@ -57,6 +57,7 @@ VARIANTS: dict[str, Variant] = {
     "encoder_rate_0.1": Variant("Encoders learn slowly.", {"train.encoder_learning_rate": 0.1}),
     "dice_0": Variant("Cross-entropy without Dice.", {"train.dice": 0.0}),
     "prior_0": Variant("Classes as frequent as in training.", {"train.logit_adjustment": 0.0}),
+    "prior_0.5": Variant("Classes nearer to those of training.", {"train.logit_adjustment": 0.5}),
     "prior_1": Variant("All classes equally frequent.", {"train.logit_adjustment": 1.0}),
     "smoothing": Variant("Smoothed labels.", {"train.label_smoothing": 0.05}),
     "border_2": Variant("2 pixels along borders do not train.", {"train.ignore_border": 2}),

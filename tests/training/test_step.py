@@ -106,7 +106,10 @@ def test_clip(limit):
 
 def test_the_learning_rate_of_a_pretrained_encoder_is_a_share():
     network, tiles = tiny_model(), batch(2)
-    made = [a_step(copy.deepcopy(network), kind) for kind in ((), ("height_encoder",))]
+    made = [
+        a_step(copy.deepcopy(network), kind, encoder_learning_rate=0.3)
+        for kind in ((), ("height_encoder",))
+    ]
     for one in made:
         one(tiles, 0)
     moves = [
@@ -265,9 +268,8 @@ def test_weights_stay_when_the_loss_is_no_number(monkeypatch):
     made = a_step()
     before = weights(made)
     real = step.training_loss
-    monkeypatch.setattr(
-        step, "training_loss", lambda *args: {k: v * torch.inf for k, v in real(*args).items()}
-    )
+    infinite = lambda *args, **more: {k: v * torch.inf for k, v in real(*args, **more).items()}  # noqa: E731
+    monkeypatch.setattr(step, "training_loss", infinite)
     with pytest.raises(NotFiniteError, match="the loss is inf at step 4"):
         made(batch(2), 3)
     assert torch.equal(weights(made), before)
