@@ -1,11 +1,13 @@
 """Measure seconds and memory of CaFE's forward pass on the CPU, for several variants side by side.
 
-Every variant runs in a process of its own. The processes take turns, window by window, so that
+Every variant of every encoder runs in a process of its own. The processes take turns, window by window, so that
 other load on the machine affects all of them alike. One JSON line per variant: median seconds per
 window (wall clock and CPU), the ratio to the first variant, the CPU seconds to build the network,
 and the peak of resident memory, absolute and above that of the process before the build.
 
     OMP_NUM_THREADS=1 python benchmarks/forward.py --encoder tu-regnetx_004 --size 512
+    OMP_NUM_THREADS=1 python benchmarks/forward.py --width 64 --variants onnx \
+        --encoder tu-regnetx_004 tu-tf_efficientnet_lite0
 """
 
 import argparse
@@ -34,8 +36,9 @@ def main() -> None:
     if options.worker is not None:
         work(options, VARIANTS[options.worker].split())
         return
-    names = [name for name in options.variants if is_available(name)]
-    workers = {name: start(name) for name in names}
+    variants = [name for name in options.variants if is_available(name)]
+    names = [(name, encoder) for name in variants for encoder in options.encoder]
+    workers = {name: start(*name) for name in names}
     ready = {name: read_answer(worker) for name, worker in workers.items()}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(options.repeats):
@@ -46,7 +49,8 @@ def main() -> None:
         median = {k: statistics.median(turn[k] for turn in turns[name]) for k in turns[name][0]}
         windows = options.batch_size
         first = first or median["cpu"]
-        row = {"variant": name, "encoder": options.encoder, "size": options.size}
+        variant, encoder = name
+        row = {"variant": variant, "encoder": encoder, "size": options.size}
         row |= {"batch_size": windows, "threads": options.threads}
         row |= {"seconds": round(median["seconds"] / windows, 4)}
         row |= {"cpu_seconds": round(median["cpu"] / windows, 4)}
@@ -60,7 +64,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--encoder", default="tu-regnetx_004")
+    parser.add_argument("--encoder", nargs="+", default=["tu-regnetx_004"])
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -78,8 +83,9 @@ def is_available(name: str) -> bool:
     return "compile" not in VARIANTS[name] or shutil.which("g++") is not None
 
 
-def start(name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--worker", name]
+def start(name: str, encoder: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:]]
+    command += ["--encoder", encoder, "--worker", name]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -112,7 +118,9 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     from cafe_cli.model.cafe import Architecture, CaFE
 
     torch.manual_seed(0)
-    network = CaFE(Architecture(6, 3, optical_encoder=options.encoder)).deployed()
+    network = CaFE(
+        Architecture(6, 3, optical_encoder=options.encoder[0], width=options.width)
+    ).deployed()
     network.set_statistics([100.0] * 3, [50.0] * 3, 10.0, 5.0)
     shape = (options.batch_size, options.size, options.size)
     inputs = example_inputs(network, *shape)
