@@ -1,8 +1,9 @@
 """Measure seconds and memory of CaFE's forward pass on the CPU, for several variants side by side.
 
-Every variant of every encoder runs in a process of its own. The processes take turns, window by window, so that
-other load on the machine affects all of them alike. One JSON line per variant: median seconds per
-window (wall clock and CPU), the ratio to the first variant, the CPU seconds to build the network,
+Every variant of every encoder runs in a process of its own. The processes take turns, window by
+window, so that other load on the machine affects all of them alike. One JSON line per variant:
+median seconds per window (wall clock and CPU), the ratio to the first, the CPU seconds to build the
+network,
 and the peak of resident memory, absolute and above that of the process before the build.
 
     OMP_NUM_THREADS=1 python benchmarks/forward.py --encoder tu-regnetx_004 --size 512
