@@ -251,7 +251,7 @@ class TrainSettings(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     encoder_learning_rate: Positive = 1.0
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.998
     weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
     warmup: Share = 0.05
@@ -336,7 +336,7 @@ class AugmentSettings(Section):
     height_noise: NotNegative = 0.1
     height_blur: Annotated[float, Field(ge=0, le=2)] = 1.0
     height_voids: Share = 0.2
-    ground_error: Share = 0.05
+    ground_error: Share = 0.0
     height_dropout: Share = 0.1
     optical_dropout: Share = 0.1
 
