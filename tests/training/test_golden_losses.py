@@ -16,6 +16,7 @@ pytest_plugins = ["tests.support.fixtures"]
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 CHANGES = {
+    "augment__jpeg": 0,  # the last bit of a sum decides over a step of its table
     "train__epochs": 10, "train__batch_size": 3, "train__dice": 0.5, "train__warmup": 0.25,
     "train__optimizer": "sgd", "train__learning_rate": 5e-3,
 }  # fmt: skip
