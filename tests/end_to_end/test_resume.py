@@ -84,6 +84,8 @@ def happen(what: str) -> None:
 
 def child(folder, words, said, moment) -> None:
     """Run the command in this process, with one row of windows per strip."""
+    # A shell starts background jobs with SIGINT ignored, which processes hand on to their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
     tiling._STRIP = 1
