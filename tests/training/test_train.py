@@ -763,7 +763,7 @@ def test_tile_that_makes_the_loss_nan(tileset, tmp_path, no_pictures, monkeypatc
     monkeypatch.setattr(step, "training_loss", broken)
     where = rf"{third.name} \(scene a, row {third.row}, column {third.col}\)"
     with pytest.raises(TrainingError, match=rf"nan at step \d; so is that of {where} alone: look"):
-        run(tileset, tmp_path / "run")
+        run(tileset, tmp_path / "run", {"augment__scale": 1})
 
 
 def test_heights_that_are_no_numbers(tileset, tmp_path, no_pictures):
