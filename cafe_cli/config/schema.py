@@ -251,7 +251,7 @@ class TrainSettings(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     encoder_learning_rate: Positive = 1.0
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     weight_decay: NotNegative = 1e-2
     momentum: Share = 0.9
     warmup: Share = 0.05
