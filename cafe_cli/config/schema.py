@@ -257,7 +257,7 @@ class TrainSettings(Section):
     warmup: Share = 0.05
     distill_weight: NotNegative = 1.0
     dice: NotNegative = 0.0
-    logit_adjustment: Share = 0.75
+    logit_adjustment: Share = 0.5
     label_smoothing: BelowOne = 0.0
     ignore_border: Annotated[int, Field(ge=0, le=64)] = 0
     category_contrast: NotNegative = 0.0
