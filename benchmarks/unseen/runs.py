@@ -76,7 +76,7 @@ def plan(
     # A class that the training sites lack counts on the others all the same.
     overrides["labels.absent"] = load_config(config).class_table.names
     made = load_config(config, overrides)
-    named = made.model_dump(mode="json", exclude_unset=True, include=set(_RUN_SECTIONS))
+    named = made.model_dump(mode="json", include=set(_RUN_SECTIONS))
     key = Key(name, variant, seed, identity(named))
     return Run(
         key, tuple(training), tuple(scored), load_config(config, {**overrides, "train.seed": seed})
@@ -139,7 +139,7 @@ def carry_out(run: Run, out: Path, device: str, threads: int) -> Row:
 
 def make_tiles(run: Run, out: Path, threads: int) -> Path:
     """Make the tile set of a run unless it is there; variants that only train share it."""
-    named = run.config.model_dump(mode="json", exclude_unset=True, include=set(_TILE_SECTIONS))
+    named = run.config.model_dump(mode="json", include=set(_TILE_SECTIONS))
     tiles = out / "tiles" / f"{run.key.train}-{identity(named)}"
     tiles.parent.mkdir(exist_ok=True)
     with wait_for_lock(out / ".tiles.lock", "another process makes tiles"):

@@ -20,7 +20,6 @@ def training_loss(
     labels: Tensor,
     distill_weight: float = 1.0,
     dice: float = 0.0,
-    class_weights: Tensor | None = None,
     smoothing: float = 0.0,
     stream_heads: float = 0.0,
     category_contrast: float = 0.0,
@@ -35,8 +34,6 @@ def training_loss(
         (B, H, W) int64, 255 where there is none.
     distill_weight, dice : float
         Weights of `distillation_loss` (with both paths) and of `dice_loss` (of each path).
-    class_weights : Tensor, optional
-        (K,) float32, see `pyramid_loss`.
     smoothing : float
         Label smoothing of the cross-entropy of each path.
     stream_heads, category_contrast : float
@@ -52,14 +49,14 @@ def training_loss(
     for name, path in (("student", student), ("teacher", teacher)):
         if path is None:
             continue
-        parts[name] = pyramid_loss(path, labels, class_weights, smoothing)
+        parts[name] = pyramid_loss(path, labels, smoothing)
         if dice:
             parts[f"{name}_dice"] = dice * dice_loss(path[-1], labels)
     if student is not None and teacher is not None:
         distillation = distillation_loss(student[-1], teacher[-1], labels)
         parts["distillation"] = distill_weight * distillation
     if stream_heads and outputs.streams:
-        parts["stream_heads"] = stream_heads * pyramid_loss(outputs.streams, labels, class_weights)
+        parts["stream_heads"] = stream_heads * pyramid_loss(outputs.streams, labels)
     if category_contrast and outputs.finest is not None:
         contrast = contrast_loss(outputs.finest, labels)
         parts["category_contrast"] = category_contrast * contrast
@@ -69,7 +66,6 @@ def training_loss(
 def pyramid_loss(
     outputs: list[Tensor],
     labels: Tensor,
-    class_weights: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
     """Supervise each head at its own scale (PLS): the mean of their cross-entropies.
@@ -80,9 +76,6 @@ def pyramid_loss(
         Logits (B, K, h, w), each at the scale of its head, see `CaFE.training_outputs`.
     labels : Tensor
         (B, H, W) int64, 255 where there is none; sampled at the pixel centres of each scale.
-    class_weights : Tensor, optional
-        (K,) float32, factors on the loss of a pixel. The sum is divided by the number of pixels,
-        so the weights should average 1 over the training pixels.
     smoothing : float
         Share of a pixel's label that is spread evenly over all classes (label smoothing, Szegedy et
         al. 2016).
@@ -96,7 +89,7 @@ def pyramid_loss(
     for logits in outputs:
         target = labels_at(labels, logits.shape[-2:])
         total = F.cross_entropy(
-            logits.float(), target, class_weights, ignore_index=NODATA, reduction="sum",
+            logits.float(), target, ignore_index=NODATA, reduction="sum",
             label_smoothing=smoothing,
         )  # fmt: skip
         terms.append(total / labelled_pixels(target))

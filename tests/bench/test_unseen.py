@@ -50,6 +50,7 @@ width = 8
 [train]
 epochs = 1
 batch_size = 2
+dice = 0.5
 workers = 0
 """
 
