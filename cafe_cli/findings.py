@@ -93,3 +93,16 @@ def warn_once(scene: str, message: str) -> None:
     mine = object()
     if _warnings.setdefault((scene, message), mine) is mine:  # atomic
         log.warning("%s", message)
+
+
+def log_warnings(findings: Iterable[Finding]) -> None:
+    """Log the warnings among findings, each once; nothing is logged of notes."""
+    for finding in findings:
+        if finding.level == "warning":
+            warn_once(finding.where, finding.message)
+
+
+def count_as_said(findings: Iterable[Finding]) -> None:
+    """Let `log_warnings` pass over findings that a report shows already."""
+    for finding in findings:
+        _warnings.setdefault((finding.where, finding.message), object())

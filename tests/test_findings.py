@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cafe_cli.errors import GridError
-from cafe_cli.findings import Finding, Report, warn_once
+from cafe_cli.findings import Finding, Report, count_as_said, log_warnings, warn_once
 
 NOTE = Finding("note", "heights are interpolated", "a")
 WARNING = Finding("warning", "heights look like feet", "a")
@@ -67,3 +67,11 @@ def test_a_warning_is_logged_once_for_every_scene(caplog):
             list(pool.map(lambda _, name=scene: warn_once(name, "5 % are void"), range(20)))
     warn_once("a.tif", "6 % are void")
     assert caplog.messages == ["5 % are void", "5 % are void", "6 % are void"]
+
+
+def test_warnings_of_an_inspection_are_logged_once_and_not_after_a_report(caplog):
+    told, reported = Finding("warning", "no sea", "told"), Finding("warning", "no sea", "reported")
+    count_as_said([reported])
+    for _ in range(2):
+        log_warnings([told, reported, Finding("note", "a pond", "told")])
+    assert caplog.messages == ["no sea"]

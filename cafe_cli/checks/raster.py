@@ -34,7 +34,6 @@ from cafe_cli.raster.reader import (
 )
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.scenes.height_rasters import metres_per_unit
-from cafe_cli.scenes.inspection import DOUBTFUL_ALPHA, find_doubtful_alpha
 from cafe_cli.vector.features import is_vector
 
 _MOST_FILES = 16  # files of a stream that are checked; the others are counted
@@ -100,9 +99,6 @@ def _check_image(report: Report, dataset: DatasetReader, config: Config) -> Imag
         pixels.append(values[:, valid])
         valid_shares.append(float(valid.mean()))
         margins.update(margin_shares(values, valid, _raster_sides(window, dataset)))
-    if config.bands is None:
-        for band in find_doubtful_alpha(dataset):
-            report.add(Finding("warning", f"band {band} {DOUBTFUL_ALPHA}", dataset.name))
     report.add_all(check_image(np.concatenate(pixels, axis=1), bands), dataset.name)
     shares = {value: total / len(windows) for value, total in margins.items()}
     report.add_all(check_margins(shares), dataset.name)

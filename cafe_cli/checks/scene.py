@@ -33,7 +33,7 @@ from cafe_cli.checks.raster import check_files
 from cafe_cli.checks.rules import check_grid, check_labels, pixel_shift
 from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config, HeightSettings
-from cafe_cli.findings import Finding, Report
+from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     Member,
@@ -82,6 +82,8 @@ def diagnose(
             facts.streams[stream] = check_files(report, stream, paths, config)
     with report.capture_errors(files.optical[0]):
         _check_grids(report, facts, files, config)
+    if not _has_error(report, files, STREAMS):
+        _check_inspection(report, files, config)
     if files.elevation and not _has_error(report, files, STREAMS[:3]):
         _check_heights(report, facts, files, config, estimate)
     if files.labels and config.classes and not _has_error(report, files, ("optical", "labels")):
@@ -89,6 +91,14 @@ def diagnose(
             _check_labels(report, facts, files, config)
     report.facts = facts.as_json()
     return report
+
+
+def _check_inspection(report: Report, files: SceneFiles, config: Config) -> None:
+    """Report what the other commands warn of when they open the scene."""
+    with report.capture_errors(files.id):
+        found = _inspect(files, config, config.height).findings
+        report.add(*found)
+        count_as_said(found)
 
 
 def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: Config) -> None:
@@ -214,8 +224,12 @@ def _open(
     settings: HeightSettings,
     estimate: EstimateGround = estimate_scene_ground,
 ) -> AbstractContextManager[Scene]:
-    inspection = inspect_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
+    inspection = _inspect(files, config, settings)
     return open_scene(inspection, estimate(inspection))
+
+
+def _inspect(files: SceneFiles, config: Config, settings: HeightSettings) -> SceneInspection:
+    return inspect_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
 
 
 def _paths(files: SceneFiles, stream: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError
+from cafe_cli.findings import log_warnings
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model.model_file import ModelCard
@@ -78,6 +79,7 @@ class SceneInput:
         inspection = inspect_scene(
             self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
         )
+        log_warnings(inspection.findings)
         _check_image(inspection, ensemble.card)
         return inspection, _area(self.source, inspection.grid, inspection.files.name)
 

@@ -10,7 +10,7 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError
-from cafe_cli.findings import warn_once
+from cafe_cli.findings import Finding, warn_once
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     Member,
@@ -24,7 +24,7 @@ from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
 from cafe_cli.text import percent
 from cafe_cli.vector.features import is_vector
 
-DOUBTFUL_ALPHA = (
+_DOUBTFUL_ALPHA = (
     "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
     "(--bands or scenes.bands)"
 )
@@ -56,6 +56,9 @@ class SceneInspection:
         Label rasters; empty where there are no labels or where they are vectors.
     label_settings : LabelSettings
         Layer and attribute of vector labels.
+    findings : tuple of Finding
+        Warnings and notes about what the files hold. ``check`` reports them, the other commands
+        log the warnings: messages have to name the file themselves.
     """
 
     files: SceneFiles
@@ -69,6 +72,7 @@ class SceneInspection:
     heights: HeightRasters | None
     labels: tuple[Member, ...]
     label_settings: LabelSettings
+    findings: tuple[Finding, ...] = ()
 
     @property
     def block(self) -> int:
@@ -122,7 +126,8 @@ def inspect_scene(
     """
     assumed = parse_crs(crs)
     optical = tuple(inspect_rasters(files.optical, assumed))
-    chosen, dtype, names = _inspect_bands(optical[0].path, bands)
+    findings: list[Finding] = []
+    chosen, dtype, names = _inspect_bands(optical[0].path, bands, findings)
     native = union_grid(optical)
     factor = 1.0 if gsd is None else gsd / native.gsd
     grid = native if gsd is None else native.rescaled(factor)
@@ -146,6 +151,7 @@ def inspect_scene(
         heights=heights,
         labels=partner(files.labels) if _are_rasters(files.labels) else (),
         label_settings=labels or LabelSettings(),
+        findings=tuple(findings),
     )
 
 
@@ -154,16 +160,20 @@ def _are_rasters(paths: Sequence[str]) -> bool:
 
 
 def _inspect_bands(
-    path: str, bands: tuple[int, ...] | None
+    path: str, bands: tuple[int, ...] | None, findings: list[Finding]
 ) -> tuple[tuple[int, ...], str, tuple[str, ...]]:
-    """Return the bands to read from an optical raster, their data type and their names."""
+    """Return the bands to read from an optical raster, their data type and their names.
+
+    Doubts are added to `findings`.
+    """
     with open_raster(path) as optical:
         chosen = image_bands(optical, bands)
         if not chosen:
             raise BandError(f"{path} has no band besides alpha")
         if bands is None:
-            for band in find_doubtful_alpha(optical):
-                warn_once(optical.name, f"band {band} of {optical.name} {DOUBTFUL_ALPHA}")
+            for band in _find_doubtful_alpha(optical):
+                message = f"band {band} of {optical.name} {_DOUBTFUL_ALPHA}"
+                findings.append(Finding("warning", message, optical.name))
         about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
         plain = ("undefined", "gray", "palette", "alpha")
         names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
@@ -171,7 +181,7 @@ def _inspect_bands(
         return chosen, dtype, names
 
 
-def find_doubtful_alpha(optical: DatasetReader) -> list[int]:
+def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
     """Return the bands, mostly infrared, that are marked as alpha although they hold an image."""
     return [
         band

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.schema import Config
+from cafe_cli.findings import log_warnings
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_valid, read_window
 from cafe_cli.raster.window import Window
@@ -165,8 +166,8 @@ class _Inspections:
 
 
 def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
-    """Call `inspect_scene` with the settings of a config."""
-    return inspect_scene(
+    """Call `inspect_scene` with the settings of a config, and log its warnings."""
+    inspection = inspect_scene(
         files,
         config.height,
         config.bands,
@@ -174,6 +175,8 @@ def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
         gsd=config.tile.gsd,
         crs=config.crs,
     )
+    log_warnings(inspection.findings)
+    return inspection
 
 
 def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:

@@ -375,20 +375,20 @@ def test_alpha_is_a_mask_and_no_band(write, count, caplog):
     assert not caplog.records
 
 
-def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write, caplog):
+def test_infrared_marked_as_alpha_is_pointed_out_and_can_be_named(write):
     values = noise(4, grid(40, 40))
     values[3, 0, 0] = 0  # black in infrared is not nodata
     path = write("a.tif", values, grid(40, 40), alpha=4)
-    read(scene_files("a", path))
-    assert "band 4 of" in caplog.text
-    assert "name the bands" in caplog.text
-    caplog.clear()
+    (finding,) = inspect_scene(scene_files("a", path), NDSM).findings
+    assert (finding.level, finding.where) == ("warning", path)
+    assert f"band 4 of {path}" in finding.message
+    assert "name the bands" in finding.message
     with open_scene(inspect_scene(scene_files("a", path), NDSM, (1, 2, 3, 4))) as scene:
         assert scene.inspection.band_names[-1] == "band 4"
         patch = scene.read(scene.grid.extent)
     assert np.array_equal(patch.optical, values)
     assert patch.optical_valid.all()
-    assert not caplog.records
+    assert not scene.inspection.findings
 
 
 def test_only_alpha_is_no_image(write):
