@@ -52,22 +52,7 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
             "scenes.dtm is the ground to take heights above: name the surface model too, with "
             "scenes.elevation (--elevation)"
         )
-    patterns = _as_tuple(settings.optical)
-    known: dict[str, tuple[dict[str, str], list[str]]] = {}
-    for pattern in patterns:
-        for path, match in _match_files(pattern, root, settings.only or ()).items():
-            name = "_".join(match.values()) or _scene_name(patterns[0])
-            placeholders, paths = known.setdefault(name, (match, []))
-            if placeholders != match:
-                raise InputError(
-                    f"{paths[0]} and {path} have one id, {name!r}, by scenes.optical = "
-                    f"{', '.join(patterns)}; rename one of them"
-                )
-            paths.append(path)
-    if not known:
-        raise InputError(
-            f"no file fits scenes.optical = {', '.join(_join(root, p) for p in patterns)}"
-        )
+    known = match_scenes(settings.optical, root, settings.only or ())
     for name in (*(settings.only or ()), *settings.exclude):
         if name not in known:
             raise InputError(f"there is no scene {name!r}; found: {', '.join(sorted(known))}")
@@ -81,13 +66,58 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     return [_scene(name, *known[name], settings, root) for name in wanted]
 
 
+def match_scenes(
+    files: Files, root: str = ".", only: Sequence[str] = (), setting: str = "scenes.optical"
+) -> dict[str, tuple[dict[str, str], list[str]]]:
+    """Return the values of the placeholders and the files of each scene, by its id.
+
+    Parameters
+    ----------
+    files : str or tuple of str
+        Patterns.
+    root : str
+        Folder that they are relative to.
+    only : sequence of str
+        Ids of remote scenes, whose files cannot be listed.
+    setting : str
+        What names the patterns, in errors.
+
+    Raises
+    ------
+    InputError
+        No file matches, or two scenes have one id.
+    """
+    patterns = _as_tuple(files)
+    known: dict[str, tuple[dict[str, str], list[str]]] = {}
+    for pattern in patterns:
+        for path, match in _match_files(pattern, root, only).items():
+            name = "_".join(match.values()) or _scene_name(patterns[0])
+            placeholders, paths = known.setdefault(name, (match, []))
+            if placeholders != match:
+                raise InputError(
+                    f"{paths[0]} and {path} have one id, {name!r}, by {setting} = "
+                    f"{', '.join(patterns)}; rename one of them"
+                )
+            paths.append(path)
+    if not known:
+        raise InputError(
+            f"no file fits {setting} = {', '.join(_join(root, p) for p in patterns)}"
+        )
+    return known
+
+
+def placeholders_of(pattern: str) -> list[str]:
+    """Return the names of the placeholders of a pattern, each once."""
+    return list(dict.fromkeys(found[1] for found in _PLACEHOLDER.finditer(pattern)))
+
+
 def _scene(
     name: str, match: dict[str, str], optical: list[str], settings: SceneSettings, root: str
 ) -> SceneFiles:
     partners: dict[str, tuple[str, ...]] = {}
     for key in ("elevation", "dtm", "labels"):
         patterns: Files | None = getattr(settings, key)
-        filled = [_fill(pattern, match) for pattern in _as_tuple(patterns)]
+        filled = [fill_pattern(pattern, match) for pattern in _as_tuple(patterns)]
         partners[key] = tuple(p for pattern in filled for p in expand(pattern, root))
         if lost := [pattern for pattern in filled if not expand(pattern, root)]:
             missing = ", ".join(_join(root, pattern) for pattern in lost)
@@ -173,7 +203,7 @@ def _match_remote(pattern: str, only: Sequence[str]) -> dict[str, dict[str, str]
             "placeholder, or give a list of names"
         )
     matches: list[dict[str, str]] = [dict.fromkeys(names, value) for value in only]
-    return {_fill(pattern, match): match for match in matches}
+    return {fill_pattern(pattern, match): match for match in matches}
 
 
 def _to_regex(text: str) -> str:
@@ -181,7 +211,7 @@ def _to_regex(text: str) -> str:
     return re.escape(text).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
-def _fill(pattern: str, match: dict[str, str]) -> str:
+def fill_pattern(pattern: str, match: dict[str, str]) -> str:
     """Replace the placeholders of a pattern by their values, zero-padded to their width."""
 
     def value(found: re.Match[str]) -> str:

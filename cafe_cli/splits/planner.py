@@ -17,6 +17,7 @@ from cafe_cli.splits.polygons import polygon_split
 from cafe_cli.splits.table import is_table, parse_splits, read_table
 from cafe_cli.splits.tiling import scoring_windows, training_windows
 from cafe_cli.vector.features import Features, read_features
+from cafe_cli.vector.rasterize import rasterize
 
 log = logging.getLogger("cafe")
 
@@ -53,6 +54,16 @@ class Polygons:
         chosen: NDArray[np.object_] = self.geometries[[s == split for s in self.splits]]
         return chosen
 
+    def cover(self, split: Split, window: Window) -> NDArray[np.bool_]:
+        """Return the ground of a split in a window, (height, width).
+
+        It is that of its polygons; where no polygon of training is drawn, all may train.
+        """
+        drawn = self.of(split)
+        if split == "train" and not len(drawn):
+            return np.ones((window.height, window.width), bool)
+        return rasterize(drawn, [1] * len(drawn), window, fill=0) > 0
+
 
 class SplitPlanner:
     """Assigns the ground of all scenes to splits, and plans the tiles of each scene.
@@ -87,6 +98,12 @@ class SplitPlanner:
             self._read_file(Path(config.root, config.split.file), names)
         free = [b for b in blocks if b.scene not in {**self._whole, **self.polygons}]
         self._held_out = self._assign_blocks(free)
+
+    @property
+    def given(self) -> set[Split]:
+        """Splits that named scenes or the split file have ground for: blocks add none to them."""
+        drawn = {s for p in self.polygons.values() for s in p.splits if s is not None}
+        return {*self._whole.values(), *drawn}
 
     def tiles(self, name: str) -> Iterator[PlannedTile]:
         """Plan the tiles of a scene, split by split."""
@@ -161,7 +178,7 @@ class SplitPlanner:
     def _assign_blocks(self, free: list[Block]) -> dict[str, dict[Split, list[Window]]]:
         """Return the blocks for validation and test, by scene."""
         split = self._config.split
-        given = {*self._whole.values(), *(s for p in self.polygons.values() for s in p.splits)}
+        given = self.given
         test = 0.0 if "test" in given else split.test
         if split.folds is None:
             validation = 0.0 if "validation" in given else split.validation

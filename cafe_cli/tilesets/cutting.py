@@ -17,7 +17,6 @@ from cafe_cli.scenes.scene import Patch, Scene
 from cafe_cli.splits.planner import PlannedTile, Polygons
 from cafe_cli.tilesets.tile_rasters import pixel_counts, write_label, write_tile
 from cafe_cli.tilesets.tileset import Tile
-from cafe_cli.vector.rasterize import rasterize
 
 Labels = NDArray[np.uint8]
 
@@ -136,9 +135,7 @@ class TileCutter:
         own = np.zeros(labels.shape, bool)
         own[planned.scored.slices(planned.window)] = True
         if self.polygons is not None:
-            drawn = self.polygons.of(planned.split)
-            if len(drawn) or planned.split != "train":
-                own &= rasterize(drawn, [1] * len(drawn), planned.window, fill=0) > 0
+            own &= self.polygons.cover(planned.split, planned.window)
         return np.where(own, labels, np.uint8(NODATA))
 
 

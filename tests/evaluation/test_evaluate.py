@@ -11,6 +11,7 @@ from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import BandError, GridError, InputError, LabelError
 from cafe_cli.evaluation import evaluate as engine
+from cafe_cli.evaluation import reference
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.metrics import Confusion
 from cafe_cli.raster.grid import Grid
@@ -66,7 +67,7 @@ def test_a_perfect_prediction_scores_one(tmp_path):
 
 @pytest.mark.parametrize("block", [7, 16, 1024])
 def test_the_same_grid_is_compared_pixel_by_pixel(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(engine, "_BLOCK", block)
+    monkeypatch.setattr(reference, "_BLOCK", block)
     truth, predicted = random_labels(1, 40, 33), random_labels(2, 40, 33)
     result = evaluate(
         write_map(tmp_path / "map.tif", predicted), write_labels(tmp_path / "truth.tif", truth)
@@ -165,7 +166,7 @@ def test_nodata_of_the_reference_is_not_a_label_whatever_its_value(tmp_path):
 
 
 def test_unknown_values_are_listed_with_their_counts_and_can_be_ignored(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_BLOCK", 2)
+    monkeypatch.setattr(reference, "_BLOCK", 2)
     predicted = write_map(tmp_path / "map.tif", np.zeros((4, 4), np.uint8))
     truth = np.array([[0, 0, 7, 7], [0, 9, 0, 0], [0, 0, 0, 7], [0, 0, 0, 0]], np.uint8)
     path = write_labels(tmp_path / "truth.tif", truth)
@@ -176,7 +177,7 @@ def test_unknown_values_are_listed_with_their_counts_and_can_be_ignored(tmp_path
 
 
 def test_a_raster_of_measurements_is_refused_early_and_in_one_short_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_BLOCK", 30)
+    monkeypatch.setattr(reference, "_BLOCK", 30)
     monkeypatch.setattr(engine, "_TOO_MANY", 100)
     predicted = write_map(tmp_path / "map.tif", np.zeros((60, 60), np.uint8))
     heights = np.linspace(3, 400, 3600, dtype=np.float32).reshape(60, 60)
@@ -200,7 +201,7 @@ def test_colour_labels_take_the_nearest_class_and_say_so(tmp_path, caplog):
 
 
 def test_progress_ends_at_the_total(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_BLOCK", 10)
+    monkeypatch.setattr(reference, "_BLOCK", 10)
     labels = random_labels(11, 25, 15, (0, 1))
     seen = []
     evaluate(
