@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from cafe_cli.text import percent
 from cafe_cli.training.history import EpochRecord
 
 if TYPE_CHECKING:
+    from cafe_cli.evaluation.areas import Areas
     from cafe_cli.evaluation.metrics import Scores
 
 console = Console(stderr=True)
@@ -160,11 +161,52 @@ def show_scores(scores: "Scores", title: str) -> None:
     table.add_row(
         "mean", _number(scores.miou), _number(scores.mean_f1), "", "", f"{scores.pixels:,}"
     )
-    if logging.getLogger("cafe").isEnabledFor(logging.INFO):
-        console.print(table)
+    _print_table(table)
     say(f"overall accuracy {_number(scores.overall_accuracy)}")
     if scores.unpredicted:
         say(f"{scores.unpredicted:,} labelled pixels have no prediction and are in no score")
+
+
+def show_scenes(scenes: "Mapping[str, Scores]") -> None:
+    """Print a table of scores with a row per scene; nothing without scenes."""
+    if not scenes:
+        return
+    table = Table(title=Text("by scene, the worst first"))
+    table.add_column("scene")
+    for column in ("mean IoU", "mean F1", "accuracy", "lowest IoU", "pixels", "unpredicted"):
+        table.add_column(column, justify="right")
+    for name, scores in scenes.items():
+        numbers = map(_number, (scores.miou, scores.mean_f1, scores.overall_accuracy))
+        counts = (f"{n:,}" for n in (scores.pixels, scores.unpredicted))
+        table.add_row(Text(name), *numbers, Text(_lowest(scores)), *counts)
+    _print_table(table)
+
+
+def _lowest(scores: "Scores") -> str:
+    """Return the class with the lowest IoU, and its IoU."""
+    known = [(row.iou, name) for name, row in scores.classes.items() if not math.isnan(row.iou)]
+    iou, name = min(known)
+    return f"{name} {_number(iou)}"
+
+
+def show_areas(areas: "Areas", title: str) -> None:
+    """Print a table of areas, a row per class."""
+    table = Table(title=Text(f"areas of {title}"))
+    table.add_column("class")
+    for column in ("pixels", "m²", "ha", "share"):
+        table.add_column(column, justify="right")
+    for name, row in areas.classes.items():
+        sizes = ("-" if n is None else f"{n:,.{d}f}" for n, d in (
+            (row.square_metres, 0), (row.hectares, 2)))  # fmt: skip
+        table.add_row(Text(name), f"{row.pixels:,}", *sizes, percent(row.share))
+    _print_table(table)
+    if any(row.square_metres is None for row in areas.classes.values()):
+        say("areas in pixels only: the map has no CRS, which would say how large they are")
+
+
+def _print_table(table: Table) -> None:
+    if logging.getLogger("cafe").isEnabledFor(logging.INFO):
+        console.print(table)
 
 
 def _number(value: float) -> str:

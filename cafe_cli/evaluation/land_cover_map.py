@@ -16,7 +16,7 @@ from cafe_cli.raster.mosaic_view import Member, MosaicView, inspect_rasters, uni
 from cafe_cli.raster.reader import image_bands, open_raster
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import read_classes
-from cafe_cli.scenes.discovery import expand_inputs
+from cafe_cli.scenes.discovery import expand_inputs, match_scenes, placeholders_of
 
 
 class MapWindow(NamedTuple):
@@ -138,7 +138,8 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
     Parameters
     ----------
     names : str or sequence of str
-        Files, folders, globs and @lists; their sheets are read as one map.
+        Files, folders, globs, @lists and patterns with ``{placeholders}``; their sheets are read as
+        one map.
     crs : str, optional
         CRS of the sheets that have none.
 
@@ -149,7 +150,7 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
     BandError
         A raster has several bands.
     """
-    paths = expand_inputs([names] if isinstance(names, str) else names)
+    paths = [p for name in ([names] if isinstance(names, str) else names) for p in _expand(name)]
     nodata = set[float]()
     tables = dict[str, ClassTable]()
     for path in paths:
@@ -216,6 +217,14 @@ def refuse_hidden(map_: LandCoverMap, classes: ClassTable, hidden: NDArray[np.in
                 "declaration with gdal_edit.py -unsetnodata MAP, otherwise give them another value "
                 f"with gdalwarp -srcnodata {land.id} -dstnodata {NODATA} MAP NEW"
             )
+
+
+def _expand(name: str) -> list[str]:
+    if placeholders_of(name):
+        return [
+            path for _, paths in match_scenes(name, setting="the map").values() for path in paths
+        ]
+    return expand_inputs([name])
 
 
 def _check_tables(tables: dict[str, ClassTable]) -> None:

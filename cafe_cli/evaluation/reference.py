@@ -97,7 +97,7 @@ def inspect_reference(
         def opened() -> Iterator[ReadLabels]:
             yield lambda window: features.read(window, classes, labels)
 
-        return Reference(name, grid, _blocks_of(map_.members, grid), opened)
+        return Reference(name, grid, blocks_of(map_.members, grid), opened)
     _check_bands(paths[0], labels)
     members = inspect_rasters(paths, parse_crs(crs), map_.grid)
     grid = union_grid(members)
@@ -110,7 +110,7 @@ def inspect_reference(
             stack.callback(view.close)
             yield lambda window: decode(*view.read(window), classes, labels)
 
-    return Reference(name, grid, _blocks_of(members, grid), opened_rasters)
+    return Reference(name, grid, blocks_of(members, grid), opened_rasters)
 
 
 def scene_reference(
@@ -158,12 +158,13 @@ def _check_bands(path: str, labels: LabelSettings) -> None:
         )
 
 
-def _blocks_of(members: Sequence[Member], grid: Grid) -> list[Window]:
+def blocks_of(members: Sequence[Member], grid: Grid) -> list[Window]:
+    """Return the blocks of a grid that hold rasters: far-apart sheets have much between them."""
     return _cut([enclosing_window(m.path, m.grid, grid) for m in members], grid)
 
 
 def _cut(boxes: Sequence[Window], grid: Grid) -> list[Window]:
-    """Return the blocks of a grid that boxes touch: far-apart sheets have much between them."""
+    """Return the blocks of a grid that boxes touch, row by row."""
     places = set[tuple[int, int]]()
     for box in boxes:
         inside = box.intersection(grid.extent)

@@ -100,9 +100,7 @@ def match_scenes(
                 )
             paths.append(path)
     if not known:
-        raise InputError(
-            f"no file fits {setting} = {', '.join(_join(root, p) for p in patterns)}"
-        )
+        raise InputError(f"no file fits {setting} = {', '.join(_join(root, p) for p in patterns)}")
     return known
 
 

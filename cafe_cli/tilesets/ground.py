@@ -87,7 +87,7 @@ def find_ground(
             f"no scene has ground of the split {split!r}; give it some in [split], with "
             f"split.{split}_scenes, split.{split} or split.file"
         )
-    return {name: SplitGround(split, windows, polygons.get(name)) for name, windows in found.items()}
+    return {name: SplitGround(split, ws, polygons.get(name)) for name, ws in found.items()}
 
 
 def _named_tiles(
