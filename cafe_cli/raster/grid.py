@@ -1,28 +1,23 @@
 """Grids: CRS, affine transform and size of a raster, and the overlap of two."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
 from affine import Affine
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_geom
 from shapely.geometry import Polygon, mapping, shape
 
 from cafe_cli.errors import ConfigError, GridError
+from cafe_cli.raster.geodesy import GDAL_ERRORS, unit_metres
 from cafe_cli.raster.window import Window
 
 Bounds: TypeAlias = tuple[float, float, float, float]
 """(left, bottom, right, top) in a CRS."""
-
-GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError)
-"""Exceptions that rasterio raises where GDAL fails; the last one escapes it unwrapped."""
-
-_METRES_PER_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)
@@ -37,16 +32,27 @@ class Grid:
         From pixel coordinates (column, row) to CRS coordinates.
     width, height : int
         Pixels.
+    pixel_size : float, optional
+        Metres per pixel on the ground, said by the user of a raster without georeference.
     """
 
     crs: CRS | None
     transform: Affine
     width: int
     height: int
+    pixel_size: float | None = None
 
     @classmethod
     def of(cls, dataset: DatasetReader) -> "Grid":
-        """Return the grid of an open raster."""
+        """Return the grid of an open raster.
+
+        Raises
+        ------
+        GridError
+            The raster is placed by something else than a geotransform, and has to be warped first.
+        """
+        if dataset.transform.is_identity:
+            _refuse_other_placement(dataset)
         return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
 
     @classmethod
@@ -80,9 +86,22 @@ class Grid:
         return self.crs is not None or not self.transform.is_identity
 
     @property
+    def has_pixel_size(self) -> bool:
+        """Whether it is known, or at least likely, how many metres a pixel has on the ground.
+
+        A raster without a CRS that has the transform of its own pixels says nothing about it.
+        """
+        a, b, c, d, e, f = self.transform[:6]
+        own_pixels = (a, b, c, d, abs(e)) == (1, 0, 0, 0, 1) and f in (0, self.height)
+        return self.crs is not None or self.pixel_size is not None or not own_pixels
+
+    @cached_property
     def unit_metres(self) -> float:
-        """Metres per unit of the CRS, for degrees at the centre of the grid; 1 without a CRS."""
-        return unit_metres(self.crs, self.footprint.centroid.y)
+        """Metres on the ground per unit of the CRS at the grid's centre; 1 without a CRS."""
+        if self.pixel_size is not None:
+            return self.pixel_size
+        centre = self.footprint.centroid
+        return unit_metres(self.crs, (centre.x, centre.y))
 
     @property
     def gsd(self) -> float:
@@ -92,12 +111,13 @@ class Grid:
     def at(self, window: Window) -> "Grid":
         """Return the grid of a window."""
         shifted = self.transform @ Affine.translation(window.col, window.row)
-        return Grid(self.crs, shifted, window.width, window.height)
+        return replace(self, transform=shifted, width=window.width, height=window.height)
 
     def rescaled(self, factor: float) -> "Grid":
         """Return the grid with pixels `factor` times as large that covers the same ground."""
-        size = (max(1, math.ceil(n / factor - 1e-6)) for n in (self.width, self.height))
-        return Grid(self.crs, self.transform @ Affine.scale(factor), *size)
+        width, height = (max(1, math.ceil(n / factor - 1e-6)) for n in (self.width, self.height))
+        larger = self.transform @ Affine.scale(factor)
+        return replace(self, transform=larger, width=width, height=height)
 
     def same_pixels(self, other: "Grid") -> bool:
         """Whether both grids have the same pixels, to a thousandth of one."""
@@ -113,6 +133,30 @@ class Grid:
             return self.footprint
         step = self.footprint.length / 80
         return shape(transform_geom(self.crs, crs, mapping(self.footprint.segmentize(step))))
+
+
+def _refuse_other_placement(dataset: DatasetReader) -> None:
+    """Refuse a raster without a geotransform that control points, RPCs or arrays place."""
+    points, crs = dataset.gcps
+    if points:
+        code = crs.to_authority() if crs is not None and crs.is_projected else None
+        means, options = "ground control points", f"-t_srs {':'.join(code or ('EPSG', 'CODE'))}"
+    elif dataset.rpcs:
+        means = "rational polynomial coefficients (RPCs)"
+        options = "-rpc -to RPC_DEM=DTM -t_srs EPSG:CODE"
+    elif dataset.tags(ns="GEOLOCATION"):
+        means, options = "geolocation arrays", "-geoloc -t_srs EPSG:CODE"
+    elif dataset.crs is not None:
+        raise GridError(
+            f"{dataset.name} is in {describe_crs(dataset.crs)} but has no geotransform, so that "
+            "its pixels lie nowhere: add one with gdal_translate -a_ullr, or a world file"
+        )
+    else:
+        return
+    raise GridError(
+        f"{dataset.name} has no geotransform, {means} say where it lies: warp it first, e.g. "
+        f"gdalwarp {options} {dataset.name} WARPED.tif"
+    )
 
 
 def check_overlap(name: str, grid: Grid, reference: str, target: Grid) -> float:
@@ -163,15 +207,6 @@ def parse_crs(text: str | None) -> CRS | None:
         return CRS.from_user_input(text)
     except (CRSError, ValueError) as error:
         raise ConfigError(f"{text!r} is no CRS; write it like EPSG:25832") from error
-
-
-def unit_metres(crs: CRS | None, y: float) -> float:
-    """Return the metres per unit of a CRS at northing or latitude `y`, as the root of an area."""
-    if crs is None:
-        return 1.0
-    if crs.is_geographic:
-        return _METRES_PER_DEGREE * math.sqrt(max(math.cos(math.radians(y)), 1e-6))
-    return float(crs.units_factor[1])  # defined for engineering (local) CRSs too
 
 
 def describe_crs(crs: CRS | None) -> str:

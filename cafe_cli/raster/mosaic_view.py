@@ -256,10 +256,6 @@ def _find_grid(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) 
     if grid.crs is not None or reference is None or not reference.is_georeferenced:
         return grid
     same_size = (grid.width, grid.height) == (reference.width, reference.height)
-    if grid.transform.is_identity and dataset.gcps[0]:
-        raise GridError(
-            f"{dataset.name} has ground control points but is not warped; run gdalwarp first"
-        )
     if grid.transform.is_identity and not same_size:
         raise GridError(
             f"{dataset.name} has no georeference and {grid.width} x {grid.height} pixels; with the "

@@ -13,7 +13,8 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
 
 from cafe_cli.errors import GridError
-from cafe_cli.raster.grid import GDAL_ERRORS, Grid, describe_crs
+from cafe_cli.raster.geodesy import GDAL_ERRORS
+from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.reader import (
     Array,
     Mask,

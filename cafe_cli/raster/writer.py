@@ -18,7 +18,8 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, InputError, OutputError
-from cafe_cli.raster.grid import GDAL_ERRORS, Grid
+from cafe_cli.raster.geodesy import GDAL_ERRORS
+from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import Array, Mask, gdal_message
 from cafe_cli.system.atomic_write import check_output, remove, replace_atomically, write_text
 

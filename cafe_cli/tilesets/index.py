@@ -10,11 +10,12 @@ import numpy as np
 import pyogrio.errors
 import pyogrio.raw
 import shapely
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 
 from cafe_cli.errors import OutputError
-from cafe_cli.raster.grid import Grid, unit_metres
+from cafe_cli.raster.geodesy import unit_metres
+from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.splits.assign import Split
 from cafe_cli.tilesets.tileset import TileSet
@@ -80,7 +81,8 @@ def shared_ground(tiles: Sequence[Located], grids: Grids, size: int) -> float:
         return 0.0
     outlines, crs = _footprints(tiles, grids, size, clip=True)
     overlaps = [overlap for _, overlap in _shared(tiles, grids, outlines, crs)]
-    shared = float(shapely.union_all(overlaps).area * _square(outlines, crs))
+    parts = shapely.get_parts(shapely.union_all(overlaps))  # maybe far apart, at other scales
+    shared = sum(float(part.area) * _square([part], crs) for part in parts)
     if shared:
         log.warning(
             "tiles of two splits show the same %.0f m2 of ground: scenes overlap; scores will "
@@ -109,9 +111,10 @@ def _shared(
     return list(zip(pairs, overlaps[real], strict=True))
 
 
-def _square(outlines: NDArray[np.object_], crs: CRS | None) -> float:
-    """Return the area in square metres of a unit square of the CRS."""
-    return unit_metres(crs, shapely.bounds(outlines)[:, [1, 3]].mean()) ** 2
+def _square(outlines: ArrayLike, crs: CRS | None) -> float:
+    """Return the area in square metres of a unit square of the CRS amid the outlines."""
+    left, bottom, right, top = shapely.total_bounds(outlines).tolist()
+    return unit_metres(crs, ((left + right) / 2, (bottom + top) / 2)) ** 2
 
 
 def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:

@@ -7,7 +7,8 @@ import shapely
 from rasterio.crs import CRS
 
 from cafe_cli.errors import ConfigError, GridError
-from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, describe_crs, parse_crs
+from cafe_cli.raster.geodesy import GDAL_ERRORS
+from cafe_cli.raster.grid import Bounds, Grid, describe_crs, parse_crs
 from cafe_cli.vector.geometry import Geometries, single_parts
 from cafe_cli.vector.reprojection import padded_bounds, to_pixels
 

@@ -16,7 +16,8 @@ from rasterio.crs import CRS
 
 from cafe_cli.errors import GridError, InputError, LabelError
 from cafe_cli.findings import warn_once
-from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, check_overlap, describe_crs
+from cafe_cli.raster.geodesy import GDAL_ERRORS
+from cafe_cli.raster.grid import Bounds, Grid, check_overlap, describe_crs
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.text import did_you_mean
 from cafe_cli.vector.geometry import Geometries

@@ -10,7 +10,8 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from cafe_cli.errors import GridError
-from cafe_cli.raster.grid import GDAL_ERRORS, Bounds, Grid, describe_crs, unit_metres
+from cafe_cli.raster.geodesy import GDAL_ERRORS, Point, unit_metres
+from cafe_cli.raster.grid import Bounds, Grid, describe_crs
 from cafe_cli.vector.geometry import Geometries, make_valid, single_parts, snap
 
 _TICKS = 65  # points along each side of a raster from which bounds are transformed
@@ -30,7 +31,7 @@ def padded_bounds(grid: Grid, crs: CRS | None) -> Bounds | None:
         return None
     (left, bottom), (right, top) = points.min(axis=1).tolist(), points.max(axis=1).tolist()
     margin = max(right - left, top - bottom) / _TICKS + _segment_length(
-        grid, crs, (bottom + top) / 2
+        grid, crs, ((left + right) / 2, (bottom + top) / 2)
     )
     return left - margin, bottom - margin, right + margin, top + margin
 
@@ -84,8 +85,8 @@ def _reproject(
     parts, source = single_parts(geometries)
     if box:
         parts, source = _clip(parts, source, box)
-    ys = (box[1], box[3]) if box else shapely.total_bounds(geometries)[[1, 3]]
-    length = _segment_length(grid, crs, float(np.mean(ys)))
+    left, bottom, right, top = box or shapely.total_bounds(geometries).tolist()
+    length = _segment_length(grid, crs, ((left + right) / 2, (bottom + top) / 2))
     if shapely.length(parts).sum() > _MOST_SEGMENTS * length:
         return None
     parts = _segmentize(parts, length)
@@ -154,10 +155,10 @@ def _apply_affine(affine: Affine, points: NDArray[np.float64]) -> NDArray[np.flo
     )
 
 
-def _segment_length(grid: Grid, crs: CRS | None, y: float) -> float:
-    """Return the longest edge that may stay straight in another CRS, in units of `crs` near `y`.
+def _segment_length(grid: Grid, crs: CRS | None, point: Point) -> float:
+    """Return the longest edge that may stay straight in another CRS, in units of `crs` at a point.
 
     Projected lines curve about as strongly as the earth: an edge of 1000 m times the root of the
     pixel size in metres deviates from its chord by a fiftieth of a pixel.
     """
-    return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, y)
+    return 1000 * math.sqrt(grid.gsd) / unit_metres(crs, point)
