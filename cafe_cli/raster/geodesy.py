@@ -1,8 +1,8 @@
 """Distances on the ground: metres per unit of a CRS, and points as geocentric coordinates.
 
-The unit of a projected CRS is a metre in its plane. On the ground it is a metre only where the scale
-of the projection is 1: nearly so in UTM and national grids, but at 60 degrees north a unit of Web
-Mercator is half a metre.
+The unit of a projected CRS is a metre in its plane. On the ground it is a metre only where the
+scale of the projection is 1: nearly so in UTM and national grids, but at 60 degrees north a unit of
+Web Mercator is half a metre.
 """
 
 import math
@@ -25,6 +25,7 @@ Point: TypeAlias = tuple[float, float]
 _METRES_PER_DEGREE = 111_320.0
 _RADIUS, _ECCENTRICITY_SQUARED = 6_378_137.0, 0.006_694_379_990_141  # of WGS 84, metres
 _STEP = 50.0  # units of a CRS, to both sides of a point where the scale is measured
+_FARTHEST = 1e8  # metres from the origin of a projection; the earth is 4e7 around
 _TOLERANCE = 0.005  # UTM and national grids differ by less from 1, and stay as they are
 
 
@@ -70,6 +71,8 @@ def to_geocentric(crs: CRS, points: Sequence[Point]) -> NDArray[np.float64] | No
 def _scale(crs: CRS, point: Point, unit: float) -> float:
     """Return the scale of a projection: metres on the ground per metre of its plane."""
     x, y = point
+    if not max(abs(x), abs(y)) * unit < _FARTHEST:  # PROJ turns round the earth to get there
+        return 1.0
     around = [(x - _STEP, y), (x + _STEP, y), (x, y - _STEP), (x, y + _STEP)]
     corners = to_geocentric(crs, around)
     if corners is None:

@@ -2,19 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
+import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from cafe_cli.errors import GridError
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
+from cafe_cli.raster.reader import open_raster
 from cafe_cli.raster.window import Window
 from tests.support.rasters import LAMBERT, UTM, grid, moved
 
 OREGON = CRS.from_epsg(2994)
-
-
 DEGREES = CRS.from_epsg(4326)
 
 
@@ -35,7 +37,7 @@ LOCAL = CRS.from_wkt('LOCAL_CS["Site",UNIT["foot",0.3048]]')
     ],
 )
 def test_the_gsd_is_in_metres(crs, unit, tolerance):
-    where = grid(pixel=0.25, crs=crs)
+    where = grid(pixel=0.25, left=1e6, top=9e5, crs=crs)
     assert where.gsd == pytest.approx(0.25 * unit, rel=tolerance)
     assert where.at(Window(3, 2, 1, 1)).gsd == pytest.approx(where.gsd)
 
@@ -149,3 +151,52 @@ def test_one_raster_without_a_crs_is_named():
 def test_a_crs_has_a_short_name():
     assert [describe_crs(c) for c in (UTM, LOCAL)] == ["EPSG:32632", "Site"]
     assert "no CRS" in describe_crs(None)
+
+
+# Rasters without a geotransform
+
+
+RPC = {f"{axis}_OFF": "100" for axis in ("LINE", "SAMP", "HEIGHT", "LAT", "LONG")}
+RPC |= {key.replace("OFF", "SCALE"): value for key, value in RPC.items()}
+for coefficients in ("LINE_NUM", "LINE_DEN", "SAMP_NUM", "SAMP_DEN"):
+    RPC[f"{coefficients}_COEFF"] = " ".join(["1"] * 20)
+
+
+def placed_otherwise(path, crs=None, gcps=None, **tags):
+    size = {"width": 4, "height": 4, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **size, crs=crs) as dataset:
+        dataset.write(np.ones((1, 4, 4), np.uint8))
+        if gcps:
+            dataset.gcps = gcps
+        for namespace, values in tags.items():
+            dataset.update_tags(ns=namespace, **values)
+    return str(path)
+
+
+def corner_points(step):
+    return [GroundControlPoint(r, c, 9 + c * step, 47 - r * step) for r in (0, 4) for c in (0, 4)]
+
+
+@pytest.mark.parametrize(
+    ("placement", "said"),
+    [
+        ({"gcps": (corner_points(0.5), UTM)}, "control points.*gdalwarp -t_srs EPSG:32632"),
+        ({"gcps": (corner_points(1e-5), DEGREES)}, "control points.*gdalwarp -t_srs EPSG:CODE"),
+        ({"RPC": RPC}, "RPCs.*gdalwarp -rpc -to RPC_DEM=DTM"),
+        (
+            {"GEOLOCATION": {"X_DATASET": "x.tif", "Y_DATASET": "y.tif", "X_BAND": "1"}},
+            "geolocation arrays.*gdalwarp -geoloc",
+        ),
+        ({"crs": UTM}, "is in EPSG:32632 but has no geotransform.*a_ullr"),
+    ],
+)
+def test_a_raster_that_has_to_be_warped_first_is_refused(tmp_path, placement, said):
+    path = placed_otherwise(tmp_path / "image.tif", **placement)
+    with open_raster(path) as dataset, pytest.raises(GridError, match=said) as error:
+        Grid.of(dataset)
+    assert "a_srs" not in str(error.value)
+
+
+def test_pixels_are_a_grid_of_their_own(tmp_path):
+    with open_raster(placed_otherwise(tmp_path / "image.tif")) as dataset:
+        assert not Grid.of(dataset).is_georeferenced
