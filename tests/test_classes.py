@@ -11,11 +11,11 @@ from tests.support.rasters import TABLE
 
 def test_a_class_fills_in_color_and_values():
     land = LandClass(3, "water")
-    assert land.values == (3,)
+    assert (land.values, land.label_values) == ((), (3,))
     assert land.color.startswith("#")
     assert LandClass(0, "a", "#AbCdEf").color == "#abcdef"
     assert LandClass(0, "a", "#0102ff").rgb == (1, 2, 255)
-    assert LandClass(0, "a", values=(7, -1)).values == (7, -1)
+    assert LandClass(0, "a", values=(7, -1)).label_values == (7, -1)
 
 
 def test_the_first_sixteen_default_colors_differ():

@@ -117,12 +117,22 @@ class AboveGroundFacts:
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """Facts of a sample of the labels: pixels per class name, and per value of no class."""
+    """Facts of a sample of the labels: pixels per class name, and per value.
+
+    Attributes
+    ----------
+    unknown, ignored : dict
+        Values of no class, and values that are ignored; the most frequent 10,000 at most.
+    nodata_of_classes : dict
+        Values of a class that the raster declares as nodata.
+    """
 
     looked_at_percent: float
     unlabelled_percent: float
     classes: dict[str, int]
     unknown: dict[str, int]
+    ignored: dict[str, int]
+    nodata_of_classes: dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Rules for images, labels, grids and storage: findings about arrays and numbers."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -15,7 +14,12 @@ from cafe_cli.config.schema import LabelSettings
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import Array, Mask
-from cafe_cli.scenes.label_coding import list_unknown
+from cafe_cli.scenes.label_coding import (
+    LabelTally,
+    explain_nodata,
+    explain_unknown,
+    list_values,
+)
 from cafe_cli.text import percent
 
 _BIG = 25_000_000  # pixels of a raster that should be tiled
@@ -79,22 +83,21 @@ def check_margins(shares: dict[float, float]) -> Iterator[Finding]:
 
 
 def check_labels(
-    counts: NDArray[np.int64],
-    unknown: "Counter[int | str]",
-    classes: ClassTable,
-    settings: LabelSettings,
+    counts: NDArray[np.int64], tally: LabelTally, classes: ClassTable, settings: LabelSettings
 ) -> Iterator[Finding]:
-    """Check the pixel counts per class id (K,), and those per value or colour without a class."""
-    listed = list_unknown(unknown)
-    if unknown and settings.encoding == "ids":
-        yield _error(
-            f"label values without a class: {listed}; add them to a class with values = [...], or "
-            "to labels.ignore"
-        )
-    elif unknown:
+    """Check the pixel counts per class id (K,), and the values that need a word."""
+    if tally.unknown and settings.encoding == "ids":
+        yield _error(f"{explain_unknown(tally.unknown, classes)}; check --json lists all of them")
+    elif tally.unknown:
+        listed = list_values(tally.unknown)
         yield _note(f"label colours of no class, which take the nearest one: {listed}")
     elif not counts.any():
-        yield _error("no label in any of the places looked at; check labels.encoding and the CRS")
+        left_out = f" ({list_values(tally.ignored)} ignored)" if tally.ignored else ""
+        yield _error(
+            f"no label in any of the places looked at{left_out}; check labels.encoding and the CRS"
+        )
+    for message in explain_nodata(tally, classes, settings):
+        yield _note(message)
     unseen = [c.name for c in classes if not counts[c.id] and c.name not in settings.absent]
     if counts.any() and unseen:
         yield _note(f"classes that were not seen here: {', '.join(unseen)}")

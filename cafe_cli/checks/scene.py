@@ -47,6 +47,8 @@ from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
+from cafe_cli.scenes.label_coding import MOST_UNKNOWN, LabelTally
+from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.scene import Patch, Scene, estimate_scene_ground, open_scene
 from cafe_cli.vector.features import is_vector
 
@@ -55,7 +57,6 @@ EstimateGround: TypeAlias = Callable[[SceneInspection], GroundSurface | None]
 STREAMS = ("optical", "elevation", "dtm", "labels")
 
 _MOST_CELLS = 4_000_000  # of the ground filter; they take about ten seconds
-_LISTED = 8  # label values without a class, at most, in the facts
 
 
 def diagnose(
@@ -200,22 +201,30 @@ def _check_labels(report: Report, facts: SceneFacts, files: SceneFiles, config: 
     """Count the classes in up to 25 windows: all of a small raster, a part of a large one."""
     classes = config.class_table
     counts, seen = np.zeros(NODATA + 1, np.int64), 0
-    unknown = Counter[int | str]()
+    tally = LabelTally()
     with _open(replace(files, elevation=(), dtm=()), config, config.height) as scene:
         for window in spread(scene.grid.width, scene.grid.height, 512, 5):
             decoded = scene.read_labels(window, classes, config.labels)
             counts += np.bincount(decoded.ids.ravel(), minlength=NODATA + 1)
-            unknown.update(decoded.unknown_values)
+            tally.add(decoded.tally)
             seen += decoded.ids.size
+            if len(tally.unknown) > MOST_UNKNOWN:
+                break
         pixels = scene.grid.width * scene.grid.height
     labelled = counts[: len(classes)]
     facts.streams["labels"].labels = LabelFacts(
         looked_at_percent=round(min(100.0, 100 * seen / pixels), 2),
         unlabelled_percent=round(100 * float(1 - labelled.sum() / seen), 2),
         classes={c.name: int(labelled[c.id]) for c in classes},
-        unknown={str(value): n for value, n in unknown.most_common(_LISTED)},
+        unknown=_pixels_by_value(tally.unknown),
+        ignored=_pixels_by_value(tally.ignored),
+        nodata_of_classes=_pixels_by_value(tally.declared),
     )
-    report.add_all(check_labels(labelled, unknown, classes, config.labels), files.labels[0])
+    report.add_all(check_labels(labelled, tally, classes, config.labels), files.labels[0])
+
+
+def _pixels_by_value(values: "Counter[Key]") -> dict[str, int]:
+    return {str(value): n for value, n in values.most_common(MOST_UNKNOWN)}
 
 
 def _open(

@@ -24,6 +24,9 @@ from cafe_cli.config.types import (
 )
 from cafe_cli.errors import ConfigError
 
+_RESERVED = ("", "ignore", "unlabelled", "(none)", "*")
+"""Names, in lower case, that mean no class in settings, counts and tables."""
+
 STRIDE = 32
 """Stride in pixels of the network's coarsest features. Windows begin at its multiples; elsewhere,
 labels would differ by several per cent."""
@@ -77,16 +80,17 @@ class LabelSettings(Section):
 
     Vectors: `attribute` of `layer` holds the class value. Where features overlap, the class that
     comes first in `priority` wins, then the later feature. With `all_touched` every pixel that a
-    feature touches is labelled, not only those whose centre it covers. Ground without features is
-    `unlabelled`: ``ignore`` or the name of a class.
+    feature touches is labelled, not only those whose centre it covers.
 
-    `ignore` lists values without a class. `table` is a CSV file with the columns ``value`` and
-    ``class`` (name or id; empty: ignore), used instead of the ``values`` of the classes. It is no
-    error if the classes named in `absent` do not occur.
+    Ground without a feature, or where a label raster has no data, is `unlabelled`: ``ignore`` or
+    the name of a class. `ignore` lists values and ranges without a class; unset, it is 255, unless
+    a class has that value. `table` is a CSV file with the columns ``value`` and ``class`` (name or
+    id; empty: ignore), used instead of the ``values`` of the classes. It is no error if the classes
+    named in `absent` do not occur.
     """
 
     encoding: Literal["ids", "colors"] = "ids"
-    ignore: tuple[int | str, ...] = (255,)
+    ignore: tuple[int | str, ...] | None = None
     ignore_colors: tuple[Color, ...] = ()
     table: str | None = None
     attribute: str | None = None
@@ -407,13 +411,26 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_colors_differ(self) -> Self:
         if self.labels.encoding == "colors":
-            colors = [
-                c.lower() for c in (*(c.color for c in self.classes), *self.labels.ignore_colors)
-            ]
-            if "" in colors or len(set(colors)) < len(colors):
+            rows = [(c.color.lower(), f"class {c.name!r}") for c in self.classes]
+            rows += [(color.lower(), "labels.ignore_colors") for color in self.labels.ignore_colors]
+            owners: dict[str, str] = {}
+            for color, owner in rows:
+                if not color or owners.setdefault(color, owner) != owner:
+                    raise ValueError(
+                        "labels.encoding is 'colors': every class needs its own color, different "
+                        f"from labels.ignore_colors; {owner} has "
+                        f"{f'{color}, as {owners[color]} has' if color else 'none'}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for name in (c.name for c in self.classes):
+            if name.strip().casefold() in _RESERVED:
                 raise ValueError(
-                    "labels.encoding is 'colors': every class needs its own color, different from "
-                    "labels.ignore_colors"
+                    f"a class cannot be called {name!r}, which stands for ground without a class "
+                    "or for other values: choose another name; if it is for pixels that should not "
+                    "train, drop the class and list its values in labels.ignore"
                 )
         return self
 

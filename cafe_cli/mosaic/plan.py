@@ -13,7 +13,7 @@ from cafe_cli.mosaic.grid import MosaicInput, PlacedInput, TargetGrid, place, ta
 from cafe_cli.mosaic.methods import METHODS, Method
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.reader import open_raster
-from cafe_cli.raster.writer import read_classes
+from cafe_cli.raster.writer import check_nodata, read_classes
 from cafe_cli.system.atomic_write import check_outputs
 
 log = logging.getLogger("cafe")
@@ -115,6 +115,8 @@ def _inspect(inputs: Sequence[str], confidences: Confidences | None) -> list[Mos
         with open_raster(path) as dataset:
             _check_kind(path, dataset, "label raster")
             source = MosaicInput(path, partner, Grid.of(dataset), read_classes(dataset))
+            if source.classes:
+                check_nodata(dataset, source.classes)
         if partner is not None:
             _check_confidence(partner, source)
         sources.append(source)

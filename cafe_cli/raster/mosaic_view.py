@@ -18,7 +18,7 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.errors import BandError, GridError, InputError
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
-from cafe_cli.raster.reader import RasterReader, may_lack_data, open_raster
+from cafe_cli.raster.reader import RasterReader, declared_nodata, may_lack_data, open_raster
 from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, read_on_grid
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
@@ -40,6 +40,8 @@ class Member:
         Size of the blocks of the file in pixels.
     masked : bool
         Whether an alpha band, a mask or nodata may mark pixels as no data.
+    nodata : float or None
+        See `declared_nodata`.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Member:
     scale: float = 1.0
     offset: float = 0.0
     masked: bool = False
+    nodata: float | None = None
     block_width: int = 1
     block_height: int = 1
 
@@ -243,6 +246,7 @@ def _inspect(path: str, crs: CRS | None, reference: Grid | None) -> Member:
             scale=dataset.scales[0],
             offset=dataset.offsets[0],
             masked=may_lack_data(dataset),
+            nodata=declared_nodata(dataset),
             block_width=block_width,
             block_height=block_height,
         )

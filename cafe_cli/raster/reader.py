@@ -129,6 +129,16 @@ def may_lack_data(dataset: DatasetReader) -> bool:
     return any(kinds != [MaskFlags.all_valid] for kinds in flags)
 
 
+def declared_nodata(dataset: DatasetReader) -> float | None:
+    """Return the nodata value that is the mask of a raster; None if it has another mask, or none.
+
+    NaN counts as none, since it is no value.
+    """
+    nodata: float | None = dataset.nodata
+    masks = MaskFlags.nodata in dataset.mask_flag_enums[0]
+    return nodata if nodata is not None and masks and not math.isnan(nodata) else None
+
+
 def read_valid(
     dataset: DatasetReader, window: Window, bands: Sequence[int], nodata: float | None = None
 ) -> Mask:

@@ -17,10 +17,10 @@ import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.reader import Array, Mask, gdal_message
+from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
 from cafe_cli.system.atomic_write import check_output, remove, replace_atomically, write_text
 
 _FULL = 1_000_000  # bytes; with less free space, a failed write means a full disk
@@ -182,6 +182,23 @@ def read_classes(dataset: DatasetReader) -> ClassTable | None:
         return ClassTable.from_json(json.loads(stored)) if stored else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{dataset.name}: the CLASSES tag is damaged: {error}") from error
+
+
+def check_nodata(dataset: DatasetReader, classes: ClassTable) -> None:
+    """Refuse a map whose nodata value is one of its classes: the class would be lost.
+
+    Raises
+    ------
+    LabelError
+        The message names both.
+    """
+    nodata = declared_nodata(dataset)
+    if nodata in range(len(classes)):
+        raise LabelError(
+            f"{dataset.name} declares {nodata:g} as nodata, which is also its class "
+            f"{classes.names[int(nodata)]!r}: declare another value with gdal_edit.py -a_nodata "
+            f"{NODATA} FILE, where {NODATA} is what cafe writes for no class"
+        )
 
 
 def convert_to_cog(

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import LabelSettings
@@ -21,7 +20,8 @@ from cafe_cli.raster.mosaic_view import MosaicView
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.label_coding import Decoded, decode
+from cafe_cli.scenes.label_coding import Decoded
+from cafe_cli.scenes.raster_labels import RasterLabels
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.system.atomic_write import file_stamps
 
@@ -61,7 +61,7 @@ class Scene:
     inspection : SceneInspection
     optical : MosaicView
     heights : HeightReader, optional
-    labels : MosaicView or VectorLabels, optional
+    labels : RasterLabels or VectorLabels, optional
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Scene:
         inspection: SceneInspection,
         optical: MosaicView,
         heights: HeightReader | None = None,
-        labels: MosaicView | VectorLabels | None = None,
+        labels: RasterLabels | VectorLabels | None = None,
     ) -> None:
         self.inspection = inspection
         self._optical, self._heights, self._labels = optical, heights, labels
@@ -110,9 +110,7 @@ class Scene:
         """
         if self._labels is None:
             raise InputError(f"scene {self.inspection.files.id} has no labels")
-        if isinstance(self._labels, VectorLabels):
-            return self._labels.read(window, classes, settings)
-        return decode(*self._labels.read(window), classes, settings)
+        return self._labels.read(window, classes, settings)
 
     def _read_height(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if self._heights is None:
@@ -161,10 +159,12 @@ def estimate_scene_ground(inspection: SceneInspection) -> GroundSurface | None:
     return ground_below(heights, inspection.native)
 
 
-def _open_labels(stack: ExitStack, inspection: SceneInspection) -> MosaicView | VectorLabels | None:
+def _open_labels(
+    stack: ExitStack, inspection: SceneInspection
+) -> RasterLabels | VectorLabels | None:
     files, grid = inspection.files, inspection.grid
     if inspection.labels:
-        labels = MosaicView(inspection.labels, grid, Resampling.nearest)
+        labels = RasterLabels(inspection.labels, grid)
         stack.callback(labels.close)
         return labels
     if not files.labels:

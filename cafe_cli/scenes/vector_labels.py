@@ -13,7 +13,15 @@ from cafe_cli.errors import ConfigError
 from cafe_cli.findings import warn_once
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.label_coding import IGNORE, Decoded, label_key, list_classes, value_to_class
+from cafe_cli.scenes.label_coding import Decoded, LabelTally
+from cafe_cli.scenes.label_values import (
+    IGNORE,
+    find_class,
+    label_key,
+    list_classes,
+    unlabelled_class,
+    value_to_class,
+)
 from cafe_cli.vector.features import Features, read_features, refuse_empty
 from cafe_cli.vector.geometry import subdivide
 from cafe_cli.vector.rasterize import rasterize_indices
@@ -79,45 +87,37 @@ class VectorLabels:
             return Decoded(ids)
         decoded = self._read(inside, classes, settings)
         ids[inside.slices(window)] = decoded.ids
-        return Decoded(ids, decoded.unknown_values)
+        return Decoded(ids, decoded.tally)
 
     def _read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
         hits = np.sort(self._tree.query(shapely.box(*window.bounds)))
         used, codes = np.unique(self._codes[hits], return_inverse=True)
         values = [self._values[code] for code in used.tolist()]
-        classes_by_value = value_to_class(classes, settings)
-        ids = np.array([classes_by_value.get(value, NODATA) for value in values], np.uint8)
+        known = value_to_class(classes, settings)
+        classified = [known.find(value) for value in values]
+        ids = np.array([NODATA if i is None else i for i in classified], np.uint8)
         order = np.argsort(_priorities(classes, settings)[ids[codes]], kind="stable")
         topmost = rasterize_indices(self._pieces[hits[order]], window, settings.all_touched)
         # Where there is no feature, -1 indexes the last element: the class of unlabelled ground.
         value_index = np.append(codes[order], len(values))[topmost]
         counts = np.bincount(value_index.ravel(), minlength=len(values) + 1).tolist()
-        found = {value: n for value, n in zip(values, counts, strict=False) if n}
-        unknown = {value: n for value, n in found.items() if value not in classes_by_value}
-        return Decoded(
-            np.append(ids, _unlabelled(classes, settings))[value_index], Counter(unknown)
-        )
+        tally = LabelTally()
+        for value, class_id, n in zip(values, classified, counts, strict=False):
+            if n and class_id is None:
+                tally.unknown[value] = n
+            elif n and class_id == NODATA:
+                tally.ignored[value] = n
+        unlabelled = np.uint8(unlabelled_class(classes, settings))
+        return Decoded(np.append(ids, unlabelled)[value_index], tally)
 
 
 def _priorities(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp]:
     """Return the priority of each class id, 0 to 255; features of higher priority lie on top."""
     priorities = np.zeros(NODATA + 1, np.intp)
     for rank, name in enumerate(reversed(settings.priority), start=1):
-        if name not in classes.names:
+        if (class_id := find_class(name, classes)) is None:
             raise ConfigError(
                 f"labels.priority names {name!r}, which is no class; {list_classes(classes)}"
             )
-        priorities[classes.names.index(name)] = rank
+        priorities[class_id] = rank
     return priorities
-
-
-def _unlabelled(classes: ClassTable, settings: LabelSettings) -> np.uint8:
-    """Return the class id of ground without a feature."""
-    if settings.unlabelled == IGNORE:
-        return np.uint8(NODATA)
-    if settings.unlabelled not in classes.names:
-        raise ConfigError(
-            f"labels.unlabelled is {settings.unlabelled!r}, which is neither {IGNORE!r} nor a "
-            f"class; {list_classes(classes)}"
-        )
-    return np.uint8(classes.names.index(settings.unlabelled))

@@ -23,7 +23,7 @@ from cafe_cli.system.atomic_write import replace_atomically, write_text
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
-from cafe_cli.tilesets.plan import TilePlan, block_side, plan
+from cafe_cli.tilesets.plan import TilePlan, block_side, check_training_classes, plan
 from cafe_cli.tilesets.tile_rasters import write_ground
 from cafe_cli.tilesets.tileset import (
     Tile,
@@ -203,6 +203,7 @@ def _check_classes(
             f"no tile shows {', '.join(map(repr, missing))}: check the label values of that class, "
             "take it out of the classes, or name it in labels.absent"
         )
+    check_training_classes(dict(zip(classes.names, counts["train"].tolist(), strict=False)))
     rows = zip(classes.names, everywhere, counts["train"].tolist(), strict=False)
     if lacking := [name for name, found, trained in rows if found and not trained]:
         log.warning("no training tile shows %s: it will not be learnt", ", ".join(lacking))

@@ -1,8 +1,7 @@
 """Plan a tile set: inspect the scenes, count their labels, and split their ground into tiles."""
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -16,7 +15,13 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.label_coding import list_unknown
+from cafe_cli.scenes.label_coding import (
+    MOST_UNKNOWN,
+    LabelTally,
+    explain_nodata,
+    explain_unknown,
+    list_values,
+)
 from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.splits.assign import Block, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
@@ -81,14 +86,13 @@ class _LabelCounts:
     ----------
     blocks : list of Block
         Labelled pixels per class, block by block.
-    unknown : Counter
-        Number of pixels by value, or colour, without a class.
+    tally : LabelTally
     first_scene : dict
-        The first scene with each of these values.
+        The first scene with each unknown value.
     """
 
     blocks: list[Block] = field(default_factory=list)
-    unknown: "Counter[int | str]" = field(default_factory=Counter)
+    tally: LabelTally = field(default_factory=LabelTally)
     first_scene: dict[int | str, str] = field(default_factory=dict)
 
 
@@ -125,7 +129,7 @@ def plan(
         scenes.append(scene)
         _count_scene(scene, counted, config, classes, jobs)
         progress(done, len(found))
-    _report_unknown(counted, config)
+    _report_labels(counted, config, classes)
     _check_consistency(scenes)
     grids = _grids(scenes)
     planner = SplitPlanner(config, grids, counted.blocks)
@@ -152,45 +156,100 @@ def _count_scene(
     windows = list(divide_into_blocks(grid.width, grid.height, block_side(config)))
     count = partial(_count_block, config=config, classes=classes)
     found = in_order(partial(open_scene, scene), count, windows, min(jobs, len(windows)))
-    for window, (counts, unknown) in zip(windows, found, strict=True):
+    for window, (counts, tally) in zip(windows, found, strict=True):
         counted.blocks.append(Block(name, window, counts))
-        counted.unknown.update(unknown)
-        for value in unknown:
+        counted.tally.add(tally)
+        for value in tally.unknown:
             counted.first_scene.setdefault(value, name)
+        if config.labels.encoding == "ids" and len(counted.tally.unknown) > MOST_UNKNOWN:
+            _report_unknown(counted, config, classes)
 
 
 def _count_block(
     scene: Scene, window: Window, config: Config, classes: ClassTable
-) -> "tuple[NDArray[np.int64], Counter[int | str]]":
-    """Count the labelled pixels of a window per class, and the pixels of values without a class."""
-    counts, unknown = np.zeros(len(classes), np.int64), Counter[int | str]()
+) -> tuple[NDArray[np.int64], LabelTally]:
+    """Count the labelled pixels of a window per class, and the pixels that need a word."""
+    counts, tally = np.zeros(len(classes), np.int64), LabelTally()
     for part in blocks(window.width, window.height, _READ):
         here = part.shift(window.col, window.row)
         decoded = scene.read_labels(here, classes, config.labels)
-        unknown.update(decoded.unknown_values)
+        tally.add(decoded.tally)
         ids = np.where(scene.read_valid(here), decoded.ids, np.uint8(NODATA))
         counts += pixel_counts(ids, classes)[:-1]
-    return counts, unknown
+    return counts, tally
 
 
-def _report_unknown(counted: _LabelCounts, config: Config) -> None:
+def _report_labels(counted: _LabelCounts, config: Config, classes: ClassTable) -> None:
+    """Raise an error for labels that cannot train; warn of values that may be meant otherwise."""
+    for message in explain_nodata(counted.tally, classes, config.labels):
+        log.warning("%s", message)
+    _report_unknown(counted, config, classes)
+    counts = np.sum([b.counts for b in counted.blocks], axis=0)
+    if not counts.any():
+        ignored = counted.tally.ignored
+        left_out = f"; labels.ignore leaves out {list_values(ignored)}" if ignored else ""
+        raise LabelError(
+            f"no pixel of any scene has a label{left_out}; check labels.encoding and the CRS"
+        )
+    check_several_classes(dict(zip(classes.names, counts.tolist(), strict=True)), "the labels")
+
+
+def _report_unknown(counted: _LabelCounts, config: Config, classes: ClassTable) -> None:
     """Raise an error for values without a class; warn of colours that are not exact."""
-    unknown = counted.unknown
+    unknown = counted.tally.unknown
     if unknown and config.labels.encoding == "ids":
         ((most_frequent, _),) = unknown.most_common(1)
         raise LabelError(
-            f"label values without a class: {list_unknown(unknown)}, the first of them in scene "
-            f"{counted.first_scene[most_frequent]}; add them to a class with values = [...] "
-            "or to labels.ignore"
+            f"{explain_unknown(unknown, classes)}; the most frequent is in scene "
+            f"{counted.first_scene[most_frequent]}"
         )
     if unknown:
         log.warning(
             "%s label pixels had no exact class colour and took the nearest one: %s",
             f"{unknown.total():,}",
-            list_unknown(unknown),
+            list_values(unknown),
         )
-    if not any(b.counts.any() for b in counted.blocks):
-        raise LabelError("no pixel of any scene has a label; check labels.encoding and the CRS")
+
+
+def check_several_classes(pixels: Mapping[str, int], where: str, remedy: str = "") -> None:
+    """Refuse labels that show one class only: there is nothing to tell it from.
+
+    Parameters
+    ----------
+    pixels : mapping
+        Number of labelled pixels per class name.
+    where : str
+        What was counted, in the plural, for the message.
+    remedy : str
+        What to do if there are other classes.
+
+    Raises
+    ------
+    LabelError
+    """
+    shown = [name for name, count in pixels.items() if count]
+    if len(shown) != 1:
+        return
+    others = [name for name in pixels if name != shown[0]]
+    other = others[0] if others else "other"
+    advice = (
+        remedy
+        if remedy and others
+        else (
+            f"{'' if others else 'add a second class and '}give it the ground without labels "
+            f"(labels.unlabelled = {other!r}) or its values (values = [...])"
+        )
+    )
+    raise LabelError(
+        f"{where} show one class only, {shown[0]!r}, and nothing to tell it from; {advice}"
+    )
+
+
+def check_training_classes(pixels: Mapping[str, int]) -> None:
+    """Refuse training tiles that show one class only; `pixels` as in `check_several_classes`."""
+    labelled = {name: count for name, count in pixels.items() if name != "unlabelled"}
+    remedy = "lower split.block or tile.size, or change split.seed, so that they show more"
+    check_several_classes(labelled, "the training tiles", remedy)
 
 
 def _check_consistency(scenes: Sequence[SceneInspection]) -> None:

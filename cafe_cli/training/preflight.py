@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cafe_cli.config.schema import STRIDE, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.tilesets.plan import check_training_classes
 from cafe_cli.tilesets.tileset import TileSet, is_tileset_path
 from cafe_cli.training.data.augment import crop_side
 
@@ -33,19 +34,22 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
 
 
 def check_tiles(folder: Path, tileset: TileSet) -> None:
-    """Refuse a tile set without labelled training pixels, or whose source rasters have changed.
+    """Refuse a tile set whose training labels show no or one class, or whose rasters have changed.
 
     Raises
     ------
     InputError
         There is no training tile, no training pixel has a label, or a raster that a virtual tile
         set refers to has changed.
+    LabelError
+        The training tiles show one class only.
     """
     training = len(tileset.of("train"))
     if not training:
         raise InputError(f"{folder} has no training tiles")
     if not any(_training_pixels(tileset).values()):
         raise InputError(f"{folder}: no pixel of its {training} training tiles has a label")
+    check_training_classes(tileset.pixels["train"])
     for scene in tileset.virtual.scenes.values() if tileset.virtual else ():
         scene.check_unchanged()
 

@@ -15,6 +15,7 @@ from cafe_cli.checks.rules import (
     pixel_shift,
 )
 from cafe_cli.config.schema import LabelSettings
+from cafe_cli.scenes.label_coding import LabelTally
 from tests.support.findings import said
 from tests.support.rasters import LAMBERT, TABLE, around, grid
 
@@ -98,7 +99,9 @@ def test_a_margin_is_told_with_its_value():
 
 
 def labels(counts, unknown=(), **settings):
-    return check_labels(np.array(counts), Counter(dict(unknown)), TABLE, LabelSettings(**settings))
+    return check_labels(
+        np.array(counts), LabelTally(Counter(dict(unknown))), TABLE, LabelSettings(**settings)
+    )
 
 
 def test_nothing_is_said_of_good_labels():

@@ -1,4 +1,5 @@
 import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_without_a_file_everything_has_its_default():
     assert config.model_copy(update={"root": "."}) == Config()
     assert config.root == str(Path.cwd())
     assert (config.scenes, config.classes, config.height.kind) == (None, (), "dsm")
-    assert (config.tile.size, config.tile.stride, config.labels.ignore) == (512, 384, (255,))
+    assert (config.tile.size, config.tile.stride, config.labels.ignore) == (512, 384, None)
 
 
 def test_a_file_that_is_not_there_or_not_toml(tmp_path, toml):
@@ -95,6 +96,17 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(toml, text, message)
 def test_a_wrong_value_is_named_with_its_place(toml, text, parts):
     message = refusal(toml(text))
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    "name", ["unlabelled", "Unlabelled", "ignore", " IGNORE", "(none)", "*", ""]
+)
+def test_no_class_is_called_like_no_class(name):
+    classes = [{"id": 0, "name": "tree"}, {"id": 1, "name": name}]
+    with pytest.raises(
+        ConfigError, match=rf"{re.escape(repr(name))}.*another name.*labels\.ignore"
+    ):
+        parse_config({"classes": classes}, "test")
 
 
 def test_no_scene_both_validates_and_tests(toml):
@@ -181,7 +193,11 @@ def test_the_root_is_seen_from_the_file_and_from_options_seen_from_here(toml, tm
 
 def test_classes_become_a_table():
     table = parse_config({"classes": CLASSES}, "test").class_table
-    assert (table.names, table[1].values, table[0].values) == (("ground", "tree"), (3, 4), (0,))
+    assert (table.names, table[1].label_values, table[0].label_values) == (
+        ("ground", "tree"),
+        (3, 4),
+        (0,),
+    )
     with pytest.raises(ConfigError, match="no classes"):
         _ = Config().class_table
 

@@ -36,7 +36,7 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster
 from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
-from cafe_cli.raster.writer import _to_cog, create_cog, read_classes, write_geotiff
+from cafe_cli.raster.writer import _to_cog, class_tags, create_cog, read_classes, write_geotiff
 
 UTM = CRS.from_epsg(32632)
 TABLE = ClassTable(
@@ -376,6 +376,18 @@ def test_other_nodata_than_255_is_understood(tmp_path):
     write_geotiff(path, np.array([[[9, 0, 1]]], np.uint8), LATTICE.at(Window(0, 0, 3, 1)), nodata=9)
     mosaic([str(path)], tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")[0].tolist() == [255, 0, 1]
+
+
+def test_nodata_that_is_a_class_is_refused(tmp_path):
+    path, place = tmp_path / "a.tif", LATTICE.at(Window(0, 0, 3, 1))
+    tags = class_tags(TABLE)
+    for nodata in (0, 2):
+        write_geotiff(path, np.array([[[2, 0, 1]]], np.uint8), place, nodata=nodata)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(**tags)
+        name = TABLE.names[nodata]
+        with pytest.raises(LabelError, match=rf"declares {nodata} as nodata.*class '{name}'"):
+            mosaic([str(path)], tmp_path / "out.tif")
 
 
 def gdalinfo(*arguments: object) -> str:

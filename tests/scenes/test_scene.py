@@ -319,7 +319,7 @@ def test_labels_are_those_below_each_pixel_centre(optical, write, crs, pixel):
     expected = nearest(values, delivered, where)
     expected[(expected == 3) | (expected < 0)] = 255
     assert (decoded.ids == expected).mean() > 0.999  # centres on the edge of two pixels
-    assert not decoded.unknown_values
+    assert not decoded.tally.unknown
 
 
 def test_color_labels_with_alpha(optical, write):

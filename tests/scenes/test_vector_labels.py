@@ -33,7 +33,7 @@ def row_of(labels, settings=IDS, classes=TABLE, window=SCENE):
     assert decoded.ids.dtype == np.uint8
     assert decoded.ids.shape == (window.height, window.width)
     assert (decoded.ids == decoded.ids[0]).all()
-    return decoded.ids[0].tolist(), dict(decoded.unknown_values)
+    return decoded.ids[0].tolist(), dict(decoded.tally.unknown)
 
 
 def test_values_of_features_become_ids():
@@ -52,7 +52,7 @@ def test_what_has_no_class_is_counted_in_pixels():
         [_] * 4 + [1] * 5 + [_] + [1] * 2,
         {"bush": 32, "(none)": 8},
     )
-    assert labels.read(Window(3, 0, 2, 5), TABLE, IDS).unknown_values == {"bush": 5}
+    assert labels.read(Window(3, 0, 2, 5), TABLE, IDS).tally.unknown == {"bush": 5}
 
 
 def test_a_fraction_has_no_class_unless_it_is_named():
@@ -123,7 +123,7 @@ def test_outside_the_scene_there_are_no_labels():
     inside = np.zeros((20, 16), bool)
     inside[SCENE.slices(window)] = True
     assert (decoded.ids == np.where(inside, 1, _)).all()
-    assert not decoded.unknown_values
+    assert not decoded.tally.unknown
     assert (labels.read(Window(50, 50, 3, 2), TABLE, filled).ids == np.full((2, 3), _)).all()
 
 
@@ -139,8 +139,8 @@ def test_windows_make_up_the_scene(data, all_touched):
     whole = labels.read(SCENE, TABLE, chosen)
     parts = [(w, labels.read(w, TABLE, chosen)) for w in blocks(12, 8, 5)]
     assert all((part.ids == whole.ids[w.slices()]).all() for w, part in parts)
-    together = sum((part.unknown_values for _, part in parts), start=Counter())
-    assert together == whole.unknown_values
+    together = sum((part.tally.unknown for _, part in parts), start=Counter())
+    assert together == whole.tally.unknown
 
 
 def test_features_are_counted_by_value():
@@ -234,3 +234,32 @@ def test_ground_without_features_is_labelled_only_if_it_has_a_class(vector_file)
         VectorLabels.of([path], PLACE, IDS)
     filled = LabelSettings(unlabelled="ground")
     assert row_of(VectorLabels.of([path], PLACE, filled), filled) == ([0] * 12, {})
+
+
+def test_a_star_is_every_other_feature():
+    classes = ClassTable(
+        (LandClass(0, "other", values=("shed",)), LandClass(1, "house", values=("*",)))
+    )
+    labels = vectors(
+        (LEFT, "villa"), (shapely.box(6, 0, 8, 8), None), (shapely.box(8, 0, 10, 8), "shed"),
+        (shapely.box(10, 0, 12, 8), 3.5),
+    )  # fmt: skip
+    assert row_of(labels, classes=classes) == ([1] * 8 + [0] * 2 + [1] * 2, {})
+    bare = ClassTable((LandClass(0, "other"), LandClass(1, "house", values=("*",))))
+    found = row_of(vectors((LEFT, None)), LabelSettings(unlabelled="Other"), bare)
+    assert found == ([1] * 6 + [0] * 6, {})
+
+
+def test_values_of_features_match_ranges_and_names_of_any_case():
+    classes = ClassTable((LandClass(0, "Tree"), LandClass(1, "b", values=("10..19", 255))))
+    labels = vectors(
+        (LEFT, "TREE"), (shapely.box(6, 0, 8, 8), "15"), (shapely.box(8, 0, 10, 8), 255),
+        (shapely.box(10, 0, 12, 8), 20),
+    )  # fmt: skip
+    assert row_of(labels, classes=classes) == ([0] * 6 + [1] * 4 + [_] * 2, {20: 16})
+
+
+def test_ignored_features_are_counted():
+    labels = vectors((LEFT, "shade"))
+    found = labels.read(SCENE, TABLE, LabelSettings(ignore=("shade",)))
+    assert found.tally.ignored == {"shade": 48}

@@ -1,7 +1,7 @@
 import pytest
 
 from cafe_cli.config.schema import TrainSettings
-from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import preflight
@@ -44,6 +44,11 @@ def test_class_that_is_nowhere_was_meant_to_be(tileset, info):
 def test_no_labels(tileset, info):
     with pytest.raises(InputError, match="no pixel of its 6 training tiles has a label"):
         preflight.check_tiles(tileset, with_pixels(info, tree=0, ground=0, building=0))
+
+
+def test_training_labels_of_one_class(tileset, info):
+    with pytest.raises(LabelError, match=r"training tiles show one class only, 'ground'.*split"):
+        preflight.check_tiles(tileset, with_pixels(info, tree=0, building=0))
 
 
 def test_patience_without_validation(info):
