@@ -84,13 +84,12 @@ def _score(
     from cafe_cli.evaluation.evaluate import evaluate as run
     from cafe_cli.evaluation.pooled import PooledScores, evaluate_pairs, evaluate_scenes
     from cafe_cli.scenes.discovery import placeholders_of
+    from cafe_cli.scenes.label_values import ignore_more
 
-    ignore, title = (*config.labels.ignore, *settings["ignore"]), f"{maps} against {reference}"
-    labels = config.labels.model_copy(update={"ignore": ignore})
-    about: dict[str, Any] = {
-        "classes": config.class_table if config.classes else None,
-        "labels": labels, "crs": config.crs,
-    }  # fmt: skip
+    title = f"{maps} against {reference}"
+    classes = config.class_table if config.classes else None
+    labels = ignore_more(config.labels, classes, settings["ignore"])
+    about: dict[str, Any] = {"classes": classes, "labels": labels, "crs": config.crs}
     found: Scores | PooledScores
     with progress_bar("evaluate") as progress:
         if reference is None:

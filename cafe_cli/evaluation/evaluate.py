@@ -20,6 +20,7 @@ from cafe_cli.evaluation.land_cover_map import (
 from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.evaluation.reference import Reference, inspect_reference
 from cafe_cli.scenes.discovery import expand_inputs
+from cafe_cli.scenes.label_coding import LabelTally, explain_nodata
 from cafe_cli.system.threads import ProgressCallback
 
 log = logging.getLogger("cafe")
@@ -93,13 +94,13 @@ class Comparison:
     confusion : Confusion
     hidden : ndarray of int64, (K,)
         Labelled pixels per class that the map declares as nodata, see `MapWindow.hidden`.
-    unknown : Counter
-        Pixels of each value, or colour, of the reference that no class has.
+    tally : LabelTally
+        Pixels of the reference by value, or colour, that need a word.
     """
 
     confusion: Confusion
     hidden: NDArray[np.int64]
-    unknown: "Counter[int | str]" = field(default_factory=Counter)
+    tally: LabelTally = field(default_factory=LabelTally)
 
 
 def compare(
@@ -117,14 +118,14 @@ def compare(
     ):
         for done, window in enumerate(reference.windows, start=1):
             decoded = read_labels(window)
-            found.unknown.update(decoded.unknown_values)
+            found.tally.add(decoded.tally)
             if (decoded.ids != NODATA).any():
                 predicted = reader.read(window)
                 found.confusion.add(decoded.ids, predicted.ids)
                 hidden = predicted.hidden[decoded.ids != NODATA]
                 found.hidden += np.bincount(hidden, minlength=NODATA + 1)[: len(classes)]
             progress(done, len(reference.windows))
-            if labels.encoding == "ids" and len(found.unknown) > _TOO_MANY:
+            if labels.encoding == "ids" and len(found.tally.unknown) > _TOO_MANY:
                 break  # an error in any case: skip the rest
     return found
 
@@ -136,14 +137,16 @@ def check_comparison(
     classes: ClassTable,
     labels: LabelSettings,
 ) -> None:
-    """Refuse what makes scores wrong; warn of colours that were mapped to the nearest class.
+    """Refuse what makes scores wrong; warn of labels that may be meant otherwise.
 
     Raises
     ------
     LabelError
         The reference has values without a class, or no labelled pixel of it has a prediction.
     """
-    _check_unknown(found.unknown, reference.name, labels)
+    _check_unknown(found.tally.unknown, reference.name, labels)
+    for message in explain_nodata(found.tally, classes, labels):
+        log.warning("%s: %s", reference.name, message)
     refuse_hidden(map_, classes, found.hidden)
     unpredicted = found.confusion.unpredicted
     if unpredicted and not found.confusion.counts.any():

@@ -16,6 +16,7 @@ from cafe_cli.evaluation.reference import Reference, inspect_reference, scene_re
 from cafe_cli.raster.mosaic_view import covered_share
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import SceneInspection
+from cafe_cli.scenes.label_values import ignore_more
 from cafe_cli.splits.assign import Split
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import list_some
@@ -119,7 +120,7 @@ def evaluate_scenes(
     inspected = {s.files.id: m for s in scenes if (m := _reaching(inspected, s)) is not None}
     strict = split is not None and not partial
     chosen = report_missing_maps(names, inspected, maps, required=strict)
-    labels = config.labels.model_copy(update={"ignore": (*config.labels.ignore, *ignore)})
+    labels = ignore_more(config.labels, config.class_table, ignore)
     by_id = {scene.files.id: scene for scene in scenes}
     work = []
     for name in chosen:

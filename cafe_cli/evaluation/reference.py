@@ -1,12 +1,11 @@
 """Reference labels as they are scored: class ids by windows, whatever they were delivered as."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from rasterio.enums import Resampling
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import LabelSettings
@@ -15,7 +14,6 @@ from cafe_cli.evaluation.land_cover_map import LandCoverMap
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
     Member,
-    MosaicView,
     covered_share,
     inspect_rasters,
     union_grid,
@@ -24,7 +22,8 @@ from cafe_cli.raster.reader import image_bands, open_raster
 from cafe_cli.raster.warp import enclosing_window
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.label_coding import Decoded, decode
+from cafe_cli.scenes.label_coding import Decoded
+from cafe_cli.scenes.raster_labels import RasterLabels
 from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.tilesets.ground import SplitGround
@@ -105,10 +104,8 @@ def inspect_reference(
 
     @contextmanager
     def opened_rasters() -> Iterator[ReadLabels]:
-        with ExitStack() as stack:
-            view = MosaicView(members, grid, Resampling.nearest)
-            stack.callback(view.close)
-            yield lambda window: decode(*view.read(window), classes, labels)
+        with closing(RasterLabels(members, grid)) as found:
+            yield lambda window: found.read(window, classes, labels)
 
     return Reference(name, grid, blocks_of(members, grid), opened_rasters)
 
@@ -135,7 +132,7 @@ def scene_reference(
         if ground is not None:
             inside &= ground.cover(window)
         decoded = opened.read_labels(window, classes, labels)
-        return Decoded(np.where(inside, decoded.ids, np.uint8(NODATA)), decoded.unknown_values)
+        return Decoded(np.where(inside, decoded.ids, np.uint8(NODATA)), decoded.tally)
 
     @contextmanager
     def opened() -> Iterator[ReadLabels]:

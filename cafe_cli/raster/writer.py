@@ -193,11 +193,13 @@ def check_nodata(dataset: DatasetReader, classes: ClassTable) -> None:
         The message names both.
     """
     nodata = declared_nodata(dataset)
-    if nodata in range(len(classes)):
+    if nodata is not None and nodata in range(len(classes)):
+        name = classes.names[int(nodata)]
         raise LabelError(
-            f"{dataset.name} declares {nodata:g} as nodata, which is also its class "
-            f"{classes.names[int(nodata)]!r}: declare another value with gdal_edit.py -a_nodata "
-            f"{NODATA} FILE, where {NODATA} is what cafe writes for no class"
+            f"{dataset.name} declares {nodata:g} as nodata, which is also its class {name!r}: if its "
+            f"pixels are {name!r}, remove the declaration with gdal_edit.py -unsetnodata MAP, "
+            "otherwise give them another value with "
+            f"gdalwarp -srcnodata {nodata:g} -dstnodata {NODATA} MAP NEW"
         )
 
 

@@ -156,13 +156,27 @@ def test_values_of_the_reference_follow_the_given_table(tmp_path):
     assert result.confusion == ((1, 1, 0), (0, 1, 0), (0, 0, 0))
 
 
-def test_nodata_of_the_reference_is_not_a_label_whatever_its_value(tmp_path):
+def test_nodata_of_the_reference_is_no_label_unless_a_class_names_it(tmp_path, caplog):
     truth = np.array([[0, 0, 1, 1]], np.uint8)
     result = evaluate(
         write_map(tmp_path / "map.tif", np.array([[1, 1, 1, 0]], np.uint8)),
         write_labels(tmp_path / "truth.tif", truth, nodata=0),
     )
     assert result.confusion == ((0, 0, 0), (1, 1, 0), (0, 0, 0))
+    assert "2 label pixels are 0, which their raster declares as nodata" in caplog.text
+
+
+def test_nodata_of_the_reference_that_a_class_names_is_the_class(tmp_path, caplog):
+    values = (0, 1, 255)
+    given = ClassTable(tuple(LandClass(c.id, c.name, values=(values[c.id],)) for c in TABLE))
+    predicted = write_map(tmp_path / "map.tif", np.array([[1, 1, 2, 0]], np.uint8))
+    truth = np.array([[0, 1, 255, 0]], np.uint8)
+    for nodata in (0, 255):
+        path = write_labels(tmp_path / f"{nodata}.tif", truth, nodata=nodata)
+        result = evaluate(predicted, path, classes=given)
+        assert result.confusion == ((1, 1, 0), (0, 1, 0), (0, 0, 1))
+    assert "2 label pixels are 0, which their raster declares as nodata" in caplog.text
+    assert "1 label pixels are 255" in caplog.text
 
 
 def test_unknown_values_are_listed_with_their_counts_and_can_be_ignored(tmp_path, monkeypatch):
