@@ -196,8 +196,8 @@ def check_nodata(dataset: DatasetReader, classes: ClassTable) -> None:
     if nodata is not None and nodata in range(len(classes)):
         name = classes.names[int(nodata)]
         raise LabelError(
-            f"{dataset.name} declares {nodata:g} as nodata, which is also its class {name!r}: if its "
-            f"pixels are {name!r}, remove the declaration with gdal_edit.py -unsetnodata MAP, "
+            f"{dataset.name} declares {nodata:g} as nodata, which is also its class {name!r}: if "
+            f"these pixels are {name!r}, remove that with gdal_edit.py -unsetnodata MAP, "
             "otherwise give them another value with "
             f"gdalwarp -srcnodata {nodata:g} -dstnodata {NODATA} MAP NEW"
         )
