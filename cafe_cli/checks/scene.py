@@ -46,7 +46,7 @@ from cafe_cli.raster.window import spread
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.heights import GroundSurface
-from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
+from cafe_cli.scenes.inspection import SceneInspection, inspect_scene, joint_grid
 from cafe_cli.scenes.label_coding import MOST_UNKNOWN, LabelTally
 from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.scene import Patch, Scene, estimate_scene_ground, open_scene
@@ -105,7 +105,7 @@ def _check_inspection(report: Report, files: SceneFiles, config: Config) -> None
 def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: Config) -> None:
     """Compare the grids of heights and labels with that of the image."""
     crs = parse_crs(config.crs)
-    reference = union_grid(inspect_rasters(files.optical, crs))
+    reference = joint_grid(inspect_rasters(files.optical, crs), [])
     facts.size = reference.width, reference.height
     for stream in STREAMS[1:]:
         paths = _paths(files, stream)

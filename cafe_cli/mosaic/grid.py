@@ -1,5 +1,6 @@
 """The grid of a mosaic: choose it, locate inputs on it, and read them on it."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rasterio.enums import Resampling
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import Bounds, Grid, describe_crs
+from cafe_cli.raster.proximity import find_distant
 from cafe_cli.raster.reader import RasterReader, open_raster
 from cafe_cli.raster.warp import (
     enclosing_window,
@@ -22,6 +24,8 @@ from cafe_cli.raster.warp import (
 )
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
+
+log = logging.getLogger("cafe")
 
 _MAX_PIXELS = 10**12
 
@@ -89,6 +93,7 @@ def target_grid(sources: Sequence[MosaicInput], target: TargetGrid) -> Grid:
     base = _base_grid(sources[0].grid, target)
     everything = Window.hull([enclosing_window(s.path, s.grid, base) for s in sources])
     if target.bounds is None:
+        _check_distances(sources, base)
         extent = everything
     else:
         left, bottom, right, top = target.bounds
@@ -106,6 +111,15 @@ def target_grid(sources: Sequence[MosaicInput], target: TargetGrid) -> Grid:
             "inputs lie, or pass bounds or a coarser resolution"
         )
     return base.at(extent)
+
+
+def _check_distances(sources: Sequence[MosaicInput], base: Grid) -> None:
+    """Refuse inputs far apart, or warn of them where that costs little."""
+    found = find_distant([s.path for s in sources], [s.grid for s in sources], base)
+    if found and found.level == "error":
+        raise GridError(f"{found.message}; --bbox chooses an extent")
+    if found:
+        log.warning("%s", found.message)
 
 
 def _base_grid(first: Grid, target: TargetGrid) -> Grid:

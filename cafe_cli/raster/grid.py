@@ -86,6 +86,12 @@ class Grid:
         return self.crs is not None or not self.transform.is_identity
 
     @property
+    def is_at_origin(self) -> bool:
+        """Whether a corner is at the origin of the coordinates, as where a file lost its place."""
+        left, bottom, right, top = self.bounds
+        return 0 in (left, right) and 0 in (bottom, top)
+
+    @property
     def has_pixel_size(self) -> bool:
         """Whether it is known, or at least likely, how many metres a pixel has on the ground.
 

@@ -154,7 +154,12 @@ def enclosing_window(name: str, grid: Grid, base: Grid) -> Window:
         edge = grid.footprint_in(base.crs)
     except GDAL_ERRORS as error:
         raise GridError(f"cannot transform {name} to {describe_crs(base.crs)}: {error}") from error
-    return pixels_around([~base.transform @ corner for corner in edge.exterior.coords])
+    corners = [~base.transform @ corner for corner in edge.exterior.coords]
+    if not np.isfinite(corners).all():
+        raise GridError(
+            f"{name} lies where {describe_crs(base.crs)} has no coordinates; check both"
+        )
+    return pixels_around(corners)
 
 
 def pixels_around(points: Sequence[tuple[float, float]]) -> Window:

@@ -9,7 +9,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings
-from cafe_cli.errors import BandError
+from cafe_cli.errors import BandError, GridError
 from cafe_cli.findings import Finding, warn_once
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.mosaic_view import (
@@ -18,6 +18,7 @@ from cafe_cli.raster.mosaic_view import (
     inspect_rasters,
     union_grid,
 )
+from cafe_cli.raster.proximity import find_distant
 from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
@@ -128,7 +129,7 @@ def inspect_scene(
     optical = tuple(inspect_rasters(files.optical, assumed))
     findings: list[Finding] = []
     chosen, dtype, names = _inspect_bands(optical[0].path, bands, findings)
-    native = union_grid(optical)
+    native = joint_grid(optical, findings)
     factor = 1.0 if gsd is None else gsd / native.gsd
     grid = native if gsd is None else native.rescaled(factor)
 
@@ -153,6 +154,28 @@ def inspect_scene(
         label_settings=labels or LabelSettings(),
         findings=tuple(findings),
     )
+
+
+def joint_grid(optical: Sequence[Member], findings: list[Finding]) -> Grid:
+    """Return the grid that encloses the optical rasters of a scene; doubts go to `findings`.
+
+    Raises
+    ------
+    GridError
+        The rasters lie so far apart that the grid would never be finished, or they cannot be
+        brought onto one grid.
+    """
+    if found := _find_distant(optical):
+        if found.level == "error":
+            raise GridError(found.message)
+        findings.append(found)
+    return union_grid(optical)
+
+
+def _find_distant(members: Sequence[Member]) -> Finding | None:
+    if len(members) == 1:
+        return None
+    return find_distant([m.path for m in members], [m.grid for m in members], members[0].grid)
 
 
 def _are_rasters(paths: Sequence[str]) -> bool:
@@ -197,6 +220,8 @@ def _inspect_partner(
     members = tuple(inspect_rasters(paths, crs, native))
     share = covered_share(members, scene, grid)
     if share < 0.995:
+        if found := _find_distant(members):
+            warn_once(scene, found.message)
         more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
         warn_once(scene, f"{paths[0]}{more} {percent(share, 1)} of {scene}")
     return members
