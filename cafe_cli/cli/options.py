@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import click
 
-from cafe_cli.config.choices import Ground, Unit
+from cafe_cli.config.choices import Ground, HeightKind, Unit
 
 if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
@@ -133,6 +133,9 @@ RASTER_OPTIONS = (
         metavar="B,B,...", callback=integers,
     ),
     ConfigOption("--crs", "scenes.crs", "CRS of rasters that do not say theirs, e.g. EPSG:25832."),
+    ConfigOption(
+        "--height-kind", "height.kind", "Absolute heights (dsm) or above ground (ndsm).", HeightKind
+    ),
     ConfigOption("--height-unit", "height.unit", "Unit of the heights.", Unit),
     ConfigOption(
         "--height-nodata", "height.nodata",

@@ -59,6 +59,10 @@ WINDOW_OPTIONS = (
     "--gsd", type=click.Choice(["own", "model"]), default="own", show_default=True,
     help="Grid of the map: the orthophoto's own, or resampled to the model's GSD.",
 )  # fmt: skip
+@click.option(
+    "--ignore-mismatch", is_flag=True,
+    help="Predict even where values or heights do not fit the model.",
+)  # fmt: skip
 @add_options(WINDOW_OPTIONS)
 @click.option(
     "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."

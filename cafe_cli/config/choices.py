@@ -3,6 +3,7 @@
 from typing import Literal, TypeAlias
 
 Unit: TypeAlias = Literal["auto", "metre", "foot", "us-foot", "decimetre", "centimetre"]
+HeightKind: TypeAlias = Literal["dsm", "ndsm"]
 Ground: TypeAlias = Literal["auto", "dtm", "estimate", "none"]
 Guidance: TypeAlias = Literal["none", "labels", "distill"]
 Precision: TypeAlias = Literal["auto", "32-true", "bf16-mixed"]

@@ -9,7 +9,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cafe_cli.classes import ClassTable, LandClass
-from cafe_cli.config.choices import TTA, Blend, Engine, Ground, Guidance, Precision, Unit
+from cafe_cli.config.choices import (
+    TTA,
+    Blend,
+    Engine,
+    Ground,
+    Guidance,
+    HeightKind,
+    Precision,
+    Unit,
+)
 from cafe_cli.config.types import (
     BelowOne,
     Color,
@@ -38,7 +47,8 @@ class SceneSettings(Section):
     ``{name}`` in `optical` matches any part of a file name, and each match is a scene; the other
     patterns repeat it, with ``{name:02}`` zero-padded to two digits. All matches joined by ``_``
     are the scene's id. Several files that ``*`` and ``?`` match, or that a list names, are joined
-    into one raster. `crs` is assumed for rasters without a CRS.
+    into one raster. `crs` is assumed for rasters without a CRS. Scenes whose values or bands cannot
+    mean the same are an error, with `ignore_mismatch` a warning.
     """
 
     optical: Files
@@ -49,6 +59,7 @@ class SceneSettings(Section):
     crs: str | None = None
     only: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    ignore_mismatch: bool = False
 
 
 class HeightSettings(Section):
@@ -62,7 +73,7 @@ class HeightSettings(Section):
     parameters of the ground filter: metres, metres, rise over run.
     """
 
-    kind: Literal["dsm", "ndsm"] = "dsm"
+    kind: HeightKind = "dsm"
     ground: Ground = "auto"
     unit: Unit = "auto"
     nodata: float | None = None

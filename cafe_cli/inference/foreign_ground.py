@@ -7,9 +7,9 @@ mountains are foreign to a town.
 from collections.abc import Iterator
 
 from cafe_cli.inference.ensemble import Ensemble
-from cafe_cli.model.distribution import DistributionSampler, Percentiles, PixelDistribution
+from cafe_cli.model.distribution import Percentiles, PixelDistribution
 from cafe_cli.model.model_file import ModelCard
-from cafe_cli.raster.window import Window, spread
+from cafe_cli.scenes.sampling import sample
 from cafe_cli.scenes.scene import Scene
 from cafe_cli.text import list_some, percent
 from cafe_cli.vector.area_of_interest import Area
@@ -18,12 +18,16 @@ _BEYOND_QUARTILES = 0.4  # of the distance of the quartiles: where a median is f
 _LEAST_SHIFT = 0.1  # of the median: bands of nearly constant training tiles differ by noise
 _LEAST_METRES = 1.0  # heights of flat training tiles differ by noise, too
 _MORE_VOIDS = 0.2  # of the pixels, more than in training
-_SIDE, _COUNTS = 256, (5, 4, 3, 2)  # side of a window, and windows along each side of the scene
-_MOST_DECODED = 100_000_000  # pixels of the image that are decoded for the sample: about a second
 
 
 def describe_foreign_ground(
-    scene: Scene, area: Area, ensemble: Ensemble, *, heights: bool = True
+    scene: Scene,
+    area: Area,
+    ensemble: Ensemble,
+    *,
+    heights: bool = True,
+    colors: bool = True,
+    found: PixelDistribution | None = None,
 ) -> str | None:
     """Describe in one line what in a scene lies outside the training data of the models.
 
@@ -35,8 +39,10 @@ def describe_foreign_ground(
     area : Area
         Area of interest; pixels outside do not count.
     ensemble : Ensemble
-    heights : bool
-        Whether to compare the heights, too.
+    heights, colors : bool
+        Whether to compare the heights, and the bands.
+    found : PixelDistribution, optional
+        The sample of the area, if there is one already.
 
     Returns
     -------
@@ -49,34 +55,18 @@ def describe_foreign_ground(
         A file of the scene is damaged.
     """
     cards = [card for card in ensemble.cards if card.training_pixels is not None]
-    if not cards or (found := sample(scene, area)) is None:
+    if not cards or (found := found or sample(scene, area)) is None:
         return None
-    fewest = min((list(_differences(found, card, heights)) for card in cards), key=len)
+    fewest = min((list(_differences(found, card, heights, colors)) for card in cards), key=len)
     if not fewest:
         return None
     name = scene.inspection.files.name
     return f"{name} is unlike the training data, the map may be poor: {'; '.join(fewest)}"
 
 
-def sample(scene: Scene, area: Area) -> PixelDistribution | None:
-    """Measure the pixels of up to 25 windows of an area; None if none of them is valid."""
-    sampler = DistributionSampler()
-    for window in _windows(scene, area.extent):
-        patch = scene.read(window)
-        sampler.add(*patch._replace(optical_valid=patch.optical_valid & area.mask(window)))
-    return sampler.distribution()
-
-
-def _windows(scene: Scene, extent: Window) -> list[Window]:
-    """Spread windows over an extent; fewer where large blocks have to be decoded for each."""
-    width, height = scene.inspection.optical_block
-    decoded = min(_SIDE + width, scene.grid.width) * min(_SIDE + height, scene.grid.height)
-    fitting = (n for n in _COUNTS if n**2 * decoded <= _MOST_DECODED)
-    spreaded = spread(extent.width, extent.height, _SIDE, next(fitting, _COUNTS[-1]))
-    return [window.shift(extent.col, extent.row) for window in spreaded]
-
-
-def _differences(found: PixelDistribution, card: ModelCard, heights: bool) -> Iterator[str]:
+def _differences(
+    found: PixelDistribution, card: ModelCard, heights: bool, colors: bool
+) -> Iterator[str]:
     known = card.training_pixels
     if known is None:
         return
@@ -88,7 +78,7 @@ def _differences(found: PixelDistribution, card: ModelCard, heights: bool) -> It
         if found.voids > known.voids + _MORE_VOIDS:
             share, before = percent(found.voids, 0), percent(known.voids, 0)
             yield f"{share} of the image has no height, in training {before}"
-    bands = zip(card.band_names, found.bands, known.bands, strict=False)
+    bands = zip(card.band_names, found.bands, known.bands, strict=False) if colors else ()
     shifted = [text for band in bands if (text := _describe_shift(*band))]
     if shifted:
         yield list_some(shifted, 4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cafe_cli.classes import ClassTable, LandClass
-from cafe_cli.config.choices import Unit
+from cafe_cli.config.choices import HeightKind, Unit
 from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.vrt import Product
@@ -30,8 +30,8 @@ class PredictInput:
         Surface models and terrain models.
     bands : tuple of int, optional
         Bands of the orthophotos, from 1, in the model's order; all but alpha if None.
-    height_unit, height_nodata : optional
-        Unit and nodata value of the heights, in place of those of the training data.
+    height_kind, height_unit, height_nodata : optional
+        Kind, unit and nodata value of the heights, in place of those of the training data.
     crs : str, optional
         CRS of rasters without one.
     gsd : {'own', 'model'}
@@ -42,12 +42,15 @@ class PredictInput:
         Left, bottom, right, top of the area of interest.
     bbox_crs : str, optional
         CRS of `bbox`; that of the orthophoto if None.
+    ignore_mismatch : bool
+        Warn instead of raising an error where the scene does not fit the model.
     """
 
     optical: tuple[str, ...]
     elevation: tuple[str, ...] = ()
     dtm: tuple[str, ...] = ()
     bands: tuple[int, ...] | None = None
+    height_kind: HeightKind | None = None
     height_unit: Unit | None = None
     height_nodata: float | None = None
     crs: str | None = None
@@ -55,6 +58,7 @@ class PredictInput:
     aoi: str | None = None
     bbox: Bounds | None = None
     bbox_crs: str | None = None
+    ignore_mismatch: bool = False
 
     @property
     def paths(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cafe_cli.checks.scene import diagnose
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
-from cafe_cli.findings import Finding, Report
+from cafe_cli.findings import Report
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
@@ -201,8 +201,7 @@ def _dry_run_scene(
     report.add(*found.findings)
     if found.ok:
         plan = predictor.plan(scene_input, outputs)
-        if foreign := predictor.describe_foreign_ground(plan, ground[0] if ground else None):
-            report.add(Finding("warning", foreign, scene_input.files.name))
+        report.add(*predictor.check_fit(plan, ground[0] if ground else None))
         report.facts |= _describe_plan(plan, predictor)
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from cafe_cli import __version__
 from cafe_cli.config.provenance import save_beside
 from cafe_cli.config.schema import PredictSettings
+from cafe_cli.errors import InputError
+from cafe_cli.findings import Finding
 from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.ensemble import Engine, Ensemble, choose_engine
-from cafe_cli.inference.foreign_ground import describe_foreign_ground
+from cafe_cli.inference.fit import check_fit
 from cafe_cli.inference.forward import BatchedForward, blank_patch
 from cafe_cli.inference.job import ComputeOptions, PredictOutput
 from cafe_cli.inference.pipeline import Inference
@@ -132,10 +134,8 @@ class Predictor:
             "memory": _PROCESS + self.ensemble.parameters * 8 + scores,
         }
 
-    def describe_foreign_ground(
-        self, plan: PredictPlan, ground: GroundSurface | None
-    ) -> str | None:
-        """Describe in one line what in a scene lies outside the training data; None if nothing.
+    def check_fit(self, plan: PredictPlan, ground: GroundSurface | None) -> list[Finding]:
+        """Compare the pixels of a scene with those that the models were trained on.
 
         `ground` is that of `estimate_scene_ground`. Without it heights that need it are left out.
         """
@@ -143,7 +143,10 @@ class Predictor:
         known = rasters is not None and (rasters.ground != "estimate" or ground is not None)
         inspection = plan.inspection if known else replace(plan.inspection, heights=None)
         with open_scene(inspection, ground) as scene:
-            return describe_foreign_ground(scene, plan.area, self.ensemble, heights=known)
+            found = check_fit(scene, plan.area, self.ensemble)
+        if not plan.source.ignore_mismatch:
+            return found
+        return [replace(finding, level="warning") for finding in found]
 
     def _store(self, plan: PredictPlan) -> StripStore:
         products = plan.outputs.products(self.ensemble.card.classes)
@@ -161,8 +164,10 @@ class Predictor:
         """Run the networks over strips and store them."""
         windows, area = plan.windows, plan.area
         ground = estimate_scene_ground(plan.inspection)
-        if foreign := self.describe_foreign_ground(plan, ground):
-            log.warning("%s", foreign)
+        for finding in self.check_fit(plan, ground):
+            if finding.level == "error":
+                raise InputError(finding.message)
+            log.warning("%s", finding.message)
         opener = partial(open_scene, plan.inspection, ground)
         jobs = max(self._jobs // len(self.devices), 1)
         inference = Inference(

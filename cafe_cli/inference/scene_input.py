@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.errors import BandError, ConfigError
+from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.findings import log_warnings
 from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.inference.fit import order_bands
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
@@ -19,6 +20,7 @@ from cafe_cli.vector.area_of_interest import Area
 log = logging.getLogger("cafe")
 
 _GSD_TOLERANCE = 0.1
+_GSD_LIMIT = 8  # times as large or small: nothing has the size that the model knows
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class SceneInput:
         ------
         BandError
             The number of bands differs from that of the training data.
+        InputError
+            The GSD is another by far.
         InputError, GridError, ConfigError
             See `cafe_cli.scenes.inspection.inspect_scene` and
             `cafe_cli.vector.area_of_interest.Area`.
@@ -80,7 +84,8 @@ class SceneInput:
             self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
         )
         log_warnings(inspection.findings)
-        _check_image(inspection, ensemble.card)
+        inspection = order_bands(inspection, ensemble.card, self.source.bands)
+        _check_gsd(inspection, ensemble.card, self.source.ignore_mismatch)
         return inspection, _area(self.source, inspection.grid, inspection.files.name)
 
     def fingerprint(self) -> dict[str, object]:
@@ -89,17 +94,23 @@ class SceneInput:
             f"input {n}": _describe_stamp(*s) for n, s in file_stamps(self.source.paths).items()
         }
         source = asdict(self.source)
-        for name in ("aoi", "bbox", "bbox_crs"):  # `Area.key` stands for them
+        # `Area.key` stands for the area, and nothing depends on the last.
+        for name in ("aoi", "bbox", "bbox_crs", "ignore_mismatch"):
             del source[name]
         return {**files, **source, "height": self.height.model_dump()}
 
 
 def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:
-    """Return the height settings of the training data, with the unit and nodata of the source."""
-    height = ensemble.height
-    given = {"unit": source.height_unit, "nodata": source.height_nodata}
+    """Return the height settings of the training data, with kind, unit and nodata of the source.
+
+    Heights with a terrain model are absolute, whatever the model was trained on.
+    """
+    height, kind = ensemble.height, source.height_kind
+    if kind is None and source.dtm and height.kind == "ndsm":
+        kind = "dsm"
+    given = {"kind": kind, "unit": source.height_unit, "nodata": source.height_nodata}
     changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
-    if height.ground in ("dtm", "estimate"):
+    if height.ground in ("dtm", "estimate") or (kind == "dsm" and height.kind == "ndsm"):
         changes["ground"] = "auto"
     return height.model_copy(update=changes)
 
@@ -111,7 +122,7 @@ def _warn_about_heights(source: PredictInput, ensemble: Ensemble) -> None:
             log.warning("the model was trained without heights: %s will not be read", unused)
     elif not source.elevation:
         log.warning("the model was trained with heights and gets none: expect a poorer map")
-    elif ensemble.height.ground == "dtm" and not source.dtm:
+    elif ensemble.height.ground == "dtm" and not source.dtm and source.height_kind != "ndsm":
         log.warning(
             "the model was trained with heights above a terrain model and gets none (--dtm): the "
             "ground is estimated"
@@ -129,29 +140,19 @@ def _area(source: PredictInput, grid: Grid, name: str) -> Area:
     return inside if source.bbox is None else inside.intersection(area, name=name)
 
 
-def _check_image(scene: SceneInspection, card: ModelCard) -> None:
-    """Compare bands, data type and GSD of a scene with those of the training data."""
-    wanted, given = card.band_names, scene.bands
-    if len(given) != len(wanted):
-        raise BandError(
-            f"{scene.files.name} has {len(given)} bands, the model was trained on "
-            f"{len(wanted)} ({', '.join(wanted)}); choose them with --bands"
-        )
-    if scene.dtype != card.dtype:
-        log.warning(
-            "%s is %s, the model was trained on %s: pixel values may mean something else",
-            scene.files.name,
-            scene.dtype,
-            card.dtype,
-        )
-    ratio = scene.grid.gsd / card.gsd
-    if abs(ratio - 1) > _GSD_TOLERANCE:
-        log.warning(
-            "the GSD of %s is %.3g m, the model was trained at %.3g m; --gsd model resamples",
-            scene.files.name,
-            scene.grid.gsd,
-            card.gsd,
-        )
+def _check_gsd(scene: SceneInspection, card: ModelCard, lenient: bool) -> None:
+    """Compare the GSD of a scene with that of the training data."""
+    name, gsd = scene.files.name, scene.grid.gsd
+    ratio = max(gsd / card.gsd, card.gsd / gsd)
+    message = (
+        f"the GSD of {name} is {gsd:.3g} m, the model was trained at {card.gsd:.3g} m; --gsd model "
+        "resamples"
+    )
+    # Without a CRS the pixels of a scene count as metres, and so did those of training tiles.
+    if ratio > _GSD_LIMIT and scene.grid.crs and card.gsd != 1 and not lenient:
+        raise InputError(f"{message}; --ignore-mismatch predicts all the same")
+    if abs(gsd / card.gsd - 1) > _GSD_TOLERANCE:
+        log.warning("%s", message)
 
 
 def _describe_stamp(size: int, changed: int) -> str:

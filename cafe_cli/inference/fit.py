@@ -1,0 +1,239 @@
+"""Whether a scene fits the models: its bands, GSD, pixel values and heights.
+
+What cannot be meant is an error, which names the remedy; what is doubtful is a warning. Ground that
+is merely unlike that of training is the subject of `cafe_cli.inference.foreign_ground`.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from cafe_cli.errors import BandError
+from cafe_cli.findings import Finding
+from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.inference.foreign_ground import describe_foreign_ground
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values, find_order
+from cafe_cli.model.distribution import Percentiles, PixelDistribution
+from cafe_cli.model.model_file import ModelCard
+from cafe_cli.scenes.band_names import band_colors, color_of, reordering
+from cafe_cli.scenes.height_rasters import HeightRasters
+from cafe_cli.scenes.inspection import SceneInspection
+from cafe_cli.scenes.sampling import sample
+from cafe_cli.scenes.scene import Scene
+from cafe_cli.vector.area_of_interest import Area
+
+log = logging.getLogger("cafe")
+
+_ANYWAY = "--ignore-mismatch predicts all the same"
+_UNITS_APART = 2.5  # times as tall: feet, or taller buildings
+_NORMAL = {"p0_1": -3.1, "p1": -2.3, "p25": -0.67, "p50": 0, "p75": 0.67, "p99": 2.3, "p99_9": 3.1}
+"""Percentiles of a normal distribution, in standard deviations."""
+
+
+def order_bands(
+    inspection: SceneInspection, card: ModelCard, asked: tuple[int, ...] | None
+) -> SceneInspection:
+    """Read the bands of a scene in the order of the model, where their names tell it.
+
+    Parameters
+    ----------
+    inspection : SceneInspection
+    card : ModelCard
+    asked : tuple of int or None
+        Bands that the user chose: their order is kept.
+
+    Raises
+    ------
+    BandError
+        The number of bands differs from that of the training data.
+    """
+    name, wanted = inspection.files.name, [*map(color_of, card.band_names)]
+    names = inspection.band_names
+    given = band_colors(inspection.optical[0].path, inspection.bands, names)
+    places = reordering(given, wanted)
+    chosen = ",".join(str(inspection.bands[i]) for i in places or ())
+    if len(given) != len(wanted):
+        hint = f" {chosen}" if chosen else ""
+        raise BandError(
+            f"{name} has {len(given)} bands, the model was trained on "
+            f"{len(wanted)} ({', '.join(card.band_names)}); choose them with --bands{hint}"
+        )
+    if places is None:
+        if None not in (*given, *wanted):
+            log.warning(
+                "the bands of %s are %s, the model was trained on %s; choose them with --bands",
+                name, ", ".join(names), ", ".join(card.band_names),
+            )  # fmt: skip
+        return inspection
+    if places == (*range(len(wanted)),):
+        return inspection
+    if asked:
+        log.warning(
+            "--bands reads %s of %s, in that order, the model was trained on %s: --bands %s "
+            "would follow the names",
+            ", ".join(names), name, ", ".join(card.band_names), chosen,
+        )  # fmt: skip
+        return inspection
+    log.info(
+        "the bands of %s are %s: they are read in the order of the model, %s (--bands %s)",
+        name, ", ".join(names), ", ".join(card.band_names), chosen,
+    )  # fmt: skip
+    return replace(
+        inspection,
+        bands=tuple(inspection.bands[i] for i in places),
+        band_names=tuple(names[i] for i in places),
+    )
+
+
+def check_fit(scene: Scene, area: Area, ensemble: Ensemble) -> list[Finding]:
+    """Compare a sample of the pixels of a scene with those that the models were trained on.
+
+    What fits one model of an ensemble fits the ensemble.
+
+    Parameters
+    ----------
+    scene : Scene
+        Without heights, if these are not to be compared.
+    area : Area
+        Area of interest; pixels outside do not count.
+    ensemble : Ensemble
+
+    Returns
+    -------
+    list of Finding
+        Errors where the map would be worthless, warnings where it may be poor.
+
+    Raises
+    ------
+    InputError
+        A file of the scene is damaged.
+    """
+    if (found := sample(scene, area)) is None:
+        return []
+    models = zip(ensemble.cards, ensemble.models, strict=True)
+    comparisons = [_Comparison.of(scene.inspection, found, *model) for model in models]
+    best = min(comparisons, key=lambda c: (c.errors, len(c.findings)))
+    heights = scene.inspection.heights
+    foreign = describe_foreign_ground(
+        scene,
+        area,
+        ensemble,
+        heights=heights is not None and best.heights is None,
+        colors=best.values is None,
+        found=found,
+    )
+    if foreign and heights and _may_be_feet(found, best.known, heights):
+        foreign += "; if the heights are in feet, set --height-unit"
+    warnings = [Finding("warning", foreign)] if foreign else []
+    name = scene.inspection.files.name
+    return [replace(finding, where=name) for finding in (*best.findings, *warnings)]
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A scene compared with the training data of one model."""
+
+    known: PixelDistribution
+    values: Mismatch | None
+    heights: Mismatch | None
+    findings: list[Finding]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.level == "error" for finding in self.findings)
+
+    @classmethod
+    def of(
+        cls, scene: SceneInspection, found: PixelDistribution, card: ModelCard, model: CaFE
+    ) -> "_Comparison":
+        known = card.training_pixels or _distribution_of(model)
+        values = compare_values(found.bands, known.bands, (scene.dtype, card.dtype))
+        heights = None
+        if scene.heights and card.has_height and found.heights and known.heights:
+            ground, settings = scene.heights.ground, scene.heights.settings
+            told = _says_unit(scene.heights)
+            heights = compare_heights(
+                found.heights, known.heights, settings, ground, unit_known=told
+            )
+        if card.training_pixels is None:  # mean and deviation alone are no proof
+            values, heights = (m and replace(m, certain=False) for m in (values, heights))
+        findings = [*_describe(scene, card, values, heights)]
+        if not values:
+            findings += _check_order(scene, found, known)
+        return cls(known, values, heights, findings)
+
+
+def _describe(
+    scene: SceneInspection, card: ModelCard, values: Mismatch | None, heights: Mismatch | None
+) -> Iterator[Finding]:
+    """Yield findings about values and heights."""
+    name, kinds = scene.files.name, ""
+    if scene.dtype != card.dtype:
+        kinds = f" is {scene.dtype}, the model was trained on {card.dtype}"
+    if values:
+        yield _finding(f"{name}{kinds and f'{kinds},'}", "values", values)
+    elif kinds and card.training_pixels is None:
+        yield Finding("warning", f"{name}{kinds}: pixel values may mean something else")
+    if heights and scene.heights:
+        kind = "heights" if card.height.kind == "dsm" and card.height.ground == "none" else (
+            "heights above ground")  # fmt: skip
+        yield _finding(scene.heights.surface[0].path, kind, heights)
+
+
+def _finding(subject: str, what: str, found: Mismatch) -> Finding:
+    if not found.certain:
+        return Finding(
+            "warning",
+            f"{subject} may not fit the model: {what} of {found.found}, in training "
+            f"{found.known}; {found.remedy}",
+        )
+    return Finding(
+        "error",
+        f"{subject} does not fit the model: {what} of {found.found}, it was trained on "
+        f"{found.known}; {found.remedy}; {_ANYWAY}",
+    )
+
+
+def _check_order(
+    scene: SceneInspection, found: PixelDistribution, known: PixelDistribution
+) -> Iterator[Finding]:
+    if order := find_order(found.bands, known.bands):
+        bands = ",".join(str(scene.bands[i]) for i in order)
+        yield Finding(
+            "warning",
+            f"the bands of {scene.files.name} look like those of the training data in another "
+            f"order; if so, predict with --bands {bands}",
+        )
+
+
+def _says_unit(heights: HeightRasters) -> bool:
+    surface = heights.surface[0]
+    crs = surface.grid.crs
+    vertical = crs is not None and "VERT" in crs.to_wkt()
+    return heights.settings.unit != "auto" or bool(surface.unit) or vertical
+
+
+def _may_be_feet(
+    found: PixelDistribution, known: PixelDistribution, heights: HeightRasters
+) -> bool:
+    if _says_unit(heights) or not found.heights or not known.heights:
+        return False
+    return found.heights.p99 > _UNITS_APART * known.heights.p99 > 0
+
+
+def _distribution_of(model: CaFE) -> PixelDistribution:
+    """Return the normal distribution that the statistics in a network stand for."""
+
+    def bands(mean: Tensor, std: Tensor) -> tuple[Percentiles, ...]:
+        columns = np.stack([(mean + z * std).numpy() for z in _NORMAL.values()], axis=-1)
+        return tuple(Percentiles(**dict(zip(_NORMAL, row, strict=True))) for row in columns)
+
+    return PixelDistribution(
+        bands=bands(model.optical_mean, model.optical_std),
+        heights=bands(model.height_mean, model.height_std)[0],
+        voids=0,
+    )
