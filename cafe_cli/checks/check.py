@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,17 @@ from typing import Any
 from cafe_cli.checks.scene import diagnose
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError
-from cafe_cli.findings import Finding, Report
+from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import check_output
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import megabytes
+from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.estimate import Cost, estimate_cutting
 from cafe_cli.tilesets.index import shared_ground
 from cafe_cli.tilesets.plan import plan
+from cafe_cli.tilesets.tile_rasters import inspect_config_scene
 from cafe_cli.tilesets.tileset import check_replaceable
 
 log = logging.getLogger("cafe")
@@ -144,6 +146,9 @@ def check(
         with report.capture_errors(str(output)):
             check_output(output, overwrite)
             check_replaceable(output)
+    if report.ok:
+        with report.capture_errors():
+            _check_consistency(report, scenes, config)
     if report.ok and config.scenes.labels is not None and config.classes:
         with report.capture_errors():
             _check_plan(report, facts, config)
@@ -151,6 +156,14 @@ def check(
                 _check_space(report, output, facts.cost)
     report.facts = facts.as_json()
     return report
+
+
+def _check_consistency(report: Report, scenes: Sequence[SceneFiles], config: Config) -> None:
+    """Compare the scenes with each other."""
+    inspected = [inspect_config_scene(files, config) for files in scenes]
+    found = compare_scenes(inspected, config.scenes is not None and config.scenes.ignore_mismatch)
+    report.add(*found)
+    count_as_said(found)
 
 
 def _check_space(report: Report, output: Path, cost: Cost) -> None:

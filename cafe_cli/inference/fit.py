@@ -20,7 +20,7 @@ from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values,
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.scenes.band_names import band_colors, color_of, reordering
-from cafe_cli.scenes.height_rasters import HeightRasters
+from cafe_cli.scenes.height_rasters import HeightRasters, says_unit
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.sampling import sample
 from cafe_cli.scenes.scene import Scene
@@ -155,7 +155,7 @@ class _Comparison:
         heights = None
         if scene.heights and card.has_height and found.heights and known.heights:
             ground, settings = scene.heights.ground, scene.heights.settings
-            told = _says_unit(scene.heights)
+            told = says_unit(scene.heights)
             heights = compare_heights(
                 found.heights, known.heights, settings, ground, unit_known=told
             )
@@ -210,17 +210,10 @@ def _check_order(
         )
 
 
-def _says_unit(heights: HeightRasters) -> bool:
-    surface = heights.surface[0]
-    crs = surface.grid.crs
-    vertical = crs is not None and "VERT" in crs.to_wkt()
-    return heights.settings.unit != "auto" or bool(surface.unit) or vertical
-
-
 def _may_be_feet(
     found: PixelDistribution, known: PixelDistribution, heights: HeightRasters
 ) -> bool:
-    if _says_unit(heights) or not found.heights or not known.heights:
+    if says_unit(heights) or not found.heights or not known.heights:
         return False
     return found.heights.p99 > _UNITS_APART * known.heights.p99 > 0
 

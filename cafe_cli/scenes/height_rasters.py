@@ -127,6 +127,13 @@ def metres_per_unit(member: Member, settings: HeightSettings) -> float:
     return METRES[_UNIT_NAMES[named]] if named else _vertical_unit(member.grid.crs)
 
 
+def says_unit(heights: HeightRasters) -> bool:
+    """Whether settings, raster or vertical CRS say the unit of a surface model."""
+    surface = heights.surface[0]
+    vertical = surface.grid.crs is not None and "VERT" in surface.grid.crs.to_wkt()
+    return heights.settings.unit != "auto" or bool(surface.unit) or vertical
+
+
 def _vertical_unit(crs: CRS | None) -> float:
     """Return metres per unit of the vertical axis of a compound CRS, 1 where there is none."""
     parts = crs.to_dict(projjson=True).get("components", []) if crs else []

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, InputError, LabelError
+from cafe_cli.findings import log_warnings
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.discovery import find_scenes
@@ -26,6 +27,7 @@ from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.splits.assign import Block, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import ProgressCallback, in_order
+from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.index import overlapping_pairs
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
 
@@ -130,7 +132,7 @@ def plan(
         _count_scene(scene, counted, config, classes, jobs)
         progress(done, len(found))
     _report_labels(counted, config, classes)
-    _check_consistency(scenes)
+    _check_consistency(scenes, config.scenes.ignore_mismatch)
     grids = _grids(scenes)
     planner = SplitPlanner(config, grids, counted.blocks)
     tiles = [tile for name in grids for tile in planner.tiles(name)]
@@ -252,24 +254,12 @@ def check_training_classes(pixels: Mapping[str, int]) -> None:
     check_several_classes(labelled, "the training tiles", remedy)
 
 
-def _check_consistency(scenes: Sequence[SceneInspection]) -> None:
-    """Refuse scenes with other bands or data types than the first; warn of another GSD."""
-    first = scenes[0]
-    for scene in scenes:
-        own, other = len(scene.band_names), len(first.band_names)
-        if (own, scene.dtype) != (other, first.dtype):
-            raise InputError(
-                f"{scene.files.name} has {own} bands of {scene.dtype}, {first.files.name} has "
-                f"{other} of {first.dtype}; choose the same with scenes.bands"
-            )
-        if abs(scene.grid.gsd / first.grid.gsd - 1) > 0.1:
-            log.warning(
-                "%s has a GSD of %.3g m, %s of %.3g m; tile.gsd resamples all scenes to one",
-                scene.files.name,
-                scene.grid.gsd,
-                first.files.name,
-                first.grid.gsd,
-            )
+def _check_consistency(scenes: Sequence[SceneInspection], lenient: bool) -> None:
+    """Refuse scenes that do not fit together, and warn of doubts."""
+    findings = compare_scenes(scenes, lenient)
+    if error := next((f.message for f in findings if f.level == "error"), None):
+        raise InputError(error)
+    log_warnings(findings)
 
 
 def _drop_shared_training(
