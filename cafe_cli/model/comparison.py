@@ -30,7 +30,8 @@ _SCALES = (
 """Highest value of a scaling, its name, and the value that stands for it in ``gdal_translate``."""
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "uint32": "UInt32"}
 _ORDERS_OF = 4  # bands, of which all orders are tried
-_SAME_ORDER, _OTHER_ORDER = 0.1, 0.5  # log ratio that any two scenes have; share left by reordering
+_SAME_GROUND = 0.1  # deviation of the logarithms of percentiles between two halves of a site
+_REORDERED = 0.5  # share of the deviation that another order of the bands leaves
 _KINDS = {
     "ndsm": "if they are absolute, say so with height.kind = 'dsm' (--height-kind dsm)",
     "dsm": "if they are above ground already, say so with height.kind = 'ndsm' (--height-kind "
@@ -111,7 +112,7 @@ def _is_rescaled(
         return True
     if factor < _CERTAIN or dtypes == ("uint8", "uint8"):
         return False
-    return median(_contrast(a) / _contrast(b) for a, b in pairs) >= _CONTRAST
+    return _CONTRAST <= median(_contrast(a) / _contrast(b) for a, b in pairs) <= 1 / _CONTRAST
 
 
 def _contrast(band: Percentiles) -> float:
@@ -121,8 +122,8 @@ def _contrast(band: Percentiles) -> float:
 
 
 def _is_apart(found: Percentiles, known: Percentiles) -> bool:
-    """Whether most values of a band are outside those of the other, in another order of size."""
-    if known.p0_1 <= found.p50 <= known.p99_9:
+    """Whether a band with negative values, which have no ratio, is of another order of size."""
+    if min(found.p1, known.p1) >= 0 or known.p0_1 <= found.p50 <= known.p99_9:
         return False
     ours, theirs = (max(p.p99 - p.p1, 1e-9) for p in (found, known))
     beyond = max(known.p0_1 - found.p50, found.p50 - known.p99_9)
@@ -162,8 +163,7 @@ def find_order(
         order: float((ours[[*order]] - theirs).std()) for order in permutations(range(len(found)))
     }
     same, best = distances[(*range(len(found)),)], min(distances, key=distances.__getitem__)
-    apart = same > _SAME_ORDER and distances[best] < _OTHER_ORDER * same
-    return best if apart else None
+    return best if distances[best] < min(_SAME_GROUND, _REORDERED * same) else None
 
 
 def _logarithms(bands: Sequence[Percentiles]) -> NDArray[np.float64] | None:

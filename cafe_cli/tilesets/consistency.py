@@ -21,6 +21,7 @@ from cafe_cli.scenes.scene import open_scene
 from cafe_cli.vector.area_of_interest import Area
 
 _GSD_TOLERANCE = 0.1
+_FLAT = 0.5  # metres that half of the heights above ground do not exceed
 _WINDOWS = 3  # along each side of a scene
 _ONE_KIND = "a tile set needs heights of one kind and unit (height.kind, height.unit)"
 _ANYWAY = "scenes.ignore_mismatch = true takes them all the same"
@@ -139,16 +140,19 @@ def _compare_all_heights(sampled: Sequence[_Sampled]) -> Iterator[Finding]:
     above_ground = bool(known) and known[0].rasters.settings.kind == "ndsm"
     middle = known[(len(known) - above_ground) // 2 :][:1]
     for one, other in product(known, middle):
-        rasters, ground = one.rasters, one.rasters.ground
-        found = compare_heights(
-            one.values, other.values, rasters.settings,
-            "none" if ground == "estimate" else ground, unit_known=says_unit(rasters),
-        )  # fmt: skip
-        if found:
-            # An estimate of the ground, which the sample lacks, is right for both kinds.
-            certain = found.certain and ground != "estimate"
-            found = replace(found, certain=certain, remedy=_ONE_KIND)
+        if found := _compare_heights(one, other.values):
             yield _finding(one.name, other.name, "heights", found)
+
+
+def _compare_heights(one: _Heights, known: Percentiles) -> Mismatch | None:
+    settings, ground = one.rasters.settings, one.rasters.ground
+    unit_known = says_unit(one.rasters)
+    if ground == "estimate":
+        # The ground is estimated below both kinds, and heights of zero may be the sea.
+        found = compare_heights(one.values, known, settings, "none", unit_known=unit_known)
+        return replace(found, certain=False) if found and one.values.p50 < _FLAT else None
+    found = compare_heights(one.values, known, settings, ground, unit_known=unit_known)
+    return replace(found, remedy=_ONE_KIND) if found and settings.kind == "ndsm" else found
 
 
 def _finding(one: str, other: str, what: str, found: Mismatch) -> Finding:
