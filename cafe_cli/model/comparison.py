@@ -143,7 +143,8 @@ def _scale(bands: Sequence[Percentiles]) -> tuple[str, int]:
 def _describe_range(bands: Sequence[Percentiles]) -> str:
     low, high = min(b.p0_1 for b in bands), max(b.p99_9 for b in bands)
     name = _scale(bands)[0]
-    return f"{low:.4g} to {high:.4g}" + (f" ({name})" if name else "")
+    digits = ".0f" if high >= 1000 else ".4g"
+    return f"{low:{digits}} to {high:{digits}}" + (f" ({name})" if name else "")
 
 
 def find_order(
@@ -202,7 +203,9 @@ def compare_heights(
         above_ground = flat and known.p1 > found.p99 + 1
         return _height_mismatch(found, known, _ABOVE_GROUND) if above_ground else None
     if _is_beyond(found, known):
-        return _height_mismatch(found, known, _KINDS[settings.kind])
+        # Absolute heights begin far above zero, heights in centimetres do not.
+        from_zero = not unit_known and abs(found.p1) < found.p50 / 4
+        return _height_mismatch(found, known, _UNIT if from_zero else _KINDS[settings.kind])
     if found.p99 > max(_TALLEST, known.p99_9) and ground != "estimate":
         return _height_mismatch(found, known, _UNIT)
     if settings.kind == "ndsm" and found.p1 > known.p50 + 2:
