@@ -35,7 +35,8 @@ class LandClass:
         ``#rrggbb``.
     values : tuple of int or str
         Values of the input labels that stand for this class: whole numbers, texts, ranges of
-        numbers such as ``10..19``, or ``*`` for every other value. The id if empty.
+        numbers such as ``10..19``, or ``*`` for every other value. If empty, the id, unless another
+        class has that value.
     scored : bool
         Whether the class counts in mean IoU and mean F1 (overall accuracy counts every class).
     """
@@ -55,11 +56,6 @@ class LandClass:
                 f"class {self.name!r}: color {self.color!r} is not of the form #rrggbb"
             )
         object.__setattr__(self, "color", self.color.lower())
-
-    @property
-    def label_values(self) -> tuple[int | str, ...]:
-        """Values of the input labels that stand for this class."""
-        return self.values or (self.id,)
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -91,7 +87,7 @@ class ClassTable(Sequence[LandClass]):
         names = [c.name for c in self.classes]
         if len(set(names)) != len(names):
             raise ConfigError(f"class names repeat: {names}")
-        values = [v for c in self.classes for v in c.label_values]
+        values = [v for c in self.classes for v in c.values]
         if len(set(values)) != len(values):
             twice = sorted({v for v in values if values.count(v) > 1}, key=str)
             raise ConfigError(f"label values {twice} belong to more than one class")

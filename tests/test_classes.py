@@ -11,11 +11,11 @@ from tests.support.rasters import TABLE
 
 def test_a_class_fills_in_color_and_values():
     land = LandClass(3, "water")
-    assert (land.values, land.label_values) == ((), (3,))
+    assert land.values == ()
     assert land.color.startswith("#")
     assert LandClass(0, "a", "#AbCdEf").color == "#abcdef"
     assert LandClass(0, "a", "#0102ff").rgb == (1, 2, 255)
-    assert LandClass(0, "a", values=(7, -1)).label_values == (7, -1)
+    assert LandClass(0, "a", values=(7, -1)).values == (7, -1)
 
 
 def test_the_first_sixteen_default_colors_differ():
@@ -43,7 +43,7 @@ def test_names_and_values_belong_to_one_class():
     with pytest.raises(ConfigError, match="names repeat"):
         ClassTable((LandClass(0, "a"), LandClass(1, "a")))
     with pytest.raises(ConfigError, match=r"label values \[1\] belong to more than one"):
-        ClassTable((LandClass(0, "a", values=(0, 1)), LandClass(1, "b")))
+        ClassTable((LandClass(0, "a", values=(0, 1)), LandClass(1, "b", values=(1,))))
 
 
 def test_a_table_is_a_sequence_by_id():

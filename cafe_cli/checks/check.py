@@ -21,7 +21,7 @@ from cafe_cli.text import megabytes
 from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.estimate import Cost, estimate_cutting
 from cafe_cli.tilesets.index import shared_ground
-from cafe_cli.tilesets.plan import plan
+from cafe_cli.tilesets.plan import plan, propose_from_scenes
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene
 from cafe_cli.tilesets.tileset import check_replaceable
 
@@ -154,6 +154,8 @@ def check(
             _check_plan(report, facts, config)
             if output is not None and facts.cost is not None:
                 _check_space(report, output, facts.cost)
+    if report.ok and not config.classes and (proposal := propose_from_scenes(config)):
+        report.add(Finding("note", f"the label raster names classes for the config: {proposal}"))
     report.facts = facts.as_json()
     return report
 

@@ -184,14 +184,11 @@ def _build(
 ) -> ClassOfValue:
     """Build the lookup; `table` is a path and its modification time."""
     rows = list(_explicit_rows(classes, table))
-    bare = [] if table else [(c.id, c.id, c.name) for c in classes if not c.values]
     ignored = [(label_key(v), NODATA, _IGNORED) for v in ignore or ()]
-    _check_spans([s for s in map(_span, [*rows, *bare]) if s])
-    # The id of a class without `values` may be ignored on purpose: evaluate --ignore 5.
     spans = [s for s in map(_span, [*rows, *ignored]) if s]
     _check_spans(spans)
-    exact: ValueToClass = {} if table else {c.name: c.id for c in classes}
-    exact |= {key: class_id for key, class_id, _ in bare}
+    taken = [s for s in spans if s.class_id != NODATA]
+    exact: ValueToClass = {} if table else _implicit(classes, taken)
     exact |= _texts(rows) | {key: class_id for key, class_id, _ in rows if isinstance(key, int)}
     _texts([*rows, *ignored])
     exact |= {key: NODATA for key, _, _ in ignored}
@@ -202,6 +199,15 @@ def _build(
     if ignore is not None or NODATA in exact or found._find_range(NODATA) is not None:
         return found
     return ClassOfValue(exact | {NODATA: NODATA}, ranges, explicit, names, True)
+
+
+def _implicit(classes: ClassTable, taken: list[_Span]) -> ValueToClass:
+    """Return names, and the ids of classes without values that no other class has as a value."""
+    known: ValueToClass = {c.name: c.id for c in classes}
+    for land in classes:
+        if not land.values and not any(s.low <= land.id <= s.high for s in taken):
+            known[land.id] = land.id
+    return known
 
 
 _Row: TypeAlias = tuple[Key, int, str]

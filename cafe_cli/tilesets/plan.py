@@ -12,6 +12,7 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.findings import log_warnings
+from cafe_cli.raster.categories import propose_classes
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.discovery import find_scenes
@@ -30,6 +31,7 @@ from cafe_cli.system.threads import ProgressCallback, in_order
 from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.index import overlapping_pairs
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
+from cafe_cli.vector.features import is_vector
 
 log = logging.getLogger("cafe")
 
@@ -122,6 +124,8 @@ def plan(
     """
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError("[scenes] has to name at least optical and labels")
+    if not config.classes and (proposal := propose_from_scenes(config)):
+        raise ConfigError(f"no classes; the label raster names these for the config: {proposal}")
     classes = config.class_table
     scenes: list[SceneInspection] = []
     counted = _LabelCounts()
@@ -139,6 +143,17 @@ def plan(
     kept = _drop_shared_training(tiles, grids, config.tile.size)
     counts = np.sum([b.counts for b in counted.blocks], axis=0)
     return TilePlan(scenes, kept, counts, planner.polygons, len(tiles) - len(kept))
+
+
+def propose_from_scenes(config: Config) -> str:
+    """Return ``[[classes]]`` from the first label raster; empty if there is none with names."""
+    if config.scenes is None or config.scenes.labels is None:
+        return ""
+    try:
+        first = find_scenes(config.scenes, config.root)[0].labels[0]
+        return "" if is_vector(first) else propose_classes(first)
+    except InputError:  # told when there are classes: what lacks first is told first
+        return ""
 
 
 def _grids(scenes: Sequence[SceneInspection]) -> dict[str, Grid]:

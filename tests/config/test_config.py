@@ -193,11 +193,7 @@ def test_the_root_is_seen_from_the_file_and_from_options_seen_from_here(toml, tm
 
 def test_classes_become_a_table():
     table = parse_config({"classes": CLASSES}, "test").class_table
-    assert (table.names, table[1].label_values, table[0].label_values) == (
-        ("ground", "tree"),
-        (3, 4),
-        (0,),
-    )
+    assert (table.names, table[1].values, table[0].values) == (("ground", "tree"), (3, 4), ())
     with pytest.raises(ConfigError, match="no classes"):
         _ = Config().class_table
 

@@ -454,13 +454,17 @@ def test_a_fraction_as_text_is_that_of_the_raster():
         ([("1..5",), (3,)], r"label values 1\.\.5 of c0 and 3 of c1 overlap"),
         ([("1..5",), ("5..9",)], r"1\.\.5 of c0 and 5\.\.9 of c1 overlap"),
         ([("0..100", "20..30"), ("50",)], r"0\.\.100 of c0 and 50 of c1 overlap"),
-        ([("0..5",), ()], r"0\.\.5 of c0 and 1 of c1 overlap"),
         ([("9..1",), ()], r"9\.\.1 of c0: write the lower number first"),
     ],
 )
 def test_ranges_that_cannot_be(values, message):
     with pytest.raises(ConfigError, match=message):
         value_to_class(classes_of(*values), IDS)
+
+
+def test_a_value_beats_the_id_of_another_class():
+    assert ids_of([0, 1], classes_of((1,), ())) == ([_, 0], {0: 1})
+    assert ids_of([0, 2], classes_of(("1..5",), (), ())) == ([_, 0], {0: 1})
 
 
 def test_names_match_whatever_their_case_unless_two_do():

@@ -1,4 +1,5 @@
 import json
+import re
 import warnings
 
 import numpy as np
@@ -21,7 +22,7 @@ from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path
 from cafe_cli.tilesets.tileset import Tile, load_tileset
-from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, noise
+from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, moved, noise
 from tests.support.rasters import write as write_to
 
 SIZE, BUFFER = 32, 8
@@ -377,6 +378,94 @@ def test_scenes_are_resampled_to_the_gsd_that_is_asked_for(tmp_path, caplog):
             assert all(np.array_equal(a, b) for a, b in zip(patch, same, strict=True))
     # Both scenes, whose pixels are of 0.5 and 0.7 m, are covered by tiles of 32 m.
     assert {(t.scene, t.row, t.col) for t in made.tiles} >= {("a", 0, 0), ("b", 64, 64)}
+
+
+# Labels
+
+
+LONE = [{"id": 0, "name": "building", "values": [1]}]
+
+
+def lone(folder, shown, **changes):
+    """Return a config with one scene; changes replace classes or whole sections."""
+    deliver(folder, labels=shown.astype(np.uint8))
+    return parse_config({"root": str(folder), **SETTINGS, **changes}, "test")
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (LONE, {}),
+        (LONE, {"ignore": [0]}),
+        ([*LONE, {"id": 1, "name": "other", "values": [7]}], {"absent": ["other"]}),
+    ],
+)
+def test_one_class_only_cannot_be_learnt(tmp_path, classes, labels):
+    values = np.where(patchwork(SMALL) == 1, 1, 0 if "ignore" in labels else 255)
+    config = lone(tmp_path, values, classes=classes, labels=labels)
+    with pytest.raises(LabelError, match=r"one class only, 'building'.*unlabelled = 'other'"):
+        tile(config, tmp_path / "tiles")
+
+
+def test_the_remedy_for_one_class(tmp_path):
+    classes = [*LONE, {"id": 1, "name": "other"}]
+    values = np.where(patchwork(SMALL) == 1, 1, 255)
+    config = lone(tmp_path, values, classes=classes, labels={"unlabelled": "other"})
+    found = tile(config, tmp_path / "tiles").pixels["train"]
+    assert found["other"] > found["building"] > 0
+
+
+def test_training_tiles_of_one_class(tmp_path):
+    values = np.zeros((SMALL.height, SMALL.width))
+    values[:, 120:] = 1
+    (tmp_path / "split.csv").write_text("scene,split\na,train\nb,validation\n")
+    deliver(tmp_path, "b", moved(SMALL, 999, 0), values.astype(np.uint8))
+    changes = {"classes": SETTINGS["classes"][:2], "split": {"file": str(tmp_path / "split.csv")}}
+    config = lone(tmp_path, values * 0, **changes)
+    with pytest.raises(LabelError, match=r"training tiles show one class only, 'ground'.*split"):
+        tile(config, tmp_path / "tiles")
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ([{"id": 0, "name": "other", "values": [0]}], "give to 'other': they count as 'other'"),
+        ([{"id": 0, "name": "other"}], "the id of 'other': they are left out"),
+    ],
+)
+def test_nodata_of_a_class_is_told_with_its_pixels(tmp_path, caplog, classes, said):
+    values = patchwork(SMALL)
+    values[values == 255] = 2
+    classes = [*classes, {"id": 1, "name": "tree"}, {"id": 2, "name": "house"}]
+    config = lone(tmp_path, values, classes=classes, labels={"absent": ["other"]})
+    write_to(tmp_path / "a_labels.tif", values, SMALL, nodata=0)
+    found = tile(config, tmp_path / "tiles").pixels["train"]["other"]
+    assert (found > 0) == ("count as" in said)
+    (message,) = [r.getMessage() for r in caplog.records if "nodata" in r.getMessage()]
+    assert message.startswith(f"{(values == 0).sum():,} label pixels are 0, which their raster")
+    assert said in message
+
+
+def test_measurements_are_no_labels(tmp_path):
+    config = lone(tmp_path, patchwork(SMALL))
+    heights = np.linspace(0, 90, SMALL.width * SMALL.height).reshape(SMALL.height, SMALL.width)
+    write_to(tmp_path / "a_labels.tif", heights.astype("float32"), SMALL)
+    with pytest.raises(LabelError, match=r"label values without a class: .* more") as error:
+        tile(config, tmp_path / "tiles")
+    assert len(str(error.value)) < 500
+
+
+def test_a_label_raster_that_names_its_classes(tmp_path):
+    config = lone(tmp_path, patchwork(SMALL), classes=[])
+    with pytest.raises(ConfigError, match=r"^no classes: the config needs one \[\[classes\]\] row"):
+        tile(config, tmp_path / "tiles")
+    text = "<CategoryNames><Category>bare</Category><Category>tree</Category></CategoryNames>"
+    (tmp_path / "a_labels.tif.aux.xml").write_text(
+        f'<PAMDataset><PAMRasterBand band="1">{text}</PAMRasterBand></PAMDataset>'
+    )
+    rows = '{ id = 0, name = "bare", values = [0] }, { id = 1, name = "tree", values = [1] }'
+    with pytest.raises(ConfigError, match=re.escape(f"classes = [{rows}]") + "$"):
+        tile(config, tmp_path / "tiles")
 
 
 # Other scenes
