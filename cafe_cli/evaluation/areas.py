@@ -90,9 +90,9 @@ def measure_areas(
 ) -> Areas:
     """Measure the area of each class of a map.
 
-    In degrees and in Web Mercator the size of a pixel depends on the latitude, which is taken anew
-    for every 64 rows. Other projected CRSs are taken at their word: UTM is off by 0.1 %, a
-    projection that is neither equal-area nor made for the place may be off by more.
+    The size of a pixel is that of `Grid.gsd`, taken anew for every 64 rows and 1024 columns, as it
+    depends on the latitude in degrees and in some projections. A degree is taken on a sphere, so
+    that areas are off by up to about 1 %; UTM and national grids are off by up to 0.2 % or so.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def pair_files(maps: str, reference: str, partial: bool = False) -> list[Pair]:
             lost.append(f"{scene} ({wanted} does not exist)")
     _report_missing(lost, len(found), "maps", "reference", partial)
     if placeholders_of(reference) and not is_remote(reference):
-        known = match_scenes(reference, setting="the references") if pairs else {}
+        known = match_scenes(reference, setting="the references")
         idle = [scene for scene, (_, paths) in sorted(known.items()) if used.isdisjoint(paths)]
         _report_missing(idle, len(known), "references", "map", partial)
     return pairs
@@ -171,6 +171,7 @@ def _report_missing(
     if not lost:
         return
     message = f"{len(lost)} of {total} {what} have no {partner}: {list_some(lost)}"
-    if not partial:
-        raise InputError(f"{message}; add what is missing, or leave it out with --partial")
+    if not partial or len(lost) == total:
+        remedy = ", or leave it out with --partial" if len(lost) < total else ""
+        raise InputError(f"{message}; add what is missing{remedy}")
     log.info("%s; they are not scored", message)

@@ -427,6 +427,64 @@ def test_evaluate_fails(run, maps):
     ).error  # fmt: skip
 
 
+@pytest.fixture
+def scenes(maps) -> Path:
+    """A config of two scenes with maps, of which the second tests."""
+    for name in ("a", "b"):
+        for kind in ("ortho", "labels"):
+            Path(f"{name}_{kind}.tif").symlink_to(f"{name}.tif")
+    Path("maps").mkdir()
+    for name in ("a", "b"):
+        Path(f"maps/{name}_ortho.tif").symlink_to(f"../{name}.tif")
+    rows = ", ".join(f'{{id={c.id}, name="{c.name}"}}' for c in TABLE)
+    Path("c.toml").write_text(
+        f"classes = [{rows}]\n"
+        '[scenes]\noptical = "{id}_ortho.tif"\nlabels = "{id}_labels.tif"\n'
+        '[split]\ntest_scenes = ["b"]\n'
+    )
+    return maps
+
+
+def test_evaluate_scenes(run, scenes):
+    everything = json.loads(run("evaluate", "maps", "-c", "c.toml", "--json").out)
+    assert [row["scene"] for row in everything["scenes"]] == ["a", "b"]
+    assert everything["pixels"] == 40 * (60 + 50)
+    tested = json.loads(run("evaluate", "maps", "-c", "c.toml", "--split", "test", "--json").out)
+    assert [row["scene"] for row in tested["scenes"]] == ["b"]
+    assert (tested["pixels"], tested["miou"]) == (40 * 50, 1)
+    shown = "\n".join(run("evaluate", "maps", "-c", "c.toml", "--split", "test").lines)
+    assert "against the test ground of the scenes" in shown
+    assert "by scene, the worst first" in shown
+    pairs = json.loads(run("evaluate", "maps/{id}_ortho.tif", "{id}_labels.tif", "--json").out)
+    assert pairs == everything
+
+
+def test_evaluate_scenes_fails(run, scenes):
+    assert "1 of 1 scenes" not in run("evaluate", "maps", "-c", "c.toml", "-q").lines
+    Path("maps/b_ortho.tif").unlink()
+    result = run("evaluate", "maps", "-c", "c.toml", "--split", "test")
+    assert (result.code, "none of 1 scenes has a map there" in result.error) == (1, True)
+    result = run("evaluate", "maps", "truth.tif", "-c", "c.toml", "--split", "test")
+    assert (result.code, "leave out REFERENCE" in result.error) == (2, True)
+
+
+def test_areas(run, maps):
+    result = run("evaluate", "a.tif", "--areas", "areas.csv")
+    assert result.code == 0
+    assert any("ha" in line and "share" in line for line in result.lines)
+    assert Path("areas.csv").read_text().splitlines()[0].startswith("id,class,pixels,square_metres")
+    assert (
+        "areas.csv exists; pass --overwrite"
+        in run("evaluate", "a.tif", "--areas", "areas.csv").error
+    )
+    words = ["evaluate", "a.tif", "truth.tif", "--areas", "areas.json", "--json"]
+    both = json.loads(run(*words).out)
+    assert both["miou"] == 1
+    assert both["areas"] == json.loads(Path("areas.json").read_text())
+    assert sum(row["pixels"] for row in both["areas"]["classes"].values()) == 60 * 40
+    assert "name a .csv or .json file" in run("evaluate", "a.tif", "--areas", "areas.xlsx").error
+
+
 # --- talk --------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,127 @@
+"""The area of each class, by pixels and on the ground."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from cafe_cli.errors import LabelError
+from cafe_cli.evaluation import reference
+from cafe_cli.evaluation.areas import measure_areas
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.window import Window
+from tests.support.rasters import TABLE, grid, write
+
+IDS = np.random.default_rng(0).choice(
+    np.array([0, 1, 255], np.uint8), (300, 200), p=[0.6, 0.3, 0.1]
+)
+
+
+@pytest.mark.parametrize("block", [64, 100, 1024])
+def test_areas_are_pixels_times_their_size(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(reference, "_BLOCK", block)
+    path = write(tmp_path / "map.tif", IDS, grid(200, 300, pixel=0.5))
+    found = measure_areas(str(path), classes=TABLE)
+    counts = [int((i == IDS).sum()) for i in range(3)]
+    assert [row.pixels for row in found.classes.values()] == counts
+    assert [row.square_metres for row in found.classes.values()] == [n / 4 for n in counts]
+    assert [row.hectares for row in found.classes.values()] == [n / 40_000 for n in counts]
+    assert sum(row.share for row in found.classes.values()) == pytest.approx(1)
+    assert found.unclassified == int((IDS == 255).sum())
+
+
+@pytest.mark.parametrize(
+    ("epsg", "metres"), [(25832, 1.0), (2225, 1200 / 3937), (2263, 1200 / 3937), (31370, 1.0)]
+)
+def test_units_of_the_crs(tmp_path, epsg, metres):
+    where = grid(200, 300, pixel=3, crs=CRS.from_epsg(epsg))
+    found = measure_areas(str(write(tmp_path / "map.tif", IDS, where)), classes=TABLE)
+    ground = found.classes[TABLE.names[0]]
+    assert ground.square_metres == pytest.approx(ground.pixels * (3 * metres) ** 2)
+
+
+def ellipsoidal_area(lower, upper, width):
+    """Area in m² between two latitudes of WGS 84, `width` degrees wide."""
+    a, f = 6_378_137.0, 1 / 298.257223563
+    e = math.sqrt(f * (2 - f))
+
+    def zone(latitude):
+        s = math.sin(math.radians(latitude))
+        return s / (1 - (e * s) ** 2) + math.log((1 + e * s) / (1 - e * s)) / (2 * e)
+
+    return math.radians(width) * (a * a * (1 - e * e)) / 2 * (zone(upper) - zone(lower))
+
+
+@pytest.mark.parametrize("bottom", [0, 35, -55, 50])
+def test_degrees_are_measured_where_they_are(tmp_path, bottom):
+    """The upper and the lower half lie 15 degrees apart: one factor for all would be far off."""
+    values = np.zeros((300, 200), np.uint8)
+    values[:150] = 1
+    cell = 0.1
+    where = Grid(CRS.from_epsg(4326), Affine(cell, 0, 7, 0, -cell, bottom + 30), 200, 300)
+    found = measure_areas(str(write(tmp_path / "map.tif", values, where)), classes=TABLE)
+    for name, low in zip(TABLE.names, (bottom, bottom + 15), strict=False):
+        expected = ellipsoidal_area(low, low + 15, 20)
+        assert found.classes[name].square_metres == pytest.approx(expected, rel=0.013)
+
+
+def test_sheets_that_overlap_count_once(tmp_path):
+    where = grid(200, 300)
+    for name, part in (("a", Window(0, 0, 120, 300)), ("b", Window(80, 0, 120, 300))):
+        write(tmp_path / f"{name}.tif", IDS[part.slices()], where.at(part))
+    found = measure_areas(str(tmp_path), classes=TABLE)
+    assert found.classes[TABLE.names[1]].pixels == int((IDS == 1).sum())
+    assert found.unclassified == int((IDS == 255).sum())
+
+
+@pytest.mark.parametrize("transform", [Affine.identity(), Affine(0.2, 0, 5, 0, -0.2, 9)])
+def test_without_a_crs_there_are_pixels_only(tmp_path, transform):
+    where = Grid(None, transform, 200, 300)
+    found = measure_areas(str(write(tmp_path / "map.tif", IDS, where)), classes=TABLE)
+    row = found.classes[TABLE.names[0]]
+    assert (row.pixels, row.square_metres, row.hectares) == (int((IDS == 0).sum()), None, None)
+    assert found.as_csv().splitlines()[1].startswith(f"0,{TABLE.names[0]},{row.pixels},,,")
+
+
+def test_a_crs_may_be_given(tmp_path):
+    where = grid(200, 300, pixel=2, crs=None)
+    path = write(tmp_path / "map.tif", IDS, where)
+    found = measure_areas(str(path), classes=TABLE, crs="EPSG:25832")
+    assert found.classes[TABLE.names[0]].square_metres == 4 * int((IDS == 0).sum())
+
+
+def test_tables(tmp_path):
+    path = write(tmp_path / "map.tif", IDS, grid(200, 300, pixel=10))
+    found = measure_areas(str(path), classes=TABLE)
+    rows = list(csv.DictReader(io.StringIO(found.as_csv())))
+    stored = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert [row["class"] for row in rows] == [*stored["classes"]] == [*TABLE.names]
+    for row, values in zip(rows, stored["classes"].values(), strict=True):
+        assert int(row["pixels"]) == values["pixels"]
+        assert float(row["square_metres"]) == values["square_metres"] == 100 * values["pixels"]
+        assert float(row["hectares"]) == values["hectares"] == values["pixels"] / 100
+        assert float(row["percent"]) == pytest.approx(100 * values["share"], abs=1e-4)
+    assert stored["unclassified_pixels"] == found.unclassified
+
+
+def test_an_empty_map_has_no_area(tmp_path):
+    path = write(tmp_path / "map.tif", np.full((9, 9), 255, np.uint8), grid(9, 9))
+    found = measure_areas(str(path), classes=TABLE)
+    assert [(row.pixels, row.share) for row in found.classes.values()] == [(0, 0)] * 3
+
+
+def test_hidden_and_unknown_values_are_refused(tmp_path):
+    where = grid(200, 300)
+    path = write(tmp_path / "map.tif", IDS, where, nodata=0)
+    with pytest.raises(LabelError, match=rf"nodata 0, .*: {(IDS == 0).sum():,} pixels"):
+        measure_areas(str(path), classes=TABLE)
+    path = write(tmp_path / "codes.tif", IDS.clip(7), where)
+    with pytest.raises(LabelError, match="holds the value 7"):
+        measure_areas(str(path), classes=TABLE)
+    with pytest.raises(LabelError, match=r"pass a config with \[\[classes\]\]"):
+        measure_areas(str(path))
