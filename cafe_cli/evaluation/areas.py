@@ -134,7 +134,7 @@ def measure_areas(
         land.name: ClassArea(
             land.id,
             int(counts[land.id]),
-            float(metres[land.id]) if grid.crs else None,
+            float(metres[land.id]) if grid.crs or grid.pixel_size else None,
             int(counts[land.id]) / total,
         )
         for land in table

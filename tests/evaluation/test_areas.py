@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.warp import transform
 
 from cafe_cli.errors import LabelError
 from cafe_cli.evaluation import reference
@@ -36,13 +37,29 @@ def test_areas_are_pixels_times_their_size(tmp_path, monkeypatch, block):
 
 
 @pytest.mark.parametrize(
-    ("epsg", "metres"), [(25832, 1.0), (2225, 1200 / 3937), (2263, 1200 / 3937), (31370, 1.0)]
+    ("epsg", "left", "top", "metres"),
+    [
+        (25832, 500_000, 5_500_000, 1.0),
+        (2225, 6_500_000, 2_000_000, 1200 / 3937),
+        (2263, 980_000, 200_000, 1200 / 3937),
+        (31370, 150_000, 170_000, 1.0),
+    ],
 )
-def test_units_of_the_crs(tmp_path, epsg, metres):
-    where = grid(200, 300, pixel=3, crs=CRS.from_epsg(epsg))
+def test_units_of_the_crs(tmp_path, epsg, left, top, metres):
+    where = grid(200, 300, pixel=3, left=left, top=top, crs=CRS.from_epsg(epsg))
     found = measure_areas(str(write(tmp_path / "map.tif", IDS, where)), classes=TABLE)
     ground = found.classes[TABLE.names[0]]
-    assert ground.square_metres == pytest.approx(ground.pixels * (3 * metres) ** 2)
+    assert ground.square_metres == pytest.approx(ground.pixels * (3 * metres) ** 2, rel=0.002)
+
+
+@pytest.mark.parametrize("latitude", [0, 20, -45, 60])
+def test_web_mercator_is_measured_on_the_ground(tmp_path, latitude):
+    (x,), (y,) = transform(CRS.from_epsg(4326), CRS.from_epsg(3857), [7.0], [float(latitude)])
+    where = grid(200, 300, pixel=2, left=x, top=y, crs=CRS.from_epsg(3857))
+    found = measure_areas(str(write(tmp_path / "map.tif", IDS, where)), classes=TABLE)
+    ground = found.classes[TABLE.names[0]]
+    expected = ground.pixels * (2 * math.cos(math.radians(latitude))) ** 2
+    assert ground.square_metres == pytest.approx(expected, rel=0.01)
 
 
 def ellipsoidal_area(lower, upper, width):
@@ -79,9 +96,9 @@ def test_sheets_that_overlap_count_once(tmp_path):
     assert found.unclassified == int((IDS == 255).sum())
 
 
-@pytest.mark.parametrize("transform", [Affine.identity(), Affine(0.2, 0, 5, 0, -0.2, 9)])
-def test_without_a_crs_there_are_pixels_only(tmp_path, transform):
-    where = Grid(None, transform, 200, 300)
+@pytest.mark.parametrize("place", [Affine.identity(), Affine(0.2, 0, 5, 0, -0.2, 9)])
+def test_without_a_crs_there_are_pixels_only(tmp_path, place):
+    where = Grid(None, place, 200, 300)
     found = measure_areas(str(write(tmp_path / "map.tif", IDS, where)), classes=TABLE)
     row = found.classes[TABLE.names[0]]
     assert (row.pixels, row.square_metres, row.hectares) == (int((IDS == 0).sum()), None, None)

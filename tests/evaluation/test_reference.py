@@ -68,8 +68,10 @@ def test_polygons_are_labels_on_the_grid_of_the_map(tmp_path, map_path, suffix, 
 
 def test_a_layer_an_attribute_and_ignored_values(tmp_path, map_path):
     draw(tmp_path / "labels.gpkg", layer="other", values=["hall", "hall", "hall"])
-    path = draw(tmp_path / "labels.gpkg", layer="mine", year=np.array([2020]))
-    labels = LabelSettings(layer="mine", attribute="code", ignore=("oak",))
+    path = draw(
+        tmp_path / "labels.gpkg", ["soil", "ash", "hall"], layer="mine", year=np.array([2020])
+    )
+    labels = LabelSettings(layer="mine", attribute="code", ignore=("ash",))
     found = evaluate(map_path, path, classes=CODED, labels=labels)
     assert (found.overall_accuracy, found.pixels) == (1, int((IDS != 1).sum()))
     with pytest.raises(LabelError, match=r"several attributes, set labels.attribute"):
