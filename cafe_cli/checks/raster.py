@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from cafe_cli.checks.rules import check_image, check_margins, check_storage, mar
 from cafe_cli.config.schema import Config
 from cafe_cli.findings import Finding, Report
 from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
+from cafe_cli.raster.image_view import find_view
 from cafe_cli.raster.mosaic_view import Member, inspect_rasters
 from cafe_cli.raster.reader import (
     image_bands,
@@ -34,7 +36,7 @@ from cafe_cli.raster.reader import (
 )
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.scenes.height_rasters import metres_per_unit
-from cafe_cli.vector.features import is_vector
+from cafe_cli.vector.layers import is_vector
 
 _MOST_FILES = 16  # files of a stream that are checked; the others are counted
 _PROBE = 1024  # pixels along each side of the decimated view of heights
@@ -45,7 +47,7 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
     facts = StreamFacts(len(paths))
     step = max(1, math.ceil(len(paths) / _MOST_FILES))
     for path in paths[::step]:
-        if is_vector(path):
+        if stream == "labels" and is_vector(path):
             facts.rasters.append(VectorFacts(path))
             continue
         with report.capture_errors(path), open_raster(path) as dataset:
@@ -53,12 +55,24 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
             facts.rasters.append(raster)
             report.add_all(check_storage(raster), path)
             if stream == "optical":
-                facts.rasters[-1] = replace(raster, pixels=_check_image(report, dataset, config))
+                with _open_image(dataset, path, config) as image:
+                    facts.rasters[-1] = replace(raster, pixels=_check_image(report, image, config))
             elif stream in ("elevation", "dtm"):
                 alone = len(paths) == 1
                 heights = _check_heights(report, dataset, config, stream == "dtm", alone)
                 facts.rasters[-1] = replace(raster, pixels=heights)
     return facts
+
+
+@contextmanager
+def _open_image(dataset: DatasetReader, path: str, config: Config) -> Iterator[DatasetReader]:
+    """Open the view through which an open raster is an image, or give the raster back."""
+    view = find_view(dataset, config.bands)
+    if view is None:
+        yield dataset
+        return
+    with open_raster(path, view) as image:
+        yield image
 
 
 def describe_raster(dataset: DatasetReader) -> RasterFacts:
@@ -115,7 +129,7 @@ def _check_heights(
     if (count := len(image_bands(dataset, None))) > 1:
         message = f"has {count} bands, the first is taken for heights: check that it is the file"
         report.add(Finding("warning", message, dataset.name))
-    member = inspect_rasters([dataset.name], parse_crs(config.crs))[0]
+    member = inspect_rasters([dataset.name], parse_crs(config.crs), stream="heights")[0]
     metres = metres_per_unit(member, settings)
     view = member.scaled(read_decimated(dataset, _PROBE, settings.nodata))
     values = view[np.isfinite(view)]

@@ -35,6 +35,7 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config, HeightSettings
 from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.raster.grid import Grid, parse_crs
+from cafe_cli.raster.joining import Stream
 from cafe_cli.raster.mosaic_view import (
     Member,
     covered_share,
@@ -50,7 +51,7 @@ from cafe_cli.scenes.inspection import SceneInspection, inspect_scene, joint_gri
 from cafe_cli.scenes.label_coding import MOST_UNKNOWN, LabelTally
 from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.scene import Patch, Scene, estimate_scene_ground, open_scene
-from cafe_cli.vector.features import is_vector
+from cafe_cli.vector.layers import is_vector
 
 EstimateGround: TypeAlias = Callable[[SceneInspection], GroundSurface | None]
 
@@ -105,14 +106,16 @@ def _check_inspection(report: Report, files: SceneFiles, config: Config) -> None
 def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: Config) -> None:
     """Compare the grids of heights and labels with that of the image."""
     crs = parse_crs(config.crs)
-    reference = joint_grid(inspect_rasters(files.optical, crs), [])
+    optical = inspect_rasters(files.optical, crs, stream="image", bands=config.bands)
+    reference = joint_grid(optical, [])
     facts.size = reference.width, reference.height
     for stream in STREAMS[1:]:
         paths = _paths(files, stream)
-        if not paths or any(map(is_vector, paths)):
+        if not paths or (stream == "labels" and any(map(is_vector, paths))):
             continue
         with report.capture_errors(paths[0]):
-            members = inspect_rasters(paths, crs, reference)
+            kind: Stream = "labels" if stream == "labels" else "heights"
+            members = inspect_rasters(paths, crs, reference, stream=kind)
             share = covered_share(members, files.id, reference)
             facts.streams[stream].grid = _compare_grids(members[0], reference, share)
             found = check_grid(stream, union_grid(members), reference, share)
@@ -289,5 +292,6 @@ def _ground_cells(files: SceneFiles, config: Config) -> float:
     """Return the number of cells that the ground filter would process; 0 if it is not needed."""
     if ground_source(config.height, bool(files.dtm)) != "estimate":
         return 0.0
-    grid = union_grid(inspect_rasters(files.elevation, parse_crs(config.crs)))
+    members = inspect_rasters(files.elevation, parse_crs(config.crs), stream="heights")
+    grid = union_grid(members)
     return grid.width * grid.height * (grid.gsd / config.height.cell) ** 2

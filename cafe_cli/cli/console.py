@@ -2,10 +2,11 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 
+_ABOUT_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
+# A warning of compiled code counts for the Python file that called it, often one of cafe.
+_DATA_LIBRARIES = ("rasterio", "pyogrio", "shapely", "cafe_cli")
+
 _LOG_WIDTH = 120  # characters per line of a table if stderr is not a terminal
 
 
@@ -39,6 +44,25 @@ def set_up_log(verbosity: int) -> None:
     log = logging.getLogger("cafe")
     log.handlers = [_LineHandler()]
     log.setLevel(level)
+    # A level of its own, since `cafe check` turns off the warnings of cafe alone.
+    logging.getLogger("cafe.libraries").setLevel(level)
+    logging.getLogger("pyogrio").handlers = log.handlers  # its level is that of Python, warnings
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log a warning of Python on one line: as a warning if it is about data, else with -v only."""
+    about_code = issubclass(category, _ABOUT_CODE)
+    about_data = not about_code and any(part in filename for part in _DATA_LIBRARIES)
+    level = logging.WARNING if about_data else logging.DEBUG
+    logging.getLogger("cafe.libraries").log(level, "%s", str(message).partition("\n")[0])
 
 
 class _LineHandler(logging.Handler):

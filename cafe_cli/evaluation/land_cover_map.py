@@ -166,7 +166,7 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
             if table := read_classes(sheet):
                 tables[path] = table
     _check_tables(tables)
-    members = tuple(inspect_rasters(paths, parse_crs(crs)))
+    members = tuple(inspect_rasters(paths, parse_crs(crs), stream="labels"))
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     stored = next(iter(tables.values()), None)
     return LandCoverMap(f"{paths[0]}{more}", members, stored, frozenset(nodata))

@@ -27,7 +27,7 @@ from cafe_cli.scenes.raster_labels import RasterLabels
 from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.tilesets.ground import SplitGround
-from cafe_cli.vector.features import is_vector
+from cafe_cli.vector.layers import is_vector
 
 ReadLabels: TypeAlias = Callable[[Window], Decoded]
 """Reads the class ids of a window of a reference."""
@@ -98,7 +98,7 @@ def inspect_reference(
 
         return Reference(name, grid, blocks_of(map_.members, grid), opened)
     _check_bands(paths[0], labels)
-    members = inspect_rasters(paths, parse_crs(crs), map_.grid)
+    members = inspect_rasters(paths, parse_crs(crs), map_.grid, stream="labels")
     grid = union_grid(members)
     covered_share(map_.members, name, grid)
 

@@ -5,7 +5,7 @@ directly; any other is warped while it is read.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
-from cafe_cli.errors import BandError, GridError, InputError
+from cafe_cli.errors import GridError, InputError
+from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
-from cafe_cli.raster.reader import RasterReader, declared_nodata, may_lack_data, open_raster
+from cafe_cli.raster.image_view import ImageView, find_view
+from cafe_cli.raster.joining import Stream, common_dtype, join
+from cafe_cli.raster.reader import (
+    RasterReader,
+    declared_nodata,
+    image_bands,
+    may_lack_data,
+    open_raster,
+)
 from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, read_on_grid
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
@@ -34,6 +43,8 @@ class Member:
     ----------
     count : int
         Bands.
+    dtype : str
+        Data type that holds the values of all `bands`.
     unit, scale, offset
         Metadata of the first band.
     block_width, block_height : int
@@ -42,6 +53,13 @@ class Member:
         Whether an alpha band, a mask or nodata may mark pixels as no data.
     nodata : float or None
         See `declared_nodata`.
+    bands : tuple of int
+        Bands that are read, from 1: those named by the user, or all but alpha.
+    view : ImageView or None
+        How the raster is read as an image, if not as it stands; `count`, `dtype`, `masked`,
+        `nodata` and `bands` are those of the view.
+    findings : tuple of Finding
+        What was assumed about the raster.
     """
 
     path: str
@@ -55,6 +73,13 @@ class Member:
     nodata: float | None = None
     block_width: int = 1
     block_height: int = 1
+    bands: tuple[int, ...] = ()
+    view: ImageView | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def noted(self, warning: str) -> "Member":
+        """Return the member with one more finding."""
+        return replace(self, findings=(*self.findings, Finding("warning", warning, self.path)))
 
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
         """Apply scale and offset to stored values."""
@@ -76,7 +101,12 @@ class _Part:
 
 
 def inspect_rasters(
-    paths: Sequence[str], crs: CRS | None = None, reference: Grid | None = None
+    paths: Sequence[str],
+    crs: CRS | None = None,
+    reference: Grid | None = None,
+    *,
+    stream: Stream = "image",
+    bands: Sequence[int] | None = None,
 ) -> list[Member]:
     """Inspect the rasters of one stream of a scene (image, heights or labels) and compare them.
 
@@ -88,6 +118,11 @@ def inspect_rasters(
     reference : Grid, optional
         Grid of the scene. It is assumed for a raster of the same size without georeference, and
         for a raster with the same pixels but no CRS.
+    stream : {"image", "heights", "labels"}
+        What the values are: palette indices of an image are replaced by their colours, those of
+        labels are ids.
+    bands : sequence of int, optional
+        Bands to read, from 1; all but alpha if None.
 
     Raises
     ------
@@ -98,19 +133,8 @@ def inspect_rasters(
     BandError
         The number of bands differs.
     """
-    members = [_inspect(path, crs, reference) for path in paths]
-    first = members[0]
-    for other in members[1:]:
-        if other.count != first.count:
-            raise BandError(
-                f"{other.path} has {other.count} bands, {first.path} has {first.count}: they "
-                "cannot be joined"
-            )
-        if (other.dtype, other.unit) != (first.dtype, first.unit):
-            raise InputError(
-                f"{other.path} is {_kind(other)}, {first.path} is {_kind(first)}: they cannot be "
-                "joined; convert one with gdal_translate"
-            )
+    found = [_inspect(path, crs, reference, stream, bands) for path in paths]
+    members = join(found, stream)
     if len(members) > 1 and (lost := [m.path for m in members if not m.grid.is_georeferenced]):
         raise GridError(f"{lost[0]} has no georeference and cannot be joined with other rasters")
     return members
@@ -160,11 +184,11 @@ class MosaicView:
         For members that have to be warped. With ``min``, the lowest value of all members is taken
         instead of that of the first.
     bands : tuple of int, optional
-        From 1; all but an alpha band if None.
+        From 1; those of each member if None.
     nodata : float, optional
         Replaces the nodata value of the rasters.
     dtype : str, optional
-        Data type to convert to.
+        Data type to convert to; if None, one that holds the values of all members.
     scaled : bool
         Whether to apply the scale and the offset of each raster.
     """
@@ -184,7 +208,7 @@ class MosaicView:
         self._resampling = resampling
         self._bands = bands
         self._nodata = nodata
-        self._dtype = dtype
+        self._dtype = dtype or common_dtype(members)
         self._scaled = scaled
         self._parts = [_Part(m, *locate(m.path, m.grid, grid)) for m in members]
         self._pool = Pool[RasterReader]()
@@ -217,39 +241,71 @@ class MosaicView:
     def _read_part(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         member = part.member
         reader = self._pool.get(member.path, lambda: self._open(part))
-        values, valid = read_on_grid(reader, part.box, window, self._bands, self._nodata)
+        bands = self._bands or member.bands or None
+        values, valid = read_on_grid(reader, part.box, window, bands, self._nodata)
         values = values.astype(self._dtype or values.dtype, copy=False)
         return member.scaled(values) if self._scaled else values, valid
 
     def _open(self, part: _Part) -> AbstractContextManager[RasterReader]:
         options = {"nodata": self._nodata, "dtype": self._dtype, "source": part.member.grid}
-        return open_on_grid(part.member.path, self._grid, part.exact, self._resampling, **options)
+        member = part.member
+        return open_on_grid(
+            member.path, self._grid, part.exact, self._resampling, view=member.view, **options
+        )
 
 
-def _kind(member: Member) -> str:
-    return f"{member.dtype} in {member.unit}" if member.unit else member.dtype
-
-
-def _inspect(path: str, crs: CRS | None, reference: Grid | None) -> Member:
+def _inspect(
+    path: str,
+    crs: CRS | None,
+    reference: Grid | None,
+    stream: Stream,
+    bands: Sequence[int] | None,
+) -> Member:
     with open_raster(path) as dataset:
-        grid = _find_grid(dataset, crs, reference)
-        unit = (dataset.units[0] or "").strip()
+        view = find_view(dataset, bands) if stream == "image" else None
         block_height, block_width = dataset.block_shapes[0]
-        if dataset.dtypes[0].startswith("complex"):
-            raise InputError(f"{path} holds complex numbers, which are no image and no heights")
-        return Member(
+        member = Member(
             path,
-            grid,
+            _find_grid(dataset, crs, reference),
             dataset.count,
             dataset.dtypes[0],
-            unit,
+            (dataset.units[0] or "").strip(),
             scale=dataset.scales[0],
             offset=dataset.offsets[0],
-            masked=may_lack_data(dataset),
-            nodata=declared_nodata(dataset),
             block_width=block_width,
             block_height=block_height,
+            view=view,
+            findings=(view.finding(path),) if view else (),
         )
+        if stream == "heights" and ColorInterp.palette in dataset.colorinterp:
+            member = member.noted(
+                f"{path} has a colour table; its values are taken for heights: check that it is no "
+                "picture of heights"
+            )
+        if view is None:
+            return _with_bands(member, dataset, bands)
+    with open_raster(path, view) as dataset:
+        return _with_bands(member, dataset, bands)
+
+
+def _with_bands(member: Member, dataset: DatasetReader, bands: Sequence[int] | None) -> Member:
+    """Add what is known of the bands that are read from a raster, or from its view."""
+    chosen = image_bands(dataset, bands)
+    dtype = _common_dtype(dataset, chosen or (1,))
+    if dtype.startswith("complex"):
+        raise InputError(f"{member.path} holds complex numbers, which are no image and no heights")
+    return replace(
+        member,
+        count=dataset.count,
+        dtype=dtype,
+        masked=may_lack_data(dataset),
+        nodata=declared_nodata(dataset),
+        bands=chosen,
+    )
+
+
+def _common_dtype(dataset: DatasetReader, bands: Iterable[int]) -> str:
+    return np.result_type(*(dataset.dtypes[b - 1] for b in bands)).name
 
 
 def _find_grid(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) -> Grid:

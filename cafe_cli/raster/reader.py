@@ -21,6 +21,8 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from cafe_cli.errors import BandError, InputError
+from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
+from cafe_cli.raster.image_view import ImageView, open_view
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.system.atomic_write import is_file_name, is_remote
 
@@ -41,30 +43,45 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 @contextmanager
-def open_raster(path: str) -> Iterator[DatasetReader]:
+def open_raster(path: str, view: ImageView | None = None) -> Iterator[DatasetReader]:
     """Open a raster for reading: a file, a URL or any name GDAL understands.
+
+    Of an archive, or a file of subdatasets, the only raster is opened. With `view`, the raster is
+    read through it.
 
     Raises
     ------
     InputError
-        The raster does not exist, or GDAL cannot open it.
+        The raster does not exist, GDAL cannot open it, or it is a container of several rasters.
     """
-    local = is_file_name(path)
-    if local and not os.path.exists(path):
-        raise InputError(f"{path} does not exist")
-    _keep_environment()
-    try:
-        dataset = rasterio.open(path)
-    except RasterioError as error:
-        remedy = "" if local else f"; {_OF_A_SERVER}"
-        raise InputError(
-            f"cannot open {path} as a raster: {gdal_message(error)}{remedy}"
-        ) from error
+    dataset = _open(path, view)
     with dataset:
         try:
             yield dataset
         except CPLE_BaseError as error:  # rasterio does not wrap all of GDAL's errors
             raise InputError(f"cannot read {path}: {gdal_message(error)}") from error
+
+
+def _open(path: str, view: ImageView | None = None) -> DatasetReader:
+    """Open a raster, or the only one in a container."""
+    local = is_file_name(path)
+    if local and not os.path.exists(path):
+        raise InputError(f"{path} does not exist")
+    _keep_environment()
+    try:
+        dataset = open_view(view, path) if view else rasterio.open(path)
+    except RasterioError as error:
+        member = only_archived(path)
+        if member is None:
+            reason = gdal_message(error)
+            why = explain_unreadable(path, reason) if local else f"{reason}; {_OF_A_SERVER}"
+            raise InputError(f"cannot open {path} as a raster: {why}") from error
+        dataset = rasterio.open(member)
+    if dataset.count:
+        return dataset
+    with dataset:
+        inside = only_name(path, dataset.subdatasets)
+    return _open(inside)
 
 
 def _keep_environment() -> None:
@@ -125,8 +142,9 @@ def read_window(
 
 def may_lack_data(dataset: DatasetReader) -> bool:
     """Whether a raster declares an alpha band, a mask or nodata."""
-    flags = dataset.mask_flag_enums
-    return any(kinds != [MaskFlags.all_valid] for kinds in flags)
+    # GDAL's flags know alpha only as the second of two or the fourth of four integer bands.
+    declared = any(kinds != [MaskFlags.all_valid] for kinds in dataset.mask_flag_enums)
+    return declared or ColorInterp.alpha in dataset.colorinterp
 
 
 def declared_nodata(dataset: DatasetReader) -> float | None:

@@ -15,6 +15,7 @@ from rasterio.vrt import WarpedVRT
 from cafe_cli.errors import GridError
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid, describe_crs
+from cafe_cli.raster.image_view import ImageView
 from cafe_cli.raster.reader import (
     Array,
     Mask,
@@ -181,18 +182,25 @@ def locate(name: str, grid: Grid, base: Grid) -> tuple[Window, bool]:
 
 @contextmanager
 def open_on_grid(
-    path: str, grid: Grid, exact: bool, resampling: Resampling, **options: Any
+    path: str,
+    grid: Grid,
+    exact: bool,
+    resampling: Resampling,
+    *,
+    view: ImageView | None = None,
+    **options: Any,
 ) -> Iterator[RasterReader]:
     """Open a raster for `read_on_grid`: unchanged if its pixels are the grid's, else warped.
 
-    `exact` comes from `locate`; `options` are those of `open_warped`.
+    `exact` comes from `locate`; with `view`, the raster is read as an image; `options` are those of
+    `open_warped`.
     """
-    with open_raster(path) as dataset:
+    with open_raster(path, view) as dataset:
         if exact:
             yield dataset
             return
-        with open_warped(dataset, grid, resampling, **options) as view:
-            yield view
+        with open_warped(dataset, grid, resampling, **options) as warped:
+            yield warped
 
 
 def read_on_grid(

@@ -10,9 +10,11 @@ from pathlib import Path
 from cafe_cli.config.schema import SceneSettings
 from cafe_cli.config.types import Files
 from cafe_cli.errors import ConfigError, InputError
-from cafe_cli.system.atomic_write import is_remote
+from cafe_cli.system.atomic_write import is_file_name, is_remote
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
+_INSIDE = re.compile(r'([A-Za-z]\w+:(?:\d+:)?"?)((?:\{[^}]*\}|[^":{])+)("?(?::.*)?)')
+"""GDAL's name of a raster inside a file, such as ``GPKG:file.gpkg:table``."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def expand(name: str, root: str = ".") -> list[str]:
         return [path]
     if os.path.isdir(path) and not os.path.splitext(path)[1]:  # not a .gdb
         return sorted(_join(path, name) for name in os.listdir(path) if _is_tiff(name))
-    if os.path.exists(path):
+    if os.path.exists(path) or not is_file_name(path):
         return [path]
     return [_join(root, p) for p in sorted(glob.glob(name, root_dir=root, recursive=True))]
 
@@ -177,6 +179,7 @@ def _match_files(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict
         return {path: {} for path in expand(pattern, root) or named}
     if is_remote(pattern):
         return _match_remote(pattern, only)
+    before, pattern, after = _split(pattern)
     regex, seen, end = "", set[str](), 0
     for found in _PLACEHOLDER.finditer(pattern):
         regex += _to_regex(pattern[end : found.start()])
@@ -189,7 +192,7 @@ def _match_files(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict
         glob.glob(_PLACEHOLDER.sub("*", pattern.replace("[", "[[]")), root_dir=root)
     )
     matches = {path: expression.fullmatch(path) for path in candidates}
-    return {_join(root, path): m.groupdict() for path, m in matches.items() if m}
+    return {before + _join(root, path) + after: m.groupdict() for path, m in matches.items() if m}
 
 
 def _match_remote(pattern: str, only: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -221,13 +224,25 @@ def fill_pattern(pattern: str, match: dict[str, str]) -> str:
 
 
 def _join(root: str, path: str) -> str:
-    return path if is_remote(path) or root in (".", "") else os.path.join(root, path)
+    if is_remote(path) or root in (".", ""):
+        return path
+    before, file, after = _split(path)
+    return before + os.path.join(root, file) + after
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Return the parts of a name: what stands before the file, the file, what stands after."""
+    found = None if is_file_name(name) or is_remote(name) else _INSIDE.fullmatch(name)
+    return (found[1], found[2], found[3]) if found else ("", name, "")
 
 
 def _scene_name(pattern: str) -> str:
     """Name a scene after its file, or after the folder where a wildcard or a list names files."""
-    folder, name = os.path.split(pattern.removeprefix("@").rstrip("/"))
+    before, file, inside = _split(pattern)
+    folder, name = os.path.split(file.removeprefix("@").rstrip("/"))
     stem = os.path.splitext(name)[0]
+    if before:
+        return re.sub(r"\W+", "_", f"{stem} {before.partition(':')[2]}{inside}").strip("_")
     return (os.path.basename(folder) or "scene") if set("*?[") & set(stem) else stem
 
 

@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, InputError
+from cafe_cli.raster.joining import UNIT_NAMES
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, sample_band
 
@@ -23,11 +24,6 @@ METRES = {
     "decimetre": 0.1,
     "centimetre": 0.01,
 }
-_UNIT_NAMES = {
-    "m": "metre", "metre": "metre", "meter": "metre", "metres": "metre", "meters": "metre",
-    "ft": "foot", "foot": "foot", "feet": "foot", "us survey foot": "us-foot",
-    "us-ft": "us-foot", "ftus": "us-foot", "dm": "decimetre", "cm": "centimetre",
-}  # fmt: skip
 PLAUSIBLE = (-1_000.0, 10_000.0)
 """Range of heights on Earth in metres; a height outside is an undeclared void."""
 
@@ -119,12 +115,12 @@ def metres_per_unit(member: Member, settings: HeightSettings) -> float:
     if settings.unit != "auto":
         return METRES[settings.unit]
     named = member.unit.lower()
-    if named and named not in _UNIT_NAMES:
+    if named and named not in UNIT_NAMES:
         raise InputError(
             f"{member.path} gives its heights in {named!r}, which is no unit known here; "
             f"set height.unit to one of {', '.join(METRES)}"
         )
-    return METRES[_UNIT_NAMES[named]] if named else _vertical_unit(member.grid.crs)
+    return METRES[UNIT_NAMES[named]] if named else _vertical_unit(member.grid.crs)
 
 
 def says_unit(heights: HeightRasters) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
@@ -12,6 +11,7 @@ from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, GridError
 from cafe_cli.findings import Finding, warn_once
 from cafe_cli.raster.grid import Grid, parse_crs
+from cafe_cli.raster.joining import Stream, common_dtype
 from cafe_cli.raster.mosaic_view import (
     Member,
     covered_share,
@@ -19,11 +19,11 @@ from cafe_cli.raster.mosaic_view import (
     union_grid,
 )
 from cafe_cli.raster.proximity import find_distant
-from cafe_cli.raster.reader import image_bands, open_raster, shows_an_image
+from cafe_cli.raster.reader import open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
 from cafe_cli.text import percent
-from cafe_cli.vector.features import is_vector
+from cafe_cli.vector.layers import is_vector
 
 _DOUBTFUL_ALPHA = (
     "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
@@ -126,31 +126,35 @@ def inspect_scene(
         The CRS is invalid, or the ground is to come from a missing terrain model.
     """
     assumed = parse_crs(crs)
-    optical = tuple(inspect_rasters(files.optical, assumed))
-    findings: list[Finding] = []
-    chosen, dtype, names = _inspect_bands(optical[0].path, bands, findings)
+    optical = tuple(inspect_rasters(files.optical, assumed, stream="image", bands=bands))
+    findings = [finding for member in optical for finding in member.findings]
+    names = _inspect_bands(optical[0], bands, findings)
     native = joint_grid(optical, findings)
     factor = 1.0 if gsd is None else gsd / native.gsd
     grid = native if gsd is None else native.rescaled(factor)
 
-    def partner(paths: Sequence[str]) -> tuple[Member, ...]:
-        return _inspect_partner(paths, files.name, native, grid, assumed)
+    def partner(paths: Sequence[str], stream: Stream) -> tuple[Member, ...]:
+        members = _inspect_partner(paths, stream, files.name, native, grid, assumed)
+        findings.extend(finding for member in members for finding in member.findings)
+        return members
 
     heights = None
     if files.elevation:
-        surface = partner(files.elevation)
-        heights = inspect_heights(surface, partner(files.dtm) if files.dtm else (), settings)
+        surface = partner(files.elevation, "heights")
+        terrain = partner(files.dtm, "heights") if files.dtm else ()
+        heights = inspect_heights(surface, terrain, settings)
+    label_rasters = partner(files.labels, "labels") if _are_rasters(files.labels) else ()
     return SceneInspection(
         files=files,
         native=native,
         grid=grid,
         resampling=Resampling.average if factor > 1 else Resampling.bilinear,
         optical=optical,
-        bands=chosen,
-        dtype=dtype,
+        bands=optical[0].bands,
+        dtype=common_dtype(optical) or optical[0].dtype,
         band_names=names,
         heights=heights,
-        labels=partner(files.labels) if _are_rasters(files.labels) else (),
+        labels=label_rasters,
         label_settings=labels or LabelSettings(),
         findings=tuple(findings),
     )
@@ -183,25 +187,23 @@ def _are_rasters(paths: Sequence[str]) -> bool:
 
 
 def _inspect_bands(
-    path: str, bands: tuple[int, ...] | None, findings: list[Finding]
-) -> tuple[tuple[int, ...], str, tuple[str, ...]]:
-    """Return the bands to read from an optical raster, their data type and their names.
+    first: Member, bands: tuple[int, ...] | None, findings: list[Finding]
+) -> tuple[str, ...]:
+    """Return the names of the bands that are read from the first optical raster.
 
     Doubts are added to `findings`.
     """
-    with open_raster(path) as optical:
-        chosen = image_bands(optical, bands)
-        if not chosen:
-            raise BandError(f"{path} has no band besides alpha")
+    if not first.bands:
+        raise BandError(f"{first.path} has no band besides alpha")
+    with open_raster(first.path, first.view) as image:
         if bands is None:
-            for band in _find_doubtful_alpha(optical):
-                message = f"band {band} of {optical.name} {_DOUBTFUL_ALPHA}"
-                findings.append(Finding("warning", message, optical.name))
-        about = [(b, optical.descriptions[b - 1], optical.colorinterp[b - 1].name) for b in chosen]
+            for band in _find_doubtful_alpha(image):
+                message = f"band {band} of {image.name} {_DOUBTFUL_ALPHA}"
+                findings.append(Finding("warning", message, image.name))
+        chosen = first.bands
+        about = [(b, image.descriptions[b - 1], image.colorinterp[b - 1].name) for b in chosen]
         plain = ("undefined", "gray", "palette", "alpha")
-        names = tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
-        dtype = np.result_type(*(optical.dtypes[b - 1] for b in chosen)).name
-        return chosen, dtype, names
+        return tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
 
 
 def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
@@ -214,10 +216,10 @@ def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
 
 
 def _inspect_partner(
-    paths: Sequence[str], scene: str, native: Grid, grid: Grid, crs: CRS | None
+    paths: Sequence[str], stream: Stream, scene: str, native: Grid, grid: Grid, crs: CRS | None
 ) -> tuple[Member, ...]:
     """Inspect heights or labels, and warn if they cover only a part of the scene."""
-    members = tuple(inspect_rasters(paths, crs, native))
+    members = tuple(inspect_rasters(paths, crs, native, stream=stream))
     share = covered_share(members, scene, grid)
     if share < 0.995:
         if found := _find_distant(members):

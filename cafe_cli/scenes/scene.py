@@ -140,9 +140,7 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
     """
     grid = inspection.grid
     with ExitStack() as stack:
-        optical = MosaicView(
-            inspection.optical, grid, inspection.resampling, bands=inspection.bands
-        )
+        optical = MosaicView(inspection.optical, grid, inspection.resampling)
         stack.callback(optical.close)
         heights = None
         if inspection.heights is not None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +11,12 @@ from pathlib import Path
 
 from cafe_cli.errors import ConfigError, OutputError
 
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+
 
 def is_remote(name: str) -> bool:
     """Whether a name is a URL or one of GDAL's virtual files."""
-    return name.startswith("/vsi") or "://" in name
+    return name.startswith("/vsi") or _SCHEME.match(name) is not None
 
 
 def is_file_name(name: str) -> bool:

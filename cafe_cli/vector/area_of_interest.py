@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 
@@ -14,8 +13,9 @@ from cafe_cli.findings import warn_once
 from cafe_cli.raster.grid import Bounds, Grid
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.vector.bounding_box import bbox_polygons
-from cafe_cli.vector.features import READ_ERRORS, find_layer, read_features
+from cafe_cli.vector.features import read_features
 from cafe_cli.vector.geometry import Geometries, single_parts, subdivide
+from cafe_cli.vector.layers import find_layer, list_layers
 from cafe_cli.vector.rasterize import rasterize_indices
 
 _BLOCK = 2048  # pixels; side of the blocks rasterized at once, which bounds memory
@@ -258,12 +258,8 @@ def _cells(window: Window, side: int) -> tuple[slice, slice]:
 
 
 def _only_layer(path: str) -> str | None:
-    """Return the only layer that may hold polygons; if None, `read_features` raises the error."""
-    try:
-        rows = pyogrio.list_layers(path).tolist()
-    except READ_ERRORS:
-        return None
-    drawn = {str(layer): str(kind) for layer, kind in rows if kind is not None}
+    """Return the only layer that may hold polygons; if None, `find_layer` raises the error."""
+    drawn = {layer: kind for layer, kind in list_layers(path) if kind is not None}
     names = [n for n, kind in drawn.items() if "Point" not in kind and "Line" not in kind]
     names = names or list(drawn)
     if len(names) > 1:

@@ -1,36 +1,26 @@
 """Read the features of vector files that intersect a raster, in its pixel coordinates."""
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import pyogrio
 import pyogrio.raw
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
-from rasterio.crs import CRS
 
-from cafe_cli.errors import GridError, InputError, LabelError
+from cafe_cli.errors import GridError, LabelError
 from cafe_cli.findings import warn_once
-from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Bounds, Grid, check_overlap, describe_crs
-from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.text import did_you_mean
 from cafe_cli.vector.geometry import Geometries
+from cafe_cli.vector.layers import READ_ERRORS, Layer, find_layer, layer_bounds, read_error
 from cafe_cli.vector.reprojection import padded_bounds, to_pixels
+from cafe_cli.vector.wkb import as_polygons
 
 AttributeValue: TypeAlias = int | float | str | None
 
-_SUFFIXES = (
-    ".gpkg", ".shp", ".shz", ".geojson", ".json", ".geojsonl", ".geojsons", ".ndjson", ".topojson",
-    ".fgb", ".gml", ".kml", ".kmz", ".gdb", ".parquet", ".geoparquet", ".sqlite", ".tab", ".mif",
-    ".dxf", ".gpkg.zip", ".shp.zip", ".gdb.zip",
-)  # fmt: skip
-READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
 _EDGE = 1e-3  # pixels
 
 
@@ -50,22 +40,6 @@ class Features:
     path: str
     geometries: Geometries
     values: list[AttributeValue]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Metadata of a layer of a vector file, known before its features are read."""
-
-    path: str
-    name: str
-    crs: CRS | None
-    columns: tuple[str, ...]
-
-
-def is_vector(path: str) -> bool:
-    """Whether a name has the suffix of a vector file; a GeoPackage is assumed to hold vectors."""
-    plain = path.split("?")[0].rstrip("/").lower()
-    return plain.endswith(_SUFFIXES)
 
 
 def read_features(
@@ -130,7 +104,7 @@ def refuse_empty(
         The message gives both extents in the CRS of the raster if they are disjoint.
     """
     source = find_layer(path, layer)
-    bounds = _info(path, source.name, force_total_bounds=True)["total_bounds"]
+    bounds = layer_bounds(source)
     if bounds is None or not np.isfinite(bounds).all():
         raise GridError(f"{path} has no feature with a geometry; check the file and its layer")
     left, bottom, right, top = bounds
@@ -147,55 +121,6 @@ def refuse_empty(
             f"no feature of {path} lies inside {name}, although their extents overlap; check that "
             "it is the file for this ground"
         )
-
-
-def find_layer(path: str, layer: str | None) -> Layer:
-    """Return the named layer of a vector file, or the only one with geometries.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged; it lacks that layer, or has several and none is named.
-    """
-    local = is_file_name(path)
-    if local and not os.path.exists(path):
-        raise InputError(f"{path} does not exist")
-    try:
-        rows = pyogrio.list_layers(path).tolist()
-    except READ_ERRORS as error:
-        reason = _first_sentence(error)
-        if ".gpkg" in path and "not recognized" in reason:
-            reason += "; if it holds rasters, make them GeoTIFFs with gdal_translate"
-        raise InputError(f"cannot open {path} as vectors: {reason}") from error
-    names = [str(name) for name, geometry in rows if geometry is not None]
-    listed = ", ".join(names)
-    if not names:
-        raise InputError(f"{path} has no layer with geometries")
-    if layer is None and len(names) > 1:
-        raise InputError(f"{path} has several layers, set labels.layer to one of: {listed}")
-    if layer is not None and layer not in names:
-        raise InputError(f"{path} has no layer {layer!r}; it has: {listed}")
-    info = _info(path, layer or names[0])
-    columns = tuple(str(c) for c in info["fields"])
-    return Layer(path, layer or names[0], _crs(path, info["crs"]), columns)
-
-
-def _info(path: str, layer: str, **options: bool) -> dict[str, Any]:
-    try:
-        info: dict[str, Any] = pyogrio.read_info(path, layer=layer, **options)
-    except READ_ERRORS as error:
-        raise _read_error(path, error) from error
-    return info
-
-
-def _crs(path: str, text: str | None) -> CRS | None:
-    """Parse the CRS that pyogrio reports; a GeoPackage may declare it undefined."""
-    if not text or '"Undefined ' in text[:40]:
-        return None
-    try:
-        return CRS.from_user_input(text)
-    except GDAL_ERRORS as error:
-        raise GridError(f"{path} has a CRS that cannot be read: {text[:80]}") from error
 
 
 def _check_crs(source: Layer, grid: Grid, name: str) -> None:
@@ -236,7 +161,7 @@ def _read_layer(
     """Read the features with a geometry that intersect a box."""
     try:
         _, _, wkb, data = pyogrio.raw.read(
-            source.path,
+            source.source,
             layer=source.name,
             columns=[column] if column else [],
             force_2d=True,
@@ -244,9 +169,9 @@ def _read_layer(
             datetime_as_string=True,
         )
     except READ_ERRORS as error:
-        raise _read_error(source.path, error) from error
+        raise read_error(source.path, error) from error
     given = np.flatnonzero([geometry is not None for geometry in wkb])
-    geometries = shapely.from_wkb(wkb[given], on_invalid="ignore")
+    geometries = _from_wkb(wkb[given])
     kept = _have_finite_coordinates(geometries)
     broken = ~(kept | shapely.is_empty(geometries))
     if broken.any():
@@ -255,6 +180,16 @@ def _read_layer(
         )
     values = data[0].tolist() if column else [None] * len(wkb)
     return geometries[kept], [_attribute_value(values[i]) for i in given[kept]]
+
+
+def _from_wkb(wkb: NDArray[np.object_]) -> Geometries:
+    """Parse geometries; None where that fails."""
+    geometries: Geometries = shapely.from_wkb(wkb, on_invalid="ignore")
+    unknown = shapely.is_missing(geometries)
+    geometries[unknown] = shapely.from_wkb(
+        [as_polygons(one) for one in wkb[unknown]], on_invalid="ignore"
+    )
+    return geometries
 
 
 def _have_finite_coordinates(geometries: Geometries) -> NDArray[np.bool_]:
@@ -273,13 +208,3 @@ def _attribute_value(value: object) -> AttributeValue:
     if isinstance(value, int):
         return int(value)  # True is 1
     return None if value is None else str(value).strip() or None
-
-
-def _read_error(path: str, error: Exception) -> InputError:
-    return InputError(
-        f"cannot read {path}: {_first_sentence(error)}; the file is truncated or damaged"
-    )
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split("; It might help")[0].rstrip(".;")

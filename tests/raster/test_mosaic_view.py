@@ -199,15 +199,6 @@ def test_rasters_of_different_kinds_are_not_joined(write):
         inspect_rasters([first, write("b.tif", noise(2, WHOLE), WHOLE)])
     with pytest.raises(InputError, match=r"c\.tif is uint16, .*a\.tif is uint8: they"):
         inspect_rasters([first, write("c.tif", noise(3, WHOLE, "uint16"), WHOLE)])
-    with pytest.raises(
-        InputError, match=r"e\.tif is float32 in ft, .*d\.tif is float32 in m: they"
-    ):
-        inspect_rasters(
-            [
-                write("d.tif", noise(1, WHOLE, "float32"), WHOLE, units="m"),
-                write("e.tif", noise(1, WHOLE, "float32"), WHOLE, units="ft"),
-            ]
-        )
 
 
 def test_how_much_of_an_image_several_rasters_cover(write):

@@ -197,3 +197,36 @@ def test_expand(deliver, monkeypatch):
     (root / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is no list of file names"):
         expand("@binary")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("GPKG:a.gpkg:ortho", "GPKG:{}/a.gpkg:ortho"),
+        ('NETCDF:"sub/a.nc":red', 'NETCDF:"{}/sub/a.nc":red'),
+        ("HDF5:a.h5://red", "HDF5:{}/a.h5://red"),
+        ("GTIFF_DIR:2:a.tif", "GTIFF_DIR:2:{}/a.tif"),
+        ("/vsizip/a.zip/b.tif", "/vsizip/a.zip/b.tif"),
+    ],
+)
+def test_a_raster_inside_a_file_is_relative_to_the_config(tmp_path, pattern, expected):
+    (scene,) = find_scenes(SceneSettings(optical=pattern), str(tmp_path))
+    assert scene.optical == (expected.format(tmp_path),)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("GPKG:a.gpkg:ortho", "a_ortho"), ('NETCDF:"a.nc":red', "a_red"), ("HDF5:a.h5://x", "a_x")],
+)
+def test_a_raster_inside_a_file_names_its_scene(tmp_path, pattern, name):
+    assert find_scenes(SceneSettings(optical=pattern), str(tmp_path))[0].id == name
+
+
+def test_rasters_inside_files_are_found_by_pattern(tmp_path):
+    for name in ("x1.gpkg", "x2.gpkg", "dsm_x1.nc", "dsm_x2.nc"):
+        (tmp_path / name).touch()
+    settings = SceneSettings(optical="GPKG:x{id}.gpkg:ortho", elevation='NETCDF:"dsm_x{id}.nc":z')
+    found = find_scenes(settings, str(tmp_path))
+    assert [(s.id, s.optical[0], s.elevation[0]) for s in found] == [
+        (n, f"GPKG:{tmp_path}/x{n}.gpkg:ortho", f'NETCDF:"{tmp_path}/dsm_x{n}.nc":z') for n in "12"
+    ]

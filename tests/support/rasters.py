@@ -157,6 +157,17 @@ def write(
     return str(path)
 
 
+def package(path: Path, tables: Sequence[str], where: Grid) -> str:
+    """Write an image to each of several tables of a GeoPackage."""
+    options = {"driver": "GPKG", "width": where.width, "height": where.height, "count": 3}
+    place = {"crs": where.crs, "transform": where.transform, "dtype": "uint8"}
+    for number, table in enumerate(tables):
+        more = {"RASTER_TABLE": table, "APPEND_SUBDATASET": "YES" if number else "NO"}
+        with rasterio.open(path, "w", **options, **place, **more) as dataset:
+            dataset.write(noise(3, where))
+    return str(path)
+
+
 def scene_files(
     name: str,
     optical: Names,

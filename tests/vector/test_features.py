@@ -17,8 +17,9 @@ from rasterio.warp import transform
 from cafe_cli.errors import GridError, InputError, LabelError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
-from cafe_cli.vector.features import is_vector, read_features
+from cafe_cli.vector.features import read_features
 from cafe_cli.vector.geometry import subdivide
+from cafe_cli.vector.layers import is_vector
 from cafe_cli.vector.rasterize import rasterize, rasterize_indices
 from tests.support.rasters import LAMBERT, UTM, around, centres, grid
 
