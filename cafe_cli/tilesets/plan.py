@@ -31,7 +31,7 @@ from cafe_cli.system.threads import ProgressCallback, in_order
 from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.index import overlapping_pairs
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
-from cafe_cli.vector.features import is_vector
+from cafe_cli.vector.layers import is_vector
 
 log = logging.getLogger("cafe")
 
