@@ -213,6 +213,8 @@ def _check_labels(report: Report, facts: SceneFacts, files: SceneFiles, config: 
             seen += decoded.ids.size
             if len(tally.unknown) > MOST_UNKNOWN:
                 break
+        if tally.unknown:  # an error, whose list is to be complete
+            tally.unknown.update(dict.fromkeys(scene.unknown_features(classes, config.labels), 0))
         pixels = scene.grid.width * scene.grid.height
     labelled = counts[: len(classes)]
     facts.streams["labels"].labels = LabelFacts(

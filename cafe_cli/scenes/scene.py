@@ -21,6 +21,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded
+from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.raster_labels import RasterLabels
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.system.atomic_write import file_stamps
@@ -111,6 +112,12 @@ class Scene:
         if self._labels is None:
             raise InputError(f"scene {self.inspection.files.id} has no labels")
         return self._labels.read(window, classes, settings)
+
+    def unknown_features(self, classes: ClassTable, settings: LabelSettings) -> list[Key]:
+        """Return the values of vector labels that no class has; none of label rasters."""
+        if isinstance(self._labels, VectorLabels):
+            return self._labels.unknown_values(classes, settings)
+        return []
 
     def _read_height(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if self._heights is None:

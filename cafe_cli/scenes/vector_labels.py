@@ -16,6 +16,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.label_coding import Decoded, LabelTally
 from cafe_cli.scenes.label_values import (
     IGNORE,
+    Key,
     find_class,
     label_key,
     list_classes,
@@ -88,6 +89,11 @@ class VectorLabels:
         decoded = self._read(inside, classes, settings)
         ids[inside.slices(window)] = decoded.ids
         return Decoded(ids, decoded.tally)
+
+    def unknown_values(self, classes: ClassTable, settings: LabelSettings) -> list[Key]:
+        """Return the values of all features that no class has, wherever the features lie."""
+        known = value_to_class(classes, settings)
+        return [value for value in self.counts if known.find(value) is None]
 
     def _read(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
         hits = np.sort(self._tree.query(shapely.box(*window.bounds)))

@@ -173,6 +173,18 @@ def test_unknown_label_values_are_listed(scene):
     assert report.facts["labels"]["unknown"] == {"77": 30}
 
 
+def test_all_unknown_label_values_are_in_the_facts(scene):
+    values = scene.usual["labels"].copy()
+    values[0, :40] = np.arange(50, 90)
+    values[1, :7] = 255
+    report = diagnose(scene(labels=values, options={"labels": {"nodata": 0}}), config())
+    assert report.facts["labels"]["unknown"] == {str(v): 1 for v in range(50, 90)}
+    assert report.facts["labels"]["ignored"] == {"255": 7}
+    assert report.facts["labels"]["nodata_of_classes"] == {"0": int((values == 0).sum())}
+    assert "and 32 more; add" in said(report.findings, "error")
+    assert "the id of 'ground': they are left out" in said(report.findings, "note")
+
+
 def test_vector_labels_are_counted_too(scene, tmp_path):
     left, right, bottom, top = X - 40, X, Y - 40, Y + 40
     ring = [[left, bottom], [left, top], [right, top], [right, bottom], [left, bottom]]

@@ -259,6 +259,15 @@ def test_values_of_features_match_ranges_and_names_of_any_case():
     assert row_of(labels, classes=classes) == ([0] * 6 + [1] * 4 + [_] * 2, {20: 16})
 
 
+def test_unknown_values_of_all_features():
+    labels = vectors((LEFT, "bush"), (LEFT, "rock"), (LEFT, 1), (RIGHT, None), (RIGHT, "shade"))
+    assert labels.unknown_values(TABLE, LabelSettings(ignore=("shade",))) == [
+        "bush",
+        "rock",
+        "(none)",
+    ]
+
+
 def test_ignored_features_are_counted():
     labels = vectors((LEFT, "shade"))
     found = labels.read(SCENE, TABLE, LabelSettings(ignore=("shade",)))
