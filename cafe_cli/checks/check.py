@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError
 from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
-from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import check_output
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import megabytes
@@ -24,6 +22,7 @@ from cafe_cli.tilesets.index import shared_ground
 from cafe_cli.tilesets.plan import plan, propose_from_scenes
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene
 from cafe_cli.tilesets.tileset import check_replaceable
+from cafe_cli.tilesets.verdict import judge_classes, judge_tiles
 
 log = logging.getLogger("cafe")
 
@@ -37,11 +36,16 @@ class PlanFacts:
     labels : dict
         Labelled pixels per class name.
     tiles : dict
-        Number of tiles per split, including those with too few valid or labelled pixels to keep.
+        Number of tiles per split, all of which ``cafe tile`` keeps.
     size : int
         Side of a tile in pixels.
     shared_ground : float
         Square metres of ground in tiles of more than one split.
+    near_held_out : int
+        Number of training tiles left out because they touch ground for validation or test, or its
+        buffer.
+    thin : int
+        Number of tiles left out because they have too few valid or labelled pixels.
     left_out : int
         Number of training tiles on ground that another scene validates or tests on.
     """
@@ -50,6 +54,8 @@ class PlanFacts:
     tiles: dict[str, int]
     size: int
     shared_ground: float
+    near_held_out: int
+    thin: int
     left_out: int
 
     def as_json(self) -> dict[str, Any]:
@@ -58,6 +64,8 @@ class PlanFacts:
             **self.tiles,
             "size": self.size,
             "shared_ground_m2": round(self.shared_ground, 1),
+            "left_out_for_held_out_ground": self.near_held_out,
+            "left_out_for_too_few_pixels": self.thin,
             "left_out_for_overlap": self.left_out,
         }
         return {"labels": self.labels, "tiles": tiles}
@@ -176,25 +184,18 @@ def _check_space(report: Report, output: Path, cost: Cost) -> None:
 
 
 def _check_plan(report: Report, facts: CheckFacts, config: Config) -> None:
-    """Plan the tiles, and check that every class and split has some."""
+    """Plan the tiles, check that every class and split has some, and estimate their cost."""
     planned = plan(config, facts.jobs)
-    names = config.class_table.names
-    found = Counter(tile.split for tile in planned.tiles)
     facts.plan = PlanFacts(
-        labels=dict(zip(names, planned.counts.tolist(), strict=True)),
-        tiles={split: found[split] for split in SPLITS},
+        labels=dict(zip(config.class_table.names, planned.counts.tolist(), strict=True)),
+        tiles={str(split): number for split, number in planned.number.items()},
         size=config.tile.size,
         shared_ground=shared_ground(planned.tiles, planned.grids, config.tile.size),
-        left_out=planned.dropped,
+        near_held_out=planned.near_held_out,
+        thin=sum(planned.thin.values()),
+        left_out=planned.shared,
     )
-    absent = [n for n in names if not facts.plan.labels[n] and n not in config.labels.absent]
-    if absent:
-        message = f"no scene shows {', '.join(absent)}: check the label values, or labels.absent"
-        report.add(Finding("error", message))
-    for split in SPLITS[:2]:
-        if not found[split]:
-            message = f"no tile for {split}: lower split.block or tile.size, or name its scenes"
-            report.add(Finding("error" if split == "train" else "warning", message))
+    report.add(*judge_classes(planned, config), *judge_tiles(planned, config, facts.jobs))
     if planned.tiles:
         facts.cost = estimate_cutting(planned, config, facts.jobs)
 

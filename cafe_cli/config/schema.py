@@ -120,9 +120,11 @@ class SplitSettings(Section):
     `column` holds ``train``, ``validation`` or ``test``. If neither assigns anything to validation
     or to testing, the share `validation` or `test` of the other scenes' labels is: as square blocks
     of `block` pixels (two tiles if unset), or as whole scenes with `unit` ``scene``, chosen so that
-    every class occurs in every split if possible. With `folds`, the ground that does not test is
-    divided into so many parts instead, of which number `fold` (from 0) validates. Training tiles
-    stay `buffer` pixels away from the ground of the other splits.
+    every class occurs in every split if possible. Blocks lie scattered, or together where scattered
+    ones would leave less than two thirds of the training tiles that the shares promise. With
+    `folds`, the ground that does not test is divided into so many parts instead, of which number
+    `fold` (from 0) validates. Training tiles stay `buffer` pixels away from the ground of the other
+    splits.
     """
 
     validation: Share = 0.2

@@ -79,8 +79,12 @@ class Scene:
     ) -> None:
         self.inspection = inspection
         self._optical, self._heights, self._labels = optical, heights, labels
-        # A mosaic of several rasters may have gaps.
-        self._lacks_data = len(inspection.optical) > 1 or inspection.optical[0].masked
+        # A mosaic of several rasters may have gaps, and floating point numbers may be NaN.
+        self._lacks_data = (
+            len(inspection.optical) > 1
+            or inspection.optical[0].masked
+            or np.dtype(inspection.dtype).kind == "f"
+        )
 
     @property
     def grid(self) -> Grid:
@@ -89,17 +93,20 @@ class Scene:
 
     def read(self, window: Window) -> Patch:
         """Read a window; pixels beyond the rasters are not valid."""
-        optical, valid = self._optical.read(window)
-        if optical.dtype.kind == "f":
-            valid &= np.isfinite(optical).all(axis=0)
-        return Patch(optical, valid, *self._read_height(window))
+        return Patch(*self._read_optical(window), *self._read_height(window))
 
     def read_valid(self, window: Window) -> NDArray[np.bool_]:
         """Read where the optical raster has data, (height, width)."""
         inside = window.intersection(self.grid.extent)
-        if inside == window and not self._lacks_data:
+        if inside == window and not self._lacks_data and not self._ends_in(window):
             return np.ones((window.height, window.width), bool)
-        return self._optical.read(window)[1]
+        return self._read_optical(window)[1]
+
+    def _ends_in(self, window: Window) -> bool:
+        """Whether a window shows the last row or column of a resampled scene: they may be void."""
+        if self.grid == self.inspection.native:
+            return False
+        return window.right == self.grid.width or window.bottom == self.grid.height
 
     def read_labels(self, window: Window, classes: ClassTable, settings: LabelSettings) -> Decoded:
         """Read the class ids of a window.
@@ -118,6 +125,12 @@ class Scene:
         if isinstance(self._labels, VectorLabels):
             return self._labels.unknown_values(classes, settings)
         return []
+
+    def _read_optical(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        optical, valid = self._optical.read(window)
+        if optical.dtype.kind == "f":
+            valid &= np.isfinite(optical).all(axis=0)
+        return optical, valid
 
     def _read_height(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if self._heights is None:

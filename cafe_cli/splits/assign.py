@@ -38,13 +38,15 @@ class Block:
 
 def divide_into_blocks(width: int, height: int, side: int) -> Iterator[Window]:
     """Divide a raster into near-square blocks of at least `side` pixels, if it is that large."""
-    columns, rows = (
-        np.linspace(0, n, max(1, n // side) + 1).round().astype(int).tolist()
-        for n in (width, height)
-    )
-    for top, bottom in pairwise(rows):
-        for left, right in pairwise(columns):
+    for top, bottom in pairwise(block_edges(height, side)):
+        for left, right in pairwise(block_edges(width, side)):
             yield Window.from_bounds(left, top, right, bottom)
+
+
+def block_edges(length: int, side: int) -> list[int]:
+    """Return the edges of the blocks along `length` pixels, both ends included."""
+    edges = np.linspace(0, length, max(1, length // side) + 1)
+    return list(map(int, edges.round()))
 
 
 def assign_blocks(blocks: Sequence[Block], shares: Sequence[float], seed: int) -> list[int]:
@@ -84,7 +86,7 @@ def assign_blocks(blocks: Sequence[Block], shares: Sequence[float], seed: int) -
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """N blocks to assign to P parts, balanced by C quantities: all labels, and those per class.
 
     Attributes
@@ -105,7 +107,8 @@ class _Problem:
     penalties: NDArray[np.float64]
 
     @classmethod
-    def of(cls, counts: NDArray[np.float64], shares: NDArray[np.float64]) -> "_Problem":
+    def of(cls, counts: NDArray[np.float64], shares: NDArray[np.float64]) -> "Problem":
+        """State the problem for labelled pixels per class (N, K) and the shares of parts (P,)."""
         counts = counts[:, counts.any(axis=0)]
         classes = counts.shape[1]
         columns = np.column_stack([counts.sum(axis=1), counts])
@@ -126,22 +129,27 @@ class _Problem:
 
     def cost(self, parts: NDArray[np.int64]) -> float:
         """Return the cost of an assignment: squared deviations and penalties."""
-        excess, holders = self.state(parts)
-        return float((excess**2).sum() + ((holders == 0) @ self.penalties).sum())
+        excess, _ = self.state(parts)
+        return float((excess**2).sum()) + self.lacking(parts)
+
+    def lacking(self, parts: NDArray[np.int64]) -> float:
+        """Return the penalties of an assignment: for empty parts, and classes that parts lack."""
+        _, holders = self.state(parts)
+        return float(((holders == 0) @ self.penalties).sum())
 
 
 def _assign_labelled(
     counts: NDArray[np.float64], shares: NDArray[np.float64], seed: int
 ) -> NDArray[np.int64]:
     """Assign labelled blocks (N, K) to at most N parts with shares above 0 (P,): (N,)."""
-    problem = _Problem.of(counts, shares)
+    problem = Problem.of(counts, shares)
     random = np.random.default_rng(seed)
     attempts = min(1 + _ASSIGNED // len(counts), _ATTEMPTS)
     found = (_search(problem, _stratify(problem, random), random) for _ in range(attempts))
     return min(found, key=problem.cost)
 
 
-def _stratify(problem: _Problem, random: np.random.Generator) -> NDArray[np.int64]:
+def _stratify(problem: Problem, random: np.random.Generator) -> NDArray[np.int64]:
     """Assign blocks one by one, rare classes first, to the part farthest below its target."""
     rarest = np.where(problem.present > 0, problem.present.sum(axis=0), np.inf).min(axis=1)
     parts = np.zeros(len(rarest), int)
@@ -158,7 +166,7 @@ def _stratify(problem: _Problem, random: np.random.Generator) -> NDArray[np.int6
 
 
 def _search(
-    problem: _Problem, parts: NDArray[np.int64], random: np.random.Generator
+    problem: Problem, parts: NDArray[np.int64], random: np.random.Generator
 ) -> NDArray[np.int64]:
     """Improve an assignment: make the best swap among a sample of the blocks until none helps."""
     for _ in range(_SWAPS):
@@ -175,7 +183,7 @@ def _search(
 
 
 def _swap_costs(
-    problem: _Problem, parts: NDArray[np.int64], sample: NDArray[np.int64]
+    problem: Problem, parts: NDArray[np.int64], sample: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the change of the cost by each swap of two blocks: (S + P, S + P).
 

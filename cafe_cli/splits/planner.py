@@ -13,6 +13,7 @@ from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
 from cafe_cli.splits.assign import SPLITS, Block, Split, assign_blocks
+from cafe_cli.splits.compact import TrainingTiles, Worth, keep_together
 from cafe_cli.splits.polygons import polygon_split
 from cafe_cli.splits.table import is_table, parse_splits, read_table
 from cafe_cli.splits.tiling import scoring_windows, training_windows
@@ -78,6 +79,19 @@ class SplitPlanner:
         Grid of each scene, by its id.
     blocks : sequence of Block
         The ground of all scenes, with its labels counted.
+    worth : callable, optional
+        Says which windows of a scene have enough pixels for training: all, by default.
+
+    Attributes
+    ----------
+    polygons : dict
+        Polygons of the split file by scene.
+    candidates : int
+        Training tiles with enough pixels, if no block were held out.
+    near_held_out : int
+        How many of them touch a block of validation or test, or the buffer around it.
+    promised : float
+        How many of them the labels outside these blocks promise: their share.
 
     Raises
     ------
@@ -87,8 +101,15 @@ class SplitPlanner:
         The split file cannot be used.
     """
 
-    def __init__(self, config: Config, grids: dict[str, Grid], blocks: Sequence[Block]) -> None:
-        self._config, self._grids, names = config, grids, list(grids)
+    def __init__(
+        self,
+        config: Config,
+        grids: dict[str, Grid],
+        blocks: Sequence[Block],
+        worth: Worth = lambda name, windows: np.ones(len(windows), bool),
+    ) -> None:
+        self._config, self._grids, self._worth, names = config, grids, worth, list(grids)
+        self.candidates, self.near_held_out, self.promised = 0, 0, 0.0
         self.polygons: dict[str, Polygons] = {}
         scenes = config.scenes
         # The split file of a benchmark names all scenes, even if only some are used.
@@ -189,6 +210,9 @@ class SplitPlanner:
             validating = 1 + split.fold
         units = _whole_scenes(free, self._grids) if split.unit == "scene" else free
         parts = assign_blocks(units, shares, split.seed)
+        tiles = self._training_tiles(units)
+        if split.folds is None and split.unit == "block":
+            parts = keep_together(units, parts, shares, tiles, split.seed)
         if split.folds is not None and validating not in parts:
             labelled = sum(bool(unit.counts.any()) for unit in units)
             raise ConfigError(
@@ -200,7 +224,23 @@ class SplitPlanner:
             if part == validating or part == len(shares) - 1:
                 kind: Split = "validation" if part == validating else "test"
                 held.setdefault(block.scene, {}).setdefault(kind, []).append(block.window)
+        self._count_costs(units, np.isin(parts, [validating, len(shares) - 1]), tiles)
         return held
+
+    def _training_tiles(self, units: Sequence[Block]) -> TrainingTiles:
+        extents = {name: grid.extent for name, grid in self._grids.items()}
+        tile = self._config.tile
+        tiling = tile.size, tile.stride
+        return TrainingTiles.of(units, extents, tiling, self._config.split.buffer, self._worth)
+
+    def _count_costs(
+        self, units: Sequence[Block], held: NDArray[np.bool_], tiles: TrainingTiles
+    ) -> None:
+        """Count the training tiles that the ground held out costs."""
+        labels = np.array([unit.counts.sum() for unit in units], float)
+        self.candidates = tiles.total
+        self.near_held_out = tiles.total - tiles.left(held)
+        self.promised = tiles.total * float(labels[~held].sum() / max(labels.sum(), 1))
 
 
 def _polygons(found: Features, column: str) -> Polygons:

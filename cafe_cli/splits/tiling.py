@@ -1,11 +1,15 @@
 """Windows of tiles: training tiles outside held-out ground, and scoring tiles without overlap."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.raster.window import Window
+
+Starts: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""First rows and first columns of the tiles of a scene."""
 
 
 def clamped_offsets(length: int, size: int, stride: int) -> list[int]:
@@ -18,17 +22,30 @@ def training_windows(
     extent: Window, size: int, stride: int, kept_free: Sequence[Window]
 ) -> Iterator[Window]:
     """Cover a scene with tiles; leave out those that overlap a window of `kept_free`."""
-    rows = extent.row + np.array(clamped_offsets(extent.height, size, stride))
-    cols = extent.col + np.array(clamped_offsets(extent.width, size, stride))
+    starts = training_starts(extent, size, stride)
+    rows, cols = starts
     clear = np.ones((len(rows), len(cols)), bool)
     for free in kept_free:
-        hit = (
-            _overlapping(rows, size, free.row, free.height),
-            _overlapping(cols, size, free.col, free.width),
-        )
-        clear[hit] = False
+        clear[overlapping(starts, size, free)] = False
     for row, col in np.argwhere(clear).tolist():
         yield Window(int(cols[col]), int(rows[row]), size, size)
+
+
+def training_starts(extent: Window, size: int, stride: int) -> Starts:
+    """Return the first rows and the first columns of the tiles that cover a scene."""
+    return (
+        extent.row + np.array(clamped_offsets(extent.height, size, stride)),
+        extent.col + np.array(clamped_offsets(extent.width, size, stride)),
+    )
+
+
+def overlapping(starts: Starts, size: int, window: Window) -> tuple[slice, slice]:
+    """Return which rows and columns of tiles overlap a window."""
+    rows, cols = starts
+    return (
+        _overlapping(rows, size, window.row, window.height),
+        _overlapping(cols, size, window.col, window.width),
+    )
 
 
 def _overlapping(starts: NDArray[np.int64], size: int, first: int, length: int) -> slice:

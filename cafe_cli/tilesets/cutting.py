@@ -30,16 +30,13 @@ class CutTile:
     Attributes
     ----------
     tile : Tile
-    kept : bool
-        Whether it has enough valid and labelled pixels.
     counts : ndarray of int64, (K + 1,)
         Pixels per class, and unlabelled ones last.
     optical, heights
-        Statistics of a training tile that is kept.
+        Statistics of a training tile.
     """
 
     tile: Tile
-    kept: bool
     counts: NDArray[np.int64]
     optical: NDArray[Any] | None = None
     heights: RunningMoments | None = None
@@ -110,11 +107,9 @@ class TileCutter:
     def _cut_tile(
         self, scene: Scene, planned: PlannedTile, patch: Patch, scene_labels: Labels
     ) -> CutTile:
-        labels = self._mask_labels(planned, scene_labels)
+        labels = own_labels(planned, self.polygons, scene_labels)
         tile = _describe(planned, float(patch.optical_valid.mean()), labels)
         counts = pixel_counts(labels, self.classes)
-        if not _has_enough_pixels(tile, self.config):
-            return CutTile(tile, False, counts)
         if self.folder is not None:
             grid = scene.grid.at(planned.window)
             if not self.virtual:
@@ -122,21 +117,21 @@ class TileCutter:
             elif not np.array_equal(labels, scene_labels):
                 write_label(self.folder, tile, grid, labels, self.classes)
         if tile.split != "train":
-            return CutTile(tile, True, counts)
+            return CutTile(tile, counts)
         optical = self.histogram.summary(patch.optical, patch.optical_valid)
-        return CutTile(
-            tile, True, counts, optical, RunningMoments.of(patch.height[None], patch.height_valid)
-        )
+        heights = RunningMoments.of(patch.height[None], patch.height_valid)
+        return CutTile(tile, counts, optical, heights)
 
-    def _mask_labels(self, planned: PlannedTile, labels: Labels) -> Labels:
-        """Remove labels outside the scored window, or outside the polygons of the split."""
-        if planned.scored == planned.window and self.polygons is None:
-            return labels
-        own = np.zeros(labels.shape, bool)
-        own[planned.scored.slices(planned.window)] = True
-        if self.polygons is not None:
-            own &= self.polygons.cover(planned.split, planned.window)
-        return np.where(own, labels, np.uint8(NODATA))
+
+def own_labels(planned: PlannedTile, polygons: Polygons | None, labels: Labels) -> Labels:
+    """Remove labels outside the scored window, or outside the polygons of the split."""
+    if planned.scored == planned.window and polygons is None:
+        return labels
+    own = np.zeros(labels.shape, bool)
+    own[planned.scored.slices(planned.window)] = True
+    if polygons is not None:
+        own &= polygons.cover(planned.split, planned.window)
+    return np.where(own, labels, np.uint8(NODATA))
 
 
 def _describe(planned: PlannedTile, valid: float, labels: Labels) -> Tile:
@@ -149,10 +144,3 @@ def _describe(planned: PlannedTile, valid: float, labels: Labels) -> Tile:
         valid=valid,
         labelled=float((labels != NODATA).mean()),
     )
-
-
-def _has_enough_pixels(tile: Tile, config: Config) -> bool:
-    """Whether a training tile has its shares of pixels, or another tile any label."""
-    if tile.split != "train":
-        return tile.labelled > 0
-    return tile.valid >= config.tile.min_valid and tile.labelled >= config.tile.min_labelled

@@ -66,7 +66,7 @@ def find_ground(
     scenes : sequence of SceneInspection
         All scenes of the config.
     split : {"train", "validation", "test"}
-        Of training, it is the ground of the planned tiles, also of those that hold too few labels.
+        Of training, it is the ground of the tiles that are kept.
     jobs : int
         Threads.
 

@@ -1,13 +1,12 @@
 """Make a tile set from the scenes of a config; `tile` is the entry point of ``cafe tile``."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.load import dump_config
@@ -18,12 +17,12 @@ from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
-from cafe_cli.splits.assign import SPLITS, Split
+from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import replace_atomically, write_text
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
-from cafe_cli.tilesets.plan import TilePlan, block_side, check_training_classes, plan
+from cafe_cli.tilesets.plan import TilePlan, plan
 from cafe_cli.tilesets.tile_rasters import write_ground
 from cafe_cli.tilesets.tileset import (
     Tile,
@@ -33,6 +32,7 @@ from cafe_cli.tilesets.tileset import (
     check_replaceable,
     save_tileset,
 )
+from cafe_cli.tilesets.verdict import judge_classes, judge_tiles
 
 log = logging.getLogger("cafe")
 
@@ -74,6 +74,7 @@ def tile(
     jobs = jobs or cores()
     with replace_atomically(output, overwrite) as folder:
         planned = plan(config, jobs)
+        _check_plan(planned, config, jobs)
         folder.mkdir()
         tileset = _cut(planned, config, folder, virtual, jobs, progress)
         save_tileset(folder, tileset)
@@ -97,7 +98,7 @@ def _cut(
     kept: list[Tile] = []
     done = 0
     for strip in _cut_strips(planned, config, folder, virtual, jobs, optical):
-        for cut in filter(lambda c: c.kept, strip):
+        for cut in strip:
             kept.append(cut.tile)
             counts[cut.tile.split] += cut.counts
             if cut.optical is not None and cut.heights is not None:
@@ -105,8 +106,6 @@ def _cut(
                 heights.add(cut.heights)
         done += len(strip)
         progress(done, len(planned.tiles))
-    _check_kept(kept, len(planned.tiles), config)
-    _check_classes(counts, classes, config)
     return TileSet(
         **_description(planned, config, classes),
         pixels={
@@ -174,36 +173,13 @@ def _ground(scenes: Sequence[SceneInspection], config: Config) -> str:
     return ground_source(config.height, any(s.files.dtm for s in scenes))
 
 
-def _check_kept(kept: Sequence[Tile], total: int, config: Config) -> None:
-    if not any(t.split == "train" for t in kept):
-        raise InputError(
-            f"none of {total} tiles of {config.tile.size} px is left for training; lower "
-            "tile.size, tile.min_labelled, tile.min_valid, split.buffer or split.validation, or "
-            "name fewer scenes in [split]"
-        )
-    if not any(t.split == "validation" for t in kept):
-        log.warning(
-            "no tile for validation: nothing is set aside, or it has no label; if the scenes "
-            "are too small for blocks of %d px, lower split.block or tile.size, or name "
-            "split.validation_scenes",
-            block_side(config),
-        )
-
-
-def _check_classes(
-    counts: Mapping[Split, NDArray[np.int64]], classes: ClassTable, config: Config
-) -> None:
-    """Refuse classes that occur in no tile; warn of classes that occur in no training tile."""
-    if unknown := [name for name in config.labels.absent if name not in classes.names]:
-        raise LabelError(f"labels.absent names {unknown[0]!r}, which is no class")
-    everywhere = np.sum(list(counts.values()), axis=0)[:-1].tolist()
-    absent = [name for name, found in zip(classes.names, everywhere, strict=True) if not found]
-    if missing := [name for name in absent if name not in config.labels.absent]:
-        raise LabelError(
-            f"no tile shows {', '.join(map(repr, missing))}: check the label values of that class, "
-            "take it out of the classes, or name it in labels.absent"
-        )
-    check_training_classes(dict(zip(classes.names, counts["train"].tolist(), strict=False)))
-    rows = zip(classes.names, everywhere, counts["train"].tolist(), strict=False)
-    if lacking := [name for name, found, trained in rows if found and not trained]:
-        log.warning("no training tile shows %s: it will not be learnt", ", ".join(lacking))
+def _check_plan(planned: TilePlan, config: Config, jobs: int) -> None:
+    """Refuse a plan without training tiles, or that lacks a class; warn of what else it lacks."""
+    for kind, findings in (
+        (InputError, judge_tiles(planned, config, jobs)),
+        (LabelError, judge_classes(planned, config)),
+    ):
+        for finding in findings:
+            if finding.level == "error":
+                raise kind(finding.message)
+            log.warning("%s", finding.message)

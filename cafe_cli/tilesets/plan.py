@@ -1,9 +1,11 @@
 """Plan a tile set: inspect the scenes, count their labels, and split their ground into tiles."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +27,12 @@ from cafe_cli.scenes.label_coding import (
     list_values,
 )
 from cafe_cli.scenes.scene import Scene, open_scene
-from cafe_cli.splits.assign import Block, divide_into_blocks
+from cafe_cli.splits.assign import SPLITS, Block, Split, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
 from cafe_cli.system.threads import ProgressCallback, in_order
 from cafe_cli.tilesets.consistency import compare_scenes
+from cafe_cli.tilesets.counts import CellCounter, Counts, TileCounts, enough_pixels
+from cafe_cli.tilesets.cutting import own_labels, strips
 from cafe_cli.tilesets.index import overlapping_pairs
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
 from cafe_cli.vector.layers import is_vector
@@ -36,6 +40,30 @@ from cafe_cli.vector.layers import is_vector
 log = logging.getLogger("cafe")
 
 _READ = 512  # side in pixels of the windows in which labels are counted
+
+
+@dataclass
+class LabelCounts:
+    """The labels of all scenes.
+
+    Attributes
+    ----------
+    tiling : tuple of int
+        Size and stride of the tiles and side of the blocks, in pixels, that they are counted for.
+    blocks : list of Block
+        Labelled pixels per class, block by block.
+    tiles : dict
+        Pixels per class of every tile that a scene may have, by scene.
+    tally : LabelTally
+    first_scene : dict
+        The first scene with each unknown value.
+    """
+
+    tiling: tuple[int, int, int]
+    blocks: list[Block] = field(default_factory=list)
+    tiles: dict[str, TileCounts] = field(default_factory=dict)
+    tally: LabelTally = field(default_factory=LabelTally)
+    first_scene: dict[int | str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,24 +76,44 @@ class TilePlan:
         All have the same number of bands, and one data type.
     tiles : list of PlannedTile
         Scene by scene, split by split, row by row.
+    pixels : dict
+        Pixels of the tiles of each split per class, and the unlabelled ones last: (K + 1,).
     counts : ndarray of int64, (K,)
-        Labelled pixels per class.
+        Labelled pixels of the scenes per class.
     polygons : dict
         Polygons of ``split.file`` by scene; a tile keeps the labels inside those of its split.
-    dropped : int
+    thin : dict
+        Number of tiles of each split left out because they have too few pixels.
+    shared : int
         Number of training tiles left out because another scene validates or tests there.
+    candidates, near_held_out, promised
+        See `cafe_cli.splits.planner.SplitPlanner`.
+    labels : LabelCounts
+        What it was planned from.
     """
 
     scenes: list[SceneInspection]
     tiles: list[PlannedTile]
-    counts: NDArray[np.int64]
+    pixels: dict[Split, Counts]
+    counts: Counts
     polygons: dict[str, Polygons]
-    dropped: int
+    thin: dict[Split, int]
+    shared: int
+    candidates: int
+    near_held_out: int
+    promised: float
+    labels: LabelCounts
 
     @cached_property
     def grids(self) -> dict[str, Grid]:
         """Grid of each scene, by its id."""
         return _grids(self.scenes)
+
+    @property
+    def number(self) -> dict[Split, int]:
+        """Number of tiles of each split."""
+        found = Counter(tile.split for tile in self.tiles)
+        return {split: found[split] for split in SPLITS}
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -82,28 +130,12 @@ class TilePlan:
         return [t for t in self.tiles if t.scene == scene]
 
 
-@dataclass
-class _LabelCounts:
-    """The labels of all scenes.
-
-    Attributes
-    ----------
-    blocks : list of Block
-        Labelled pixels per class, block by block.
-    tally : LabelTally
-    first_scene : dict
-        The first scene with each unknown value.
-    """
-
-    blocks: list[Block] = field(default_factory=list)
-    tally: LabelTally = field(default_factory=LabelTally)
-    first_scene: dict[int | str, str] = field(default_factory=dict)
-
-
 def plan(
     config: Config, jobs: int = 1, progress: ProgressCallback = lambda done, total: None
 ) -> TilePlan:
     """Inspect every scene of a config, count its labels, and plan the tiles of every split.
+
+    The tiles have enough valid and labelled pixels, see `enough_pixels`: all of them will be cut.
 
     Parameters
     ----------
@@ -128,7 +160,7 @@ def plan(
         raise ConfigError(f"no classes; the label raster names these for the config: {proposal}")
     classes = config.class_table
     scenes: list[SceneInspection] = []
-    counted = _LabelCounts()
+    counted = LabelCounts(_tiling(config))
     found = find_scenes(config.scenes, config.root)
     for done, files in enumerate(found, start=1):
         scene = inspect_config_scene(files, config)
@@ -137,12 +169,119 @@ def plan(
         progress(done, len(found))
     _report_labels(counted, config, classes)
     _check_consistency(scenes, config.scenes.ignore_mismatch)
+    planned = _plan_tiles(scenes, counted, config, jobs)
+    if planned.shared:
+        log.warning(
+            "%d training tiles are left out: other scenes validate or test on their ground",
+            planned.shared,
+        )
+    return planned
+
+
+def replan(planned: TilePlan, config: Config, jobs: int = 1) -> TilePlan:
+    """Plan the tiles of the same scenes with other settings of ``[split]`` and ``[tile]``.
+
+    The labels are read again only for tiles or blocks of another size, or another overlap.
+    """
+    counted = planned.labels
+    if _tiling(config) != counted.tiling:
+        counted = LabelCounts(_tiling(config))
+        for scene in planned.scenes:
+            _count_scene(scene, counted, config, config.class_table, jobs)
+    return _plan_tiles(planned.scenes, counted, config, jobs)
+
+
+def _plan_tiles(
+    scenes: list[SceneInspection], counted: LabelCounts, config: Config, jobs: int
+) -> TilePlan:
+    """Split the ground, and plan the tiles that have enough pixels."""
     grids = _grids(scenes)
-    planner = SplitPlanner(config, grids, counted.blocks)
-    tiles = [tile for name in grids for tile in planner.tiles(name)]
-    kept = _drop_shared_training(tiles, grids, config.tile.size)
-    counts = np.sum([b.counts for b in counted.blocks], axis=0)
-    return TilePlan(scenes, kept, counts, planner.polygons, len(tiles) - len(kept))
+
+    def worth(name: str, windows: Sequence[Window]) -> NDArray[np.bool_]:
+        pixels = counted.tiles[name].of(windows)
+        return enough_pixels("train", *_shares(pixels, pixels, config), config.tile)
+
+    planner = SplitPlanner(config, grids, counted.blocks, worth)
+    tiles: list[PlannedTile] = []
+    pixels: list[Counts] = []
+    thin = dict.fromkeys(SPLITS, 0)
+    for scene in scenes:
+        polygons = planner.polygons.get(scene.files.id)
+        every = list(planner.tiles(scene.files.id))
+        for split in SPLITS:
+            own = [tile for tile in every if tile.split == split]
+            valid, found = _count_tiles(scene, own, counted, polygons, config, jobs)
+            kept = enough_pixels(split, *_shares(valid, found, config), config.tile)
+            thin[split] += int((~kept).sum())
+            tiles += compress(own, kept)
+            pixels += compress(found, kept)
+    apart = _without_shared_training(tiles, grids, config.tile.size)
+    rest = [tiles[i] for i in apart]
+    return TilePlan(
+        scenes=scenes,
+        tiles=rest,
+        pixels=_sum_by_split(rest, [pixels[i] for i in apart], config),
+        counts=np.sum([b.counts for b in counted.blocks], axis=0),
+        polygons=planner.polygons,
+        thin=thin,
+        shared=len(tiles) - len(rest),
+        candidates=planner.candidates,
+        near_held_out=planner.near_held_out,
+        promised=planner.promised,
+        labels=counted,
+    )
+
+
+def _count_tiles(
+    scene: SceneInspection,
+    tiles: Sequence[PlannedTile],
+    counted: LabelCounts,
+    polygons: Polygons | None,
+    config: Config,
+    jobs: int,
+) -> tuple[Counts, Counts]:
+    """Return the valid pixels of tiles per class, in the window and of the split: (N, K + 1) each.
+
+    Where splits are drawn as polygons, the labels of the tiles are read once more.
+    """
+    table = counted.tiles[scene.files.id]
+    valid = table.of([tile.window for tile in tiles])
+    if polygons is None:
+        return valid, table.of([tile.scored for tile in tiles])
+    count = partial(_count_strip, polygons=polygons, config=config)
+    parts = list(strips(tiles, scene.block))
+    found = in_order(partial(open_scene, scene), count, parts, min(jobs, max(len(parts), 1)))
+    return valid, np.array([counts for part in found for counts in part]).reshape(valid.shape)
+
+
+def _count_strip(
+    scene: Scene, strip: Sequence[PlannedTile], polygons: Polygons, config: Config
+) -> list[Counts]:
+    """Count the pixels of tiles inside the polygons of their split."""
+    whole, classes = Window.hull([tile.window for tile in strip]), config.class_table
+    ids = scene.read_labels(whole, classes, config.labels).ids
+    ids = np.where(scene.read_valid(whole), ids, np.uint8(NODATA))
+    parts = ((tile, ids[tile.window.slices(whole)]) for tile in strip)
+    return [pixel_counts(own_labels(tile, polygons, labels), classes) for tile, labels in parts]
+
+
+def _shares(
+    valid: Counts, own: Counts, config: Config
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the valid and the labelled share of tiles, from their pixels per class (N, K + 1)."""
+    area = config.tile.size**2
+    return valid.sum(axis=1) / area, own[:, :-1].sum(axis=1) / area
+
+
+def _sum_by_split(
+    tiles: Sequence[PlannedTile], pixels: Sequence[Counts], config: Config
+) -> dict[Split, Counts]:
+    """Return the pixels of the tiles of each split per class, and the unlabelled ones last."""
+    total = {split: np.zeros(len(config.class_table) + 1, np.int64) for split in SPLITS}
+    for tile, counts in zip(tiles, pixels, strict=True):
+        total[tile.split][:-1] += counts[:-1]
+        total[tile.split][-1] += config.tile.size**2 - counts[:-1].sum()
+    return total
 
 
 def propose_from_scenes(config: Config) -> str:
@@ -160,43 +299,51 @@ def _grids(scenes: Sequence[SceneInspection]) -> dict[str, Grid]:
     return {scene.files.id: scene.grid for scene in scenes}
 
 
+def _tiling(config: Config) -> tuple[int, int, int]:
+    return config.tile.size, config.tile.stride, block_side(config)
+
+
 def block_side(config: Config) -> int:
     """Return the side in pixels of the blocks that are assigned to splits."""
     return max(config.split.block or 2 * config.tile.size, config.tile.size)
 
 
 def _count_scene(
-    scene: SceneInspection, counted: _LabelCounts, config: Config, classes: ClassTable, jobs: int
+    scene: SceneInspection, counted: LabelCounts, config: Config, classes: ClassTable, jobs: int
 ) -> None:
     """Add the labels of a scene to the counts."""
     name, grid = scene.files.id, scene.grid
     windows = list(divide_into_blocks(grid.width, grid.height, block_side(config)))
-    count = partial(_count_block, config=config, classes=classes)
+    counter = CellCounter.of(grid.width, grid.height, counted.tiling, len(classes))
+    cells = counter.empty()
+    count = partial(_count_block, config=config, counter=counter)
     found = in_order(partial(open_scene, scene), count, windows, min(jobs, len(windows)))
     for window, (counts, tally) in zip(windows, found, strict=True):
-        counted.blocks.append(Block(name, window, counts))
+        counter.put(cells, window, counts)
+        counted.blocks.append(Block(name, window, counts.sum(axis=(0, 1))[:-1]))
         counted.tally.add(tally)
         for value in tally.unknown:
             counted.first_scene.setdefault(value, name)
         if config.labels.encoding == "ids" and len(counted.tally.unknown) > MOST_UNKNOWN:
             _report_unknown(counted, config, classes)
+    counted.tiles[name] = counter.table(cells)
 
 
 def _count_block(
-    scene: Scene, window: Window, config: Config, classes: ClassTable
-) -> tuple[NDArray[np.int64], LabelTally]:
-    """Count the labelled pixels of a window per class, and the pixels that need a word."""
-    counts, tally = np.zeros(len(classes), np.int64), LabelTally()
+    scene: Scene, window: Window, config: Config, counter: CellCounter
+) -> tuple[Counts, LabelTally]:
+    """Count the pixels of a block per cell and class, and the pixels that need a word."""
+    classes, counter = config.class_table, counter.within(window)
+    counts, tally = counter.empty(), LabelTally()
     for part in blocks(window.width, window.height, _READ):
         here = part.shift(window.col, window.row)
         decoded = scene.read_labels(here, classes, config.labels)
         tally.add(decoded.tally)
-        ids = np.where(scene.read_valid(here), decoded.ids, np.uint8(NODATA))
-        counts += pixel_counts(ids, classes)[:-1]
+        counter.add(counts, here, decoded.ids, scene.read_valid(here))
     return counts, tally
 
 
-def _report_labels(counted: _LabelCounts, config: Config, classes: ClassTable) -> None:
+def _report_labels(counted: LabelCounts, config: Config, classes: ClassTable) -> None:
     """Raise an error for labels that cannot train; warn of values that may be meant otherwise."""
     for message in explain_nodata(counted.tally, classes, config.labels):
         log.warning("%s", message)
@@ -211,7 +358,7 @@ def _report_labels(counted: _LabelCounts, config: Config, classes: ClassTable) -
     check_several_classes(dict(zip(classes.names, counts.tolist(), strict=True)), "the labels")
 
 
-def _report_unknown(counted: _LabelCounts, config: Config, classes: ClassTable) -> None:
+def _report_unknown(counted: LabelCounts, config: Config, classes: ClassTable) -> None:
     """Raise an error for values without a class; warn of colours that are not exact."""
     unknown = counted.tally.unknown
     if unknown and config.labels.encoding == "ids":
@@ -277,15 +424,10 @@ def _check_consistency(scenes: Sequence[SceneInspection], lenient: bool) -> None
     log_warnings(findings)
 
 
-def _drop_shared_training(
+def _without_shared_training(
     tiles: list[PlannedTile], grids: dict[str, Grid], size: int
-) -> list[PlannedTile]:
-    """Leave out training tiles on ground that another scene validates or tests on."""
+) -> list[int]:
+    """Return the tiles without training tiles on ground that another scene validates or tests."""
     pairs = overlapping_pairs(tiles, grids, size)
     shared = {i for pair in pairs for i in pair if tiles[i].split == "train"}
-    if shared:
-        log.warning(
-            "%d training tiles are left out: other scenes validate or test on their ground",
-            len(shared),
-        )
-    return [tile for i, tile in enumerate(tiles) if i not in shared]
+    return [i for i in range(len(tiles)) if i not in shared]

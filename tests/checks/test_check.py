@@ -93,7 +93,10 @@ def test_all_that_is_wrong_is_found_at_once(data):
 def test_classes_that_no_scene_shows(data):
     classes = [*SETTINGS["classes"], {"id": 3, "name": "water"}]
     report = checked(data, classes=classes)
-    assert found(report) == ["no scene shows water: check the label values, or labels.absent"]
+    assert found(report) == [
+        "no scene shows 'water': check the label values of that class, take it out of the classes, "
+        "or name it in labels.absent"
+    ]
     assert checked(data, classes=classes, labels={"absent": ["water"]}).ok
 
 

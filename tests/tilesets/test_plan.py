@@ -224,7 +224,7 @@ def test_polygons_elsewhere(town, tmp_path):
 def test_a_class_that_no_tile_shows(town, tmp_path):
     classes = [*SETTINGS["classes"], {"id": 3, "name": "water"}]
     values = parse_config({"root": str(town), **SETTINGS, "classes": classes}, "test")
-    with pytest.raises(LabelError, match=r"no tile shows 'water': check .* labels\.absent"):
+    with pytest.raises(LabelError, match=r"no scene shows 'water': check .* labels\.absent"):
         tile(values, tmp_path / "tiles")
     assert not list(tmp_path.iterdir())
     known = {"root": str(town), **SETTINGS, "classes": classes, "labels": {"absent": ["water"]}}
