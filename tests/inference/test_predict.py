@@ -569,9 +569,9 @@ def test_rasters_are_inspected_once(tmp_path, pointwise, monkeypatch):
     source = scene(tmp_path, *numbers(300, 200))
     asked, inspect = [], mosaic_view.inspect_rasters
 
-    def spy(paths, *rest):
+    def spy(paths, *rest, **options):
         asked.extend(paths)
-        return inspect(paths, *rest)
+        return inspect(paths, *rest, **options)
 
     for name, module in sys.modules.items():
         if name.startswith("cafe_cli.") and hasattr(module, "inspect_rasters"):
