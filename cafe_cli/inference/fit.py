@@ -5,10 +5,11 @@ is merely unlike that of training is the subject of `cafe_cli.inference.foreign_
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.errors import BandError
@@ -19,11 +20,13 @@ from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values, find_order
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.scenes.band_names import band_colors, color_of, reordering
 from cafe_cli.scenes.height_rasters import HeightRasters, says_unit
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.sampling import sample
 from cafe_cli.scenes.scene import Scene
+from cafe_cli.text import list_some
 from cafe_cli.vector.area_of_interest import Area
 
 log = logging.getLogger("cafe")
@@ -51,42 +54,43 @@ def order_bands(
     BandError
         The number of bands differs from that of the training data.
     """
-    name, wanted = inspection.files.name, [*map(color_of, card.band_names)]
-    names = inspection.band_names
-    given = band_colors(inspection.optical[0].path, inspection.bands, names)
-    places = reordering(given, wanted)
-    chosen = ",".join(str(inspection.bands[i]) for i in places or ())
-    if len(given) != len(wanted):
-        hint = f" {chosen}" if chosen else ""
+    wanted = [*map(color_of, card.band_names)]
+    colors = [*map(band_colors, inspection.optical)]
+    orders = [reordering(given, wanted) for given in colors]
+    chosen = ",".join(str(inspection.bands[i]) for i in orders[0] or ())
+    name, names = inspection.files.name, ", ".join(inspection.band_names)
+    trained = ", ".join(card.band_names)
+    if len(inspection.bands) != len(wanted):
         raise BandError(
-            f"{name} has {len(given)} bands, the model was trained on "
-            f"{len(wanted)} ({', '.join(card.band_names)}); choose them with --bands{hint}"
+            f"{name} has {len(inspection.bands)} bands, the model was trained on "
+            f"{len(wanted)} ({trained}); choose them with --bands {chosen}".rstrip()
         )
-    if places is None:
-        if None not in (*given, *wanted):
+    same = (*range(len(wanted)),)
+    if orders[0] is None and None not in (*colors[0], *wanted):
+        log.warning(
+            "the bands of %s are %s, the model was trained on %s; choose them with --bands",
+            name, names, trained,
+        )  # fmt: skip
+    if asked:
+        if orders[0] not in (None, same):
             log.warning(
-                "the bands of %s are %s, the model was trained on %s; choose them with --bands",
-                name, ", ".join(names), ", ".join(card.band_names),
+                "--bands reads %s of %s, the model was trained on %s: --bands %s follows the names",
+                names, name, trained, chosen,
             )  # fmt: skip
         return inspection
-    if places == (*range(len(wanted)),):
-        return inspection
-    if asked:
-        log.warning(
-            "--bands reads %s of %s, in that order, the model was trained on %s: --bands %s "
-            "would follow the names",
-            ", ".join(names), name, ", ".join(card.band_names), chosen,
+    members = [*zip(inspection.optical, orders, strict=True)]
+    if changed := [member.path for member, order in members if order not in (None, same)]:
+        log.info(
+            "the bands of %s are read in the order of the model, by their names: %s",
+            list_some(changed, 2), trained,
         )  # fmt: skip
-        return inspection
-    log.info(
-        "the bands of %s are %s: they are read in the order of the model, %s (--bands %s)",
-        name, ", ".join(names), ", ".join(card.band_names), chosen,
-    )  # fmt: skip
-    return replace(
-        inspection,
-        bands=tuple(inspection.bands[i] for i in places),
-        band_names=tuple(names[i] for i in places),
-    )
+    optical = tuple(_reordered(member, order or same) for member, order in members)
+    band_names = tuple(inspection.band_names[i] for i in orders[0] or same)
+    return replace(inspection, optical=optical, bands=optical[0].bands, band_names=band_names)
+
+
+def _reordered(member: Member, order: Sequence[int]) -> Member:
+    return replace(member, bands=tuple(member.bands[i] for i in order))
 
 
 def check_fit(scene: Scene, area: Area, ensemble: Ensemble) -> list[Finding]:
@@ -137,7 +141,7 @@ def check_fit(scene: Scene, area: Area, ensemble: Ensemble) -> list[Finding]:
 class _Comparison:
     """A scene compared with the training data of one model."""
 
-    known: PixelDistribution
+    known: PixelDistribution | None
     values: Mismatch | None
     heights: Mismatch | None
     findings: list[Finding]
@@ -150,7 +154,8 @@ class _Comparison:
     def of(
         cls, scene: SceneInspection, found: PixelDistribution, card: ModelCard, model: CaFE
     ) -> "_Comparison":
-        known = card.training_pixels or _distribution_of(model)
+        if (known := card.training_pixels or _distribution_of(model, card.dtype)) is None:
+            return cls(None, None, None, [*_describe(scene, card, None, None)])
         values = compare_values(found.bands, known.bands, (scene.dtype, card.dtype))
         heights = None
         if scene.heights and card.has_height and found.heights and known.heights:
@@ -211,22 +216,29 @@ def _check_order(
 
 
 def _may_be_feet(
-    found: PixelDistribution, known: PixelDistribution, heights: HeightRasters
+    found: PixelDistribution, known: PixelDistribution | None, heights: HeightRasters
 ) -> bool:
-    if says_unit(heights) or not found.heights or not known.heights:
+    if says_unit(heights) or not known or not found.heights or not known.heights:
         return False
     return found.heights.p99 > _UNITS_APART * known.heights.p99 > 0
 
 
-def _distribution_of(model: CaFE) -> PixelDistribution:
-    """Return the normal distribution that the statistics in a network stand for."""
+def _distribution_of(model: CaFE, dtype: str) -> PixelDistribution | None:
+    """Return the normal distribution that the statistics in a network stand for, if it has any."""
 
-    def bands(mean: Tensor, std: Tensor) -> tuple[Percentiles, ...]:
-        columns = np.stack([(mean + z * std).numpy() for z in _NORMAL.values()], axis=-1)
-        return tuple(Percentiles(**dict(zip(_NORMAL, row, strict=True))) for row in columns)
+    def bands(mean: Tensor, std: Tensor) -> NDArray[np.float64]:
+        return np.stack([(mean + z * std).double().numpy() for z in _NORMAL.values()], axis=-1)
 
+    def percentiles(row: NDArray[np.float64]) -> Percentiles:
+        return Percentiles(**dict(zip(_NORMAL, row.tolist(), strict=True)))
+
+    if not model.optical_mean.any():
+        return None
+    optical = bands(model.optical_mean, model.optical_std)
+    if np.dtype(dtype).kind in "iu":
+        optical = optical.clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
     return PixelDistribution(
-        bands=bands(model.optical_mean, model.optical_std),
-        heights=bands(model.height_mean, model.height_std)[0],
+        bands=tuple(map(percentiles, optical)),
+        heights=percentiles(bands(model.height_mean, model.height_std)[0]),
         voids=0,
     )

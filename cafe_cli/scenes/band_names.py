@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.raster.reader import open_raster
 
 _COLORS = {
@@ -25,28 +26,17 @@ def color_of(name: str) -> str | None:
     return _BY_NAME.get(plain.replace(" ", ""))
 
 
-def band_colors(path: str, bands: Sequence[int], names: Sequence[str]) -> tuple[str | None, ...]:
-    """Return what bands of a raster show: by their names, or else by their colour interpretation.
-
-    Parameters
-    ----------
-    path : str
-    bands : sequence of int
-        From 1.
-    names : sequence of str
-        Names of these bands.
+def band_colors(member: Member) -> tuple[str | None, ...]:
+    """Return what the bands of a raster show that are read: by their names, or else their colours.
 
     Raises
     ------
     InputError
         The raster cannot be opened.
     """
-    colors = [color_of(name) for name in names]
-    if None in colors:
-        with open_raster(path) as dataset:
-            kinds = [color_of(dataset.colorinterp[band - 1].name) for band in bands]
-        colors = [color or kind for color, kind in zip(colors, kinds, strict=True)]
-    return tuple(colors)
+    with open_raster(member.path, member.view) as dataset:
+        about = [(dataset.descriptions[b - 1], dataset.colorinterp[b - 1]) for b in member.bands]
+    return tuple(color_of(name or "") or color_of(kind.name) for name, kind in about)
 
 
 def reordering(given: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[int, ...] | None:

@@ -44,7 +44,7 @@ class _Sampled:
         files = replace(scene.files, labels=())
         with open_scene(replace(scene, files=files, labels=(), heights=heights)) as opened:
             pixels = sample(opened, Area.whole(scene.grid), _WINDOWS)
-        colors = band_colors(scene.optical[0].path, scene.bands, scene.band_names)
+        colors = band_colors(scene.optical[0])
         return None if pixels is None else cls(scene, pixels, colors)
 
     @property

@@ -152,8 +152,21 @@ def test_bands_are_read_in_the_order_of_the_model(trained, caplog, how):
     trained.on(image())
     source = trained.scene(image(seed=1)[::-1], **how)
     assert trained.bands(source) == (3, 2, 1)
-    assert "--bands 3,2,1" in caplog.text
+    assert "ortho.tif are read in the order of the model, by their names: red, green" in caplog.text
     assert trained.findings(source) == []
+
+
+def test_every_orthophoto_has_its_own_order(trained):
+    trained.on(image())
+    one = trained.scene(image())
+    source = replace(
+        one, optical=(*one.optical, write(trained.folder / "other.tif", image()[::-1]))
+    )
+    with rasterio.open(source.optical[1], "r+") as dataset:
+        dataset.descriptions = ("blue", "green", "red")
+    predictor = Predictor([trained.path], settings_of(), CPU)
+    inspection, _ = SceneInput.of(source, predictor.ensemble).inspect(predictor.ensemble)
+    assert [member.bands for member in inspection.optical] == [(1, 2, 3), (3, 2, 1)]
 
 
 def test_infrared_first(trained):
@@ -166,7 +179,7 @@ def test_bands_that_were_asked_for_stay(trained, caplog):
     trained.on(image())
     source = trained.scene(image(), names=("blue", "green", "red"), bands=(1, 2, 3))
     assert trained.bands(source) == (1, 2, 3)
-    assert "--bands 3,2,1 would follow the names" in caplog.text
+    assert "--bands 3,2,1 follows the names" in caplog.text
 
 
 def test_other_bands_are_a_warning(trained, caplog):

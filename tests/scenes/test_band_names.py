@@ -5,6 +5,7 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
+from cafe_cli.raster.mosaic_view import inspect_rasters
 from cafe_cli.scenes.band_names import band_colors, color_of, reordering
 from tests.support.rasters import grid
 
@@ -23,13 +24,22 @@ def test_names(name, color):
     assert color_of(name) == color
 
 
-def test_colours_where_names_say_nothing(write):
+@pytest.mark.parametrize(
+    ("names", "bands", "colors"),
+    [
+        ((None, None, None), None, ("blue", "green", "red")),
+        (("Layer_1", "x", "y"), None, ("blue", "green", "red")),
+        (("nir", None, None), None, ("nir", "green", "red")),
+        ((None, None, None), (3, 1), ("red", "blue")),
+    ],
+)
+def test_colours_where_names_say_nothing(write, names, bands, colors):
     path = write("bgr.tif", np.ones((3, 6, 8), np.uint8), grid(), photometric="rgb")
     with rasterio.open(path, "r+") as dataset:
         dataset.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
-    assert band_colors(path, (1, 2, 3), ("Layer_1", "x", "y")) == ("blue", "green", "red")
-    assert band_colors(path, (3, 1), ("nir", "x")) == ("nir", "blue")
-    assert band_colors("no file", (1,), ("red",)) == ("red",)
+        dataset.descriptions = names
+    (member,) = inspect_rasters([path], stream="image", bands=bands)
+    assert band_colors(member) == colors
 
 
 @pytest.mark.parametrize(
