@@ -51,7 +51,7 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
             facts.rasters.append(VectorFacts(path))
             continue
         with report.capture_errors(path), open_raster(path) as dataset:
-            raster = describe_raster(dataset)
+            raster = describe_raster(dataset, config.pixel_size)
             facts.rasters.append(raster)
             report.add_all(check_storage(raster), path)
             if stream == "optical":
@@ -75,8 +75,8 @@ def _open_image(dataset: DatasetReader, path: str, config: Config) -> Iterator[D
         yield image
 
 
-def describe_raster(dataset: DatasetReader) -> RasterFacts:
-    """Return the facts in the header of a raster."""
+def describe_raster(dataset: DatasetReader, pixel_size: float | None = None) -> RasterFacts:
+    """Return the facts in the header of a raster; `pixel_size` is what the user says of it."""
     grid, place = Grid.of(dataset), dataset.transform
     colors = zip(dataset.colorinterp, dataset.descriptions, strict=True)
     types = list(dict.fromkeys(dataset.dtypes))
@@ -86,7 +86,7 @@ def describe_raster(dataset: DatasetReader) -> RasterFacts:
         height=dataset.height,
         crs=describe_crs(dataset.crs),
         pixel=[math.hypot(place.a, place.d), math.hypot(place.b, place.e)],
-        gsd=grid.gsd if dataset.crs else None,
+        gsd=grid.gsd if dataset.crs else None if grid.has_pixel_size else pixel_size,
         rotation=math.degrees(math.atan2(place.d, place.a)),
         dtype=types[0] if len(types) == 1 else list(dataset.dtypes),
         bands=[f"{color.name} ({text})" if text else color.name for color, text in colors],
@@ -129,7 +129,8 @@ def _check_heights(
     if (count := len(image_bands(dataset, None))) > 1:
         message = f"has {count} bands, the first is taken for heights: check that it is the file"
         report.add(Finding("warning", message, dataset.name))
-    member = inspect_rasters([dataset.name], parse_crs(config.crs), stream="heights")[0]
+    crs, size = parse_crs(config.crs), config.pixel_size
+    member = inspect_rasters([dataset.name], crs, stream="heights", pixel_size=size)[0]
     metres = metres_per_unit(member, settings)
     view = member.scaled(read_decimated(dataset, _PROBE, settings.nodata))
     values = view[np.isfinite(view)]

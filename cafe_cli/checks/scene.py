@@ -51,6 +51,7 @@ from cafe_cli.scenes.inspection import SceneInspection, inspect_scene, joint_gri
 from cafe_cli.scenes.label_coding import MOST_UNKNOWN, LabelTally
 from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.scene import Patch, Scene, estimate_scene_ground, open_scene
+from cafe_cli.scenes.vertical_datum import describe_shift
 from cafe_cli.vector.layers import is_vector
 
 EstimateGround: TypeAlias = Callable[[SceneInspection], GroundSurface | None]
@@ -105,8 +106,8 @@ def _check_inspection(report: Report, files: SceneFiles, config: Config) -> None
 
 def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: Config) -> None:
     """Compare the grids of heights and labels with that of the image."""
-    crs = parse_crs(config.crs)
-    optical = inspect_rasters(files.optical, crs, stream="image", bands=config.bands)
+    crs, size = parse_crs(config.crs), config.pixel_size
+    optical = inspect_rasters(files.optical, crs, bands=config.bands, pixel_size=size)
     reference = joint_grid(optical, [])
     facts.size = reference.width, reference.height
     for stream in STREAMS[1:]:
@@ -115,7 +116,7 @@ def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: C
             continue
         with report.capture_errors(paths[0]):
             kind: Stream = "labels" if stream == "labels" else "heights"
-            members = inspect_rasters(paths, crs, reference, stream=kind)
+            members = inspect_rasters(paths, crs, reference, stream=kind, pixel_size=size)
             share = covered_share(members, files.id, reference)
             facts.streams[stream].grid = _compare_grids(members[0], reference, share)
             found = check_grid(stream, union_grid(members), reference, share)
@@ -177,7 +178,8 @@ def _check_windows(
     if values.size and (above_ground or settings.kind == "ndsm"):
         percentiles = [float(p) for p in np.percentile(values, (1, 50, 99))]
         elevation.above_ground = AboveGroundFacts(*(round(p, 2) for p in percentiles))
-        if settings.kind == "dsm":
+        shifted = heights is not None and heights.ground == "dtm" and describe_shift(values)
+        if settings.kind == "dsm" and not shifted:  # the inspection has told of a shift
             report.add_all(check_above_ground(*percentiles), name)
 
 
@@ -186,7 +188,7 @@ def _register(
 ) -> tuple[RegistrationFacts, Iterable[Finding]]:
     """Return the offset in pixels of the image, and the findings about it."""
     columns, rows = consensus.columns * factor, consensus.rows * factor
-    metres = math.hypot(columns, rows) * grid.gsd if grid.crs else None
+    metres = math.hypot(columns, rows) * grid.gsd if grid.has_pixel_size else None
     facts = RegistrationFacts(
         columns=round(columns, 2),
         rows=round(rows, 2),
@@ -243,7 +245,10 @@ def _open(
 
 
 def _inspect(files: SceneFiles, config: Config, settings: HeightSettings) -> SceneInspection:
-    return inspect_scene(files, settings, config.bands, labels=config.labels, crs=config.crs)
+    return inspect_scene(
+        files, settings, config.bands, labels=config.labels, crs=config.crs,
+        pixel_size=config.pixel_size,
+    )  # fmt: skip
 
 
 def _paths(files: SceneFiles, stream: str) -> tuple[str, ...]:
@@ -262,7 +267,7 @@ def _coarsening(grid: Grid, heights: GridFacts | None) -> int:
 
     The result is as coarse as the heights, and not finer than 20 cm.
     """
-    if grid.crs is None or heights is None:
+    if not grid.has_pixel_size or heights is None:
         return 1
     return int(np.clip(round(max(heights.gsd_ratio, 0.2 / grid.gsd)), 1, 4))
 
@@ -294,6 +299,7 @@ def _ground_cells(files: SceneFiles, config: Config) -> float:
     """Return the number of cells that the ground filter would process; 0 if it is not needed."""
     if ground_source(config.height, bool(files.dtm)) != "estimate":
         return 0.0
-    members = inspect_rasters(files.elevation, parse_crs(config.crs), stream="heights")
+    crs, size = parse_crs(config.crs), config.pixel_size
+    members = inspect_rasters(files.elevation, crs, stream="heights", pixel_size=size)
     grid = union_grid(members)
     return grid.width * grid.height * (grid.gsd / config.height.cell) ** 2

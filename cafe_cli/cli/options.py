@@ -134,6 +134,10 @@ RASTER_OPTIONS = (
     ),
     ConfigOption("--crs", "scenes.crs", "CRS of rasters that do not say theirs, e.g. EPSG:25832."),
     ConfigOption(
+        "--pixel-size", "scenes.pixel_size", "Metres per pixel of rasters without georeference.",
+        float,
+    ),
+    ConfigOption(
         "--height-kind", "height.kind", "Absolute heights (dsm) or above ground (ndsm).", HeightKind
     ),
     ConfigOption("--height-unit", "height.unit", "Unit of the heights.", Unit),

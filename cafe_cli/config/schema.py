@@ -47,8 +47,9 @@ class SceneSettings(Section):
     ``{name}`` in `optical` matches any part of a file name, and each match is a scene; the other
     patterns repeat it, with ``{name:02}`` zero-padded to two digits. All matches joined by ``_``
     are the scene's id. Several files that ``*`` and ``?`` match, or that a list names, are joined
-    into one raster. `crs` is assumed for rasters without a CRS. Scenes whose values or bands cannot
-    mean the same are an error, with `ignore_mismatch` a warning.
+    into one raster. `crs` is assumed for rasters without a CRS, `pixel_size`, in metres on the
+    ground, for those without any georeference. Scenes whose values or bands cannot mean the same
+    are an error, with `ignore_mismatch` a warning.
     """
 
     optical: Files
@@ -57,6 +58,7 @@ class SceneSettings(Section):
     labels: Files | None = None
     bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     crs: str | None = None
+    pixel_size: Positive | None = None
     only: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     ignore_mismatch: bool = False
@@ -456,6 +458,11 @@ class Config(Section):
     def crs(self) -> str | None:
         """CRS assumed for rasters without one."""
         return self.scenes.crs if self.scenes else None
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Metres per pixel of rasters without georeference."""
+        return self.scenes.pixel_size if self.scenes else None
 
     @property
     def class_table(self) -> ClassTable:

@@ -34,6 +34,8 @@ class PredictInput:
         Kind, unit and nodata value of the heights, in place of those of the training data.
     crs : str, optional
         CRS of rasters without one.
+    pixel_size : float, optional
+        Metres per pixel of rasters without georeference.
     gsd : {'own', 'model'}
         Predict on the grid of the orthophoto, or resample to the model's ground sampling distance.
     aoi : str, optional
@@ -54,6 +56,7 @@ class PredictInput:
     height_unit: Unit | None = None
     height_nodata: float | None = None
     crs: str | None = None
+    pixel_size: float | None = None
     gsd: Literal["own", "model"] = "own"
     aoi: str | None = None
     bbox: Bounds | None = None

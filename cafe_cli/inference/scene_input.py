@@ -81,8 +81,9 @@ class SceneInput:
         """
         _warn_about_heights(self.source, ensemble)
         inspection = inspect_scene(
-            self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs
-        )
+            self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs,
+            pixel_size=self.source.pixel_size,
+        )  # fmt: skip
         log_warnings(inspection.findings)
         inspection = order_bands(inspection, ensemble.card, self.source.bands)
         _check_gsd(inspection, ensemble.card, self.source.ignore_mismatch)
@@ -148,8 +149,10 @@ def _check_gsd(scene: SceneInspection, card: ModelCard, lenient: bool) -> None:
         f"the GSD of {name} is {gsd:.3g} m, the model was trained at {card.gsd:.3g} m; --gsd model "
         "resamples"
     )
-    # Without a CRS the pixels of a scene count as metres, and so did those of training tiles.
-    if ratio > _GSD_LIMIT and scene.grid.crs and card.gsd != 1 and not lenient:
+    if not scene.native.has_pixel_size:  # a warning of the inspection says so
+        return
+    # Pixels of unknown size counted as metres in training tiles, too.
+    if ratio > _GSD_LIMIT and card.gsd != 1 and not lenient:
         raise InputError(f"{message}; --ignore-mismatch predicts all the same")
     if abs(gsd / card.gsd - 1) > _GSD_TOLERANCE:
         log.warning("%s", message)

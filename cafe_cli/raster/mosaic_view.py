@@ -77,6 +77,12 @@ class Member:
     view: ImageView | None = None
     findings: tuple[Finding, ...] = ()
 
+    def with_pixel_size(self, metres: float | None) -> "Member":
+        """Return a raster whose pixels have so many metres, if it does not say itself how many."""
+        if self.grid.has_pixel_size:
+            return self
+        return replace(self, grid=replace(self.grid, pixel_size=metres))
+
     def noted(self, warning: str) -> "Member":
         """Return the member with one more finding."""
         return replace(self, findings=(*self.findings, Finding("warning", warning, self.path)))
@@ -107,6 +113,7 @@ def inspect_rasters(
     *,
     stream: Stream = "image",
     bands: Sequence[int] | None = None,
+    pixel_size: float | None = None,
 ) -> list[Member]:
     """Inspect the rasters of one stream of a scene (image, heights or labels) and compare them.
 
@@ -123,6 +130,8 @@ def inspect_rasters(
         labels are ids.
     bands : sequence of int, optional
         Bands to read, from 1; all but alpha if None.
+    pixel_size : float, optional
+        Metres per pixel of rasters without georeference.
 
     Raises
     ------
@@ -134,6 +143,7 @@ def inspect_rasters(
         The number of bands differs.
     """
     found = [_inspect(path, crs, reference, stream, bands) for path in paths]
+    found = [member.with_pixel_size(pixel_size) for member in found]
     members = join(found, stream)
     if len(members) > 1 and (lost := [m.path for m in members if not m.grid.is_georeferenced]):
         raise GridError(f"{lost[0]} has no georeference and cannot be joined with other rasters")

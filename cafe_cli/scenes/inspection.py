@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
@@ -22,6 +21,8 @@ from cafe_cli.raster.proximity import find_distant
 from cafe_cli.raster.reader import open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
+from cafe_cli.scenes.pixel_size import check_pixel_size
+from cafe_cli.scenes.vertical_datum import check_vertical_datum
 from cafe_cli.text import percent
 from cafe_cli.vector.layers import is_vector
 
@@ -96,6 +97,7 @@ def inspect_scene(
     labels: LabelSettings | None = None,
     gsd: float | None = None,
     crs: str | None = None,
+    pixel_size: float | None = None,
 ) -> SceneInspection:
     """Inspect the rasters of a scene and check that they fit together.
 
@@ -113,6 +115,8 @@ def inspect_scene(
         Resample the scene to this ground sampling distance in metres.
     crs : str, optional
         CRS of the rasters that have none.
+    pixel_size : float, optional
+        Metres per pixel of rasters without georeference.
 
     Raises
     ------
@@ -121,12 +125,13 @@ def inspect_scene(
     BandError
         The optical raster lacks a band.
     GridError
-        Only some rasters have a CRS, or they do not overlap.
+        Only some rasters have a CRS, they do not overlap or lie far apart, or the pixel size has to
+        be known and is not.
     ConfigError
         The CRS is invalid, or the ground is to come from a missing terrain model.
     """
     assumed = parse_crs(crs)
-    optical = tuple(inspect_rasters(files.optical, assumed, stream="image", bands=bands))
+    optical = tuple(inspect_rasters(files.optical, assumed, bands=bands, pixel_size=pixel_size))
     findings = [finding for member in optical for finding in member.findings]
     names = _inspect_bands(optical[0], bands, findings)
     native = joint_grid(optical, findings)
@@ -134,7 +139,9 @@ def inspect_scene(
     grid = native if gsd is None else native.rescaled(factor)
 
     def partner(paths: Sequence[str], stream: Stream) -> tuple[Member, ...]:
-        members = _inspect_partner(paths, stream, files.name, native, grid, assumed)
+        found = inspect_rasters(paths, assumed, native, stream=stream, pixel_size=pixel_size)
+        members = tuple(found)
+        _check_cover(members, files.name, grid)
         findings.extend(finding for member in members for finding in member.findings)
         return members
 
@@ -143,6 +150,8 @@ def inspect_scene(
         surface = partner(files.elevation, "heights")
         terrain = partner(files.dtm, "heights") if files.dtm else ()
         heights = inspect_heights(surface, terrain, settings)
+        findings += check_vertical_datum(heights, native)
+    findings += check_pixel_size(files.name, native, heights, gsd=gsd, pixel_size=pixel_size)
     label_rasters = partner(files.labels, "labels") if _are_rasters(files.labels) else ()
     return SceneInspection(
         files=files,
@@ -215,15 +224,11 @@ def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
     ]
 
 
-def _inspect_partner(
-    paths: Sequence[str], stream: Stream, scene: str, native: Grid, grid: Grid, crs: CRS | None
-) -> tuple[Member, ...]:
-    """Inspect heights or labels, and warn if they cover only a part of the scene."""
-    members = tuple(inspect_rasters(paths, crs, native, stream=stream))
+def _check_cover(members: Sequence[Member], scene: str, grid: Grid) -> None:
+    """Warn if heights or labels cover only a part of the scene."""
     share = covered_share(members, scene, grid)
     if share < 0.995:
         if found := _find_distant(members):
             warn_once(scene, found.message)
-        more = f" and {len(paths) - 1} more cover" if len(paths) > 1 else " covers"
-        warn_once(scene, f"{paths[0]}{more} {percent(share, 1)} of {scene}")
-    return members
+        more = f" and {len(members) - 1} more cover" if len(members) > 1 else " covers"
+        warn_once(scene, f"{members[0].path}{more} {percent(share, 1)} of {scene}")

@@ -174,6 +174,7 @@ def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
         labels=config.labels,
         gsd=config.tile.gsd,
         crs=config.crs,
+        pixel_size=config.pixel_size,
     )
     log_warnings(inspection.findings)
     return inspection

@@ -243,12 +243,26 @@ def test_feet_in_the_crs(scene):
 def test_rasters_without_a_place(scene):
     where = around(X, Y, 80, 0.5)
     nowhere = type(where)(None, where.transform.identity(), 160, 160)
-    report = diagnose(
-        scene(grids=dict.fromkeys(("optical", "elevation", "labels"), nowhere)), config()
-    )
-    assert report.ok
+    files = scene(grids=dict.fromkeys(("optical", "elevation", "labels"), nowhere))
+    report = diagnose(files, config())
+    assert "the ground below " in said(report.findings, "error")
+    assert "scenes.pixel_size (--pixel-size)" in said(report.findings, "error")
     assert report.facts["registration"]["metres"] is None
     assert report.facts["optical"]["rasters"][0]["gsd"] is None
+    report = diagnose(files, config(pixel_size=0.5))
+    assert report.ok
+    assert report.facts["registration"]["metres"] is not None
+    assert report.facts["optical"]["rasters"][0]["gsd"] == 0.5
+    assert report.facts["elevation"]["above_ground"]["p99"] == pytest.approx(7, abs=0.5)
+
+
+def test_a_surface_model_of_another_vertical_datum(scene):
+    terrain = 500 + np.add.outer(np.arange(160), np.arange(160)) / 1000
+    files = scene(elevation=scene.usual["elevation"] + 47, dtm=terrain)
+    report = diagnose(files, config())
+    assert "m above ground" in said(report.findings, "warning")
+    assert "set height.unit" not in said(report.findings)
+    assert not said(diagnose(scene(dtm=terrain), config()).findings, "warning")
 
 
 def test_a_ground_that_takes_long_is_left_out(scene, monkeypatch):
