@@ -332,11 +332,25 @@ def test_a_vrt_whose_source_is_missing(cafe, tmp_path):
     ids=["no CRS", "pixels only", "turned", "south up", "large pixels"],
 )
 def test_a_scene_may_lie_anywhere(cut, tmp_path, where):
-    assert not cut(deliver(tmp_path, on=where))
+    words = ("--pixel-size", "0.5") if where == NOWHERE else ()
+    assert not cut(deliver(tmp_path, on=where), *words)
     check_tiles(tmp_path / "t")
     with rasterio.open(tmp_path / "t" / "train" / "image" / "o_000008_000024.tif") as tile:
         assert tile.crs == where.crs
         assert tile.transform.almost_equals(where.transform @ Affine.translation(24, 8))
+
+
+def test_the_pixel_size_of_a_scene_without_a_place_is_asked_for(cut, cafe, tmp_path):
+    files = deliver(tmp_path, on=NOWHERE)
+    (warning,) = cut(files)
+    assert "is taken for 1 m" in warning
+    assert "scenes.pixel_size (--pixel-size)" in warning
+    words = words_for(tmp_path, files, height={"ground": "estimate"})
+    refused = cafe("tile", *words, "-o", tmp_path / "dsm")
+    assert refused.code == 1
+    assert "the ground below " in refused.error
+    assert cafe("tile", *words, "-o", tmp_path / "dsm", "--pixel-size", "0.5").code == 0
+    assert json.loads((tmp_path / "dsm" / "tileset.json").read_text())["gsd"] == 0.5
 
 
 @pytest.mark.parametrize("world", [True, False])
@@ -590,7 +604,6 @@ GOOD = {
     "south up": {"on": SOUTH_UP},
     "turned": {"on": TURNED},
     "no CRS": {"on": replace(GRID, crs=None)},
-    "pixels only": {"on": NOWHERE},
     "mask": {"optical": {"mask": KNOWN}},
     "feet": {"dsm": DSM / 0.3048, "elevation": {"units": "ft"}},
 }
