@@ -1,6 +1,5 @@
 """Rules for heights: findings about values, voids, units and heights above ground."""
 
-import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,13 +9,7 @@ from scipy.ndimage import label
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.findings import Finding
 from cafe_cli.raster.reader import Array, Mask
-from cafe_cli.scenes.height_rasters import PLAUSIBLE, as_written
 from cafe_cli.text import percent
-
-_VOIDS = (
-    -999, -9999, -99999, -32767, -32768, 9999, 99999, 32767, 65535, -3.4028234663852886e38,
-    3.4028234663852886e38,
-)  # fmt: skip
 
 _error, _warning, _note = (partial(Finding, level) for level in ("error", "warning", "note"))
 
@@ -35,7 +28,7 @@ def check_heights(
     Parameters
     ----------
     values : ndarray, (n,)
-        Stored values of the raster, without voids.
+        Stored values of the raster, without voids, declared or not.
     settings : HeightSettings
     metres : float
         Metres per unit of the raster.
@@ -50,18 +43,6 @@ def check_heights(
         yield _error("holds no valid height: everything is nodata")
         return
     heights = values * metres
-    void = _find_undeclared_void(heights, metres)
-    if void is not None:
-        yield _describe_undeclared_void(heights, void, metres)
-        return
-    if settings.kind == "dsm" and _marks_voids_by_zero(heights):
-        others = heights[heights != 0]
-        yield _warning(
-            f"{percent((heights == 0).mean())} of the heights are exactly 0, while the others "
-            f"begin at {others.min():.1f} m: if 0 marks voids, say so with height.nodata = 0 "
-            "(--height-nodata)"
-        )
-        heights = others
     if heights.min() == heights.max():
         yield _warning(f"every height is {heights[0]:g} m: there is nothing to learn from it")
         return
@@ -69,36 +50,6 @@ def check_heights(
     yield from doubts
     if settings.unit == "auto" and not unit_known and not doubts:
         yield from _check_unit(heights, settings, dtype, crs_unit)
-
-
-def _find_undeclared_void(heights: Array, metres: float) -> float | None:
-    """Return a value that marks voids: implausible, or a common code far from all heights."""
-    for void in (float(heights.min()), float(heights.max())):
-        if not PLAUSIBLE[0] <= void <= PLAUSIBLE[1]:
-            return void
-        rest = heights[~np.isclose(heights, void, rtol=1e-6)]
-        coded = any(math.isclose(void, v * metres, rel_tol=1e-6) for v in _VOIDS)
-        if coded and rest.size and np.abs(rest - void).min() > 300:
-            return void
-    return None
-
-
-def _describe_undeclared_void(heights: Array, void: float, metres: float) -> Finding:
-    same = np.isclose(heights, void, rtol=1e-6)
-    rest = heights[~same]
-    beside = f" beside heights from {rest.min():.1f} to {rest.max():.1f} m" if rest.size else ""
-    code = as_written(void / metres)
-    return _error(
-        f"{percent(same.mean())} of the heights are {code}{beside}: if that marks voids, say so "
-        f"with height.nodata = {code} (--height-nodata), else set height.unit"
-    )
-
-
-def _marks_voids_by_zero(heights: Array) -> bool:
-    """Whether many heights are zero and the others are well above sea level."""
-    zeros = heights == 0
-    few = zeros.mean() < 0.001 or zeros.all()
-    return not few and bool(np.percentile(heights[~zeros], 1) > 20)
 
 
 def _check_unit(

@@ -1,14 +1,12 @@
 """Check the files of one stream, each by itself: its header, and a sample of its pixels."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
@@ -21,32 +19,32 @@ from cafe_cli.checks.facts import (
     json_number,
 )
 from cafe_cli.checks.height_rules import check_heights, check_voids, void_shares
-from cafe_cli.checks.rules import check_image, check_margins, check_storage, margin_shares
+from cafe_cli.checks.rules import check_image, check_storage
 from cafe_cli.config.schema import Config
 from cafe_cli.findings import Finding, Report
 from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
 from cafe_cli.raster.image_view import find_view
 from cafe_cli.raster.mosaic_view import Member, inspect_rasters
-from cafe_cli.raster.reader import (
-    image_bands,
-    open_raster,
-    read_decimated,
-    read_valid,
-    read_window,
+from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, read_samples
+from cafe_cli.scenes.height_rasters import (
+    find_height_voids,
+    metres_per_unit,
+    read_height_parts,
+    samples_per_side,
+    spread_files,
+    terrain_settings,
 )
-from cafe_cli.raster.window import Window, spread
-from cafe_cli.scenes.height_rasters import metres_per_unit
+from cafe_cli.scenes.image_voids import find_image_voids
 from cafe_cli.vector.layers import is_vector
 
-_MOST_FILES = 16  # files of a stream that are checked; the others are counted
 _PROBE = 1024  # pixels along each side of the decimated view of heights
 
 
 def check_files(report: Report, stream: str, paths: Sequence[str], config: Config) -> StreamFacts:
     """Check up to 16 files of a stream, spread over all of them; findings go to the report."""
     facts = StreamFacts(len(paths))
-    step = max(1, math.ceil(len(paths) / _MOST_FILES))
-    for path in paths[::step]:
+    some = spread_files(paths)
+    for path in some:
         if stream == "labels" and is_vector(path):
             facts.rasters.append(VectorFacts(path))
             continue
@@ -56,10 +54,10 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
             report.add_all(check_storage(raster), path)
             if stream == "optical":
                 with _open_image(dataset, path, config) as image:
-                    facts.rasters[-1] = replace(raster, pixels=_check_image(report, image, config))
+                    pixels = _check_image(report, image, config, len(some))
+                facts.rasters[-1] = replace(raster, pixels=pixels)
             elif stream in ("elevation", "dtm"):
-                alone = len(paths) == 1
-                heights = _check_heights(report, dataset, config, stream == "dtm", alone)
+                heights = _check_heights(report, dataset, config, stream == "dtm", len(some))
                 facts.rasters[-1] = replace(raster, pixels=heights)
     return facts
 
@@ -98,43 +96,38 @@ def describe_raster(dataset: DatasetReader, pixel_size: float | None = None) -> 
     )
 
 
-def _check_image(report: Report, dataset: DatasetReader, config: Config) -> ImageFacts:
-    """Check 16 windows of an optical raster."""
-    bands = image_bands(dataset, config.bands)
-    pixels: list[NDArray[Any]] = []
-    valid_shares: list[float] = []
-    margins = Counter[float]()
-    windows = spread(dataset.width, dataset.height, 256, 4)
-    for window in windows:
-        values = read_window(dataset, window, bands)
-        valid = read_valid(dataset, window, bands)
-        if values.dtype.kind == "f":
-            valid &= np.isfinite(values).all(axis=0)
-        pixels.append(values[:, valid])
-        valid_shares.append(float(valid.mean()))
-        margins.update(margin_shares(values, valid, _raster_sides(window, dataset)))
-    report.add_all(check_image(np.concatenate(pixels, axis=1), bands), dataset.name)
-    shares = {value: total / len(windows) for value, total in margins.items()}
-    report.add_all(check_margins(shares), dataset.name)
-    return ImageFacts(round(100 * float(np.mean(valid_shares)), 2))
+def _check_image(report: Report, dataset: DatasetReader, config: Config, files: int) -> ImageFacts:
+    """Check up to 16 windows of an optical raster, one of `files`."""
+    bands, nodata = image_bands(dataset, config.bands), config.optical_nodata
+    count = samples_per_side(files)
+    report.add(*find_image_voids(dataset, bands, nodata, count).findings)
+    samples = list(read_samples(dataset, bands, nodata, count))
+    pixels = np.concatenate([s.values[:, s.valid] for s in samples], axis=1)
+    report.add_all(check_image(pixels, bands), dataset.name)
+    return ImageFacts(round(100 * float(np.mean([s.valid.mean() for s in samples])), 2))
 
 
 def _check_heights(
-    report: Report, dataset: DatasetReader, config: Config, is_terrain: bool, alone: bool
+    report: Report, dataset: DatasetReader, config: Config, is_terrain: bool, files: int
 ) -> HeightFacts:
-    """Check a height raster on a decimated view; it may be void unless it is `alone`."""
+    """Check a height raster on a decimated view; it may be void unless it is the only one."""
     settings = config.height
     if is_terrain:
-        settings = settings.model_copy(update={"kind": "dsm", "ground": "none"})
+        changes = {"kind": "dsm", "ground": "none"}
+        settings = terrain_settings(settings).model_copy(update=changes)
     if (count := len(image_bands(dataset, None))) > 1:
         message = f"has {count} bands, the first is taken for heights: check that it is the file"
         report.add(Finding("warning", message, dataset.name))
     crs, size = parse_crs(config.crs), config.pixel_size
     member = inspect_rasters([dataset.name], crs, stream="heights", pixel_size=size)[0]
     metres = metres_per_unit(member, settings)
-    view = member.scaled(read_decimated(dataset, _PROBE, settings.nodata))
-    values = view[np.isfinite(view)]
-    if values.size or alone:
+    view = read_decimated(dataset, _PROBE, settings.nodata)
+    parts = [*read_height_parts(dataset, settings.nodata, files), view]
+    voids = find_height_voids(dataset, member, settings, parts, not is_terrain)
+    errors = [finding for finding in voids.findings if finding.level == "error"]
+    report.add(*errors)  # the inspection of the scene finds the others
+    values = member.scaled(view[np.isfinite(view) & ~np.isin(view, voids.codes)])
+    if not errors and (values.size or files == 1):
         doubts = check_heights(values, settings, metres, dtype=member.dtype, **_units(member))
         report.add_all(doubts, dataset.name)
     share, largest = void_shares(~np.isfinite(view))
@@ -157,12 +150,6 @@ def _units(member: Member) -> dict[str, Any]:
     vertical = crs is not None and ("VERT_CS[" in crs.to_wkt() or "VERTCRS[" in crs.to_wkt())
     crs_unit = crs.linear_units if crs is not None and crs.is_projected else "metre"
     return {"unit_known": bool(member.unit) or vertical, "crs_unit": crs_unit}
-
-
-def _raster_sides(window: Window, dataset: DatasetReader) -> tuple[bool, bool, bool, bool]:
-    """Return which sides of a window are sides of the raster: top, bottom, left, right."""
-    left, top, right, bottom = window.bounds
-    return top == 0, bottom == dataset.height, left == 0, right == dataset.width
 
 
 def _mask_kind(dataset: DatasetReader) -> str:

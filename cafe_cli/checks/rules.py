@@ -6,14 +6,13 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
 from cafe_cli.checks.facts import RasterFacts
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.reader import Array, Mask
+from cafe_cli.raster.reader import Array
 from cafe_cli.scenes.label_coding import (
     LabelTally,
     explain_nodata,
@@ -42,44 +41,6 @@ def check_image(values: Array, bands: Sequence[int]) -> Iterator[Finding]:
             f"{values.dtype.name} of which {used} bits are used (values up to {values.max()}); "
             "every raster given to one model has to be scaled alike"
         )
-
-
-def margin_shares(
-    values: Array, valid: Mask, sides: tuple[bool, bool, bool, bool]
-) -> dict[float, float]:
-    """Measure the margins along the border of a raster that have one value in all bands.
-
-    Parameters
-    ----------
-    values : ndarray, (bands, height, width)
-    valid : ndarray of bool, (height, width)
-    sides : tuple of bool
-        Which sides of the window are sides of the raster: top, bottom, left, right.
-
-    Returns
-    -------
-    dict
-        Share of the window that is such a margin, by value: 0 and the highest of the data type.
-    """
-    rim = np.zeros(valid.shape, bool)
-    rim[[0, -1]] |= np.array(sides[:2])[:, None]
-    rim[:, [0, -1]] |= np.array(sides[2:])
-    shares = {}
-    for value in (0.0, float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0):
-        areas, _ = label((values == value).all(axis=0) & valid)
-        shares[value] = float(np.isin(areas, np.setdiff1d(areas[rim], [0])).mean())
-    return shares
-
-
-def check_margins(shares: dict[float, float]) -> Iterator[Finding]:
-    """Check the margins of an optical raster, from the share of its pixels per value."""
-    for value, share in shares.items():
-        if share > 0.01:
-            yield _warning(
-                f"a margin that is {value:g} in every band, {percent(share)} of the pixels looked "
-                "at, counts as image: if it is void, declare it with gdal_edit.py -a_nodata "
-                f"{value:g} FILE, or with nearblack -setmask"
-            )
 
 
 def check_labels(

@@ -247,7 +247,7 @@ def _open(
 def _inspect(files: SceneFiles, config: Config, settings: HeightSettings) -> SceneInspection:
     return inspect_scene(
         files, settings, config.bands, labels=config.labels, crs=config.crs,
-        pixel_size=config.pixel_size,
+        pixel_size=config.pixel_size, optical_nodata=config.optical_nodata,
     )  # fmt: skip
 
 

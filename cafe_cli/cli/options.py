@@ -138,6 +138,10 @@ RASTER_OPTIONS = (
         float,
     ),
     ConfigOption(
+        "--optical-nodata", "scenes.optical_nodata",
+        "Value that marks voids of the orthophoto, instead of the raster's nodata or mask.", float,
+    ),
+    ConfigOption(
         "--height-kind", "height.kind", "Absolute heights (dsm) or above ground (ndsm).", HeightKind
     ),
     ConfigOption("--height-unit", "height.unit", "Unit of the heights.", Unit),

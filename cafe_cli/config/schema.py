@@ -48,8 +48,9 @@ class SceneSettings(Section):
     patterns repeat it, with ``{name:02}`` zero-padded to two digits. All matches joined by ``_``
     are the scene's id. Several files that ``*`` and ``?`` match, or that a list names, are joined
     into one raster. `crs` is assumed for rasters without a CRS, `pixel_size`, in metres on the
-    ground, for those without any georeference. Scenes whose values or bands cannot mean the same
-    are an error, with `ignore_mismatch` a warning.
+    ground, for those without any georeference. `optical_nodata` marks voids of the optical rasters,
+    in place of what they declare: pixels that have it in all bands. Scenes whose values or bands
+    cannot mean the same are an error, with `ignore_mismatch` a warning.
     """
 
     optical: Files
@@ -59,6 +60,7 @@ class SceneSettings(Section):
     bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     crs: str | None = None
     pixel_size: Positive | None = None
+    optical_nodata: float | None = None
     only: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     ignore_mismatch: bool = False
@@ -463,6 +465,11 @@ class Config(Section):
     def pixel_size(self) -> float | None:
         """Metres per pixel of rasters without georeference."""
         return self.scenes.pixel_size if self.scenes else None
+
+    @property
+    def optical_nodata(self) -> float | None:
+        """Value that marks voids in the optical rasters; None for what they declare."""
+        return self.scenes.optical_nodata if self.scenes else None
 
     @property
     def class_table(self) -> ClassTable:

@@ -32,6 +32,8 @@ class PredictInput:
         Bands of the orthophotos, from 1, in the model's order; all but alpha if None.
     height_kind, height_unit, height_nodata : optional
         Kind, unit and nodata value of the heights, in place of those of the training data.
+    optical_nodata : float, optional
+        Value that marks voids in the orthophotos, in place of what they declare.
     crs : str, optional
         CRS of rasters without one.
     pixel_size : float, optional
@@ -55,6 +57,7 @@ class PredictInput:
     height_kind: HeightKind | None = None
     height_unit: Unit | None = None
     height_nodata: float | None = None
+    optical_nodata: float | None = None
     crs: str | None = None
     pixel_size: float | None = None
     gsd: Literal["own", "model"] = "own"

@@ -188,8 +188,9 @@ def _dry_run_scene(
     """Report the check of the rasters of a scene, and the plan or the error that prevents one."""
     scene_input = SceneInput.of(source, predictor.ensemble)
     scenes = SceneSettings(
-        optical=source.optical, bands=source.bands, crs=source.crs, pixel_size=source.pixel_size
-    )
+        optical=source.optical, bands=source.bands, crs=source.crs, pixel_size=source.pixel_size,
+        optical_nodata=source.optical_nodata,
+    )  # fmt: skip
     ground: list[GroundSurface] = []  # the check of the heights estimates it, if it is small
 
     def estimate(inspection: SceneInspection) -> GroundSurface | None:

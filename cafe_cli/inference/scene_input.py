@@ -82,7 +82,7 @@ class SceneInput:
         _warn_about_heights(self.source, ensemble)
         inspection = inspect_scene(
             self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs,
-            pixel_size=self.source.pixel_size,
+            pixel_size=self.source.pixel_size, optical_nodata=self.source.optical_nodata,
         )  # fmt: skip
         log_warnings(inspection.findings)
         inspection = order_bands(inspection, ensemble.card, self.source.bands)

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import rasterio
@@ -227,16 +227,38 @@ def read_decimated(
     return filled
 
 
-def sample_band(dataset: DatasetReader, nodata: float | None = None) -> NDArray[np.float64]:
-    """Return the valid values of band 1 in 16 windows spread over the raster, (n,), n may be 0.
+class Sample(NamedTuple):
+    """A window of a raster, as it is stored.
 
-    At most 16 x 256 x 256 pixels are read. `nodata` replaces the raster's own.
+    Attributes
+    ----------
+    values : ndarray, (bands, height, width)
+    valid : ndarray of bool, (height, width)
+        Where there is data: neither declared void nor not finite.
+    sides : tuple of bool
+        Which sides of the window are sides of the raster: top, bottom, left, right.
     """
-    found = []
-    for window in spread(dataset.width, dataset.height, 256, 4):
-        values = _read(dataset, window, [1])[0]
-        found.append(values[read_valid(dataset, window, [1], nodata)].astype(np.float64))
-    return np.concatenate(found)
+
+    values: Array
+    valid: Mask
+    sides: tuple[bool, bool, bool, bool]
+
+
+def read_samples(
+    dataset: DatasetReader, bands: Sequence[int], nodata: float | None = None, count: int = 4
+) -> Iterator[Sample]:
+    """Read at most `count` x `count` windows of 256 x 256 pixels spread over a raster and its rim.
+
+    `nodata` replaces the raster's own.
+    """
+    for window in spread(dataset.width, dataset.height, 256, count):
+        values = _read(dataset, window, bands)
+        valid = read_valid(dataset, window, bands, nodata)
+        if values.dtype.kind == "f":
+            valid &= np.isfinite(values).all(axis=0)
+        left, top, right, bottom = window.bounds
+        sides = top == 0, bottom == dataset.height, left == 0, right == dataset.width
+        yield Sample(values, valid, sides)
 
 
 def _read(dataset: RasterReader, window: Window, bands: Sequence[int]) -> Array:

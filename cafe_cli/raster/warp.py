@@ -72,6 +72,8 @@ def open_warped(
         )
     if nodata is None and dataset.nodata is None and np.dtype(dataset.dtypes[0]).kind == "f":
         nodata = math.nan
+    if nodata is not None and np.dtype(dataset.dtypes[0]).kind == "f":
+        nodata = float(np.dtype(dataset.dtypes[0]).type(nodata))  # 1e20 is another float32
     options: dict[str, Any] = {} if nodata is None else {"src_nodata": nodata}
     if source is not None and source.transform != dataset.transform:
         options["src_transform"] = source.transform

@@ -2,18 +2,29 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, InputError
+from cafe_cli.findings import Finding
 from cafe_cli.raster.joining import UNIT_NAMES
 from cafe_cli.raster.mosaic_view import Member
-from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, sample_band
+from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, read_samples
+from cafe_cli.scenes.height_voids import (
+    FAR,
+    PLAUSIBLE,
+    as_written,
+    declare_heights,
+    describe_height_codes,
+    find_height_codes,
+    is_code,
+)
 
 GroundSource: TypeAlias = Literal["dtm", "estimate", "none"]
 
@@ -24,10 +35,13 @@ METRES = {
     "decimetre": 0.1,
     "centimetre": 0.01,
 }
-PLAUSIBLE = (-1_000.0, 10_000.0)
-"""Range of heights on Earth in metres; a height outside is an undeclared void."""
 
-_PROBE = 1024  # pixels along each side of the decimated view, if the sample is void
+_Found: TypeAlias = "tuple[list[Finding], tuple[float, float] | None]"
+File = TypeVar("File")
+
+_PROBE = 1024  # pixels along each side of the decimated view
+_MOST_PIXELS = 16_000_000  # of the rasters that are read as decimated views, too
+_MOST_FILES = 16
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,10 @@ class HeightRasters:
         Where the ground below the heights comes from.
     metres, terrain_metres : float
         Metres per unit of both models.
+    span : (float, float) or None
+        Lowest and highest of the heights that were sampled, in metres; None if there is none.
+    findings : tuple of Finding
+        Warnings about values that may mark voids.
     """
 
     surface: tuple[Member, ...]
@@ -51,6 +69,38 @@ class HeightRasters:
     ground: GroundSource
     metres: float
     terrain_metres: float = 1.0
+    span: tuple[float, float] | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def stored(self, height: float, terrain: bool = False) -> float:
+        """Return what the first raster stores for a height in metres."""
+        member = self.terrain[0] if terrain else self.surface[0]
+        unit = self.terrain_metres if terrain else self.metres
+        return (height / unit - member.offset) / member.scale
+
+    def is_far_code(self, height: float, terrain: bool = False) -> bool:
+        """Whether a height in metres marks voids, far from the heights that were sampled."""
+        if self.span is None or self.span[0] - FAR <= height <= self.span[1] + FAR:
+            return False
+        return height != 0 and is_code(self.stored(height, terrain))
+
+
+class HeightVoids(NamedTuple):
+    """What was found about voids in parts of a height raster.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        Errors and warnings; `Finding.where` is the file.
+    codes : list of float
+        Stored values that mark voids, or may do so.
+    heights : ndarray, (n,)
+        The other heights in metres.
+    """
+
+    findings: list[Finding]
+    codes: list[float]
+    heights: NDArray[np.float64]
 
 
 def inspect_heights(
@@ -69,13 +119,18 @@ def inspect_heights(
     """
     ground = ground_source(settings, bool(terrain))
     metres = metres_per_unit(surface[0], settings)
-    _check_values(surface, settings)
+    findings, span = _check_values(surface, settings, options=True)
+    plain = HeightRasters(surface, terrain, settings, ground, metres, 1.0, span, (*findings,))
     if ground != "dtm":
-        return HeightRasters(surface, terrain, settings, ground, metres)
+        return plain
     own = terrain_settings(settings)
-    _check_values(terrain, own)
-    return HeightRasters(
-        surface, terrain, settings, ground, metres, metres_per_unit(terrain[0], own)
+    more, own_span = _check_values(terrain, own, options=False)
+    spans = [s for s in (span, own_span) if s is not None]
+    return replace(
+        plain,
+        terrain_metres=metres_per_unit(terrain[0], own),
+        span=(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None,
+        findings=(*findings, *more),
     )
 
 
@@ -141,53 +196,135 @@ def _vertical_unit(crs: CRS | None) -> float:
     return 1.0
 
 
-def _check_values(members: Sequence[Member], settings: HeightSettings) -> None:
-    """Refuse values that cannot be heights, such as voids marked by an undeclared number.
-
-    A sample of the pixels is checked; `HeightReader.read` checks the others.
+def _check_values(members: Sequence[Member], settings: HeightSettings, options: bool) -> _Found:
+    """Look at samples of up to 16 rasters; `HeightReader.read` checks the other pixels.
 
     Raises
     ------
     InputError
         There is an undeclared void, or no height at all.
     BandError
-        The raster has several bands, so it is an image.
+        A raster has several bands, so it is an image.
     """
-    found = 0
-    for member in members:
-        metres = metres_per_unit(member, settings)
+    findings: list[Finding] = []
+    spans = []
+    some = spread_files(members)
+    for member in some:
         with open_raster(member.path) as dataset:
             if len(bands := image_bands(dataset, None)) > 1:
                 raise BandError(
                     f"{member.path} has {len(bands)} bands, heights have one; if it is no image, "
                     "take the band of the heights: gdal_translate -b N"
                 )
-            heights = sample_band(dataset, settings.nodata)
-            if not np.isfinite(heights).any() and len(members) == 1:
-                heights = read_decimated(dataset, _PROBE, settings.nodata).ravel()
-        heights = member.scaled(heights[np.isfinite(heights)]) * metres
-        check_plausible(member.path, heights, metres)
-        found += heights.size
-    if not found and len(members) == 1:
+            parts = read_height_parts(dataset, settings.nodata, len(some))
+            found = find_height_voids(dataset, member, settings, parts, options)
+        for finding in found.findings:
+            if finding.level == "error":
+                raise InputError(finding.message)
+        findings += found.findings
+        if (heights := found.heights).size:
+            spans.append((float(heights.min()), float(heights.max())))
+    if not spans and len(members) == 1:
         raise InputError(f"{members[0].path} holds no valid height")
+    lows, highs = zip(*spans, strict=True) if spans else ((), ())
+    return findings, (min(lows), max(highs)) if spans else None
 
 
-def check_plausible(name: str, heights: NDArray[np.floating], metres: float) -> None:
-    """Refuse heights in metres outside the range on Earth; the message uses the raster's unit."""
+def spread_files(files: Sequence[File]) -> Sequence[File]:
+    """Return up to 16 of the files of a stream, spread over all of them."""
+    return files[:: max(1, math.ceil(len(files) / _MOST_FILES))]
+
+
+def read_height_parts(
+    dataset: DatasetReader, nodata: float | None, files: int = 1
+) -> list[NDArray[np.float64]]:
+    """Read parts of a height raster, (height, width) each, NaN where void.
+
+    Parameters
+    ----------
+    dataset : DatasetReader
+    nodata : float, optional
+        Replaces the raster's own.
+    files : int
+        Number of rasters that are looked at; of each, less is read the more there are.
+    """
+    samples = read_samples(dataset, [1], nodata, samples_per_side(files))
+    parts = [np.where(s.valid, s.values[0].astype(np.float64), np.nan) for s in samples]
+    pixels = dataset.width * dataset.height
+    small = max(dataset.shape) <= 4 * _PROBE and pixels * files <= _MOST_PIXELS
+    empty = files == 1 and not any(np.isfinite(part).any() for part in parts)
+    if (small and max(dataset.shape) > _PROBE) or empty:
+        parts.append(read_decimated(dataset, _PROBE, nodata))
+    return parts
+
+
+def samples_per_side(files: int) -> int:
+    """Return how many windows along each side of a raster are looked at, the corners among them."""
+    return 4 if files <= 4 else 2
+
+
+def find_height_voids(
+    dataset: DatasetReader,
+    member: Member,
+    settings: HeightSettings,
+    parts: Sequence[NDArray[np.float64]],
+    options: bool,
+) -> HeightVoids:
+    """Find undeclared voids in parts of a height raster.
+
+    Parameters
+    ----------
+    dataset : DatasetReader
+    member : Member
+        Its metadata.
+    settings : HeightSettings
+    parts : sequence of ndarray
+        From `read_height_parts`.
+    options : bool
+        Whether ``height.nodata`` applies to the raster.
+
+    """
+    unit = metres_per_unit(member, settings)
+
+    def metres(values: Any) -> Any:
+        return (values * member.scale + member.offset) * unit
+
+    codes = find_height_codes(parts, metres, settings.kind == "ndsm")
+    values = np.concatenate([part[np.isfinite(part)] for part in parts])
+    heights: NDArray[np.float64] = metres(values[~np.isin(values, [c.value for c in codes])])
+    declared = dataset.nodata if settings.nodata is None else settings.nodata
+    marked = any(np.isnan(part).any() for part in parts)
+    others = [declared] if marked and declared is not None and np.isfinite(declared) else []
+    found = describe_height_codes(codes, heights, member.path, others, options)
+    findings = [
+        Finding("error" if certain else "warning", message, member.path)
+        for certain, message in found
+    ]
+    return HeightVoids(findings, [code.value for code in codes], heights)
+
+
+def check_plausible(
+    name: str, heights: NDArray[np.floating], rasters: HeightRasters, terrain: bool = False
+) -> None:
+    """Refuse heights in metres that mark voids, among pixels that the samples did not show.
+
+    Parameters
+    ----------
+    name : str
+        The raster in the message.
+    heights : ndarray
+    rasters : HeightRasters
+    terrain : bool
+        Whether they are those of the terrain model.
+    """
     if not heights.size:
         return
     low, high = float(heights.min()), float(heights.max())
-    if low < PLAUSIBLE[0] or high > PLAUSIBLE[1]:
-        void = as_written((low if low < PLAUSIBLE[0] else high) / metres)
-        raise InputError(
-            f"{name} has voids that nobody declared: it holds heights from {low:.6g} to "
-            f"{high:.6g} m; if {void} marks voids, say so with height.nodata = {void} "
-            f"(--height-nodata) or gdal_edit.py -a_nodata {void} FILE; or set height.unit"
-        )
-
-
-def as_written(value: float) -> str:
-    """Write a number so that it can be passed as nodata: as an integer, or as an exact float32."""
-    whole = round(value)
-    close = math.isclose(value, whole, rel_tol=1e-6)
-    return str(whole) if close and abs(whole) < 10**7 else str(np.float32(value))
+    for height in (low, high):
+        if not PLAUSIBLE[0] <= height <= PLAUSIBLE[1] or rasters.is_far_code(height, terrain):
+            void = rasters.stored(height, terrain)
+            raise InputError(
+                f"{name} has heights that nobody declared as voids: it holds heights from "
+                f"{low:.6g} to {high:.6g} m; if {as_written(void)} marks voids, "
+                f"{declare_heights([void], 'FILE', [], not terrain)}, else set height.unit"
+            )

@@ -98,7 +98,7 @@ class HeightReader:
 
     def _above_ground(self, window: Window) -> tuple[Values, Mask]:
         path = self._rasters.surface[0].path
-        height, valid = _in_metres(self._surface, self._rasters.metres, window, path)
+        height, valid = _in_metres(self._surface, self._rasters, window, path)
         if self._rasters.ground != "none":
             ground, known = self._read_ground(window)
             height = height - ground
@@ -107,8 +107,8 @@ class HeightReader:
 
     def _read_ground(self, window: Window) -> tuple[Values, Mask]:
         if self._terrain is not None:
-            metres = self._rasters.terrain_metres
-            return _in_metres(self._terrain, metres, window, "the terrain model")
+            name = self._rasters.terrain[0].path
+            return _in_metres(self._terrain, self._rasters, window, name, terrain=True)
         values, valid = read_warped(self._estimate, window)
         return values[0], valid
 
@@ -154,7 +154,7 @@ def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
             f"m, more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
         )
     with closing(_height_view(surface, grid, Resampling.min, settings)) as view:
-        heights, valid = _in_metres(view, rasters.metres, grid.extent, surface[0].path)
+        heights, valid = _in_metres(view, rasters, grid.extent, surface[0].path)
     lowest = np.where(valid, heights, np.float32(np.nan))
     ground_filter = GroundFilter(
         cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope
@@ -181,12 +181,15 @@ def _height_view(
     )
 
 
-def _in_metres(view: MosaicView, metres: float, window: Window, name: str) -> tuple[Values, Mask]:
+def _in_metres(
+    view: MosaicView, rasters: HeightRasters, window: Window, name: str, terrain: bool = False
+) -> tuple[Values, Mask]:
     """Read heights in metres, (height, width), and where they are valid."""
+    metres = rasters.terrain_metres if terrain else rasters.metres
     values, valid = view.read(window)
     height = values[0] if metres == 1 else values[0] * np.float32(metres)
     valid &= np.isfinite(height)
-    check_plausible(name, height if valid.all() else height[valid], metres)
+    check_plausible(name, height if valid.all() else height[valid], rasters, terrain)
     return height, valid
 
 

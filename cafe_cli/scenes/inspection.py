@@ -7,7 +7,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings
-from cafe_cli.errors import BandError, GridError
+from cafe_cli.errors import BandError, GridError, InputError
 from cafe_cli.findings import Finding, warn_once
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.joining import Stream, common_dtype
@@ -20,7 +20,13 @@ from cafe_cli.raster.mosaic_view import (
 from cafe_cli.raster.proximity import find_distant
 from cafe_cli.raster.reader import open_raster, shows_an_image
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
+from cafe_cli.scenes.height_rasters import (
+    HeightRasters,
+    inspect_heights,
+    samples_per_side,
+    spread_files,
+)
+from cafe_cli.scenes.image_voids import find_image_voids
 from cafe_cli.scenes.pixel_size import check_pixel_size
 from cafe_cli.scenes.vertical_datum import check_vertical_datum
 from cafe_cli.text import percent
@@ -61,6 +67,11 @@ class SceneInspection:
     findings : tuple of Finding
         Warnings and notes about what the files hold. ``check`` reports them, the other commands
         log the warnings: messages have to name the file themselves.
+    optical_nodata : float or None
+        Value that marks voids in the optical rasters, in place of what they declare.
+    optical_span : (float, float) or None
+        Lowest and highest value of the pixels that were sampled; see
+        `cafe_cli.scenes.image_voids.ImageVoids`.
     """
 
     files: SceneFiles
@@ -75,6 +86,8 @@ class SceneInspection:
     labels: tuple[Member, ...]
     label_settings: LabelSettings
     findings: tuple[Finding, ...] = ()
+    optical_nodata: float | None = None
+    optical_span: tuple[float, float] | None = None
 
     @property
     def block(self) -> int:
@@ -98,6 +111,7 @@ def inspect_scene(
     gsd: float | None = None,
     crs: str | None = None,
     pixel_size: float | None = None,
+    optical_nodata: float | None = None,
 ) -> SceneInspection:
     """Inspect the rasters of a scene and check that they fit together.
 
@@ -117,11 +131,13 @@ def inspect_scene(
         CRS of the rasters that have none.
     pixel_size : float, optional
         Metres per pixel of rasters without georeference.
+    optical_nodata : float, optional
+        Value that marks voids in the optical rasters, in place of what they declare.
 
     Raises
     ------
     InputError
-        A file is missing or unreadable, or heights are implausible (undeclared nodata).
+        A file is missing or unreadable, or pixels mark voids that nobody declared.
     BandError
         The optical raster lacks a band.
     GridError
@@ -135,6 +151,8 @@ def inspect_scene(
     findings = [finding for member in optical for finding in member.findings]
     names = _inspect_bands(optical[0], bands, findings)
     native = joint_grid(optical, findings)
+    found, span = _inspect_values(optical, optical_nodata)
+    findings += found
     factor = 1.0 if gsd is None else gsd / native.gsd
     grid = native if gsd is None else native.rescaled(factor)
 
@@ -150,6 +168,7 @@ def inspect_scene(
         surface = partner(files.elevation, "heights")
         terrain = partner(files.dtm, "heights") if files.dtm else ()
         heights = inspect_heights(surface, terrain, settings)
+        findings += heights.findings
         findings += check_vertical_datum(heights, native)
     findings += check_pixel_size(files.name, native, heights, gsd=gsd, pixel_size=pixel_size)
     label_rasters = partner(files.labels, "labels") if _are_rasters(files.labels) else ()
@@ -166,6 +185,8 @@ def inspect_scene(
         labels=label_rasters,
         label_settings=labels or LabelSettings(),
         findings=tuple(findings),
+        optical_nodata=optical_nodata,
+        optical_span=span,
     )
 
 
@@ -213,6 +234,31 @@ def _inspect_bands(
         about = [(b, image.descriptions[b - 1], image.colorinterp[b - 1].name) for b in chosen]
         plain = ("undefined", "gray", "palette", "alpha")
         return tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
+
+
+def _inspect_values(
+    optical: Sequence[Member], nodata: float | None
+) -> tuple[list[Finding], tuple[float, float] | None]:
+    """Look for undeclared voids in samples of up to 16 rasters; return the span of values, too.
+
+    Raises
+    ------
+    InputError
+        Values cannot be anything but voids.
+    """
+    some = spread_files(optical)
+    findings: list[Finding] = []
+    spans = []
+    for member in some:
+        with open_raster(member.path, member.view) as image:
+            voids = find_image_voids(image, member.bands, nodata, samples_per_side(len(some)))
+        for finding in voids.findings:
+            if finding.level == "error":
+                raise InputError(finding.message)
+        findings += voids.findings
+        spans += [voids.span] if voids.span else []
+    lows, highs = zip(*spans, strict=True) if spans else ((), ())
+    return findings, (min(lows), max(highs)) if spans else None
 
 
 def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:

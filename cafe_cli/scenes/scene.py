@@ -18,7 +18,9 @@ from cafe_cli.errors import InputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.mosaic_view import MosaicView
 from cafe_cli.raster.window import Window
+from cafe_cli.scenes.height_voids import as_written
 from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
+from cafe_cli.scenes.image_voids import describe_code, find_far_code
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded
 from cafe_cli.scenes.label_values import Key
@@ -83,6 +85,7 @@ class Scene:
         self._lacks_data = (
             len(inspection.optical) > 1
             or inspection.optical[0].masked
+            or inspection.optical_nodata is not None
             or np.dtype(inspection.dtype).kind == "f"
         )
 
@@ -92,7 +95,13 @@ class Scene:
         return self.inspection.grid
 
     def read(self, window: Window) -> Patch:
-        """Read a window; pixels beyond the rasters are not valid."""
+        """Read a window; pixels beyond the rasters are not valid.
+
+        Raises
+        ------
+        InputError
+            Pixels mark voids that nobody declared, or a file is damaged.
+        """
         return Patch(*self._read_optical(window), *self._read_height(window))
 
     def read_valid(self, window: Window) -> NDArray[np.bool_]:
@@ -130,6 +139,13 @@ class Scene:
         optical, valid = self._optical.read(window)
         if optical.dtype.kind == "f":
             valid &= np.isfinite(optical).all(axis=0)
+        code = find_far_code(optical, valid, self.inspection.optical_span)
+        if code is not None:
+            raise InputError(
+                f"{self.inspection.files.name} has pixels of {as_written(code)}, far from all "
+                "other values, that nobody declared as void; if they mark voids, "
+                f"{describe_code(code, 'FILE')}"
+            )
         return optical, valid
 
     def _read_height(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -160,7 +176,9 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
     """
     grid = inspection.grid
     with ExitStack() as stack:
-        optical = MosaicView(inspection.optical, grid, inspection.resampling)
+        optical = MosaicView(
+            inspection.optical, grid, inspection.resampling, nodata=inspection.optical_nodata
+        )
         stack.callback(optical.close)
         heights = None
         if inspection.heights is not None:

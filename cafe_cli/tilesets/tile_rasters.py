@@ -175,6 +175,7 @@ def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
         gsd=config.tile.gsd,
         crs=config.crs,
         pixel_size=config.pixel_size,
+        optical_nodata=config.optical_nodata,
     )
     log_warnings(inspection.findings)
     return inspection

@@ -43,46 +43,6 @@ def test_nothing_is_said_of_good_heights(values, settings):
     assert not list(check_heights(values, settings))
 
 
-@pytest.mark.parametrize("void", [-9999, -32767, -32768, 32767, 99999, -3.4028234663852886e38])
-def test_undeclared_voids(void):
-    (found,) = check_heights(with_value(VALLEY, void, 0.1), DSM)
-    assert found.level == "error"
-    assert "10.0 % of the heights are" in found.message
-    assert "beside heights from 477.0 to 518.0 m" in found.message
-    written = found.message.split("height.nodata = ")[1].split()[0]
-    assert np.float32(float(written)) == np.float32(void)
-
-
-def test_a_void_is_found_among_plausible_heights_in_decimetres():
-    values = with_value(TOWN * 10, -9999, 0.1)
-    (found,) = check_heights(values, NDSM, 0.1)
-    assert "10.0 % of the heights are -9999" in found.message
-    assert "height.nodata = -9999 " in found.message
-
-
-def test_heights_not_of_this_earth():
-    (found,) = check_heights(np.linspace(20_000, 60_000, 50), DSM)
-    assert found.level == "error"
-    assert "60000" in found.message
-    assert "height.unit" in found.message
-
-
-def test_a_mountain_is_no_void():
-    assert not list(check_heights(np.append(VALLEY, 9999 - 8000), DSM))
-    assert not list(check_heights(np.linspace(-999, -700, 100), DSM))
-
-
-def test_zeros_for_voids():
-    (found,) = check_heights(with_value(VALLEY, 0, 0.05), DSM)
-    assert found.level == "warning"
-    assert "5.0 % of the heights are exactly 0, while the others begin at 477.0 m" in found.message
-    assert "height.nodata = 0" in found.message
-
-
-def test_zeros_are_ground_in_an_ndsm():
-    assert not list(check_heights(np.maximum(TOWN, 0), NDSM))
-
-
 def test_no_height_at_all():
     (found,) = check_heights(np.array([]), DSM)
     assert (found.level, found.message) == ("error", "holds no valid height: everything is nodata")

@@ -9,9 +9,7 @@ from cafe_cli.checks.rules import (
     check_grid,
     check_image,
     check_labels,
-    check_margins,
     check_storage,
-    margin_shares,
     pixel_shift,
 )
 from cafe_cli.config.schema import LabelSettings
@@ -50,49 +48,6 @@ def test_sixteen_bits_that_are_not_all_used(top, bits):
 
 def test_an_empty_image():
     assert "no valid pixel" in said(check_image(np.zeros((3, 0), np.uint8), (1, 2, 3)), "warning")
-
-
-ALL_SIDES = (True, True, True, True)
-
-
-@pytest.mark.parametrize("value", [0, 255])
-def test_a_margin_is_connected_to_the_border(value):
-    values = np.full((3, 10, 10), 100, np.uint8)
-    values[:, :, :2] = value
-    values[:, 5:7, 5:7] = value
-    shares = margin_shares(values, np.ones((10, 10), bool), ALL_SIDES)
-    assert shares[value] == 0.2
-    assert shares[255 - value] == 0
-
-
-@pytest.mark.parametrize(
-    "sides",
-    [(False, True, True, True), (True, False, True, True), (True, True, False, True),
-     (True, True, True, False)],
-)  # fmt: skip
-def test_a_margin_lies_at_a_side_of_the_raster(sides):
-    black = np.full((1, 9, 9), 100, np.uint8)
-    for side, edge in zip(sides, (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]), strict=True):
-        if not side:
-            black[0][edge] = 0
-    everywhere = np.ones((9, 9), bool)
-    assert margin_shares(black, everywhere, tuple(not s for s in sides))[0] == 9 / 81
-    assert margin_shares(black[:, 1:-1, 1:-1], everywhere[1:-1, 1:-1], sides)[0] == 0
-
-
-def test_black_in_some_bands_or_where_nothing_is_valid_is_no_margin():
-    red = np.zeros((3, 5, 5), np.uint8)
-    red[0] = 200
-    everywhere = np.ones((5, 5), bool)
-    assert margin_shares(red, everywhere, ALL_SIDES)[0] == 0
-    assert margin_shares(red * 0, ~everywhere, ALL_SIDES)[0] == 0
-
-
-def test_a_margin_is_told_with_its_value():
-    (found,) = check_margins({0.0: 0.125, 255.0: 0.001})
-    assert found.level == "warning"
-    assert "a margin that is 0 in every band, 12.5 % of the pixels" in found.message
-    assert "gdal_edit.py -a_nodata 0 FILE" in found.message
 
 
 # Labels
