@@ -188,7 +188,9 @@ def describe_height_codes(
     certain : bool
     message : str
     """
-    beside = f", beside heights from {heights.min():.1f} to {heights.max():.1f} m"
+    beside = ""
+    if heights.size:
+        beside = f", beside heights from {heights.min():.1f} to {heights.max():.1f} m"
     for certain in (True, False):
         some = [code for code in codes if code.certain is certain]
         if not some:
@@ -199,8 +201,7 @@ def describe_height_codes(
         what = "that nobody declared as voids" if certain else "in areas like holes, not like water"
         yield (
             certain,
-            f"{path} has heights {what}: {listed}{beside if heights.size else ''}; "
-            f"if they mark voids, {remedy}{unit}",
+            f"{path} has heights {what}: {listed}{beside}; if they mark voids, {remedy}{unit}",
         )
 
 

@@ -4,13 +4,12 @@ There are two kinds. Codes such as -9999 lie far from all grey values and can be
 Margins are black or white like the image itself; they are told by their place along the rim.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from rasterio.io import DatasetReader
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label
 
 from cafe_cli.findings import Finding
 from cafe_cli.raster.reader import Array, Mask, Sample, read_samples
@@ -18,7 +17,7 @@ from cafe_cli.scenes.height_voids import as_written, is_code
 from cafe_cli.text import percent
 
 IMPOSSIBLE = 1e15
-"""Size of a value from which on it is no grey value, whatever the others are."""
+"""Size of a value from which on a float is no grey value, whatever the others are."""
 
 _FEW = 0.001  # share of the pixels from which a value is worth a warning
 _MARGIN = 0.01  # share of the pixels that are a margin
@@ -108,13 +107,17 @@ def find_image_codes(pixels: Array) -> list[tuple[float, float, bool]]:
 def _has_value(pixels: Array, value: Any) -> Mask:
     """Return the pixels with a value in all bands; in any, if it is impossible: (n,)."""
     same = pixels == value
-    found: Mask = same.any(axis=0) if abs(float(value)) > IMPOSSIBLE else same.all(axis=0)
+    found: Mask = same.any(axis=0) if _is_impossible(value, pixels) else same.all(axis=0)
     return found
+
+
+def _is_impossible(value: Any, pixels: Array) -> bool:
+    return pixels.dtype.kind == "f" and abs(float(value)) > IMPOSSIBLE
 
 
 def _judge(value: float, pixels: Array, same: Mask) -> bool | None:
     """Say whether a value certainly or possibly marks voids; None if it is a grey value."""
-    if abs(value) > IMPOSSIBLE:
+    if _is_impossible(value, pixels):
         return True
     opposite = pixels.max() if value == pixels.min() else pixels.min()
     grey = pixels[:, ~same & ~_has_value(pixels, opposite)]
@@ -147,7 +150,7 @@ def find_far_code(values: Array, valid: Mask, span: tuple[float, float] | None) 
     if span is None or not pixels.size:
         return None
     for value in (float(pixels.min()), float(pixels.max())):
-        if abs(value) > IMPOSSIBLE:
+        if _is_impossible(value, pixels):
             return value
         beyond = not span[0] <= value <= span[1]
         if beyond and is_code(value) and value != 0 and is_far(value, *span):
@@ -208,7 +211,7 @@ def _check_margins(samples: Sequence[Sample], path: str) -> Iterator[Finding]:
             exact += int((sample.values == pure).all(axis=0)[area].sum())
             corners += _corners(area, sample)
         share = total / sum(s.valid.size for s in samples)
-        if share > _MARGIN:
+        if share > _MARGIN and total < sum(int(s.valid.sum()) for s in samples):
             lossless = exact > 0.999 * total
             values = f"{pure:g}" if lossless else f"{pure:g}, give or take {slack},"
             yield Finding(
@@ -250,24 +253,39 @@ def _declare_margin(color: str, pure: float, lossless: bool, path: str) -> str:
 
 
 def _check_speckle(samples: Sequence[Sample], nodata: float, path: str) -> Iterator[Finding]:
-    """Warn of small areas inside the image that count as void because they have its value."""
-    inside = Counter[str]()
+    """Warn of small areas inside the image that count as void because they have its value.
+
+    They are part of the image if what surrounds them is bright, or dark, as they are.
+    """
+    count, total = 0, 0
+    edges, grey = [np.zeros(0)], [np.zeros(0)]
     for sample in samples:
-        void = (sample.values == nodata).all(axis=0) & ~sample.valid
-        areas, count = label(void)
-        sizes = np.bincount(areas.ravel(), minlength=count + 1)
-        ends = np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]])
-        sizes[[0, *np.unique(ends)]] = 0
-        inside["pixels"] += int(sizes[sizes <= _SPECKLE].sum())
-        inside["all"] += void.size
-    if inside["pixels"] > _FEW * inside["all"]:
-        white = "-white " if nodata else ""
+        small = _inner_areas((sample.values == nodata).all(axis=0) & ~sample.valid)
+        brightness = sample.values.mean(axis=0)
+        edges.append(brightness[binary_dilation(small) & sample.valid])
+        grey.append(brightness[sample.valid])
+        count += int(small.sum())
+        total += small.size
+    if count <= _FEW * total or not (around := np.concatenate(edges)).size:
+        return
+    middle = float((np.concatenate(grey) < np.median(around)).mean())
+    if middle > 0.7 if nodata else middle < 0.3:
         yield Finding(
             "warning",
-            f"{path}: {inside['pixels']:,} pixels of {inside['all']:,} looked at lie in small "
-            f"areas inside the image and count as void, because nodata is {nodata:g}: "
-            f"{'saturated' if nodata else 'black'} pixels, most likely; keep them with "
-            f"gdal_edit.py -unsetnodata {path}, then mask a margin with nearblack {white}-setmask "
-            "-o NEW.tif",
+            f"{path}: {count:,} pixels of {total:,} looked at lie in small areas inside the image "
+            f"and count as void, because nodata is {nodata:g}, but look like "
+            f"{'saturated' if nodata else 'black'} pixels; keep them with gdal_edit.py "
+            f"-unsetnodata {path}, then mask a margin with nearblack "
+            f"{'-white ' if nodata else ''}-setmask -o NEW.tif",
             path,
         )
+
+
+def _inner_areas(void: Mask) -> Mask:
+    """Return the small areas of a mask that do not touch its border."""
+    areas, count = label(void)
+    sizes = np.bincount(areas.ravel(), minlength=count + 1)
+    ends = np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]])
+    sizes[[0, *np.unique(ends)]] = 0
+    small: Mask = ((sizes > 0) & (sizes <= _SPECKLE))[areas]
+    return small

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from scipy.ndimage import shift
 
-from cafe_cli.checks import raster
 from cafe_cli.checks import scene as diagnosis
 from cafe_cli.checks.scene import diagnose
 from cafe_cli.config.schema import (
@@ -21,6 +20,7 @@ from cafe_cli.config.schema import (
     SceneSettings,
 )
 from cafe_cli.raster.window import Window, spread
+from cafe_cli.scenes import height_rasters
 from tests.support.findings import said
 from tests.support.rasters import TABLE, around, noise, scene_files
 
@@ -118,7 +118,7 @@ def test_voids_as_heights_are_told_once_and_labels_are_still_counted(scene):
     heights[:40, :40] = -9999
     report = diagnose(scene(elevation=heights), config())
     (error,) = (f for f in report.findings if f.level == "error")
-    assert "6.2 % of the heights are -9999" in error.message
+    assert "-9999 (6.2 %), beside heights from" in error.message
     assert error.where.endswith("elevation.tif")
     assert report.facts["labels"]["classes"]["building"] > 0
     assert diagnose(scene(elevation=heights), config(HeightSettings(nodata=-9999))).ok
@@ -225,7 +225,7 @@ def test_a_black_margin_that_nobody_declared(scene):
     image = scene.usual["optical"].copy()
     image[:, :, :20] = 0
     report = diagnose(scene(optical=image), config())
-    assert "a margin that is 0 in every band, 12.5 %" in said(report.findings, "warning")
+    assert "a black margin: 12.5 % of the pixels" in said(report.findings, "warning")
     declared = diagnose(scene(optical=image, options={"optical": {"nodata": 0}}), config())
     assert "margin" not in said(declared.findings)
     assert declared.facts["optical"]["rasters"][0]["valid_percent"] == pytest.approx(87.5, abs=1)
@@ -274,7 +274,7 @@ def test_a_ground_that_takes_long_is_left_out(scene, monkeypatch):
 
 
 def test_files_that_are_joined_are_counted_and_some_looked_at(write, monkeypatch):
-    monkeypatch.setattr(raster, "_MOST_FILES", 2)
+    monkeypatch.setattr(height_rasters, "_MOST_FILES", 2)
     parts = [around(X + 20 * i, Y, 20, 0.5) for i in range(4)]
     paths = [write(f"{i}.tif", noise(3, part, seed=i), part) for i, part in enumerate(parts)]
     report = diagnose(scene_files("s", paths), config())

@@ -164,14 +164,18 @@ def test_snow_at_the_rim_is_a_note_at_most(found):
 
 def test_saturated_pixels_that_count_as_void(found):
     logs = GREY.copy()
-    logs[:, 20:180:8, 20:180:4] = 255
+    for size, value in ((3, 220), (1, 255)):
+        here = [slice(20 - size // 2 + k, 180, 8) for k in range(size)]
+        for row in here:
+            for col in here:
+                logs[:, row, col] = value
     assert not found(logs)
     ((level, message),) = found(logs, nodata=255)
     assert level == "warning"
-    assert "800 pixels of 40,000" in message
+    assert "400 pixels of 40,000" in message
     assert "gdal_edit.py -unsetnodata" in message
     assert "nearblack -white -setmask" in message
-    logs[logs == 255] = 0
+    logs = 255 - logs
     ((_, message),) = found(logs, nodata=0)
     assert "black pixels" in message
 
@@ -238,3 +242,16 @@ def test_a_value_that_the_data_type_lacks(write):
         inspect_scene(scene_files("a", path), NDSM, gsd=1.0, optical_nodata=-9999)
     ) as scene:
         assert scene.read(scene.grid.extent).optical_valid.all()
+
+
+def test_voids_on_purpose_are_not_taken_for_saturation(found):
+    scattered = np.where(RANDOM.random((SIZE, SIZE)) < 0.05, 255, GREY).astype("u1")
+    assert not found(scattered, nodata=255)
+
+
+def test_an_image_of_one_value_has_no_margin(found):
+    assert not found(GREY * 0)
+
+
+def test_integers_of_64_bits_may_be_large(found):
+    assert not found(RANDOM.integers(0, 2**62, GREY.shape))

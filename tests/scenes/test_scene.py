@@ -235,7 +235,7 @@ def test_undeclared_voids_are_named_with_the_remedy(optical, write, void, unit, 
     heights[:40] = void
     files = scene_files("a", path, write("dsm.tif", heights, where))
     with pytest.raises(
-        InputError, match=r"dsm\.tif has voids .* heights from .* to .* m"
+        InputError, match=r"dsm\.tif has heights that nobody declared .* heights from .* to .* m"
     ) as caught:
         read(files, HeightSettings(unit=unit))
     assert f"say so with height.nodata = {named} (--height-nodata)" in str(caught.value)
