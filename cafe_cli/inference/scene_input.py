@@ -1,6 +1,7 @@
 """A scene as the input of models: its rasters, height settings and area of interest."""
 
 import logging
+import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -49,8 +50,11 @@ class SceneInput:
         Raises
         ------
         ConfigError
-            There is a terrain model without a surface model, or `bbox_crs` without `bbox`.
+            There is a terrain model without a surface model, or `bbox_crs` without `bbox`, or the
+            pixel size is not above 0.
         """
+        if source.pixel_size is not None and not 0 < source.pixel_size < math.inf:
+            raise ConfigError(f"--pixel-size {source.pixel_size:g} is not above 0")
         if source.dtm and not source.elevation:
             raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
         if source.bbox is None and source.bbox_crs is not None:

@@ -1,7 +1,7 @@
 """Inspect the rasters of a scene: grids, bands and units, and whether they fit together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
@@ -159,7 +159,7 @@ def inspect_scene(
     def partner(paths: Sequence[str], stream: Stream) -> tuple[Member, ...]:
         found = inspect_rasters(paths, assumed, native, stream=stream, pixel_size=pixel_size)
         members = tuple(found)
-        _check_cover(members, files.name, grid)
+        _check_cover(members, files.name, grid, findings)
         findings.extend(finding for member in members for finding in member.findings)
         return members
 
@@ -270,11 +270,13 @@ def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
     ]
 
 
-def _check_cover(members: Sequence[Member], scene: str, grid: Grid) -> None:
-    """Warn if heights or labels cover only a part of the scene."""
+def _check_cover(
+    members: Sequence[Member], scene: str, grid: Grid, findings: list[Finding]
+) -> None:
+    """Warn if heights or labels cover only a part of the scene; say which of them lie far off."""
     share = covered_share(members, scene, grid)
     if share < 0.995:
         if found := _find_distant(members):
-            warn_once(scene, found.message)
+            findings.append(replace(found, level="warning"))
         more = f" and {len(members) - 1} more cover" if len(members) > 1 else " covers"
         warn_once(scene, f"{members[0].path}{more} {percent(share, 1)} of {scene}")

@@ -46,6 +46,17 @@ def test_a_crs_without_a_bbox(files, model, invoke):
     assert "give --bbox too" in said.err
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_pixel_size_that_is_none(size, words, files, model, invoke):
+    code, said = invoke(
+        "predict", model, "--optical", files["ortho"], "-o", files["map"], "--pixel-size", size,
+        *words,
+    )  # fmt: skip
+    assert code == (1 if words else 2)
+    assert f"--pixel-size {size} is not above 0" in said.err
+
+
 def test_one_folder_for_two_outputs(files, model, invoke, tmp_path):
     code, said = invoke(
         "predict", model, "--per-file", "--optical", files["ortho"],

@@ -362,6 +362,22 @@ def test_resolution_bounds_and_like_choose_the_grid(tmp_path):
     )
 
 
+def test_maps_far_apart_are_refused_unless_an_extent_is_chosen(tmp_path, caplog):
+    values = np.ones((2, 2), np.uint8)
+    near = write_quickly(tmp_path / "near.tif", values, at(0, 0, values))
+    lost = Grid(UTM, from_origin(0, 0, 0.2, 0.2), 2, 2)
+    far = write_quickly(tmp_path / "far.tif", values, lost)
+    with pytest.raises(GridError, match=r"far\.tif has a corner at 0, 0: .*; --bbox chooses"):
+        mosaic([near, far], tmp_path / "m.tif")
+    bounds = at(0, 0, values).bounds
+    mosaic([near, far], tmp_path / "m.tif", target=TargetGrid(bounds=bounds))
+    assert np.array_equal(read(tmp_path / "m.tif"), values)
+    coarse = TargetGrid(resolution=1000)
+    with caplog.at_level(logging.WARNING, "cafe"):
+        mosaic([near, far], tmp_path / "coarse.tif", target=coarse)
+    assert "far.tif has a corner at 0, 0" in caplog.text
+
+
 def test_a_grid_off_by_half_a_pixel_is_snapped_to_the_first(tmp_path):
     a = np.array([[0, 1, 2, 0]], np.uint8)
     first = write(tmp_path / "a.tif", a, at(0, 0, a))

@@ -5,10 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from affine import Affine
 
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.errors import ConfigError
+from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster import mosaic_view
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.window import Window
 from cafe_cli.scenes import height_rasters, inspection
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import Scene, open_scene
@@ -39,6 +42,34 @@ def test_what_is_known_without_opening(files):
     assert found.optical_block[0] == 80
     resampled = inspect_scene(files, HeightSettings(ground="none"), gsd=1.0)
     assert (resampled.native, resampled.grid) == (WHERE, WHERE.rescaled(2))
+
+
+def far_off(where):
+    return Grid(where.crs, Affine(0.5, 0, 0, 0, -0.5, 0), where.width, where.height)
+
+
+def test_sheets_of_an_image_far_apart_are_refused(write):
+    near = write("near.tif", noise(3, WHERE), WHERE)
+    far = write("far.tif", noise(3, WHERE), far_off(WHERE))
+    with pytest.raises(GridError, match=r"far\.tif lies 5,\d\d\d km from .*near\.tif: .* %"):
+        inspect_scene(scene_files("s", [near, far]), HeightSettings())
+
+
+def test_sheets_of_heights_far_apart_are_told_of_where_they_are_missed(write):
+    image, heights = noise(3, WHERE), noise(1, WHERE, "float32")[0]
+    optical = write("ortho.tif", image, WHERE)
+    half = WHERE.at(Window(0, 0, WHERE.width, WHERE.height // 2))
+    sheets = [
+        write("whole.tif", heights, WHERE),
+        write("half.tif", heights[: half.height], half),
+        write("far.tif", heights, far_off(WHERE)),
+    ]
+    settings = HeightSettings(ground="none")
+    whole = inspect_scene(scene_files("s", optical, [sheets[0], sheets[2]]), settings)
+    assert whole.findings == ()
+    (found,) = inspect_scene(scene_files("s", optical, sheets[1:]), settings).findings
+    assert found.level == "warning"
+    assert "far.tif has a corner at 0, 0" in found.message
 
 
 def test_threads_open_what_was_inspected_without_looking_again(files, monkeypatch):
