@@ -1,14 +1,19 @@
 """Reports of checks and dry runs: facts, and findings of three levels; warnings said once."""
 
 import logging
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from cafe_cli.errors import CafeError
 
 log = logging.getLogger("cafe")
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?")
+_FILE = re.compile(r"\S*/\S*|\b[\w-]+\.[A-Za-z]\w{1,4}\b")
+_DIRECTION = re.compile(r"\b(?:left|right|up|down)\b")
 
 _warnings: dict[tuple[str, str], object] = {}
 
@@ -28,11 +33,22 @@ class Finding:
         One line: what was found, with the numbers, and what to do about it.
     where : str
         Id of the scene, or the file; may be empty.
+    scene : str
+        Id of the scene, if it is about one. Findings of one file in two scenes are the same.
+    badness : float or None
+        How bad it is among findings of its kind; None if that is its first number.
     """
 
     level: Level
     message: str
     where: str = ""
+    scene: str = field(default="", compare=False)
+    badness: float | None = field(default=None, compare=False)
+
+    def as_json(self) -> dict[str, str]:
+        """Return the fields that say something, as values that JSON knows."""
+        fields = {"level": self.level, "message": self.message, "where": self.where}
+        return fields | ({"scene": self.scene} if self.scene else {})
 
 
 @dataclass
@@ -84,8 +100,49 @@ class Report:
             "title": self.title,
             "ok": self.ok,
             "facts": self.facts,
-            "findings": [asdict(finding) for finding in ranked],
+            "findings": [finding.as_json() for finding in ranked],
         }
+
+
+def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Put notes and warnings that several scenes have in common together, the worst first.
+
+    Messages are in common if they differ in numbers, directions and names of files only, or in what
+    follows a colon, such as a list of names. Errors stay alone: each of them has to be mended.
+    Groups are in the order of their first finding.
+    """
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for number, finding in enumerate(findings):
+        alone = finding.level == "error" or not finding.scene
+        kind = (str(number),) if alone else (finding.level, _kind(finding))
+        groups.setdefault(kind, []).append(finding)
+    return [sorted(group, key=_rank(group), reverse=True) for group in groups.values()]
+
+
+def _kind(finding: Finding) -> str:
+    """Return a message without what differs from scene to scene."""
+    text = finding.message.replace(finding.where, "") if finding.where else finding.message
+    text = _FILE.sub("", text.replace(finding.scene, "")).partition(": ")[0]
+    return _DIRECTION.sub("", _NUMBER.sub("", text))
+
+
+def _rank(group: list[Finding]) -> Callable[[Finding], tuple[float, int]]:
+    """Return how bad a finding of a group is: by the first number that differs, or its length."""
+    numbers = [_numbers(finding.message) for finding in group]
+    count = min(map(len, numbers))
+    first = next((i for i in range(count) if len({n[i] for n in numbers}) > 1), None)
+
+    def rank(finding: Finding) -> tuple[float, int]:
+        badness = finding.badness
+        if badness is None:
+            badness = 0.0 if first is None else abs(_numbers(finding.message)[first])
+        return badness, len(finding.message)
+
+    return rank
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(n.replace(",", "")) for n in _NUMBER.findall(_FILE.sub("", text))]
 
 
 def warn_once(scene: str, message: str) -> None:

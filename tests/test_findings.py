@@ -4,7 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cafe_cli.errors import GridError
-from cafe_cli.findings import Finding, Report, count_as_said, log_warnings, warn_once
+from cafe_cli.findings import (
+    Finding,
+    Report,
+    count_as_said,
+    group_findings,
+    log_warnings,
+    warn_once,
+)
 
 NOTE = Finding("note", "heights are interpolated", "a")
 WARNING = Finding("warning", "heights look like feet", "a")
@@ -75,3 +82,62 @@ def test_warnings_of_an_inspection_are_logged_once_and_not_after_a_report(caplog
     for _ in range(2):
         log_warnings([told, reported, Finding("note", "a pond", "told")])
     assert caplog.messages == ["no sea"]
+
+
+# Groups
+
+
+def scenes_with(*messages, level="note"):
+    """Return a finding per scene; `{}` in a message is the name of its file."""
+    return [
+        Finding(level, text.format(f"/data/s{i}/dsm.tif"), f"/data/s{i}/dsm.tif", f"s{i}")
+        for i, text in enumerate(messages)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "worst"),
+    [
+        (("half of the pixels lie 12.5 m high", "half of the pixels lie 31 m high"), 1),
+        (("1,200 px, of 9 m", "300 px, of 9 m", "50 px, of 9 m"), 0),
+        (("5 % lie below -3.5 m", "5 % lie below -4.5 m"), 1),
+        (("{} has 4 bands", "{} has 5 bands"), 1),
+        (("not seen here: water", "not seen here: water, car", "not seen here: car"), 1),
+        (("moved 2.0 px to the left and 1 px up", "moved 1.0 px to the right and 2 px down"), 0),
+        (("the same", "the same"), 0),
+    ],
+)
+def test_what_scenes_have_in_common_is_one_group(messages, worst):
+    findings = scenes_with(*messages)
+    (group,) = group_findings(findings)
+    assert group[0] is findings[worst]
+    assert len(group) == len(messages)
+
+
+def test_low_numbers_may_be_the_worst():
+    findings = [
+        Finding("warning", f"covers {100 - b} % of it", scene=str(b), badness=b)
+        for b in (5, 40, 10)
+    ]
+    assert [f.scene for f in group_findings(findings)[0]] == ["40", "10", "5"]
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [
+        scenes_with("3 px", "4 px", level="error"),
+        scenes_with("3 px are odd", "3 px are void"),
+        [Finding("note", "3 px"), Finding("note", "4 px")],
+        [*scenes_with("3 px"), *scenes_with("3 px", level="warning")],
+    ],
+)
+def test_what_differs_stays_alone(findings):
+    assert [len(group) for group in group_findings(findings)] == [1, 1]
+
+
+def test_a_file_of_two_scenes_is_reported_once():
+    report = Report("check")
+    report.add(Finding("note", "a", "dsm.tif", "one"), Finding("note", "a", "dsm.tif", "two"))
+    assert report.as_json()["findings"] == [
+        {"level": "note", "message": "a", "where": "dsm.tif", "scene": "one"}
+    ]

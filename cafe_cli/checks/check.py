@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def check(
         with _without_warnings():  # the report has findings instead
             scene = diagnose(files, config)
         facts.scenes[files.id] = scene.facts
-        report.add(*scene.findings)
+        report.add(*(replace(finding, scene=files.id) for finding in scene.findings))
         progress(done, len(scenes))
     if output is not None:
         with report.capture_errors(str(output)):

@@ -18,7 +18,15 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class HeightFacts:
-    """Facts of a decimated view of a height raster; `lowest` and `highest` are metres."""
+    """Facts of a decimated view of a height raster; `lowest` and `highest` are metres.
+
+    Attributes
+    ----------
+    void_percent : float
+        Share of the raster, whatever the image shows of it.
+    largest_gap_percent : float
+        Share of the raster that is its largest void without a touch of its border.
+    """
 
     unit: str | None
     metres_per_unit: float
@@ -157,12 +165,17 @@ class StreamFacts:
     ----------
     files : int
         Number of files; `rasters` has only those that were checked.
+    without_height_percent : float or None
+        Share of the valid pixels of the image, of those looked at, that have no height after small
+        voids were filled. Models record the same share of their training tiles, and `cafe predict`
+        compares it.
     """
 
     files: int
     rasters: list[RasterFacts | VectorFacts] = field(default_factory=list)
     grid: GridFacts | None = None
     above_ground: AboveGroundFacts | None = None
+    without_height_percent: float | None = None
     labels: LabelFacts | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -173,6 +186,8 @@ class StreamFacts:
             facts |= asdict(self.grid)
         if self.above_ground is not None:
             facts["above_ground"] = asdict(self.above_ground)
+        if self.without_height_percent is not None:
+            facts["without_height_percent"] = self.without_height_percent
         return facts | (asdict(self.labels) if self.labels is not None else {})
 
 

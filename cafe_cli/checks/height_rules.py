@@ -96,20 +96,41 @@ def _check_kind(heights: Array, settings: HeightSettings) -> Iterator[Finding]:
         )
 
 
-def check_above_ground(p1: float, p50: float, p99: float) -> Iterator[Finding]:
-    """Check percentiles of the heights above ground, metres, after the ground was subtracted."""
+def check_above_ground(
+    p1: float, p50: float, p99: float, ground: str = "estimate", given: bool = False
+) -> Iterator[Finding]:
+    """Check the heights above ground, after the ground was subtracted.
+
+    Parameters
+    ----------
+    p1, p50, p99 : float
+        Their percentiles, metres.
+    ground : {"dtm", "estimate", "none"}
+        Where the ground comes from.
+    given : bool
+        Whether there is a terrain model, be it used or not.
+    """
     if p99 > 60:
         yield _too_tall(p99)
     if p50 > 10:
-        yield _note(
-            f"half of the pixels lie more than {p50:.1f} m above ground: forest, or the ground is "
-            "too low; give a terrain model (scenes.dtm, --dtm) if there is one"
-        )
+        why = _too_low(ground, given)
+        yield _note(f"half of the pixels lie more than {p50:.1f} m above ground: forest, or {why}")
     if p1 < -3:
+        other = "a terrain model of another place, unit or vertical datum"
+        cause = other if ground == "dtm" else "an estimate of the ground that is too high"
         yield _warning(
             f"1 % of the pixels lie more than {-p1:.1f} m below ground: pits in the surface model, "
-            "or a terrain model of another place, unit or vertical datum"
+            f"or {cause}"
         )
+
+
+def _too_low(ground: str, given: bool) -> str:
+    """Say what may be wrong with a ground that is too low, and what helps."""
+    if ground == "dtm":
+        return "the terrain model is of another place, unit or vertical datum"
+    if given:
+        return "the estimate is too low; use the terrain model (height.ground = 'dtm')"
+    return "the ground is too low; give a terrain model (scenes.dtm, --dtm) if there is one"
 
 
 def _too_tall(top: float) -> Finding:
@@ -119,35 +140,35 @@ def _too_tall(top: float) -> Finding:
     )
 
 
-def void_shares(void: Mask) -> tuple[float, float]:
-    """Return the share of a raster that is void, and that of its largest gap.
+def largest_gap(void: Mask) -> float:
+    """Return the share of a raster that is its largest void.
 
-    Neither counts voids that touch the border: rotated rasters always have them.
+    Voids that touch the border do not count: rotated rasters always have them.
     """
     gaps, count = label(void)
     sizes = np.bincount(gaps.ravel(), minlength=count + 1)
     border = np.concatenate([gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]])
     sizes[[0, *np.unique(border)]] = 0
-    return float(sizes.sum() / void.size), float(sizes.max() / void.size)
+    return float(sizes.max() / void.size)
 
 
-def check_voids(total: float, inside: float, largest: float, fill: float) -> Iterator[Finding]:
-    """Check the shares of a height raster that are void.
+def check_voids(share: float, largest: float, fill: float) -> Iterator[Finding]:
+    """Check the share of the image that has no height.
 
     Parameters
     ----------
-    total, inside : float
-        Shares with and without the voids that touch the border.
+    share : float
+        Share of the valid pixels of the image, after voids were filled.
     largest : float
-        Width in metres of the largest gap inside.
+        Width in metres of the largest gap between heights; 0 if there is none.
     fill : float
         Metres up to which gaps are filled.
     """
-    if inside > 0.02:
-        yield (_warning if inside > 0.3 else _note)(
-            f"{percent(inside)} of the heights are void, the largest gap is about {largest:.0f} m "
-            f"wide; they are filled up to height.fill = {fill:g} m from the next height, and "
-            "unknown to the model beyond"
+    if share > 0.02:
+        widest = (
+            f", the largest gap between heights is about {largest:.0f} m wide" if largest else ""
         )
-    if total - inside > 0.5:
-        yield _warning(f"{percent(total - inside)} of the raster is void around the heights")
+        yield (_warning if share > 0.3 else _note)(
+            f"{percent(share)} of the image has no height{widest}; voids are filled up to "
+            f"height.fill = {fill:g} m from the next height, and unknown to the model beyond"
+        )

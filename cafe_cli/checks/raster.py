@@ -18,7 +18,7 @@ from cafe_cli.checks.facts import (
     VectorFacts,
     json_number,
 )
-from cafe_cli.checks.height_rules import check_heights, check_voids, void_shares
+from cafe_cli.checks.height_rules import check_heights, largest_gap
 from cafe_cli.checks.rules import check_image, check_storage
 from cafe_cli.config.schema import Config
 from cafe_cli.findings import Finding, Report
@@ -126,21 +126,18 @@ def _check_heights(
     voids = find_height_voids(dataset, member, settings, parts, not is_terrain)
     errors = [finding for finding in voids.findings if finding.level == "error"]
     report.add(*errors)  # the inspection of the scene finds the others
-    values = member.scaled(view[np.isfinite(view) & ~np.isin(view, voids.codes)])
+    void = ~np.isfinite(view) | np.isin(view, voids.codes)
+    values = member.scaled(view[~void])
     if not errors and (values.size or files == 1):
         doubts = check_heights(values, settings, metres, dtype=member.dtype, **_units(member))
         report.add_all(doubts, dataset.name)
-    share, largest = void_shares(~np.isfinite(view))
-    width = math.sqrt(largest * dataset.width * dataset.height) * member.grid.gsd
-    void = float(np.isnan(view).mean())
-    report.add_all(check_voids(void, share, width, settings.fill), dataset.name)
     return HeightFacts(
         unit=member.unit or None,
         metres_per_unit=metres,
         lowest=json_number(values.min() * metres if values.size else None),
         highest=json_number(values.max() * metres if values.size else None),
-        void_percent=round(100 * void, 2),
-        largest_gap_percent=round(100 * largest, 2),
+        void_percent=round(100 * float(void.mean()), 2),
+        largest_gap_percent=round(100 * largest_gap(void), 4),
     )
 
 

@@ -19,7 +19,6 @@ from cafe_cli.scenes.label_coding import (
     explain_unknown,
     list_values,
 )
-from cafe_cli.text import percent
 
 _BIG = 25_000_000  # pixels of a raster that should be tiled
 
@@ -77,10 +76,8 @@ def pixel_shift(grid: Grid, reference: Grid) -> tuple[float, float] | None:
     return column, row
 
 
-def check_grid(stream: str, grid: Grid, reference: Grid, share: float) -> Iterator[Finding]:
-    """Compare the grid of heights or labels with that of the image; check the share covered."""
-    if share < 0.995:
-        yield (_warning if share < 0.9 else _note)(f"covers {percent(share)} of the image")
+def check_grid(stream: str, grid: Grid, reference: Grid) -> Iterator[Finding]:
+    """Compare the pixels of heights or labels with those of the image."""
     shift = pixel_shift(grid, reference)
     if shift and max(map(abs, shift)) > 1e-3:
         how = "taken from the nearest pixel" if stream == "labels" else "interpolated"

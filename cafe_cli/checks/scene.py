@@ -23,12 +23,15 @@ from cafe_cli.checks.coregistration import (
 from cafe_cli.checks.facts import (
     AboveGroundFacts,
     GridFacts,
+    HeightFacts,
     LabelFacts,
+    RasterFacts,
     RegistrationFacts,
     SceneFacts,
+    StreamFacts,
     json_number,
 )
-from cafe_cli.checks.height_rules import check_above_ground
+from cafe_cli.checks.height_rules import check_above_ground, check_voids
 from cafe_cli.checks.raster import check_files
 from cafe_cli.checks.rules import check_grid, check_labels, pixel_shift
 from cafe_cli.classes import NODATA
@@ -119,7 +122,7 @@ def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: C
             members = inspect_rasters(paths, crs, reference, stream=kind, pixel_size=size)
             share = covered_share(members, files.id, reference)
             facts.streams[stream].grid = _compare_grids(members[0], reference, share)
-            found = check_grid(stream, union_grid(members), reference, share)
+            found = check_grid(stream, union_grid(members), reference)
             report.add_all(found, paths[0])
 
 
@@ -164,23 +167,41 @@ def _check_windows(
     width, height = grid.width // factor, grid.height // factor
     count = min(3, max(1, min(width, height) // 160))
     side = min(512, math.ceil(max(width, height) / count)) * factor
-    offsets, samples = [], []
+    offsets, samples, shown, known = [], [], 0, 0
     for window in spread(grid.width, grid.height, side, count):
         patch = scene.read(window)
         samples.append(patch.height[patch.height_valid][:: factor**2])
+        shown += int(patch.optical_valid.sum())
+        known += int((patch.optical_valid & patch.height_valid).sum())
         offsets.append(estimate_offset(*_downsample(patch, factor)))
     facts.compared = True
     if (consensus := combine_offsets(offsets)) is not None:
         facts.registration, found = _register(consensus, factor, grid)
         report.add_all(found, name)
     values, heights = np.concatenate(samples), scene.inspection.heights
+    if shown:
+        share = 1 - known / shown
+        elevation.without_height_percent = round(100 * share, 2)
+        report.add_all(check_voids(share, _largest_gap(elevation), settings.fill), name)
     above_ground = heights is not None and heights.ground != "none"
     if values.size and (above_ground or settings.kind == "ndsm"):
-        percentiles = [float(p) for p in np.percentile(values, (1, 50, 99))]
-        elevation.above_ground = AboveGroundFacts(*(round(p, 2) for p in percentiles))
+        p1, p50, p99 = (float(p) for p in np.percentile(values, (1, 50, 99)))
+        elevation.above_ground = AboveGroundFacts(round(p1, 2), round(p50, 2), round(p99, 2))
         shifted = heights is not None and heights.ground == "dtm" and describe_shift(values)
-        if settings.kind == "dsm" and not shifted:  # the inspection has told of a shift
-            report.add_all(check_above_ground(*percentiles), name)
+        if settings.kind == "dsm" and heights is not None and not shifted:  # which was told
+            given = bool(scene.inspection.files.dtm)
+            report.add_all(check_above_ground(p1, p50, p99, heights.ground, given), name)
+
+
+def _largest_gap(elevation: StreamFacts) -> float:
+    """Return the width in metres of the largest gap between the heights of a file."""
+    widths = [
+        math.sqrt(raster.pixels.largest_gap_percent / 100 * raster.width * raster.height)
+        * (raster.gsd or 1)
+        for raster in elevation.rasters
+        if isinstance(raster, RasterFacts) and isinstance(raster.pixels, HeightFacts)
+    ]
+    return max(widths, default=0.0)
 
 
 def _register(

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from cafe_cli.cli.console import console, print_line, say
 from cafe_cli.errors import CafeError
-from cafe_cli.findings import LEVELS, Report
-from cafe_cli.text import megabytes, percent
+from cafe_cli.findings import LEVELS, Finding, Report, group_findings
+from cafe_cli.text import list_some, megabytes, percent
 
 _STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
 
@@ -33,20 +33,34 @@ def print_reports(reports: Sequence[Report], as_json: bool = False) -> None:
 def show_report(report: Report) -> None:
     """Print a line per raster, the other facts as an outline, then the findings and the verdict.
 
-    With -v, all facts are an outline. The most severe findings come last.
+    With -v, all facts are an outline. The most severe findings come last; what several scenes have
+    in common is one line, with the numbers of the worst.
     """
     log = logging.getLogger("cafe")
     if log.isEnabledFor(logging.INFO):
         for line in _fact_lines(report.facts, in_full=log.isEnabledFor(logging.DEBUG)):
             console.print(Text(line), soft_wrap=True, highlight=False)
-    for finding in sorted(report.findings, key=lambda f: LEVELS.index(f.level), reverse=True):
-        named = not finding.where or finding.message.startswith(finding.where)
-        where = "" if named else f"{finding.where}: "
-        if finding.level != "note" or log.isEnabledFor(logging.INFO):
-            prefix = (f"{finding.level.capitalize()}: ", _STYLES[finding.level])
-            print_line(prefix, where + finding.message)
+    groups = group_findings(report.findings)
+    for group in sorted(groups, key=lambda g: LEVELS.index(g[0].level), reverse=True):
+        level = group[0].level
+        if level != "note" or log.isEnabledFor(logging.INFO):
+            print_line((f"{level.capitalize()}: ", _STYLES[level]), _describe(group))
     counts = ", ".join(f"{report.count(level)} {level}s" for level in LEVELS)
     say(f"{report.title}: {'ok' if report.ok else 'not ok'} ({counts})")
+
+
+def _describe(group: Sequence[Finding]) -> str:
+    """Return the line of a finding, or of those that several scenes have in common."""
+    worst = group[0]
+    scenes = list(dict.fromkeys(finding.scene for finding in group))
+    if len(scenes) > 1:
+        differ = len({finding.message for finding in group}) > 1
+        named = (
+            f"{len(scenes)} scenes ({list_some(scenes, 4)}{'; the worst first' if differ else ''})"
+        )
+        return f"{named}: {worst.message}"
+    says_where = not worst.where or worst.message.startswith(worst.where)
+    return worst.message if says_where else f"{worst.where}: {worst.message}"
 
 
 def _fact_lines(facts: Mapping[str, Any], in_full: bool) -> Iterator[str]:
@@ -81,9 +95,10 @@ def _stream_facts(stream: Mapping[str, Any]) -> Iterator[str]:
         yield f"mask: {first['mask']}"
     if first.get("lowest") is not None:
         yield f"{first['lowest']:.1f} to {first['highest']:.1f} m"
-        yield f"{first['void_percent']:g} % void"
     if "overlap_percent" in stream:
         yield f"covers {stream['overlap_percent']:g} %"
+    if "without_height_percent" in stream:
+        yield f"{stream['without_height_percent']:g} % of the image without height"
     if above := stream.get("above_ground"):
         yield f"above ground {above['p1']:g}, {above['p50']:g}, {above['p99']:g} m (1, 50, 99 %)"
     if total := sum(stream.get("classes", {}).values()):

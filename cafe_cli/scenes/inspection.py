@@ -1,6 +1,6 @@
 """Inspect the rasters of a scene: grids, bands and units, and whether they fit together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rasterio.enums import ColorInterp, Resampling
@@ -8,7 +8,7 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, GridError, InputError
-from cafe_cli.findings import Finding, warn_once
+from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.joining import Stream, common_dtype
 from cafe_cli.raster.mosaic_view import (
@@ -31,6 +31,8 @@ from cafe_cli.scenes.pixel_size import check_pixel_size
 from cafe_cli.scenes.vertical_datum import check_vertical_datum
 from cafe_cli.text import percent
 from cafe_cli.vector.layers import is_vector
+
+_ALL = 0.995  # share of a scene that is taken for all of it: grids differ by parts of a pixel
 
 _DOUBTFUL_ALPHA = (
     "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
@@ -159,8 +161,8 @@ def inspect_scene(
     def partner(paths: Sequence[str], stream: Stream) -> tuple[Member, ...]:
         found = inspect_rasters(paths, assumed, native, stream=stream, pixel_size=pixel_size)
         members = tuple(found)
-        _check_cover(members, files.name, grid, findings)
         findings.extend(finding for member in members for finding in member.findings)
+        findings.extend(_judge_coverage(members, files.name, grid))
         return members
 
     heights = None
@@ -270,13 +272,17 @@ def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
     ]
 
 
-def _check_cover(
-    members: Sequence[Member], scene: str, grid: Grid, findings: list[Finding]
-) -> None:
-    """Warn if heights or labels cover only a part of the scene; say which of them lie far off."""
+def _judge_coverage(members: Sequence[Member], scene: str, grid: Grid) -> Iterator[Finding]:
+    """Say which part of a scene heights or labels cover, if it is not all of it.
+
+    What counts are the extents of the files, with their voids.
+    """
     share = covered_share(members, scene, grid)
-    if share < 0.995:
-        if found := _find_distant(members):
-            findings.append(replace(found, level="warning"))
-        more = f" and {len(members) - 1} more cover" if len(members) > 1 else " covers"
-        warn_once(scene, f"{members[0].path}{more} {percent(share, 1)} of {scene}")
+    if share >= _ALL:
+        return
+    if found := _find_distant(members):
+        yield replace(found, level="warning")
+    first = members[0].path
+    more = f" and {len(members) - 1} more cover" if len(members) > 1 else " covers"
+    message = f"{first}{more} {percent(share)} of {scene}"
+    yield Finding("warning", message, first, badness=1 - share)

@@ -142,6 +142,28 @@ def test_check_prints_json(run, data):
     assert "dtype: uint8" in verbose.err
 
 
+def test_notes_that_scenes_have_in_common_are_one_line(run, data):
+    """Heights of five scenes have voids, in each some more than in the one before."""
+    for index in range(5):
+        name, place = f"n{index}", (0, 2000 + 500 * index)
+        write_town(data, name, 64, 64, seed=index, origin=place)
+        metres = town(64, 64, seed=index)[1]
+        metres[:, 20:40, 10 : 25 + 5 * index] = -9999
+        write(data / f"{name}_dsm.tif", metres, place, nodata=-9999)
+    result = run("check", "-c", "town.toml")
+    (line,) = [line for line in result.err.splitlines() if "of the image has no height, " in line]
+    assert line.startswith("Note: 5 scenes (n4, n3, n2, n1 and 1 more; the worst first): ")
+    assert "5 notes" in result.err
+    report = json.loads(run("check", "-c", "town.toml", "--json").out)
+    every = {f["scene"]: f["message"] for f in report["findings"] if f["level"] == "note"}
+    assert list(every) == [f"n{index}" for index in range(5)]
+    assert line.endswith(every["n4"])
+    for name, message in every.items():
+        share = report["facts"]["scenes"][name]["elevation"]["without_height_percent"]
+        assert float(message.split(" %")[0]) == pytest.approx(share, abs=0.06)
+        assert f"{share:g} % of the image without height" in result.err
+
+
 def test_check_without_labels(run, data):
     result = run("check", "--optical", "a_ortho.tif", "--elevation", "a_dsm.tif")
     assert result.code == 0

@@ -7,7 +7,7 @@ from cafe_cli.checks.height_rules import (
     check_above_ground,
     check_heights,
     check_voids,
-    void_shares,
+    largest_gap,
 )
 from cafe_cli.config.schema import HeightSettings
 from tests.support.findings import said
@@ -137,29 +137,54 @@ def test_ground_that_cannot_be(percentiles, level, message):
     assert message in said(check_above_ground(*percentiles), level)
 
 
+@pytest.mark.parametrize(
+    ("ground", "given", "says"),
+    [
+        ("estimate", False, "the ground is too low; give a terrain model (scenes.dtm, --dtm)"),
+        (
+            "estimate",
+            True,
+            "the estimate is too low; use the terrain model (height.ground = 'dtm')",
+        ),
+        ("dtm", True, "the terrain model is of another place, unit or vertical datum"),
+    ],
+)
+def test_a_terrain_model_is_asked_for_only_if_there_is_none(ground, given, says):
+    assert said(check_above_ground(0, 17.5, 30, ground, given), "note").endswith(
+        f"forest, or {says}" + (" if there is one" if not given else "")
+    )
+
+
+@pytest.mark.parametrize("ground", ["estimate", "dtm"])
+def test_what_may_be_too_high_below_the_heights(ground):
+    message = said(check_above_ground(-4.5, 0.1, 20, ground, True), "warning")
+    assert ("terrain model" in message) == (ground == "dtm")
+
+
 # Voids
 
 
-def test_voids_inside_count_and_those_at_the_border_do_not():
+def test_the_largest_gap_does_not_touch_the_border():
     void = np.zeros((20, 20), bool)
     void[:, :5] = void[0] = True
     void[10:12, 10:12] = void[15, 15] = True
-    assert void_shares(void) == (5 / 400, 4 / 400)
+    assert largest_gap(void) == 4 / 400
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_no_voids_inside(everywhere):
-    assert void_shares(np.full((5, 6), everywhere)) == (0, 0)
+def test_no_gap_inside(everywhere):
+    assert largest_gap(np.full((5, 6), everywhere)) == 0
 
 
 def test_few_voids_are_nothing():
-    assert not list(check_voids(0.3, 0.01, 8, 2))
+    assert not list(check_voids(0.01, 8, 2))
 
 
 def test_many_voids():
-    (found,) = check_voids(0.1, 0.05, 35.2, 2)
+    (found,) = check_voids(0.05, 35.2, 2)
     assert found.level == "note"
-    assert "5.0 % of the heights are void, the largest gap is about 35 m wide" in found.message
+    assert found.message.startswith(
+        "5.0 % of the image has no height, the largest gap between heights is about 35 m wide; "
+    )
     assert "height.fill = 2 m" in found.message
-    assert "40.0 % of the heights are void" in said(check_voids(0.4, 0.4, 99, 2), "warning")
-    assert "60.0 % of the raster is void around" in said(check_voids(0.6, 0, 0, 2), "warning")
+    assert "40.0 % of the image has no height; " in said(check_voids(0.4, 0, 2), "warning")

@@ -108,30 +108,24 @@ def test_grids_of_other_pixels_are_not_shifted():
 
 
 def test_nothing_is_said_of_a_grid_that_fits():
-    assert not list(check_grid("elevation", grid(), grid(), 1.0))
-    assert not list(check_grid("elevation", grid(pixel=1.0), grid(), 0.999))
+    assert not list(check_grid("elevation", grid(), grid()))
+    assert not list(check_grid("elevation", grid(pixel=1.0), grid()))
 
 
 def test_half_a_pixel_is_noted():
-    (found,) = check_grid("elevation", grid(left=X + 0.25), grid(left=X), 1.0)
+    (found,) = check_grid("elevation", grid(left=X + 0.25), grid(left=X))
     assert found.level == "note"
     assert "lies 0.50 columns and 0.00 rows off the pixels of the image" in found.message
     assert "interpolated" in found.message
-    assert "nearest" in said(check_grid("labels", grid(left=X + 0.25), grid(left=X), 1.0))
-
-
-@pytest.mark.parametrize(("share", "level"), [(0.95, "note"), (0.4, "warning")])
-def test_overlap(share, level):
-    (found,) = check_grid("elevation", grid(), grid(), share)
-    assert (found.level, found.message) == (level, f"covers {100 * share:.1f} % of the image")
+    assert "nearest" in said(check_grid("labels", grid(left=X + 0.25), grid(left=X)))
 
 
 @pytest.mark.parametrize(("pixel", "level"), [(2.5, "note"), (10.0, "warning")])
 def test_coarse_heights(pixel, level):
-    (found,) = check_grid("elevation", grid(pixel=pixel), grid(pixel=0.5), 1.0)
+    (found,) = check_grid("elevation", grid(pixel=pixel), grid(pixel=0.5))
     assert found.level == level
     assert f"pixels of {pixel:g} m are {2 * pixel:.1f} times as large" in found.message
-    assert not list(check_grid("dtm", grid(pixel=pixel), grid(pixel=0.5), 1.0))
+    assert not list(check_grid("dtm", grid(pixel=pixel), grid(pixel=0.5)))
 
 
 # Storage

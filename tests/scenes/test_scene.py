@@ -292,15 +292,16 @@ def test_a_partner_without_a_crs_is_named(optical, write):
         read(scene_files("a", path, partner))
 
 
-def test_a_partner_that_covers_a_part_is_reported_once(optical, write, caplog):
+@pytest.mark.parametrize(
+    ("shift", "share"), [(15, "50.0 %"), (3, "90.0 %"), (0.5, "98.3 %"), (0, "")]
+)
+def test_a_partner_that_covers_a_part_is_a_warning(optical, write, shift, share):
     path, _ = optical
-    half = around(X + 15, Y, 30, 0.5)
-    files = scene_files("a", path, write("half.tif", np.ones((60, 60), np.uint8), half))
-    read(files)
-    read(files)
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{files.elevation[0]} covers 50.0 % of {path}"
-    ]
+    place = around(X + shift, Y, 30, 0.5)
+    files = scene_files("a", path, write("part.tif", np.ones((60, 60), np.uint8), place))
+    found = inspect_scene(files, HeightSettings(kind="ndsm")).findings
+    expected = [("warning", f"{files.elevation[0]} covers {share} of {path}")] if share else []
+    assert [(f.level, f.message) for f in found] == expected
 
 
 # Labels
