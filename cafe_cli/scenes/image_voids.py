@@ -23,6 +23,8 @@ _FEW = 0.001  # share of the pixels from which a value is worth a warning
 _MARGIN = 0.01  # share of the pixels that are a margin
 _MOST_CODES = 8
 _SPECKLE = 400  # pixels of the largest area that is taken for part of the image
+_BEYOND = 8, 12  # pixels from a margin to those that tell it from clipped light, past JPEG's blocks
+_SHARP = 0.1  # of the range of values: what the edge of a margin differs from it
 _LOSSY = 3  # steps of 8 bits by which JPEG changes black and white
 
 
@@ -205,17 +207,25 @@ def _check_margins(samples: Sequence[Sample], path: str) -> Iterator[Finding]:
     for color, is_near in near.items():
         pure = 0.0 if color == "black" else top
         total, exact, corners = 0, 0, 0
+        edges = [np.zeros(0)]
         for sample in samples:
-            area = margin(is_near(sample.values).all(axis=0) & sample.valid, sample)
-            total += int(area.sum())
+            near = is_near(sample.values).all(axis=0) & sample.valid
+            area = margin(near, sample)
+            if area.any():
+                total += int(area.sum())
+                around = _surround(area) & sample.valid & ~near
+                edges.append(np.abs(sample.values[:, around].mean(axis=0, dtype=float) - pure))
             exact += int((sample.values == pure).all(axis=0)[area].sum())
             corners += _corners(area, sample)
         share = total / sum(s.valid.size for s in samples)
+        edge = np.concatenate(edges)
+        sharp = bool(edge.size and np.median(edge) > _SHARP * top)
+        sure = sharp and corners > (0 if color == "black" else 1)
         if share > _MARGIN and total < sum(int(s.valid.sum()) for s in samples):
             lossless = exact > 0.999 * total
             values = f"{pure:g}" if lossless else f"{pure:g}, give or take {slack},"
             yield Finding(
-                "note" if color == "white" and corners < 2 else "warning",
+                "warning" if sure else "note",
                 f"{path} has a {color} margin: {percent(share)} of the pixels looked at, along "
                 f"the rim, are {values} in every band and count as image; if they are void, "
                 f"{_declare_margin(color, pure, lossless, path)}",
@@ -231,6 +241,13 @@ def margin(near: Mask, sample: Sample) -> Mask:
     rim[:, [0, -1]] |= np.array([left, right])
     areas, _ = label(near)
     found: Mask = np.isin(areas, np.setdiff1d(areas[rim], [0]))
+    return found
+
+
+def _surround(area: Mask) -> Mask:
+    """Return the pixels at some distance around an area."""
+    near = binary_dilation(area, iterations=_BEYOND[0])
+    found: Mask = binary_dilation(near, iterations=_BEYOND[1] - _BEYOND[0]) & ~near
     return found
 
 

@@ -156,10 +156,15 @@ def test_small_or_inner_areas_are_no_margins(found):
 
 
 def test_snow_at_the_rim_is_a_note_at_most(found):
-    snow = GREY.copy()
-    snow[:, :60, 50:120] = 255
+    roof = GREY.copy()
+    roof[:, :60, 50:120] = 255
+    ((level, _),) = found(roof)
+    assert level == "note"
+    light = 300 - 0.6 * np.abs(np.arange(SIZE) - 70)
+    snow = np.clip(np.broadcast_to(light, GREY.shape) + GREY / 20, 0, 255).astype("u1")
     ((level, _),) = found(snow)
     assert level == "note"
+    assert [level for level, _ in found(255 - snow)] == ["note"]
 
 
 def test_saturated_pixels_that_count_as_void(found):
