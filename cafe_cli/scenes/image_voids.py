@@ -4,7 +4,7 @@ There are two kinds. Codes such as -9999 lie far from all grey values and can be
 Margins are black or white like the image itself; they are told by their place along the rim.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -197,40 +197,77 @@ def _check_codes(pixels: Array, path: str, others: Sequence[float]) -> Iterator[
 
 
 def _check_margins(samples: Sequence[Sample], path: str) -> Iterator[Finding]:
+    """Look for black and white areas along the rim of the raster."""
     dtype = samples[0].values.dtype
     top = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
     slack = _LOSSY if dtype == np.uint8 else 0
-    near: dict[str, Callable[[Array], Any]] = {
-        "black": lambda v: (v >= 0) & (v <= slack),
-        "white": lambda v: (v >= top - slack) & (v <= top),
-    }
-    for color, is_near in near.items():
-        pure = 0.0 if color == "black" else top
-        total, exact, corners = 0, 0, 0
-        edges = [np.zeros(0)]
-        for sample in samples:
-            near = is_near(sample.values).all(axis=0) & sample.valid
-            area = margin(near, sample)
-            if area.any():
-                total += int(area.sum())
-                around = _surround(area) & sample.valid & ~near
-                edges.append(np.abs(sample.values[:, around].mean(axis=0, dtype=float) - pure))
-            exact += int((sample.values == pure).all(axis=0)[area].sum())
-            corners += _corners(area, sample)
-        share = total / sum(s.valid.size for s in samples)
-        edge = np.concatenate(edges)
-        sharp = bool(edge.size and np.median(edge) > _SHARP * top)
-        sure = sharp and corners > (0 if color == "black" else 1)
-        if share > _MARGIN and total < sum(int(s.valid.sum()) for s in samples):
-            lossless = exact > 0.999 * total
-            values = f"{pure:g}" if lossless else f"{pure:g}, give or take {slack},"
-            yield Finding(
-                "warning" if sure else "note",
-                f"{path} has a {color} margin: {percent(share)} of the pixels looked at, along "
-                f"the rim, are {values} in every band and count as image; if they are void, "
-                f"{_declare_margin(color, pure, lossless, path)}",
-                path,
-            )
+    for color, pure in (("black", 0.0), ("white", top)):
+        found = _measure_margin(samples, pure, slack)
+        if not _MARGIN < found.share < found.valid:
+            continue
+        values = f"{pure:g}" if found.lossless else f"{pure:g}, give or take {slack},"
+        sure = found.edge > _SHARP * top and found.corners > (0 if color == "black" else 1)
+        yield Finding(
+            "warning" if sure else "note",
+            f"{path} has a {color} margin: {percent(found.share)} of the pixels looked at, along "
+            f"the rim, are {values} in every band and count as image; if they are void, "
+            f"{_declare_margin(color, pure, found.lossless, path)}",
+            path,
+        )
+
+
+class _Margin(NamedTuple):
+    """Areas of one colour along the rim of a raster.
+
+    Attributes
+    ----------
+    share, valid : float
+        Share of the sampled pixels that are such areas, and that have data.
+    lossless : bool
+        Whether they have one value.
+    corners : int
+        Number of corners of the raster that they reach.
+    edge : float
+        By how much the pixels at some distance around differ from their colour.
+    """
+
+    share: float
+    valid: float
+    lossless: bool
+    corners: int
+    edge: float
+
+
+def _measure_margin(samples: Sequence[Sample], pure: float, slack: int) -> _Margin:
+    total, exact, corners = 0, 0, 0
+    edges = [np.zeros(0)]
+    for sample in samples:
+        near = _is_near(sample.values, pure, slack) & sample.valid
+        area = margin(near, sample)
+        if not area.any():
+            continue
+        total += int(area.sum())
+        exact += int((sample.values == pure).all(axis=0)[area].sum())
+        corners += _corners(area, sample)
+        around = _surround(area) & sample.valid & ~near
+        edges.append(np.abs(sample.values[:, around].mean(axis=0, dtype=float) - pure))
+    edge = np.concatenate(edges)
+    pixels = sum(s.valid.size for s in samples)
+    return _Margin(
+        share=total / pixels,
+        valid=sum(int(s.valid.sum()) for s in samples) / pixels,
+        lossless=exact > 0.999 * total,
+        corners=corners,
+        edge=float(np.median(edge)) if edge.size else 0.0,
+    )
+
+
+def _is_near(values: Array, pure: float, slack: int) -> Mask:
+    """Return the pixels (height, width) that are within `slack` of a colour in all bands."""
+    low, high = max(pure - slack, 0), pure + slack
+    inside: Mask = (values >= low) & (values <= high)
+    near: Mask = np.logical_and.reduce(inside, axis=0)
+    return near
 
 
 def margin(near: Mask, sample: Sample) -> Mask:
