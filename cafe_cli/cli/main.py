@@ -6,8 +6,12 @@ GDAL.
 
 import logging
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
@@ -34,7 +38,10 @@ _OUT_OF_MEMORY = (
 def main() -> None:
     """Run ``cafe``; every expected failure is one line on stderr and an exit code."""
     try:
-        code = cli.main(prog_name="cafe", standalone_mode=False)
+        with _exit_on_sigterm():
+            code = cli.main(prog_name="cafe", standalone_mode=False)
+    except _TerminatedError:
+        code = _fail("terminated", 128 + signal.SIGTERM)
     except click.Abort:
         code = _fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -51,6 +58,28 @@ def main() -> None:
             raise
         code = _fail(_OUT_OF_MEMORY, 1)
     sys.exit(code)
+
+
+class _TerminatedError(SystemExit):
+    """SIGTERM was received; what a Ctrl-C cleans up is cleaned up."""
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raise on SIGTERM, once: a second one ends the process at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _TerminatedError
+
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # a caller ignores or handles it
+        yield
+        return
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
+from cafe_cli.raster.cog import to_cog
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
@@ -285,13 +286,7 @@ def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
         "compress": "deflate", "overview_resampling": overviews, "blocksize": 512,
         "num_threads": "ALL_CPUS", "bigtiff": "if_safer",
     }  # fmt: skip
-    try:
-        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
-            rasterio.shutil.copy(source, target, driver="COG", **{**defaults, **given})
-        with rasterio.open(target) as written:  # a full disk may go unnoticed until here
-            written.read(1, window=((written.height - 1, written.height), (0, written.width)))
-    finally:
-        remove(target.with_name(f"{target.name}.ovr.tmp"))
+    to_cog(source, target, {**defaults, **given})
 
 
 def write_sidecar(path: Path, classes: ClassTable | None) -> None:
