@@ -110,7 +110,7 @@ def _create_folder(output: Path, config: Config, overwrite: bool) -> None:
             f"{output} is not the folder of a demo; remove it yourself or name another"
         )
     remove(output)
-    output.mkdir()
+    output.mkdir(parents=True)
     write_text(output / "config.toml", dump_config(config))
 
 

@@ -167,7 +167,7 @@ def _map(
     predict(
         [model],
         PredictInput(plot.optical, plot.elevation, gsd="model"),
-        PredictOutput(map_path(folder, plot.id), overwrite=True, make_folders=True),
+        PredictOutput(map_path(folder, plot.id), overwrite=True),
         settings=config.predict,
         compute=ComputeOptions(device, threads),
     )

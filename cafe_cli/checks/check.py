@@ -13,7 +13,7 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError
 from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
-from cafe_cli.system.atomic_write import check_output
+from cafe_cli.system.atomic_write import check_output, existing_folder
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import megabytes
 from cafe_cli.tilesets.consistency import compare_scenes
@@ -177,7 +177,7 @@ def _check_consistency(report: Report, scenes: Sequence[SceneFiles], config: Con
 
 
 def _check_space(report: Report, output: Path, cost: Cost) -> None:
-    free = shutil.disk_usage(output.absolute().parent).free
+    free = shutil.disk_usage(existing_folder(output)).free
     if cost.disk > free:
         message = f"about {megabytes(cost.disk)} would be written, {megabytes(free)} are free"
         report.add(Finding("error", message, str(output)))

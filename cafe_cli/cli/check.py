@@ -7,6 +7,7 @@ import click
 
 from cafe_cli.cli.options import (
     SCENE_OPTIONS,
+    RasterCommand,
     add_options,
     config_options,
     jobs_option,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
 
 
-@click.command()
+@click.command(cls=RasterCommand)
 @config_options
 @add_options(SCENE_OPTIONS)
 @jobs_option

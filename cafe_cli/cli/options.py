@@ -1,6 +1,8 @@
 """Options that several commands share, and options that override a key of the config."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import click
 
 from cafe_cli.config.choices import Ground, HeightKind, Unit
+from cafe_cli.text import list_some
 
 if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
@@ -162,10 +165,71 @@ SCENE_OPTIONS = (
     _files("--labels", "scenes.labels", "Labels: raster or vectors."),
     *RASTER_OPTIONS,
     ConfigOption("--ground", "height.ground", type=Ground),
-    ConfigOption("--size", "tile.size", "Side of a tile in pixels.", int),
-    ConfigOption("--overlap", "tile.overlap", "Overlap of training tiles in pixels.", int),
+    ConfigOption("--size", "tile.size", "Side of a tile in pixels.  [default: 512]", int),
+    ConfigOption(
+        "--overlap", "tile.overlap", "Overlap of training tiles in pixels.  [default: size / 4]",
+        int,
+    ),
 )  # fmt: skip
 """Options for the scenes, the content of their rasters, and the tiles."""
+
+
+class RasterCommand(click.Command):
+    """A command that explains the arguments that a shell makes of an unquoted pattern.
+
+    Options take one name each, so that all others of ``--optical ortho/*.tif`` become arguments.
+    """
+
+    allow_extra_args = True  # refused below, with a message of their own
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, and refuse names that follow the value of an option."""
+        words = list(args)
+        rest = super().parse_args(ctx, args)
+        for option, flag, values, others in _split_by_option(self, words):
+            if strays := [word for word in others if self.is_stray(ctx, word)]:
+                ctx.fail(_describe_strays(option, flag, values, strays))
+        if rest:
+            ctx.fail(f"Got unexpected extra arguments ({' '.join(rest)})")
+        return rest
+
+    def is_stray(self, ctx: click.Context, word: str) -> bool:
+        """Whether a word that follows the value of an option is no argument of the command."""
+        return word in ctx.args
+
+
+def _split_by_option(
+    command: click.Command, words: Sequence[str]
+) -> Iterator[tuple[click.Option, str, list[str], list[str]]]:
+    """Yield every option on the command line: its flag, its values, and the words after these."""
+    options = {
+        flag: option
+        for option in command.params
+        if isinstance(option, click.Option)
+        for flag in option.opts
+    }
+    starts = [n for n, word in enumerate(words) if word.partition("=")[0] in options]
+    # A number after a hyphen may be a value; anything else is a flag in a form not looked at here.
+    ends = [n for n, word in enumerate(words) if re.match(r"--?[A-Za-z]", word)]
+    for start in starts:
+        flag, equals, value = words[start].partition("=")
+        end = min((n for n in ends if n > start), default=len(words))
+        following = [*([value] if equals else []), *words[start + 1 : end]]
+        count = 0 if options[flag].is_flag else options[flag].nargs
+        yield options[flag], flag, following[:count], following[count:]
+
+
+def _describe_strays(
+    option: click.Option, flag: str, values: Sequence[str], strays: Sequence[str]
+) -> str:
+    said = f"{flag} takes {'one value' if values else 'no value'}, but {list_some(strays, 3)}"
+    said += f" {'follow' if len(strays) > 1 else 'follows'} it"
+    if not option.multiple:
+        return said
+    folders = {os.path.dirname(name) for name in (*values, *strays)}
+    suffix = os.path.splitext(strays[0])[1]
+    pattern = os.path.join(folders.pop() if len(folders) == 1 else "FOLDER", f"*{suffix}")
+    return f"{said}: quote the pattern, so that the shell does not expand it: {flag} '{pattern}'"
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,7 @@
 """``cafe predict``: write the land-cover map of a scene."""
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from cafe_cli.cli.options import (
     PATH,
     RASTER_OPTIONS,
     ConfigOption,
+    RasterCommand,
     add_options,
     bbox_option,
     dry_option,
@@ -26,7 +29,8 @@ WINDOW_OPTIONS = (
         "Side of the window in pixels.  [default: auto, to suit the scene]",
     ),
     ConfigOption(
-        "--overlap", "predict.overlap", "Overlap of windows in pixels.  [default: auto, 128]"
+        "--overlap", "predict.overlap",
+        "Overlap of windows in pixels.  [default: 128, or a quarter of a small window]",
     ),
     ConfigOption("--blend", "predict.blend", "Weights of a window.  [default: hann]", Blend),
     ConfigOption("--tta", "predict.tta", "Average over flips, or all symmetries.", TTA),
@@ -38,11 +42,28 @@ WINDOW_OPTIONS = (
     ConfigOption("--engine", "predict.engine", "Runs the network.  [default: auto]", Engine),
 )  # fmt: skip
 
+_STREAMS = ("optical", "elevation", "dtm")
 
-@click.command()
+
+class _PredictCommand(RasterCommand):
+    def is_stray(self, ctx: click.Context, word: str) -> bool:
+        """Whether a word is no model, but a file or folder that is there."""
+        return os.path.isdir(word) or (os.path.isfile(word) and not _is_safetensors(word))
+
+
+def _is_safetensors(path: str) -> bool:
+    """Whether a file begins like safetensors: the length of a JSON object, and the object."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+@click.command(cls=_PredictCommand)
 @click.argument("models", type=PATH, nargs=-1)
 @click.option("--model", "more", type=PATH, multiple=True, help="Model; several are averaged.")
-@click.option("--optical", required=True, multiple=True, help="Orthophoto; several are joined.")
+@click.option(
+    "--optical", required=True, multiple=True,
+    help="Orthophoto; several are joined. With --per-file, {id} in names pairs files.",
+)  # fmt: skip
 @click.option("--elevation", multiple=True, help="Surface model.")
 @click.option("--dtm", multiple=True, help="Terrain model to take heights above.")
 @output_options("Label raster (COG); a folder with --per-file.")
@@ -86,7 +107,6 @@ def predict(
     from cafe_cli.cli.report import print_reports
     from cafe_cli.inference import predict as engine
     from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
-    from cafe_cli.scenes.discovery import expand_inputs
 
     if not (models := (*models, *more)):
         raise click.UsageError("Missing argument 'MODEL'")
@@ -96,8 +116,7 @@ def predict(
         output, **others, options=dict(map(_key_value, creation)), overwrite=overwrite,
         resume=resume,
     )  # fmt: skip
-    for stream in ("optical", "elevation", "dtm"):
-        options[stream] = tuple(expand_inputs(options[stream]))
+    options |= _expand_names({name: options[name] for name in _STREAMS}, per_file)
     source, compute = PredictInput(**options), ComputeOptions(device, jobs)
     if dry_run:
         check = engine.dry_run_per_file if per_file else engine.dry_run
@@ -108,6 +127,27 @@ def predict(
         run = engine.predict_per_file if per_file else engine.predict
         meter = run(models, source, outputs, settings=settings, compute=compute, progress=progress)
     show_meter(meter, outputs.paths.values())
+
+
+def _expand_names(names: Mapping[str, Sequence[str]], per_file: bool) -> dict[str, tuple[str, ...]]:
+    """Return the files that the names of each stream stand for; patterns with ``{id}`` stay."""
+    from cafe_cli.scenes.discovery import expand_inputs, find_placeholder
+
+    patterns = {stream: p for stream in names if (p := find_placeholder(names[stream]))}
+    if not patterns:
+        return {stream: tuple(expand_inputs(given)) for stream, given in names.items()}
+    stream, pattern = next(iter(patterns.items()))
+    if not per_file:
+        raise click.UsageError(
+            f"--{stream} {pattern!r} names a scene per match: pass --per-file for a map of each, "
+            "or a pattern with * to join the files"
+        )
+    if "optical" not in patterns:
+        raise click.UsageError(
+            f"--{stream} {pattern!r} is paired with orthophotos by what its braces match: write "
+            "--optical with the same braces, e.g. 'ortho/{id}.tif'"
+        )
+    return {stream: tuple(given) for stream, given in names.items()}
 
 
 def _key_value(text: str) -> tuple[str, str]:

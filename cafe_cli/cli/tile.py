@@ -8,6 +8,7 @@ import click
 from cafe_cli.cli.check import check_scenes
 from cafe_cli.cli.options import (
     SCENE_OPTIONS,
+    RasterCommand,
     add_options,
     config_options,
     dry_option,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cafe_cli.tilesets.tileset import TileSet
 
 
-@click.command()
+@click.command(cls=RasterCommand)
 @config_options
 @add_options(SCENE_OPTIONS)
 @click.option("--virtual", is_flag=True, help="Copy no pixels: tiles are windows into the rasters.")

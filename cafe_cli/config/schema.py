@@ -163,7 +163,8 @@ class TileSettings(Section):
     """``[tile]``: the tiles. Sizes in pixels; shares of the tile's area.
 
     `gsd` resamples every scene to so many metres per pixel, which scenes of different sources need;
-    unset, the pixels are those of the optical raster.
+    unset, the pixels are those of the optical raster. `overlap` is that of training tiles; unset,
+    it is a quarter of `size`.
     """
 
     gsd: Positive | None = None
@@ -171,6 +172,13 @@ class TileSettings(Section):
     overlap: Annotated[int, Field(ge=0)] = 128
     min_valid: Share = 0.5
     min_labelled: Share = 0.05
+
+    @model_validator(mode="before")
+    @classmethod
+    def _overlap_a_quarter(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(size := values.get("size"), int):
+            return {"overlap": size // 4, **values}
+        return values
 
     @model_validator(mode="after")
     def _overlap_below_size(self) -> Self:

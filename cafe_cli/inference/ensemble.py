@@ -104,6 +104,8 @@ class Ensemble:
         if settings.window == "auto" and self.is_bounded:
             return fit_window_grid(scene, trained, overlap)
         size = whole_strides(trained) if settings.window == "auto" else settings.window
+        if settings.window == "auto" and overlap is not None and overlap >= size:
+            size = 2 * overlap  # an overlap that was asked for is kept
         return WindowGrid(size, size - (default_overlap(size) if overlap is None else overlap))
 
     @property

@@ -11,6 +11,7 @@ from cafe_cli.config.choices import HeightKind, Unit
 from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.vrt import Product
+from cafe_cli.raster.writer import check_name
 from cafe_cli.system.atomic_write import check_outputs
 
 QUALITY = ClassTable(
@@ -92,8 +93,6 @@ class PredictOutput:
         Replace outputs that exist.
     resume : bool
         Continue an interrupted run.
-    make_folders : bool
-        Make the folders of the outputs where they do not exist.
     """
 
     labels: Path
@@ -103,7 +102,6 @@ class PredictOutput:
     options: Mapping[str, str] = field(default_factory=dict)
     overwrite: bool = False
     resume: bool = False
-    make_folders: bool = False
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -114,7 +112,7 @@ class PredictOutput:
     def in_folders(self, name: str) -> "PredictOutput":
         """Return the outputs as files called `name` in the folders that these paths are."""
         files: dict[str, Any] = {product: path / name for product, path in self.paths.items()}
-        return replace(self, **files, make_folders=True)
+        return replace(self, **files)
 
     def check(self, inputs: Sequence[str]) -> None:
         """Refuse outputs that cannot or must not be written, before any work is done.
@@ -125,9 +123,10 @@ class PredictOutput:
         Raises
         ------
         ConfigError
-            Two outputs, or an input and an output, are one file.
+            Two outputs, or an input and an output, are one file, or one is not named like a
+            GeoTIFF.
         OutputError
-            An output exists or is a folder, or its folder does not exist.
+            An output exists or is a folder, or its folder cannot be made.
         """
         paths = [*self.paths.values()]
         sidecars = {os.path.realpath(f"{self.labels}.toml")}
@@ -137,8 +136,7 @@ class PredictOutput:
                 raise ConfigError(f"{path} is written beside another output; choose another name")
             if path.is_dir():
                 raise OutputError(f"{path} is a folder; name a file, or pass --per-file")
-        if self.make_folders:
-            paths = [path for path in paths if path.parent.exists()]
+            check_name(path)
         check_outputs(paths, inputs, self.overwrite or self.resume)
 
     def products(self, classes: ClassTable) -> list[Product]:

@@ -15,6 +15,7 @@ from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.scenes.discovery import find_placeholder, find_scenes
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground
@@ -88,6 +89,10 @@ def predict_per_file(
 
     Parameters
     ----------
+    source : PredictInput
+        Every orthophoto is a scene, with all surface and terrain models. Where names have
+        placeholders, as in ``ortho/{id}.tif`` and ``dsm/{id}.tif``, these pair the files, and the
+        maps are named by what they match.
     outputs : PredictOutput
         Folders, in which the rasters are named like the orthophotos.
 
@@ -168,8 +173,9 @@ def _check_outputs(models: Sequence[Path], source: PredictInput, outputs: Predic
 def _split_per_file(
     source: PredictInput, outputs: PredictOutput
 ) -> Iterator[tuple[PredictInput, PredictOutput]]:
-    """Yield inputs and outputs of every orthophoto."""
-    stems = [Path(name).stem for name in source.optical]
+    """Yield inputs and outputs of every orthophoto, or of every scene if names have ``{id}``."""
+    named = [*_name_scenes(source)]
+    stems = [stem for stem, _ in named]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ConfigError(f"two orthophotos would both make {twice[0]}.tif; rename one of them")
     folders = [*map(os.path.realpath, outputs.paths.values())]
@@ -178,8 +184,22 @@ def _split_per_file(
     for folder in outputs.paths.values():
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; with --per-file, name a folder")
-    for name, stem in zip(source.optical, stems, strict=True):
-        yield replace(source, optical=(name,)), outputs.in_folders(f"{stem}.tif")
+    for stem, one in named:
+        yield one, outputs.in_folders(f"{stem}.tif")
+
+
+def _name_scenes(source: PredictInput) -> Iterator[tuple[str, PredictInput]]:
+    """Yield the name of every map and its rasters, which placeholders pair as in a config."""
+    if find_placeholder(source.optical) is None:
+        for name in source.optical:
+            yield Path(name).stem, replace(source, optical=(name,))
+        return
+    settings = SceneSettings(
+        optical=source.optical, elevation=source.elevation or None, dtm=source.dtm or None
+    )
+    for scene in find_scenes(settings):
+        files = {key: getattr(scene, key) for key in ("optical", "elevation", "dtm")}
+        yield scene.id, replace(source, **files)
 
 
 def _dry_run_scene(

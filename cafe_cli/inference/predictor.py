@@ -29,6 +29,7 @@ from cafe_cli.model.device import choose_devices
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.system.atomic_write import translate_os_errors
 from cafe_cli.system.threads import cores
 
 log = logging.getLogger("cafe")
@@ -93,8 +94,8 @@ class Predictor:
             remove_leftovers(outputs.labels)
             meter.resume(meter.total)
             return meter
-        if outputs.make_folders:
-            for path in outputs.paths.values():
+        for path in outputs.paths.values():
+            with translate_os_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
         with self._store(plan) as store:
             left = [s for s in plan.strips if plan.in_outputs(s.extent) not in store.done]

@@ -149,7 +149,10 @@ def fit_window_grid(scene: Window, trained: int, overlap: int | None = None) -> 
         if shared < size:
             grids.append(WindowGrid(size, size - shared))
     if not grids:
-        raise ConfigError(f"overlap {overlap} leaves nothing of windows of {_LARGE.stop} pixels")
+        raise ConfigError(
+            f"overlap {overlap} leaves nothing of windows of {largest} pixels; name a larger "
+            f"window too, e.g. --window {2 * (overlap or 0)}"
+        )
     return min(grids, key=lambda windows: (windows.computed_pixels(scene), -windows.size))
 
 

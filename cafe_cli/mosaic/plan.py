@@ -13,7 +13,7 @@ from cafe_cli.mosaic.grid import MosaicInput, PlacedInput, TargetGrid, place, ta
 from cafe_cli.mosaic.methods import METHODS, Method
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.reader import open_raster
-from cafe_cli.raster.writer import check_nodata, read_classes
+from cafe_cli.raster.writer import check_file, check_name, check_nodata, read_classes
 from cafe_cli.system.atomic_write import check_outputs
 
 log = logging.getLogger("cafe")
@@ -69,7 +69,11 @@ def plan(
     """Check options, outputs and inputs; arguments and errors as in `cafe_cli.mosaic.mosaic`."""
     _check_options(inputs, method, confidences)
     partners, second = (confidences.inputs, confidences.output) if confidences else ((), None)
-    check_outputs([p for p in (output, second) if p], [*inputs, *partners], overwrite)
+    outputs = [path for path in (output, second) if path]
+    for path in outputs:
+        check_file(path)
+        check_name(path)
+    check_outputs(outputs, [*inputs, *partners], overwrite)
     sources = _inspect(inputs, confidences)
     grid = target_grid(sources, target or TargetGrid())
     classes = _common_classes(sources)
@@ -98,7 +102,8 @@ def _check_options(inputs: Sequence[str], method: str, confidences: Confidences 
     if len(confidences.inputs) != len(inputs):
         raise ConfigError(
             f"{len(confidences.inputs)} confidence rasters for {len(inputs)} inputs; pass one per "
-            "input, in the same order"
+            "input, in the same order; quote a pattern, so that the shell does not make inputs of "
+            "it: --confidence 'FOLDER/*.tif'"
         )
     if method != "confidence" and confidences.output is None:
         raise ConfigError(

@@ -29,6 +29,9 @@ _RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
 _LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
 _BLOCKS = "128|256|512|1024|2048|4096"
 
+SUFFIXES = (".tif", ".tiff")
+"""Ends of the names of rasters that are written."""
+
 CREATION_OPTIONS = {
     "BIGTIFF": "YES|NO|IF_NEEDED|IF_SAFER",
     "BLOCKSIZE": _BLOCKS,
@@ -163,6 +166,20 @@ def create_map(
         yield writer, stack.enter_context(second) if second else None
     if confidence:
         write_sidecar(confidence, None)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file name that does not end like that of a GeoTIFF, the only format written.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"{path}: maps are written as GeoTIFF, with a name that ends in "
+            f"{' or '.join(SUFFIXES)}: {path.with_suffix('.tif')}; gdal_translate converts it"
+        )
 
 
 def check_file(path: Path) -> None:

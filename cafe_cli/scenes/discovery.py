@@ -123,9 +123,15 @@ def _scene(
             missing = ", ".join(_join(root, pattern) for pattern in lost)
             raise InputError(
                 f"scene {name} has no {key}: {missing} does not exist; "
-                f"correct scenes.{key} or leave the scene out with scenes.exclude"
+                f"correct scenes.{key} (--{key}) or leave the scene out (scenes.exclude)"
             )
     return SceneFiles(name, tuple(optical), **partners)
+
+
+def find_placeholder(names: Sequence[str]) -> str | None:
+    """Return the first name with a placeholder such as ``{id}`` that is no file of that name."""
+    found = (n for n in names if _PLACEHOLDER.search(n) and not os.path.exists(n))
+    return next(found, None)
 
 
 def _as_tuple(files: Files | None) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cafe_cli.errors import ConfigError, OutputError
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+_REMOTE = re.compile(r"[A-Za-z][\w+.-]+:[/\\]")  # Path makes s3:/ of s3://; c:/ is a drive
 
 
 def is_remote(name: str) -> bool:
@@ -25,19 +26,26 @@ def is_file_name(name: str) -> bool:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse an output that exists (without `overwrite`) or whose folder does not.
+    """Refuse an output that exists (without `overwrite`) or whose folder cannot be made.
 
     Raises
     ------
     OutputError
-        The output exists, or its folder does not.
+        The output exists, a folder of its path is a file, or it is no path on the local disk.
     """
+    if str(path).startswith("/vsi") or _REMOTE.match(str(path)):
+        raise OutputError(f"{path}: outputs are written to a local disk; copy it there afterwards")
     if path.is_symlink() and not path.exists():
         raise OutputError(f"{path} is a link to nothing; remove it, or name another output")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists; pass --overwrite to replace it")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"folder {path.absolute().parent} does not exist; create it first")
+    if not (folder := existing_folder(path)).is_dir():
+        raise OutputError(f"{folder} is a file, so {path} cannot be in it; name another output")
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the innermost folder of a path that exists, in which the others would be made."""
+    return next(folder for folder in path.absolute().parents if folder.exists())
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool) -> None:
@@ -62,8 +70,8 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
 def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path` to write to, and rename it to `path` on success.
 
-    An exception in the context leaves `path` as it was. The next writer replaces the leftovers of a
-    killed process.
+    Missing folders of the path are made. An exception in the context leaves all as it was. The next
+    writer replaces the leftovers of a killed process.
 
     Raises
     ------
@@ -72,16 +80,38 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """
     check_output(path, overwrite)
     temporary = _temporary_path(path, "partial")
-    remove(temporary)
+    with _translate_refusals(path), _made_folder(temporary.parent):
+        remove(temporary)
+        try:
+            yield temporary
+            _rename_over(temporary, path)
+        finally:
+            remove(temporary)
+
+
+@contextmanager
+def _translate_refusals(path: Path) -> Iterator[None]:
+    """Turn an OSError of a full or protected disk into an `OutputError` that names `path`."""
     try:
-        yield temporary
-        _rename_over(temporary, path)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
         raise
-    finally:
-        remove(temporary)
+
+
+@contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; an exception in the context removes those that were made."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # another output may be in it by now
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def file_stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:

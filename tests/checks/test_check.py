@@ -219,8 +219,8 @@ def test_dry_runs_find_what_is_wrong(run, data, model):
             "the model was trained on 3",
         ),
         (
-            ["predict", "m.safetensors", "--optical", "a_ortho.tif", "-o", "no/new.tif"],
-            "no does not exist; create it first",
+            ["predict", "m.safetensors", "--optical", "a_ortho.tif", "-o", "map.tif/new.tif"],
+            "map.tif is a file, so map.tif/new.tif cannot be in it",
         ),
         (["mosaic", "map.tif", "a_ortho.tif", "-o", "new.tif"], "a label raster has one"),
     ]:  # fmt: skip

@@ -222,7 +222,7 @@ PREDICT = [
     ("m.safetensors", "ortho.tif", ["--elevation", "no_crs.tif"], "no_crs.tif has no CRS"),
     ("m.safetensors", "ortho.tif", ["-o", "there.tif"], "there.tif exists; pass --overwrite"),
     ("m.safetensors", "ortho.tif", ["--confidence", "there.tif"], "there.tif exists; pass"),
-    ("m.safetensors", "ortho.tif", ["-o", "no/map.tif"], "no does not exist; create it first"),
+    ("m.safetensors", "ortho.tif", ["-o", "dsm.tif/map.tif"], "dsm.tif is a file, so dsm.tif/map"),
 ]
 
 

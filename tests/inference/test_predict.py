@@ -516,8 +516,7 @@ def test_outputs_that_are_inputs(tmp_path, good):
 
 
 def test_folder_of_the_output(tmp_path, good):
-    with pytest.raises(OutputError, match="no/such does not exist"):
-        predict(Path(__file__), good, tmp_path / "no/such/map.tif")
+    fails(OutputError, "is a file, so", good, Path(good.optical[0]) / "map.tif")
 
 
 @pytest.mark.parametrize("when", [1, 3])

@@ -481,8 +481,9 @@ def test_outputs_that_cannot_be(tmp_path):
     (tmp_path / "map.tif").mkdir()
     refused(tmp_path, "map.tif is a folder; name a file", overwrite=True)
     (tmp_path / "map.tif").rmdir()
-    refused(tmp_path, "does not exist; create it first",
-            products=[Product("labels", tmp_path / "no" / "map.tif")])  # fmt: skip
+    (tmp_path / "file").touch()
+    refused(tmp_path, "file is a file, so .*map.tif cannot be in it",
+            products=[Product("labels", tmp_path / "file" / "map.tif")])  # fmt: skip
     work(tmp_path).write_text("a file")
     refused(tmp_path, "cannot write .*strips: File exists")
 

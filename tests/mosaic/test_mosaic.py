@@ -618,10 +618,21 @@ def test_an_output_must_not_be_an_input_nor_exist(tmp_path, rows, confidences):
         mosaic(rows, tmp_path / "out.tif")
     with refused(tmp_path, OutputError, "out.tif exists; pass --overwrite"):
         mosaic(rows, tmp_path / "new.tif", confidences=known)
-    with refused(tmp_path, OutputError, "does not exist; create it"):
-        mosaic(rows, tmp_path / "nowhere" / "new.tif")
+    with refused(tmp_path, OutputError, "out.tif is a file, so .*new.tif cannot be in it"):
+        mosaic(rows, tmp_path / "out.tif" / "new.tif")
+    mosaic(rows, tmp_path / "made" / "for" / "new.tif")
+    assert read(tmp_path / "made" / "for" / "new.tif").shape == (1, 9)
     mosaic(rows, tmp_path / "out.tif", overwrite=True)
     assert read(tmp_path / "out.tif").shape == (1, 9)
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.gpkg", "out", "out.tif.jpg", "out.vrt"])
+def test_an_output_is_named_like_a_geotiff(tmp_path, rows, confidences, name):
+    with refused(tmp_path, ConfigError, rf"{name}: .* ends in .tif or .tiff"):
+        mosaic(rows, tmp_path / name)
+    known = Confidences(tuple(confidences), tmp_path / name)
+    with refused(tmp_path, ConfigError, rf"{name}: .* ends in .tif or .tiff"):
+        mosaic(rows, tmp_path / "out.tif", confidences=known)
 
 
 def test_a_missing_or_truncated_input_leaves_nothing_behind(tmp_path, rows, confidences):

@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,44 @@ def test_an_output_that_exists_is_replaced_only_when_asked(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_the_folder_has_to_be_there(tmp_path):
-    with pytest.raises(OutputError, match="none does not exist; create it first"):
-        check_output(tmp_path / "none" / "a.txt", overwrite=True)
+@pytest.mark.parametrize("name", ["none/a.txt", "none/more/a.txt", "there/none/a.txt"])
+def test_folders_are_made(tmp_path, name):
+    (tmp_path / "there").mkdir()
+    check_output(tmp_path / name, overwrite=False)
+    assert os.listdir(tmp_path) == ["there"]
+    with pytest.raises(KeyError), replace_atomically(tmp_path / name):
+        raise KeyError
+    assert os.listdir(tmp_path) == ["there"]
+    assert os.listdir(tmp_path / "there") == []
+    write_text(tmp_path / name, "new")
+    assert (tmp_path / name).read_text() == "new"
+
+
+def test_a_failed_output_leaves_the_folder_of_another(tmp_path):
+    def fail():
+        with replace_atomically(tmp_path / "new/more/a.txt"):
+            (tmp_path / "new/b.txt").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert os.listdir(tmp_path / "new") == ["b.txt"]
+
+
+@pytest.mark.parametrize("name", ["file/a.txt", "file/more/a.txt", "link/a.txt"])
+def test_a_file_is_no_folder(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file does not exist"):
-        check_output(tmp_path / "file" / "a.txt", overwrite=True)
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(OutputError, match=r"(file|link) is a file, so .*a\.txt cannot be in it"):
+        check_output(tmp_path / name, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/a.tif", "/vsimem/a.tif", "https://host.org/a.tif"])
+def test_outputs_are_local(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="outputs are written to a local disk"):
+        check_output(Path(name), overwrite=True)
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_output_is_neither_an_input_nor_another_output(tmp_path):
