@@ -14,10 +14,19 @@ from cafe_cli.system.atomic_write import write_text
 log = logging.getLogger("cafe")
 
 
+def settings_path(output: Path) -> Path:
+    """Return the file with the settings of an output, ``OUTPUT.toml``."""
+    return output.with_name(f"{output.name}.toml")
+
+
+def dump_settings(values: Mapping[str, Any]) -> str:
+    """Return the settings of an output, except those that are None, as TOML."""
+    return tomli_w.dumps(_without_none({"cafe_version": __version__, **values}))
+
+
 def save_beside(output: Path, values: Mapping[str, Any]) -> None:
-    """Write the settings of an output to ``OUTPUT.toml``, except those that are None."""
-    made = {"cafe_version": __version__, **values}
-    write_text(output.with_name(f"{output.name}.toml"), tomli_w.dumps(_without_none(made)))
+    """Write the settings of an output to `settings_path`."""
+    write_text(settings_path(output), dump_settings(values))
 
 
 def read_beside(output: Path) -> dict[str, Any]:
@@ -25,7 +34,7 @@ def read_beside(output: Path) -> dict[str, Any]:
 
     A file that cannot be read counts as absent, with a warning.
     """
-    path = output.with_name(f"{output.name}.toml")
+    path = settings_path(output)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,6 +1,5 @@
 """Inputs, outputs and compute options of `cafe predict`, as plain values."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any, Literal
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.choices import HeightKind, Unit
-from cafe_cli.errors import ConfigError, OutputError
+from cafe_cli.config.provenance import settings_path
+from cafe_cli.errors import OutputError
 from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.vrt import Product
-from cafe_cli.raster.writer import check_name
-from cafe_cli.system.atomic_write import check_outputs
+from cafe_cli.raster.writer import check_rasters
 
 QUALITY = ClassTable(
     (LandClass(0, "image and heights", "#1a9850"), LandClass(1, "image only", "#fdae61"))
@@ -129,15 +128,10 @@ class PredictOutput:
             An output exists or is a folder, or its folder cannot be made.
         """
         paths = [*self.paths.values()]
-        sidecars = {os.path.realpath(f"{self.labels}.toml")}
-        sidecars |= {os.path.realpath(f"{path}.aux.xml") for path in paths}
         for path in paths:
-            if os.path.realpath(path) in sidecars:
-                raise ConfigError(f"{path} is written beside another output; choose another name")
             if path.is_dir():
                 raise OutputError(f"{path} is a folder; name a file, or pass --per-file")
-            check_name(path)
-        check_outputs(paths, inputs, self.overwrite or self.resume)
+        check_rasters(paths, inputs, self.overwrite or self.resume, [settings_path(self.labels)])
 
     def products(self, classes: ClassTable) -> list[Product]:
         """Return the products to write."""

@@ -9,7 +9,7 @@ from typing import IO, Any, TypeAlias
 
 from cafe_cli.errors import OutputError
 from cafe_cli.raster.window import Window
-from cafe_cli.system.atomic_write import flush, replace_atomically, translate_os_errors
+from cafe_cli.system.atomic_write import replace_atomically, translate_os_errors
 
 Strips: TypeAlias = dict[Window, dict[str, int]]
 """By strip: the sizes in bytes of its files, by product name."""
@@ -68,7 +68,6 @@ class Journal:
         with translate_os_errors(self._path):
             with replace_atomically(self._path) as temporary:
                 temporary.write_bytes(b"".join(lines))
-                flush(temporary)
             self._file = self._path.open("ab", buffering=0)
 
     def add(self, window: Window, sizes: Mapping[str, int]) -> None:

@@ -30,6 +30,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.system.atomic_write import translate_os_errors
+from cafe_cli.system.locks import lock_outputs
 from cafe_cli.system.threads import cores
 
 log = logging.getLogger("cafe")
@@ -91,7 +92,8 @@ class Predictor:
         meter = Meter(plan.window_count, name)
         if outputs.resume and plan.is_complete:
             log.info("%s is complete", outputs.labels)
-            remove_leftovers(outputs.labels)
+            with lock_outputs([*outputs.paths.values()]):
+                remove_leftovers(outputs.labels)
             meter.resume(meter.total)
             return meter
         for path in outputs.paths.values():

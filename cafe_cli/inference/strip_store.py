@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA
+from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.journal import Journal, Strips
@@ -24,19 +25,18 @@ from cafe_cli.raster.vrt import Product, block_side, strips_vrt
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import (
     check_creation_options,
-    check_file,
+    check_rasters,
     convert_to_cog,
     write_geotiff,
     write_sidecar,
 )
 from cafe_cli.system.atomic_write import (
-    check_output,
     flush,
     remove,
     replace_atomically,
     translate_os_errors,
 )
-from cafe_cli.system.locks import exclusive_lock
+from cafe_cli.system.output_group import claim_outputs
 
 log = logging.getLogger("cafe")
 
@@ -102,18 +102,16 @@ class StripStore:
     def __enter__(self) -> "StripStore":
         """Lock the folder and find the strips in it."""
         check_creation_options(self._outputs.options)
-        for product in self._products:
-            check_output(product.path, self._may_replace)
-            check_file(product.path)
-        busy = f"another process is writing {self._path}; wait for it, or name another output"
+        self._check_outputs()
         with ExitStack() as stack:
-            stack.enter_context(exclusive_lock(self._folder / "lock", busy))
+            stack.enter_context(claim_outputs([p.path for p in self._products]))
+            with translate_os_errors(self._folder):
+                self._folder.mkdir(exist_ok=True)
             self._done = self._find_strips()
             stack.callback(self._remove_folder)
             if not self._done:
                 remove(self._naming)
-            for product in self._products:  # another process may have written them
-                check_output(product.path, self._may_replace)
+            self._check_outputs()  # another process may have written them
             self._journal.start(self._done)
             stack.callback(self._journal.close)
             self._remove_unlisted()
@@ -171,9 +169,17 @@ class StripStore:
                 self._naming.touch()
             flush(self._folder)
         for product in self._products:
-            write_sidecar(product.path, product.classes)
-            flush(product.path.absolute().parent)  # before the strips are removed
+            write_sidecar(product.path, product.classes)  # before the strips are removed
         self._finished = True
+
+    def _check_outputs(self) -> None:
+        """Refuse products and side files that may not be replaced."""
+        check_rasters(
+            [p.path for p in self._products],
+            [],
+            self._may_replace,
+            [settings_path(self._outputs.labels)],
+        )
 
     @property
     def _may_replace(self) -> bool:
@@ -190,7 +196,6 @@ class StripStore:
         how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
         with replace_atomically(self._file(product.name, window)) as temporary:
             write_geotiff(temporary, values, self._grid.at(window), **how)
-            flush(temporary)
             return temporary.stat().st_size
 
     def _file(self, product: str, window: Window) -> Path:
@@ -253,7 +258,6 @@ class StripStore:
             vrt.write_text(strips_vrt(product, self._grid, self._tags, strips), "utf-8")
         overviews = product.overviews or ("mode" if product.classes else "average")
         convert_to_cog(vrt, cog, overviews, self._outputs.options, product.path)
-        flush(cog)
 
 
 def strips_folder(path: Path) -> Path:

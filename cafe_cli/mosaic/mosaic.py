@@ -9,7 +9,7 @@ import numpy as np
 from rasterio.io import DatasetWriter
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.config.provenance import save_beside
+from cafe_cli.config.provenance import dump_settings, settings_path
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.findings import Report
 from cafe_cli.mosaic.grid import OpenRasters, PlacedInput, TargetGrid
@@ -17,6 +17,7 @@ from cafe_cli.mosaic.methods import UNKNOWN, Confidence, Labels, Method
 from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import create_map
+from cafe_cli.system.output_group import claim_outputs
 from cafe_cli.system.threads import ProgressCallback
 
 _Writers: TypeAlias = tuple[DatasetWriter, DatasetWriter | None]
@@ -73,12 +74,15 @@ def mosaic(
     planned = plan(
         inputs, output, method=method, confidences=confidences, target=target, overwrite=overwrite
     )
-    outputs = planned.output, planned.confidence_output
-    with create_map(*outputs, planned.grid, overwrite, planned.classes) as writers:
-        _fill(planned, writers, progress)
     made = {"inputs": list(inputs), "method": method, "target": vars(target or TargetGrid())}
     made["confidences"] = list(confidences.inputs) if confidences else []
-    save_beside(output, made)
+    settings = {settings_path(output): dump_settings(made)}
+    second = planned.confidence_output
+    with (
+        claim_outputs([path for path in (output, second) if path], overwrite),
+        create_map(output, second, planned.grid, overwrite, planned.classes, settings) as writers,
+    ):
+        _fill(planned, writers, progress)
 
 
 def dry_run(

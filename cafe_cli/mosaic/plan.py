@@ -8,13 +8,13 @@ from pathlib import Path
 from rasterio.io import DatasetReader
 
 from cafe_cli.classes import ClassTable
+from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
 from cafe_cli.mosaic.grid import MosaicInput, PlacedInput, TargetGrid, place, target_grid
 from cafe_cli.mosaic.methods import METHODS, Method
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.reader import open_raster
-from cafe_cli.raster.writer import check_file, check_name, check_nodata, read_classes
-from cafe_cli.system.atomic_write import check_outputs
+from cafe_cli.raster.writer import check_nodata, check_rasters, read_classes
 
 log = logging.getLogger("cafe")
 
@@ -70,10 +70,8 @@ def plan(
     _check_options(inputs, method, confidences)
     partners, second = (confidences.inputs, confidences.output) if confidences else ((), None)
     outputs = [path for path in (output, second) if path]
-    for path in outputs:
-        check_file(path)
-        check_name(path)
-    check_outputs(outputs, [*inputs, *partners], overwrite)
+    like = [target.like] if target and target.like else []
+    check_rasters(outputs, [*inputs, *partners, *like], overwrite, [settings_path(output)])
     sources = _inspect(inputs, confidences)
     grid = target_grid(sources, target or TargetGrid())
     classes = _common_classes(sources)

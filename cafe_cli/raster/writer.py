@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from cafe_cli.raster.cog import to_cog
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
-from cafe_cli.system.atomic_write import check_output, remove, replace_atomically, write_text
+from cafe_cli.system.atomic_write import check_outputs, remove, replace_atomically
+from cafe_cli.system.output_group import replace_together
 
 _FULL = 1_000_000  # bytes; with less free space, a failed write means a full disk
 _RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
 _LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
 _BLOCKS = "128|256|512|1024|2048|4096"
 
+_SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".msk.ovr")
 SUFFIXES = (".tif", ".tiff")
 """Ends of the names of rasters that are written."""
 
@@ -123,25 +125,39 @@ def create_cog(
     OutputError
         The output exists, or cannot be written.
     """
-    check_output(path, overwrite)
     check_file(path)
+    with replace_together([path, *side_files(path)], overwrite) as new:
+        with _cog_writer(path, new[path], grid, classes, overviews, **tags) as dataset:
+            yield dataset
+        if classes:
+            _write_categories(new[categories_path(path)], classes)
+
+
+@contextmanager
+def _cog_writer(
+    path: Path,
+    cog: Path,
+    grid: Grid,
+    classes: ClassTable | None,
+    overviews: str | None = None,
+    **tags: str,
+) -> Iterator[DatasetWriter]:
+    """Write the file `cog`, which is to be renamed to `path`; see `create_cog`."""
     # Sparse: blocks that are never written take no space and are nodata.
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
     profile = _profile(grid, 1, "uint8", nodata=NODATA, **blocks)
-    with replace_atomically(path, overwrite) as cog:
-        plain = cog.with_name(f".{path.name}.strips.tif")
-        try:
-            with rasterio.open(plain, "w", **profile) as dataset:
-                if classes:
-                    dataset.write_colormap(1, classes.colormap)
-                dataset.update_tags(**tags, **class_tags(classes))
-                yield dataset
-            _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
-        except GDAL_ERRORS as error:
-            raise _write_error(path, error) from error
-        finally:
-            remove(plain)
-    write_sidecar(path, classes)
+    plain = cog.with_name(f".{path.name}.strips.tif")
+    try:
+        with rasterio.open(plain, "w", **profile) as dataset:
+            if classes:
+                dataset.write_colormap(1, classes.colormap)
+            dataset.update_tags(**tags, **class_tags(classes))
+            yield dataset
+        _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
+    except GDAL_ERRORS as error:
+        raise _write_error(path, error) from error
+    finally:
+        remove(plain)
 
 
 @contextmanager
@@ -151,21 +167,56 @@ def create_map(
     grid: Grid,
     overwrite: bool,
     classes: ClassTable | None,
-    **tags: str,
+    texts: Mapping[Path, str],
 ) -> Iterator[tuple[DatasetWriter, DatasetWriter | None]]:
     """Write a label raster and, unless None, a raster of its confidence in per cent.
 
-    Both appear together, when both are complete. See `create_cog`.
+    Both appear together, with their side files and the text files `texts`, when all are complete.
+    See `create_cog`.
     """
-    with ExitStack() as stack:
-        # Entered first and so renamed last, after the labels are complete.
-        temporary = confidence and stack.enter_context(replace_atomically(confidence, overwrite))
-        first = create_cog(labels, grid, overwrite, classes, "mode", **tags)
-        writer = stack.enter_context(first)
-        second = create_cog(temporary, grid, overwrite, None, **tags) if temporary else None
-        yield writer, stack.enter_context(second) if second else None
-    if confidence:
-        write_sidecar(confidence, None)
+    rasters = [labels, confidence] if confidence else [labels]
+    paths = [*rasters, *(side for path in rasters for side in side_files(path)), *texts]
+    with replace_together(paths, overwrite) as new:
+        with ExitStack() as stack:
+            writer = stack.enter_context(_cog_writer(labels, new[labels], grid, classes, "mode"))
+            second = confidence and _cog_writer(confidence, new[confidence], grid, None)
+            yield writer, stack.enter_context(second) if second else None
+        if classes:
+            _write_categories(new[categories_path(labels)], classes)
+        for path, text in texts.items():
+            new[path].write_text(text, encoding="utf-8")
+
+
+def side_files(path: Path) -> list[Path]:
+    """Return the files that GDAL reads with a GeoTIFF: they go with it, or are replaced with it."""
+    return [path.with_name(f"{path.name}{suffix}") for suffix in _SIDE_FILES]
+
+
+def check_rasters(
+    outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool, others: Sequence[Path] = ()
+) -> None:
+    """Refuse rasters to write that are no files, exist, or are an input, with their side files.
+
+    Parameters
+    ----------
+    outputs : sequence of Path
+    inputs : sequence of str
+        Any names that GDAL understands.
+    overwrite : bool
+        Whether outputs may exist.
+    others : sequence of Path
+        More files that are written with the first output.
+
+    Raises
+    ------
+    ConfigError, OutputError
+        See `check_file`, `check_name` and `cafe_cli.system.atomic_write.check_outputs`.
+    """
+    for path in outputs:
+        check_file(path)
+        check_name(path)
+    sides = {side: path for path in outputs for side in side_files(path)}
+    check_outputs(outputs, inputs, overwrite, {**sides, **dict.fromkeys(others, outputs[0])})
 
 
 def check_name(path: Path) -> None:
@@ -307,17 +358,24 @@ def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
 
 
 def write_sidecar(path: Path, classes: ClassTable | None) -> None:
-    """Write GDAL's sidecar file with category names, or remove the sidecar of a replaced raster."""
-    sidecar = path.with_name(f"{path.name}.aux.xml")
-    if classes is None:
-        remove(sidecar)
-    else:
-        write_text(sidecar, _category_names(classes))
+    """Write GDAL's sidecar file with category names; remove the side files of a replaced raster."""
+    for side in side_files(path):
+        if classes is None or side != categories_path(path):
+            remove(side)
+    if classes is not None:
+        with replace_atomically(categories_path(path)) as temporary:
+            _write_categories(temporary, classes)
 
 
-def _category_names(classes: ClassTable) -> str:
+def categories_path(path: Path) -> Path:
+    """Return GDAL's side file that holds the category names of a raster."""
+    return path.with_name(f"{path.name}.aux.xml")
+
+
+def _write_categories(path: Path, classes: ClassTable) -> None:
     rows = "".join(f"<Category>{escape(name)}</Category>" for name in classes.names)
-    return (
+    path.write_text(
         '<PAMDataset><PAMRasterBand band="1">'
-        f"<CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n"
+        f"<CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n",
+        encoding="utf-8",
     )

@@ -1,15 +1,17 @@
-"""Atomic writing: an output appears under its name only when it is complete."""
+"""Atomic writing: an output appears under its name only when it is complete and on the disk."""
 
+import ctypes
 import errno
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cafe_cli.errors import ConfigError, OutputError
+from cafe_cli.system.named_files import files_behind
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+:[/\\]")  # Path makes s3:/ of s3://; c:/ is a drive
@@ -31,12 +33,15 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises
     ------
     OutputError
-        The output exists, a folder of its path is a file, or it is no path on the local disk.
+        The output exists, is a device or a pipe, a folder of its path is a file, or it is no path
+        on the local disk.
     """
     if str(path).startswith("/vsi") or _REMOTE.match(str(path)):
         raise OutputError(f"{path}: outputs are written to a local disk; copy it there afterwards")
     if path.is_symlink() and not path.exists():
         raise OutputError(f"{path} is a link to nothing; remove it, or name another output")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"{path} is a device or a pipe and cannot be replaced; name a file")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists; pass --overwrite to replace it")
     if not (folder := existing_folder(path)).is_dir():
@@ -48,22 +53,80 @@ def existing_folder(path: Path) -> Path:
     return next(folder for folder in path.absolute().parents if folder.exists())
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool) -> None:
+def check_outputs(
+    outputs: Sequence[Path],
+    inputs: Sequence[str],
+    overwrite: bool,
+    side_files: Mapping[Path, Path] | None = None,
+) -> None:
     """Refuse outputs that exist, that are also an input, or that are the same file.
+
+    Parameters
+    ----------
+    outputs : sequence of Path
+        Files or folders.
+    inputs : sequence of str
+        Names as GDAL understands them. Links, archives and virtual files are looked through.
+    overwrite : bool
+        Whether outputs may exist.
+    side_files : mapping, optional
+        More files that are written or removed, with the output that each belongs to.
 
     Raises
     ------
     ConfigError
         An output is an input, or two outputs are one file.
     OutputError
-        See `check_output`.
+        See `check_output`; or a side file is a folder.
     """
-    taken = {os.path.realpath(name): "an input" for name in inputs}
+    taken = {_identity(name): "an input" for name in _all_inputs(outputs, inputs, side_files)}
     for path in outputs:
-        if (real := os.path.realpath(path)) in taken:
-            raise ConfigError(f"{path} is {taken[real]} too; choose another name to write to")
-        taken[real] = "an output"
+        if (key := _identity(path)) in taken:
+            raise ConfigError(f"{path} is {taken[key]} too; choose another name to write to")
+        taken[key] = "an output"
+        if path.is_dir():
+            _refuse_inputs_within(path, inputs)
+    for path, owner in (side_files or {}).items():
+        if (key := _identity(path)) in taken:
+            raise ConfigError(
+                f"{path} is {taken[key]}, and is written beside another output, {owner}; choose "
+                "another name"
+            )
+    for path in outputs:
         check_output(path, overwrite)
+    for path, owner in (side_files or {}).items():
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, but would be written beside {owner}; remove it")
+        if path.exists() and not overwrite:
+            raise OutputError(
+                f"{path} exists, and would be replaced with {owner}; move it away, or pass "
+                "--overwrite"
+            )
+        check_output(path, overwrite)
+
+
+def _all_inputs(
+    outputs: Sequence[Path], inputs: Sequence[str], side_files: Mapping[Path, Path] | None
+) -> set[str]:
+    """Return the inputs and, if an output could be one of them, the files behind their names."""
+    if any(path.is_file() for path in (*outputs, *(side_files or ()))):
+        return {*inputs, *files_behind(inputs)}
+    return {*inputs}
+
+
+def _identity(path: Path | str) -> object:
+    """Return what two names of one file have in common, be they links."""
+    with suppress(OSError, ValueError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return os.path.realpath(path)
+
+
+def _refuse_inputs_within(folder: Path, inputs: Sequence[str]) -> None:
+    real = Path(os.path.realpath(folder))
+    for path in files_behind(inputs):
+        if real in Path(os.path.realpath(path)).parents:
+            raise ConfigError(f"{folder} holds the input {path}; choose another folder to write to")
 
 
 @contextmanager
@@ -71,7 +134,8 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path` to write to, and rename it to `path` on success.
 
     Missing folders of the path are made. An exception in the context leaves all as it was. The next
-    writer replaces the leftovers of a killed process.
+    writer replaces the leftovers of a killed process. Two processes must not write one output at a
+    time: commands claim theirs with `cafe_cli.system.output_group.claim_outputs`.
 
     Raises
     ------
@@ -79,18 +143,20 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
         The output exists, or the disk is full or not writable.
     """
     check_output(path, overwrite)
-    temporary = _temporary_path(path, "partial")
-    with _translate_refusals(path), _made_folder(temporary.parent):
+    temporary = temporary_path(path, "partial")
+    with translate_refusals(path), made_folder(temporary.parent):
         remove(temporary)
         try:
             yield temporary
+            sync(temporary)
             _rename_over(temporary, path)
+            flush(temporary.parent)
         finally:
             remove(temporary)
 
 
 @contextmanager
-def _translate_refusals(path: Path) -> Iterator[None]:
+def translate_refusals(path: Path) -> Iterator[None]:
     """Turn an OSError of a full or protected disk into an `OutputError` that names `path`."""
     try:
         yield
@@ -101,7 +167,7 @@ def _translate_refusals(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _made_folder(folder: Path) -> Iterator[None]:
+def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder with its parents; an exception in the context removes those that were made."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +219,39 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
-def _temporary_path(path: Path, kind: str) -> Path:
+def sync(path: Path) -> None:
+    """Flush a file, or a folder with all that is in it, to the disk.
+
+    A folder of thousands of files is flushed with its whole file system where the C library can do
+    that: one call takes less than one for each file.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    if not path.is_dir() or not _sync_file_system(path):
+        for folder, _, names in os.walk(path):
+            for name in names:
+                flush(Path(folder, name))
+            flush(Path(folder))
+    if not path.is_dir():
+        flush(path)
+
+
+def _sync_file_system(folder: Path) -> bool:
+    """Flush the file system of a folder; return whether that is possible and succeeded."""
+    if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "syncfs"):
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return bool(library.syncfs(descriptor) == 0)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_path(path: Path, kind: str) -> Path:
+    """Return a hidden name next to a path; the same for every process."""
     path = path.absolute()
     return path.with_name(f".{path.stem}.{kind}{path.suffix}")
 
@@ -162,7 +260,7 @@ def _rename_over(new: Path, path: Path) -> None:
     """Rename `new` to `path`; a folder of that name is moved aside first and removed last."""
     if path.is_dir() and not new.is_dir():
         raise OutputError(f"{path} is a folder; name a file, or remove it first")
-    old = _temporary_path(path, "old")
+    old = temporary_path(path, "old")
     if new.is_dir() and path.exists():
         remove(old)
         path.rename(old)

@@ -1,14 +1,16 @@
 """File locks between processes; the operating system releases them when a process dies."""
 
+import errno
 import logging
 import os
+import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cafe_cli.errors import OutputError
-from cafe_cli.system.atomic_write import translate_os_errors
+from cafe_cli.system.atomic_write import made_folder, translate_os_errors
 
 if sys.platform != "win32":
     import fcntl
@@ -16,24 +18,53 @@ if sys.platform != "win32":
 
 log = logging.getLogger("cafe")
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
 
 @contextmanager
-def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
-    """Lock a file, creating it and its folder if missing; fail if another process holds the lock.
+def lock_outputs(paths: Sequence[Path]) -> Iterator[None]:
+    """Keep other processes from writing these outputs, files or folders, at the same time.
 
-    The file and its folder may be removed while locked: the next process creates new ones.
+    A lock is a file beside the output, ``.NAME.lock``. It names the process that holds it, and goes
+    when that is done. One that a killed process has left is free.
 
     Raises
     ------
     OutputError
-        Another process holds the lock (the message is `busy`), or the file cannot be created.
+        Another process writes one of them; the message says which process.
     """
-    with translate_os_errors(path.parent):
-        descriptor = _open_locked(path, busy)
+    with ExitStack() as stack:
+        for path in dict.fromkeys(path.absolute() for path in paths):
+            stack.enter_context(made_folder(path.parent))
+            lock = path.with_name(f".{path.name}.lock")
+            stack.enter_context(exclusive_lock(lock, path))
+        yield
+
+
+@contextmanager
+def exclusive_lock(lock: Path, output: Path) -> Iterator[None]:
+    """Lock a file, creating it if missing, and remove it in the end.
+
+    Parameters
+    ----------
+    lock : Path
+    output : Path
+        What the lock protects, for messages.
+
+    Raises
+    ------
+    OutputError
+        Another process holds the lock, or the file cannot be created.
+    """
+    with translate_os_errors(output):
+        descriptor = _open_locked(lock, output)
     try:
         yield
     finally:
         if descriptor is not None:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                    lock.unlink()  # while it is locked: whoever opens it now will look again
             os.close(descriptor)
 
 
@@ -45,7 +76,7 @@ def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if sys.platform != "win32" and not _try_lock(descriptor):
+        if sys.platform != "win32" and not _try_lock(descriptor, path):
             log.info("%s", busy)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -53,31 +84,37 @@ def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_locked(path: Path, busy: str) -> int | None:
+def _open_locked(path: Path, output: Path) -> int | None:
     """Open and lock a file that still has its name once locked; None without file locks."""
-    while True:
-        path.parent.mkdir(exist_ok=True)
-        if sys.platform == "win32":
-            return None
+    while sys.platform != "win32":
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:  # another process has just removed the folder
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # a process that made the folder has just removed it
             continue
-        if not _try_lock(descriptor):
+        if not _try_lock(descriptor, output):
+            holder = os.pread(descriptor, 300, 0).decode("utf-8", "replace").strip()
             os.close(descriptor)
-            raise OutputError(busy)
-        try:
+            who = f"another process ({holder})" if holder else "another process"
+            raise OutputError(f"{who} is writing {output}; wait for it, or name another output")
+        with suppress(FileNotFoundError):  # the process that held it has removed it
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.truncate(descriptor, 0)
+                os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
                 return descriptor
-        except FileNotFoundError:
-            pass
         os.close(descriptor)
+    return None
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Lock an open file without waiting; return whether that succeeded."""
+def _try_lock(descriptor: int, output: Path) -> bool:
+    """Lock an open file without waiting; return whether no other process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:  # network file systems that are mounted without locks
+            log.warning("%s is on a disk without file locks: start no second run on it", output)
+            return True
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
     return True

@@ -34,7 +34,7 @@ from cafe_cli import __version__
 from cafe_cli.errors import OutputError
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.splits.assign import Split
-from cafe_cli.system.atomic_write import file_stamps, flush, remove, replace_atomically
+from cafe_cli.system.atomic_write import file_stamps, remove, replace_atomically
 from cafe_cli.system.locks import wait_for_lock
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.text import file_size
@@ -228,8 +228,6 @@ class _CacheFolder:
                     file.write(np.ascontiguousarray(values, self._layout[name][1]).data)
                 progress(done, len(self._tiles))
         (folder / _INFO).write_text(json.dumps(self._fingerprint, indent=1), encoding="utf-8")
-        for path in (*paths.values(), folder / _INFO):
-            flush(path)
 
     def _decoded(self) -> Generator[PackedArrays, None, None]:
         return in_order(

@@ -382,27 +382,31 @@ def run(code: str, *args: object) -> "subprocess.CompletedProcess[str]":
 def test_two_at_once(tmp_path, values, allowed):
     with store_in(tmp_path) as store:
         write(store, ROWS[0], values)
-        refused(tmp_path, "another process is writing .*map.tif; wait for it, or name", **allowed)
+        refused(
+            tmp_path,
+            r"another process \(pid \d+ on .+\) is writing .*map.tif; wait for it, or name",
+            **allowed,
+        )
         store.finish()
     assert np.array_equal(read(make(tmp_path, ROWS, values, overwrite=True)), values)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
-def test_a_lock_of_a_folder_that_went(tmp_path, monkeypatch):
-    """Between opening the lock and locking it, the other process removes the folder."""
+def test_a_lock_that_went(tmp_path, monkeypatch):
+    """Between opening the lock and locking it, the other process removes it, being done."""
     flock, times = locks.fcntl.flock, []
 
     def late(descriptor, how):
         times.append(descriptor)
         if len(times) == 1:
-            (work(tmp_path) / "lock").unlink()
-            work(tmp_path).rmdir()
+            (tmp_path / ".map.tif.lock").unlink()
         flock(descriptor, how)
 
     monkeypatch.setattr(locks.fcntl, "flock", late)
     with store_in(tmp_path):
-        assert (work(tmp_path) / "lock").exists()
+        assert (tmp_path / ".map.tif.lock").exists()
     assert len(times) == 2
+    assert contents(tmp_path) == {}
 
 
 def test_a_full_disk_while_a_strip_is_written(tmp_path, values, monkeypatch):
