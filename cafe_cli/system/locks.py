@@ -34,9 +34,9 @@ def lock_outputs(paths: Sequence[Path]) -> Iterator[None]:
         Another process writes one of them; the message says which process.
     """
     with ExitStack() as stack:
-        for path in dict.fromkeys(path.absolute() for path in paths):
-            stack.enter_context(made_folder(path.parent))
-            lock = path.with_name(f".{path.name}.lock")
+        for absolute, path in {path.absolute(): path for path in paths}.items():
+            stack.enter_context(made_folder(absolute.parent))
+            lock = absolute.with_name(f".{absolute.name}.lock")
             stack.enter_context(exclusive_lock(lock, path))
         yield
 

@@ -42,7 +42,7 @@ def claim_outputs(paths: Sequence[Path], overwrite: bool = True) -> Iterator[Non
         `overwrite` is not set.
     """
     own = [path.absolute() for path in paths]
-    with lock_outputs(own):
+    with lock_outputs(paths):
         for path in own:
             if (steps := _read_journal(path)) is None:
                 continue

@@ -379,7 +379,7 @@ def test_two_at_once(left, whole):
     first = Command(left, (*WORDS, "--resume"), in_strip(4, "wait"))
     while not (left / "here").exists():
         time.sleep(0.01)
-    says = "another process is writing map.tif; wait for it, or name another output"
+    says = "is writing map.tif; wait for it, or name another output"
     refused(left, *WORDS, "--resume", says=says)
     refused(left, *WORDS, "--overwrite", says=says)
     (left / "here").unlink()
