@@ -1,7 +1,7 @@
 """``cafe demo``: run every command on the sample data, and draw the resulting map."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,14 @@ from cafe_cli.raster.writer import read_classes
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
-from cafe_cli.system.atomic_write import check_output, remove, write_text
+from cafe_cli.system.atomic_write import (
+    check_output,
+    find_foreign_file,
+    is_temporary,
+    remove,
+    write_text,
+)
+from cafe_cli.system.output_group import claim_outputs
 from cafe_cli.tilesets.make import tile
 from cafe_cli.training.report.run import BEST
 from cafe_cli.training.train import TrainCallbacks, train
@@ -71,8 +78,23 @@ def demo(
     pieces = sorted(data.glob("town_*_ortho.tif"))
     if not pieces:
         raise InputError(f"no sample data in {data}; run cafe demo in the source tree")
+    check_output(output, overwrite)
+    with claim_outputs([output], overwrite):
+        _create_folder(output, config)
+        return _run_commands(config_path, config, output, pieces, device, report, say)
+
+
+def _run_commands(
+    config_path: Path,
+    config: Config,
+    output: Path,
+    pieces: Sequence[Path],
+    device: str,
+    report: TrainCallbacks | None,
+    say: Callable[[str], None],
+) -> Scores:
+    data = pieces[0].parent
     heights, truth = data / "town_dsm.tif", data / "town_labels.tif"
-    _create_folder(output, config, overwrite)
     tiles, run, town = output / "tiles", output / "run", output / "town.tif"
 
     say(f"cafe tile -c {config_path} -o {tiles}")
@@ -102,16 +124,28 @@ def demo(
     return scores
 
 
-def _create_folder(output: Path, config: Config, overwrite: bool) -> None:
+def _create_folder(output: Path, config: Config) -> None:
     """Create the folder of a demo with its config in it; only another demo's is replaced."""
-    check_output(output, overwrite)
     if output.exists() and not (output / "config.toml").exists():
         raise OutputError(
             f"{output} is not the folder of a demo; remove it yourself or name another"
         )
+    if output.is_dir() and (foreign := find_foreign_file(output, _is_own)):
+        raise OutputError(
+            f"{output} holds {foreign.relative_to(output)} besides a demo; move it away or name "
+            "another folder"
+        )
     remove(output)
     output.mkdir(parents=True)
     write_text(output / "config.toml", dump_config(config))
+
+
+def _is_own(parts: tuple[str, ...]) -> bool:
+    """Whether a demo makes a file in its folder."""
+    first = parts[0]
+    if len(parts) > 1:
+        return first in ("tiles", "run") or is_temporary(first) or first.endswith(".strips")
+    return first.startswith(("town", ".")) or first in ("config.toml", "scores.json", "demo.png")
 
 
 def draw_map(town: Path, truth: Path, optical: list[str], elevation: str, picture: Path) -> None:

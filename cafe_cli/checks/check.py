@@ -13,12 +13,13 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError
 from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
-from cafe_cli.system.atomic_write import check_output, existing_folder
+from cafe_cli.system.atomic_write import check_outputs, existing_folder
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import megabytes
 from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.estimate import Cost, estimate_cutting
 from cafe_cli.tilesets.index import shared_ground
+from cafe_cli.tilesets.make import input_files
 from cafe_cli.tilesets.plan import plan, propose_from_scenes
 from cafe_cli.tilesets.tile_rasters import inspect_config_scene
 from cafe_cli.tilesets.tileset import check_replaceable
@@ -152,8 +153,8 @@ def check(
         progress(done, len(scenes))
     if output is not None:
         with report.capture_errors(str(output)):
-            check_output(output, overwrite)
             check_replaceable(output)
+            check_outputs([output], input_files(scenes, config), overwrite)
     if report.ok:
         with report.capture_errors():
             _check_consistency(report, scenes, config)

@@ -48,9 +48,16 @@ def evaluate(
     config = read_config(config_path, assignments)
     scoring = areas is None or any(x is not None for x in (reference, split, min_miou))
     _check_usage(reference, split, areas, scoring and config.scenes is None)
+    from cafe_cli.scenes.discovery import expand
+    from cafe_cli.system.atomic_write import check_outputs
+    from cafe_cli.system.output_group import claim_outputs
+
     result: dict[str, Any] = {}
     if areas is not None:
-        result["areas"] = _measure(maps, config, areas, overwrite, as_json).as_json()
+        inputs = [name for name in (maps, reference) if name]
+        check_outputs([areas], [f for name in inputs for f in expand(name)], overwrite)
+        with claim_outputs([areas], overwrite):
+            result["areas"] = _measure(maps, config, areas, as_json).as_json()
     if scoring:
         settings = {"split": split, "partial": partial, "ignore": ignore}
         result = _score(maps, reference, config, settings, as_json).as_json() | result
@@ -110,13 +117,12 @@ def _score(
     return found
 
 
-def _measure(maps: str, config: "Config", output: Path, overwrite: bool, quiet: bool) -> "Areas":
+def _measure(maps: str, config: "Config", output: Path, quiet: bool) -> "Areas":
     """Measure the areas of a map's classes, and write them; print a table unless `quiet`."""
     from cafe_cli.cli.console import progress_bar, say, show_areas
     from cafe_cli.evaluation.areas import measure_areas
-    from cafe_cli.system.atomic_write import check_output, write_text
+    from cafe_cli.system.atomic_write import write_text
 
-    check_output(output, overwrite)
     classes = config.class_table if config.classes else None
     with progress_bar("areas") as progress:
         areas = measure_areas(maps, classes=classes, crs=config.crs, progress=progress)

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.system.named_files import files_behind
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+LOCK = ".lock"
+"""Name of the lock in a folder."""
+
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+:[/\\]")  # Path makes s3:/ of s3://; c:/ is a drive
 
 
@@ -250,6 +254,11 @@ def _sync_file_system(folder: Path) -> bool:
         os.close(descriptor)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is one of `temporary_path`: a killed process has left it."""
+    return re.fullmatch(r"\..+\.(partial|old)(\.\w+)?", name) is not None
+
+
 def temporary_path(path: Path, kind: str) -> Path:
     """Return a hidden name next to a path; the same for every process."""
     path = path.absolute()
@@ -274,10 +283,33 @@ def _rename_over(new: Path, path: Path) -> None:
 
 
 def make_empty_folder(folder: Path) -> None:
-    """Make a folder, or empty an existing one in place: it may be a link or a mount point."""
+    """Make a folder, or empty an existing one in place: it may be a link or a mount point.
+
+    A lock in it (`cafe_cli.system.locks.lock_folder`) stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        remove(path)
+        if path.name != LOCK:
+            remove(path)
+
+
+def find_foreign_file(folder: Path, is_own: Callable[[tuple[str, ...]], bool]) -> Path | None:
+    """Return a file in a folder that would be lost with it, or None.
+
+    Parameters
+    ----------
+    folder : Path
+    is_own : callable
+        Takes the parts of a file's path in the folder, and tells whether it may be removed. Not
+        called for files that file managers leave.
+    """
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in sorted([*names, *links]):
+            path = Path(place, name).relative_to(folder)
+            if name not in _LITTER and not is_own(path.parts):
+                return folder / path
+    return None
 
 
 def remove(path: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cafe_cli.errors import OutputError
-from cafe_cli.system.atomic_write import made_folder, translate_os_errors
+from cafe_cli.system.atomic_write import LOCK, made_folder, translate_os_errors
 
 if sys.platform != "win32":
     import fcntl
@@ -38,6 +38,19 @@ def lock_outputs(paths: Sequence[Path]) -> Iterator[None]:
             stack.enter_context(made_folder(absolute.parent))
             lock = absolute.with_name(f".{absolute.name}.lock")
             stack.enter_context(exclusive_lock(lock, path))
+        yield
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder, creating it if missing, by a file in it: it may be a mount point.
+
+    Raises
+    ------
+    OutputError
+        See `lock_outputs`.
+    """
+    with translate_os_errors(folder), made_folder(folder), exclusive_lock(folder / LOCK, folder):
         yield
 
 

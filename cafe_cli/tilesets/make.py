@@ -14,11 +14,18 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.raster.grid import describe_crs
 from cafe_cli.raster.statistics import BandHistogram, RunningMoments
+from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.splits.assign import SPLITS
-from cafe_cli.system.atomic_write import replace_atomically, write_text
+from cafe_cli.system.atomic_write import (
+    check_output,
+    check_outputs,
+    replace_atomically,
+    write_text,
+)
+from cafe_cli.system.output_group import claim_outputs
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
@@ -71,9 +78,12 @@ def tile(
         The output exists, holds something else than a tile set, or cannot be written.
     """
     check_replaceable(output)
+    check_output(output, overwrite)
     jobs = jobs or cores()
-    with replace_atomically(output, overwrite) as folder:
+    with claim_outputs([output], overwrite), replace_atomically(output, overwrite) as folder:
         planned = plan(config, jobs)
+        inputs = input_files([scene.files for scene in planned.scenes], config)
+        check_outputs([output], inputs, overwrite)
         _check_plan(planned, config, jobs)
         folder.mkdir()
         tileset = _cut(planned, config, folder, virtual, jobs, progress)
@@ -81,6 +91,14 @@ def tile(
         write_text(folder / "config.toml", dump_config(config))
         write_index(folder, tileset, planned.grids)
     return tileset
+
+
+def input_files(scenes: Sequence[SceneFiles], config: Config) -> list[str]:
+    """Return all files that a tile set is made of, by the names that the config gives them."""
+    streams = ("optical", "elevation", "dtm", "labels")
+    names = [name for files in scenes for stream in streams for name in getattr(files, stream)]
+    others = [config.labels.table, config.split.file]
+    return [*names, *(name for name in others if name)]
 
 
 def _cut(

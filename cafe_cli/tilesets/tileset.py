@@ -14,6 +14,9 @@ are. Its folder holds only the rasters that the scenes lack: ``ground/SCENE.tif`
 ground, and the labels of tiles that lie in two splits.
 """
 
+import re
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +28,20 @@ from cafe_cli.errors import InputError, OutputError
 from cafe_cli.raster.statistics import Statistics
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.splits.assign import Split
-from cafe_cli.system.atomic_write import file_stamps, write_text
+from cafe_cli.system.atomic_write import (
+    file_stamps,
+    find_foreign_file,
+    is_temporary,
+    write_text,
+)
 
 CACHE = "cache"
 """Folder in which `cafe_cli.tilesets.cache` keeps the decoded tiles."""
 
 DESCRIPTION = "tileset.json"
 """Name of the file with a tile set's description."""
+
+_TILE = re.compile(r"_\d{6,}_\d{6,}$")  # row and column end the name of a tile
 
 _NAMES = {DESCRIPTION, "config.toml", "index.gpkg", "ground", "train", "validation", "test", CACHE}
 
@@ -180,19 +190,46 @@ def check_replaceable(folder: Path) -> None:
     Raises
     ------
     OutputError
-        The message names the files that would be lost.
+        The message names a file that would be lost.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file; name a folder, it will not be replaced")
-    names = {path.name for path in folder.iterdir()}
-    if names and DESCRIPTION not in names:
+    if any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
         raise OutputError(f"{folder} exists and is no tile set; it will not be replaced")
-    if more := sorted(name for name in names - _NAMES if not name.startswith((".", "index.gpkg-"))):
+    tiles: set[str] | None = None
+    with suppress(InputError):  # a damaged tile set may be replaced, too
+        tiles = {tile.name for tile in load_tileset(folder).tiles}
+    if foreign := find_foreign_file(folder, partial(_is_own, tiles)):
         raise OutputError(
-            f"{folder} holds {more[0]} besides a tile set; move it away or name another folder"
+            f"{folder} holds {foreign.relative_to(folder)} besides a tile set; move it away or "
+            "name another folder"
         )
+
+
+def _is_own(tiles: set[str] | None, parts: tuple[str, ...]) -> bool:
+    """Whether a tile set has a file in its folder, or a program that shows it adds such a file.
+
+    Parameters
+    ----------
+    tiles : set of str or None
+        Names of the tiles; None if they are not known.
+    parts : tuple of str
+        Path in the folder.
+    """
+    first, name = parts[0], parts[-1].removesuffix(".aux.xml")
+    if is_temporary(first):
+        return True
+    if len(parts) == 1:
+        return name in _NAMES or name == ".cache.lock" or name.startswith("index.gpkg-")
+    if first == CACHE:
+        return name.endswith((".npy", ".json"))
+    stem, suffix = name.removesuffix(".tif"), name.endswith(".tif")
+    if first == "ground":
+        return suffix
+    known = stem in tiles if tiles is not None else _TILE.search(stem) is not None
+    return suffix and known and parts[1:-1] in (("image",), ("height",), ("label",))
 
 
 def save_tileset(folder: Path, tileset: TileSet) -> None:

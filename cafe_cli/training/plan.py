@@ -87,6 +87,7 @@ def plan(
         # Rank 0 creates the folder, perhaps before another process gets here.
         if not resume and processes.is_first():
             preflight.check_output(output, tileset_folder, overwrite)
+            preflight.check_weights(output, config.model)
     planned = processes.plan(device, config.train)
     tileset = load_tileset(tileset_folder)
     preflight.check_tiles(tileset_folder, tileset)

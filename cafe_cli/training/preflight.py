@@ -2,11 +2,23 @@
 
 from pathlib import Path
 
-from cafe_cli.config.schema import STRIDE, TrainSettings
+from cafe_cli.config.schema import STRIDE, ModelSettings, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.system.atomic_write import (
+    LOCK,
+    check_outputs,
+    find_foreign_file,
+    is_temporary,
+)
 from cafe_cli.tilesets.plan import check_training_classes
 from cafe_cli.tilesets.tileset import TileSet, is_tileset_path
 from cafe_cli.training.data.augment import crop_side
+
+_FILES = {
+    LOCK, "best.safetensors", "config.toml", "curves.png", "final.safetensors", "history.csv",
+    "last.safetensors", "report.html", "scores.json", "validation.csv",
+}  # fmt: skip
+"""Files of a run, besides those of TensorBoard."""
 
 
 def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
@@ -19,7 +31,7 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
     """
     if is_tileset_path(tileset, output):
         raise OutputError(f"{output} is where the tile set {tileset} keeps its own; name another")
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not output.exists() or (output.is_dir() and {p.name for p in output.iterdir()} <= {LOCK}):
         return
     if not overwrite:
         raise OutputError(
@@ -31,6 +43,33 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{output} is not the folder of a run; remove it yourself or name another"
         )
+    if foreign := find_foreign_file(output, _is_own):
+        raise OutputError(
+            f"{output} holds {foreign.relative_to(output)} besides a run; move it away or name "
+            "another folder"
+        )
+
+
+def check_weights(output: Path, model: ModelSettings) -> None:
+    """Refuse to replace a run whose folder holds the weights to begin with.
+
+    Raises
+    ------
+    ConfigError
+        The message names the file.
+    """
+    weights = [name for name in (model.weights, model.height_weights) if name]
+    check_outputs([output], weights, overwrite=True)
+
+
+def _is_own(parts: tuple[str, ...]) -> bool:
+    """Whether a run writes a file in its folder."""
+    first = parts[0]
+    if len(parts) > 1:
+        return is_temporary(first) or (
+            first == "tensorboard" and parts[-1].startswith("events.out.tfevents")
+        )
+    return first in _FILES or is_temporary(first)
 
 
 def check_tiles(folder: Path, tileset: TileSet) -> None:

@@ -18,7 +18,9 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import model_file
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.system.locks import lock_folder
 from cafe_cli.text import first_line
+from cafe_cli.training import preflight
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.history import EpochRecord
@@ -94,17 +96,35 @@ def train(
     planned = plan(
         tileset_folder, output, config, device=device, resume=resume, overwrite=overwrite
     )
+    with _claim(planned, overwrite):
+        _run(planned, report or TrainCallbacks(), started)
+    return model_file.read_card(output / BEST)
+
+
+@contextmanager
+def _claim(planned: TrainPlan, overwrite: bool) -> Iterator[None]:
+    """Lock the folder of the run, in the first of its processes."""
+    if not processes.is_first():
+        yield
+        return
+    with lock_folder(planned.output):
+        if not planned.resume:  # another process may have written it
+            preflight.check_output(planned.output, planned.folder, overwrite)
+        yield
+
+
+def _run(planned: TrainPlan, report: TrainCallbacks, started: float) -> None:
+    """Train in all processes, and write the report in the first."""
     team = processes.launch(planned.processes, planned.config.train)
     with team.translate_peer_loss():
         with team.sync_errors():
             run = _set_up(planned, team)
-        with watch_for_stop(config.train.time_limit, started) as stop:
-            ended = _loop(run, report if report and team.first else TrainCallbacks(), stop)
+        with watch_for_stop(planned.config.train.time_limit, started) as stop:
+            ended = _loop(run, report if team.first else TrainCallbacks(), stop)
         with team.sync_errors():
             # Also on a resume of a finished run, which may have been killed before its report.
             if team.first and run.state.history:
                 run.write_report(ended)
-    return model_file.read_card(output / BEST)
 
 
 def _set_up(planned: TrainPlan, team: Processes) -> TrainingRun:

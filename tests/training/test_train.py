@@ -818,9 +818,11 @@ def test_existing_output(whole, tileset):
 
 def test_overwrite(tileset, tmp_path, no_pictures):
     run(tileset, tmp_path / "run", ONE)
-    (tmp_path / "run" / "left over").touch()
+    (tmp_path / "run" / "tensorboard" / "events.out.tfevents.0").touch()
+    (tmp_path / "run" / ".best.partial.safetensors").touch()
     run(tileset, tmp_path / "run", {**ONE, "train__seed": 3}, overwrite=True)
-    assert not (tmp_path / "run" / "left over").exists()
+    assert not (tmp_path / "run" / ".best.partial.safetensors").exists()
+    assert not (tmp_path / "run" / "tensorboard" / "events.out.tfevents.0").exists()
     assert load_config(tmp_path / "run" / "config.toml").train.seed == 3
 
 
