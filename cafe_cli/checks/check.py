@@ -153,8 +153,8 @@ def check(
         progress(done, len(scenes))
     if output is not None:
         with report.capture_errors(str(output)):
-            check_replaceable(output)
             check_outputs([output], input_files(scenes, config), overwrite)
+            check_replaceable(output)
     if report.ok:
         with report.capture_errors():
             _check_consistency(report, scenes, config)

@@ -818,6 +818,7 @@ def test_existing_output(whole, tileset):
 
 def test_overwrite(tileset, tmp_path, no_pictures):
     run(tileset, tmp_path / "run", ONE)
+    (tmp_path / "run" / "tensorboard").mkdir(exist_ok=True)
     (tmp_path / "run" / "tensorboard" / "events.out.tfevents.0").touch()
     (tmp_path / "run" / ".best.partial.safetensors").touch()
     run(tileset, tmp_path / "run", {**ONE, "train__seed": 3}, overwrite=True)
