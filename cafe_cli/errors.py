@@ -14,16 +14,22 @@
     ├── PartialFailureError   exit code 3: some inputs failed, the others are done
     └── RunInterruptedError   exit code 130: Ctrl-C or a signal; what was done is saved
 
-Every message is one line that says what was wrong, with the numbers, and what to do about it.
+Every message is one line that says what was wrong, with the numbers, and what to do about it. It
+names files without passwords and tokens (see `cafe_cli.redaction`).
 """
 
 import sys
+
+from cafe_cli.redaction import redact
 
 
 class CafeError(Exception):
     """Base of every error that ``cafe`` reports as one line."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(CafeError):

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.redaction import redact
 from cafe_cli.system.threads import ProgressCallback
 from cafe_cli.text import percent
 from cafe_cli.training.history import EpochRecord
@@ -174,7 +175,7 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
 
 def show_scores(scores: "Scores", title: str) -> None:
     """Print a table of scores, a row per class, and the overall accuracy."""
-    table = Table(title=Text(title))
+    table = Table(title=Text(redact(title)))
     table.add_column("class")
     for column in ("IoU", "F1", "precision", "recall", "pixels"):
         table.add_column(column, justify="right")
@@ -215,7 +216,7 @@ def _lowest(scores: "Scores") -> str:
 
 def show_areas(areas: "Areas", title: str) -> None:
     """Print a table of areas, a row per class."""
-    table = Table(title=Text(f"areas of {title}"))
+    table = Table(title=Text(redact(f"areas of {title}")))
     table.add_column("class")
     for column in ("pixels", "m²", "ha", "share"):
         table.add_column(column, justify="right")
@@ -240,9 +241,10 @@ def _number(value: float) -> str:
 def print_line(prefix: str | tuple[str, str], message: str) -> None:
     """Print one line: brackets in the message are not markup, and line breaks become spaces.
 
+    Files are named without passwords and tokens.
     `prefix` may be a pair of text and style.
     """
-    text = Text.assemble(prefix, " ".join(message.splitlines()))
+    text = Text.assemble(prefix, redact(" ".join(message.splitlines())))
     console.print(text, soft_wrap=True, highlight=False)
 
 

@@ -8,6 +8,7 @@ import click
 
 from cafe_cli.cli.options import PATH, config_options, overwrite_option, read_config
 from cafe_cli.errors import CafeError
+from cafe_cli.redaction import redact_all
 
 if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
@@ -62,7 +63,7 @@ def evaluate(
         settings = {"split": split, "partial": partial, "ignore": ignore}
         result = _score(maps, reference, config, settings, as_json).as_json() | result
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        click.echo(json.dumps(redact_all(result), indent=1))
     if min_miou is not None and not (miou := result["miou"] or 0.0) >= min_miou:
         raise CafeError(f"mean IoU {miou:.4f} is below --min-miou {min_miou}")
 
@@ -127,7 +128,8 @@ def _measure(maps: str, config: "Config", output: Path, quiet: bool) -> "Areas":
     with progress_bar("areas") as progress:
         areas = measure_areas(maps, classes=classes, crs=config.crs, progress=progress)
     is_json = output.suffix.lower() == ".json"
-    write_text(output, json.dumps(areas.as_json(), indent=1) if is_json else areas.as_csv())
+    values = redact_all(areas.as_json())
+    write_text(output, json.dumps(values, indent=1) if is_json else areas.as_csv())
     if not quiet:
         show_areas(areas, maps)
         say(f"wrote {output}")

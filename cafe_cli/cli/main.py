@@ -24,6 +24,7 @@ from cafe_cli.cli.predict import predict
 from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
 from cafe_cli.errors import CafeError, out_of_memory
+from cafe_cli.redaction import redact
 
 # How long idle threads of OpenMP spin before they sleep: 1000 rounds are about a microsecond. By
 # default they keep spinning, and a training step takes many times as long if another process
@@ -93,7 +94,7 @@ def _fail(message: str, code: int) -> int:
     from cafe_cli.cli.console import show_error
 
     if logging.getLogger("cafe").isEnabledFor(logging.DEBUG):
-        traceback.print_exc()
+        sys.stderr.write(redact(traceback.format_exc()))
     show_error(message)
     return code
 

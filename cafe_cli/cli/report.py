@@ -11,6 +11,7 @@ from rich.text import Text
 from cafe_cli.cli.console import console, print_line, say
 from cafe_cli.errors import CafeError
 from cafe_cli.findings import LEVELS, Finding, Report, group_findings
+from cafe_cli.redaction import redact, redact_all
 from cafe_cli.text import list_some, megabytes, percent
 
 _STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
@@ -23,7 +24,7 @@ def print_reports(reports: Sequence[Report], as_json: bool = False) -> None:
     """
     for report in reports:
         if as_json:
-            click.echo(json.dumps(report.as_json(), indent=1))
+            click.echo(json.dumps(redact_all(report.as_json()), indent=1))
         else:
             show_report(report)
     if not all(report.ok for report in reports):
@@ -39,7 +40,7 @@ def show_report(report: Report) -> None:
     log = logging.getLogger("cafe")
     if log.isEnabledFor(logging.INFO):
         for line in _fact_lines(report.facts, in_full=log.isEnabledFor(logging.DEBUG)):
-            console.print(Text(line), soft_wrap=True, highlight=False)
+            console.print(Text(redact(line)), soft_wrap=True, highlight=False)
     groups = group_findings(report.findings)
     for group in sorted(groups, key=lambda g: LEVELS.index(g[0].level), reverse=True):
         level = group[0].level

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cafe_cli.config.messages import explain
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError
+from cafe_cli.redaction import redact_all
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -51,8 +52,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """Return the config as TOML; keys that are None are left out."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+    """Return the config as TOML, without keys that are None, and without passwords and tokens."""
+    return tomli_w.dumps(redact_all(config.model_dump(exclude_none=True)))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

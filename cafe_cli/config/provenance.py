@@ -9,6 +9,7 @@ from typing import Any
 import tomli_w
 
 from cafe_cli import __version__
+from cafe_cli.redaction import redact_all
 from cafe_cli.system.atomic_write import write_text
 
 log = logging.getLogger("cafe")
@@ -20,8 +21,9 @@ def settings_path(output: Path) -> Path:
 
 
 def dump_settings(values: Mapping[str, Any]) -> str:
-    """Return the settings of an output, except those that are None, as TOML."""
-    return tomli_w.dumps(_without_none({"cafe_version": __version__, **values}))
+    """Return the settings of an output as TOML, without passwords, tokens and what is None."""
+    made = redact_all({"cafe_version": __version__, **values})
+    return tomli_w.dumps(_without_none(made))
 
 
 def save_beside(output: Path, values: Mapping[str, Any]) -> None:

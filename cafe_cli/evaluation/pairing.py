@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.redaction import stem
 from cafe_cli.scenes.discovery import (
     SceneFiles,
     expand,
@@ -103,7 +104,7 @@ def maps_of_scenes(
     files = expand_inputs([maps])
     by_stem: dict[str, list[str]] = {}
     for path in files:
-        by_stem.setdefault(Path(path).stem, []).append(path)
+        by_stem.setdefault(stem(path), []).append(path)
     found = {scene.id: _named_like(scene, by_stem) for scene in scenes}
     found = {scene: paths for scene, paths in found.items() if paths}
     if not found and files == [maps]:
@@ -158,8 +159,8 @@ def _fill(maps: str, config: Config, scenes: Sequence[SceneFiles]) -> dict[str, 
 
 def _named_like(scene: SceneFiles, by_stem: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the maps that are named like the orthophotos of a scene, or like the scene."""
-    stems = dict.fromkeys([*(Path(path).stem for path in scene.optical), scene.id])
-    fitting = [by_stem[stem] for stem in stems if stem in by_stem]
+    stems = dict.fromkeys([*(stem(path) for path in scene.optical), scene.id])
+    fitting = [by_stem[short] for short in stems if short in by_stem]
     if twice := [paths for paths in fitting if len(paths) > 1]:
         raise InputError(f"{' and '.join(twice[0])} both fit scene {scene.id}; leave one out")
     return tuple(path for paths in fitting for path in paths)

@@ -12,6 +12,7 @@ from cafe_cli.inference.job import PredictInput, PredictOutput
 from cafe_cli.inference.strip_store import strips_folder
 from cafe_cli.inference.tiling import Strip, WindowGrid
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.vector.area_of_interest import Area
@@ -33,6 +34,8 @@ class PredictPlan:
     engine : {"torch", "onnx"}
     fingerprint : mapping
         Everything that the pixels of the outputs depend on, as plain values by readable names.
+    inputs : InputFiles
+        The files behind the names of the source, before any was read.
     """
 
     source: PredictInput
@@ -43,6 +46,7 @@ class PredictPlan:
     strips: list[Strip]
     engine: Engine
     fingerprint: Mapping[str, object]
+    inputs: InputFiles
 
     @property
     def window_count(self) -> int:

@@ -15,6 +15,7 @@ from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.redaction import base_name, redact, stem
 from cafe_cli.scenes.discovery import find_placeholder, find_scenes
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection
@@ -107,11 +108,11 @@ def predict_per_file(
     predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
     total, failed = Meter(), []
     for number, (one, files) in enumerate(jobs, start=1):
-        name = one.optical[0]
+        name = redact(one.optical[0])
         try:
             _check_outputs(models, one, files)
             plan = predictor.plan(SceneInput.of(one, predictor.ensemble), files)
-            meter = predictor.run(plan, progress, f"{number}/{len(jobs)} {Path(name).stem}")
+            meter = predictor.run(plan, progress, f"{number}/{len(jobs)} {stem(one.optical[0])}")
         except (CafeError, OSError) as error:
             log.error("%s", f"{error}" if name in str(error) else f"{name}: {error}")
             failed.append(name)
@@ -175,8 +176,8 @@ def _split_per_file(
 ) -> Iterator[tuple[PredictInput, PredictOutput]]:
     """Yield inputs and outputs of every orthophoto, or of every scene if names have ``{id}``."""
     named = [*_name_scenes(source)]
-    stems = [stem for stem, _ in named]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+    stems = [short for short, _ in named]
+    if twice := sorted({short for short in stems if stems.count(short) > 1}):
         raise ConfigError(f"two orthophotos would both make {twice[0]}.tif; rename one of them")
     folders = [*map(os.path.realpath, outputs.paths.values())]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
@@ -184,15 +185,15 @@ def _split_per_file(
     for folder in outputs.paths.values():
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; with --per-file, name a folder")
-    for stem, one in named:
-        yield one, outputs.in_folders(f"{stem}.tif")
+    for short, one in named:
+        yield one, outputs.in_folders(f"{short}.tif")
 
 
 def _name_scenes(source: PredictInput) -> Iterator[tuple[str, PredictInput]]:
     """Yield the name of every map and its rasters, which placeholders pair as in a config."""
     if find_placeholder(source.optical) is None:
         for name in source.optical:
-            yield Path(name).stem, replace(source, optical=(name,))
+            yield stem(name), replace(source, optical=(name,))
         return
     settings = SceneSettings(
         optical=source.optical, elevation=source.elevation or None, dtm=source.dtm or None
@@ -220,7 +221,7 @@ def _dry_run_scene(
 
     config = Config(scenes=scenes, height=scene_input.height)
     found = diagnose(scene_input.files, config, estimate)
-    report.facts["scenes"] = {Path(source.optical[0]).name: found.facts}
+    report.facts["scenes"] = {base_name(source.optical[0]): found.facts}
     report.add(*found.findings)
     if found.ok:
         plan = predictor.plan(scene_input, outputs)

@@ -26,6 +26,7 @@ from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import choose_devices
+from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
@@ -63,6 +64,7 @@ class Predictor:
     def plan(self, scene_input: SceneInput, outputs: PredictOutput) -> PredictPlan:
         """Check the inputs, and what a run to resume has left; errors as in `predict`."""
         ensemble, settings = self.ensemble, self.settings
+        inputs = InputFiles.behind(scene_input.source.paths)
         inspection, area = scene_input.inspect(ensemble)
         windows = ensemble.window_grid(settings, inspection.grid.extent)
         classes = len(ensemble.card.classes)
@@ -74,15 +76,16 @@ class Predictor:
             "device": self.devices[0].type,
             "engine": engine,
             **ensemble.fingerprint,
-            **scene_input.fingerprint(),
+            **scene_input.fingerprint(inputs),
             "area": area.key,
             "window": windows.size,
             "overlap": windows.overlap,
             **{name: getattr(settings, name) for name in ("blend", "tta", "scales")},
         }
         plan = PredictPlan(
-            scene_input.source, outputs, inspection, area, windows, strips, engine, fingerprint
-        )
+            scene_input.source, outputs, inspection, area, windows, strips, engine, fingerprint,
+            inputs,
+        )  # fmt: skip
         plan.check_resume()
         return plan
 
@@ -102,8 +105,14 @@ class Predictor:
         with self._store(plan) as store:
             left = [s for s in plan.strips if plan.in_outputs(s.extent) not in store.done]
             meter.resume(meter.total - sum(strip.window_count for strip in left))
+            if store.done and plan.inputs.unknown:
+                log.warning(
+                    "whether %s has changed since the interrupted run cannot be known",
+                    plan.inputs.unknown[0],
+                )
             if left:
                 self._infer(plan, left, store, meter, progress)
+                plan.inputs.check_unchanged()
             store.finish()
             # Written before the strips are removed: if the process is killed here, the resumed run
             # writes it.

@@ -13,9 +13,10 @@ from cafe_cli.inference.fit import order_bands
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.redaction import redact, redact_all
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
-from cafe_cli.system.atomic_write import file_stamps
 from cafe_cli.vector.area_of_interest import Area
 
 log = logging.getLogger("cafe")
@@ -93,16 +94,22 @@ class SceneInput:
         _check_gsd(inspection, ensemble.card, self.source.ignore_mismatch)
         return inspection, _area(self.source, inspection.grid, inspection.files.name)
 
-    def fingerprint(self) -> dict[str, object]:
-        """Return all that map pixels depend on: files, bands, height settings, resampling."""
-        files = {
-            f"input {n}": _describe_stamp(*s) for n, s in file_stamps(self.source.paths).items()
-        }
+    def fingerprint(self, inputs: InputFiles) -> dict[str, object]:
+        """Return all that map pixels depend on: files, bands, height settings, resampling.
+
+        `inputs` are the files behind the names of the source.
+        """
+        files: dict[str, object] = {}
+        for name, stamp in inputs.stamps.items():
+            key = f"input {redact(name)}"
+            while key in files:  # names that differ in what is not shown
+                key += " "
+            files[key] = stamp if isinstance(stamp, str) else _describe_stamp(*stamp)
         source = asdict(self.source)
         # `Area.key` stands for the area, and nothing depends on the last.
         for name in ("aoi", "bbox", "bbox_crs", "ignore_mismatch"):
             del source[name]
-        return {**files, **source, "height": self.height.model_dump()}
+        return redact_all({**files, **source, "height": self.height.model_dump()})
 
 
 def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:

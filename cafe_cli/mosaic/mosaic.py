@@ -15,6 +15,7 @@ from cafe_cli.findings import Report
 from cafe_cli.mosaic.grid import OpenRasters, PlacedInput, TargetGrid
 from cafe_cli.mosaic.methods import UNKNOWN, Confidence, Labels, Method
 from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
+from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import create_map
 from cafe_cli.system.output_group import claim_outputs
@@ -71,6 +72,7 @@ def mosaic(
     OutputError
         An output exists or cannot be written.
     """
+    files = InputFiles.behind([*inputs, *(confidences.inputs if confidences else ())])
     planned = plan(
         inputs, output, method=method, confidences=confidences, target=target, overwrite=overwrite
     )
@@ -83,6 +85,7 @@ def mosaic(
         create_map(output, second, planned.grid, overwrite, planned.classes, settings) as writers,
     ):
         _fill(planned, writers, progress)
+        files.check_unchanged()
 
 
 def dry_run(

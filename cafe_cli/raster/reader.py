@@ -24,7 +24,9 @@ from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
 from cafe_cli.raster.image_view import ImageView, open_view
 from cafe_cli.raster.window import Window, spread
+from cafe_cli.redaction import HIDDEN
 from cafe_cli.system.atomic_write import is_file_name, is_remote
+from cafe_cli.system.gdal_options import PYTHON_OFF, set_gdal_options
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -35,9 +37,7 @@ log = logging.getLogger("cafe")
 _OF_A_SERVER = "if address and rights are right, try again, or download the file first"
 _thread = threading.local()
 
-# GDAL's default is 5 % of the machine's memory, more than the bounds on memory set elsewhere allow.
-# This number is in MB; as an argument of rasterio.Env it would be in bytes.
-os.environ.setdefault("GDAL_CACHEMAX", "32")
+set_gdal_options()
 # Pixel coordinates are a legitimate grid here (scenes delivered as plain patches).
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
@@ -67,7 +67,9 @@ def _open(path: str, view: ImageView | None = None) -> DatasetReader:
     local = is_file_name(path)
     if local and not os.path.exists(path):
         raise InputError(f"{path} does not exist")
-    _keep_environment()
+    if HIDDEN in path:
+        raise InputError(f"{path} was written without its password or token; name it in full")
+    keep_environment()
     try:
         dataset = open_view(view, path) if view else rasterio.open(path)
     except RasterioError as error:
@@ -84,13 +86,14 @@ def _open(path: str, view: ImageView | None = None) -> DatasetReader:
     return _open(inside)
 
 
-def _keep_environment() -> None:
+def keep_environment() -> None:
     """Enter a GDAL environment in this thread permanently, so that rasters may close in any order.
 
     Otherwise the first raster opened enters an environment, and closing that raster leaves it.
     """
     if not hasenv():
-        _thread.environment = rasterio.Env.from_defaults()
+        # Options of a thread win over those of a configuration file of GDAL, too.
+        _thread.environment = rasterio.Env.from_defaults(**PYTHON_OFF)
         _thread.environment.__enter__()
 
 

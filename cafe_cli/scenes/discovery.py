@@ -10,6 +10,7 @@ from pathlib import Path
 from cafe_cli.config.schema import SceneSettings
 from cafe_cli.config.types import Files
 from cafe_cli.errors import ConfigError, InputError
+from cafe_cli.redaction import base_name
 from cafe_cli.system.atomic_write import is_file_name, is_remote
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
@@ -29,6 +30,11 @@ class SceneFiles:
     elevation: tuple[str, ...] = ()
     dtm: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """All files."""
+        return [*self.optical, *self.elevation, *self.dtm, *self.labels]
 
     @property
     def name(self) -> str:
@@ -246,7 +252,7 @@ def _scene_name(pattern: str) -> str:
     """Name a scene after its file, or after the folder where a wildcard or a list names files."""
     before, file, inside = _split(pattern)
     folder, name = os.path.split(file.removeprefix("@").rstrip("/"))
-    stem = os.path.splitext(name)[0]
+    stem = os.path.splitext(base_name(pattern) if is_remote(pattern) else name)[0]
     if before:
         return re.sub(r"\W+", "_", f"{stem} {before.partition(':')[2]}{inside}").strip("_")
     return (os.path.basename(folder) or "scene") if set("*?[") & set(stem) else stem

@@ -31,10 +31,11 @@ from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from numpy.typing import NDArray
 
 from cafe_cli import __version__
-from cafe_cli.errors import OutputError
+from cafe_cli.errors import InputError, OutputError
+from cafe_cli.raster.input_files import restamp
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.splits.assign import Split
-from cafe_cli.system.atomic_write import file_stamps, remove, replace_atomically
+from cafe_cli.system.atomic_write import remove, replace_atomically
 from cafe_cli.system.locks import wait_for_lock
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
 from cafe_cli.text import file_size
@@ -211,7 +212,15 @@ class _CacheFolder:
                     file_size(size),
                 )
                 self._fill(temporary, progress)
+                self._check_unchanged()
             return self.open()
+
+    def _check_unchanged(self) -> None:
+        if _fingerprint(self._folder, self._tileset, self._tiles) != self._fingerprint:
+            raise InputError(
+                f"tiles of {self._folder} were changed while they were decoded; run again when "
+                "they no longer change"
+            )
 
     def _fill(self, folder: Path, progress: ProgressCallback) -> None:
         folder.mkdir()
@@ -254,7 +263,7 @@ def _fingerprint(folder: Path, tileset: TileSet, tiles: Sequence[Tile]) -> dict[
     if tileset.virtual is not None:
         files += sorted(str(path) for path in (folder / "ground").glob("*.tif"))
         files += [path for scene in tileset.virtual.scenes.values() for path in scene.stamps]
-    found = file_stamps(files)
+    found = restamp(files)
     return {
         "format": "cafe cache 1",
         "cafe_version": __version__,

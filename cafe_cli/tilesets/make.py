@@ -1,6 +1,7 @@
 """Make a tile set from the scenes of a config; `tile` is the entry point of ``cafe tile``."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from cafe_cli.config.load import dump_config
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.raster.grid import describe_crs
+from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.statistics import BandHistogram, RunningMoments
-from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.redaction import redact_all
+from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
@@ -37,6 +40,7 @@ from cafe_cli.tilesets.tileset import (
     VirtualScene,
     VirtualSource,
     check_replaceable,
+    check_storable,
     save_tileset,
 )
 from cafe_cli.tilesets.verdict import judge_classes, judge_tiles
@@ -81,12 +85,19 @@ def tile(
     check_output(output, overwrite)
     jobs = jobs or cores()
     with claim_outputs([output], overwrite), replace_atomically(output, overwrite) as folder:
+        files = _input_files(config)
+        if virtual:
+            check_storable(files)
+        watched = InputFiles.behind(files)
+        if virtual and watched.unknown:
+            log.info("whether %s changes later cannot be known", watched.unknown[0])
         planned = plan(config, jobs)
         inputs = input_files([scene.files for scene in planned.scenes], config)
         check_outputs([output], inputs, overwrite)
         _check_plan(planned, config, jobs)
         folder.mkdir()
         tileset = _cut(planned, config, folder, virtual, jobs, progress)
+        watched.check_unchanged()
         save_tileset(folder, tileset)
         write_text(folder / "config.toml", dump_config(config))
         write_index(folder, tileset, planned.grids)
@@ -95,10 +106,16 @@ def tile(
 
 def input_files(scenes: Sequence[SceneFiles], config: Config) -> list[str]:
     """Return all files that a tile set is made of, by the names that the config gives them."""
-    streams = ("optical", "elevation", "dtm", "labels")
-    names = [name for files in scenes for stream in streams for name in getattr(files, stream)]
+    names = [name for files in scenes for name in files.paths]
     others = [config.labels.table, config.split.file]
-    return [*names, *(name for name in others if name)]
+    return [*names, *(os.path.join(config.root, name) for name in others if name)]
+
+
+def _input_files(config: Config) -> list[str]:
+    """Return `input_files` before the plan; none if `plan` will refuse."""
+    if config.scenes is None or config.scenes.labels is None or not config.classes:
+        return []
+    return input_files(find_scenes(config.scenes, config.root), config)
 
 
 def _cut(
@@ -165,7 +182,9 @@ def _cut_strips(
 def _virtual_source(planned: TilePlan, config: Config) -> VirtualSource:
     table = [config.labels.table] if config.labels.table else []
     scenes = {s.files.id: VirtualScene.record(s.files, *table) for s in planned.scenes}
-    return VirtualSource(scenes=scenes, config=config.model_dump(mode="json", exclude_none=True))
+    return VirtualSource(
+        scenes=scenes, config=redact_all(config.model_dump(mode="json", exclude_none=True))
+    )
 
 
 def _description(planned: TilePlan, config: Config, classes: ClassTable) -> dict[str, Any]:

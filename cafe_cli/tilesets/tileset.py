@@ -15,6 +15,7 @@ ground, and the labels of tiles that lie in two splits.
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.errors import InputError, OutputError
+from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.raster.input_files import InputFiles, Stamp, restamp
 from cafe_cli.raster.statistics import Statistics
+from cafe_cli.redaction import redact
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.splits.assign import Split
 from cafe_cli.system.atomic_write import (
-    file_stamps,
     find_foreign_file,
+    is_remote,
     is_temporary,
     write_text,
 )
@@ -65,20 +68,20 @@ class Tile(_Stored):
 
 
 class VirtualScene(_Stored):
-    """The files of a scene, with their sizes in bytes and modification times in ns."""
+    """The files of a scene, with the stamps of all files behind their names."""
 
     optical: tuple[str, ...]
     elevation: tuple[str, ...]
     dtm: tuple[str, ...]
     labels: tuple[str, ...]
-    stamps: dict[str, tuple[int, int]]
+    stamps: dict[str, Stamp]
 
     @classmethod
     def record(cls, files: SceneFiles, *others: str) -> "VirtualScene":
         """Record the files of a scene, and `others` that its pixels depend on."""
         streams = {k: getattr(files, k) for k in ("optical", "elevation", "dtm", "labels")}
         paths = [*others, *(path for paths in streams.values() for path in paths)]
-        return cls(**streams, stamps=file_stamps(paths))
+        return cls(**streams, stamps=dict(InputFiles.behind(paths).stamps))
 
     def check_unchanged(self) -> None:
         """Check that the files have not changed since they were recorded.
@@ -88,8 +91,9 @@ class VirtualScene(_Stored):
         InputError
             A file is missing or was changed.
         """
+        now = restamp(self.stamps)
         for path, stamp in self.stamps.items():
-            if file_stamps([path]).get(path) != stamp:
+            if now.get(path) != stamp and (path in now or not is_remote(path)):
                 raise InputError(
                     f"{path} was changed or moved after the virtual tile set was made of it; run "
                     "cafe tile again"
@@ -176,6 +180,22 @@ def load_tileset(folder: Path) -> TileSet:
         where = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path} is damaged: {where}: {reason}; run cafe tile") from error
+
+
+def check_storable(names: Sequence[str]) -> None:
+    """Refuse files for a virtual tile set whose names hold what must not be stored.
+
+    Raises
+    ------
+    ConfigError
+        A name holds a password or the query of a URL.
+    """
+    if hidden := [name for name in names if redact(name) != name]:
+        raise ConfigError(
+            f"a virtual tile set would store the password or the query of {hidden[0]}: leave out "
+            "--virtual, or let GDAL in by the environment (GDAL_HTTP_USERPWD, "
+            "GDAL_HTTP_HEADER_FILE, s3:// with AWS_...)"
+        )
 
 
 def is_tileset_path(folder: Path, path: Path) -> bool:

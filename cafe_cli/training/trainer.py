@@ -16,6 +16,7 @@ from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.redaction import redact_all
 from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.system.malloc import keep_memory
 from cafe_cli.tilesets import cache
@@ -299,7 +300,9 @@ class TrainingRun:
             window=crop_side(self.config.train, tileset.size),
             epoch=self.state.epoch,
             scores=result.as_json() if result else None,
-            config=self.config.model_dump(mode="json", exclude_none=True, exclude={"root"}),
+            config=redact_all(
+                self.config.model_dump(mode="json", exclude_none=True, exclude={"root"})
+            ),
             training_pixels=self._pixels,
         )
 

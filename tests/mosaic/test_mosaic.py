@@ -466,8 +466,8 @@ def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch):
     state, opened, original = Counter(), Counter(), open_raster
 
     @contextmanager
-    def counting(path):
-        with original(path) as dataset:
+    def counting(path, view=None):
+        with original(path, view) as dataset:
             opened[path] += 1
             state["open"] += 1
             state["most"] = max(state["most"], state["open"])
@@ -488,9 +488,9 @@ def test_rasters_stay_open_between_windows(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", a, at(0, 0, a))
     opened, original = Counter(), open_raster
 
-    def counting(path):
+    def counting(path, view=None):
         opened[path] += 1
-        return original(path)
+        return original(path, view)
 
     count_opening(monkeypatch, counting)
     monkeypatch.setattr(engine, "_WINDOW", 64)

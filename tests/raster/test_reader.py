@@ -198,3 +198,20 @@ def test_a_decimated_look_has_the_extent_of_the_whole(write):
     assert (np.diff(seen, axis=1) > 0).all()
     assert seen[0, 0] < 10
     assert seen[0, -1] >= 90
+
+
+PYTHON_PIXELS = """<VRTDataset rasterXSize="8" rasterYSize="6">
+<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">
+<PixelFunctionType>run</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage>
+<PixelFunctionCode>def run(*args, **more): open("{}", "w").close()</PixelFunctionCode>
+</VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize("setting", ["YES", "TRUSTED_MODULES", "NO"])
+def test_code_in_a_virtual_raster_never_runs(setting, tmp_path, monkeypatch):
+    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", setting)
+    path, sign = tmp_path / "a.vrt", tmp_path / "sign"
+    path.write_text(PYTHON_PIXELS.format(sign))
+    with open_raster(str(path)) as dataset, pytest.raises(InputError, match="Python"):
+        read_window(dataset, Window(0, 0, 8, 6), [1])
+    assert not sign.exists()

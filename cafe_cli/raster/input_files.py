@@ -1,0 +1,272 @@
+"""The files behind the names of inputs, and whether they have changed.
+
+A name may stand for many files: the sources of a virtual raster (VRT), overviews, masks and other
+side files, an archive, the files of a folder, or a file on a server.
+"""
+
+import logging
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TypeAlias
+from urllib.parse import unquote
+from xml.sax.saxutils import unescape
+
+import rasterio
+from rasterio._path import _parse_path, _vsi_path
+
+from cafe_cli.errors import InputError
+from cafe_cli.raster.geodesy import GDAL_ERRORS
+from cafe_cli.raster.reader import keep_environment
+from cafe_cli.system.atomic_write import is_file_name, is_remote
+from cafe_cli.system.http import stamp_url
+
+log = logging.getLogger("cafe")
+
+Stamp: TypeAlias = tuple[int, int] | str
+"""Size in bytes and time of the last change in ns, or for other things a text."""
+
+_WAL = "-wal"  # changes of an SQLite file that are not in it yet
+_RASTER_SIDES = (".aux.xml", ".ovr", ".msk", _WAL)
+_STEM_SIDES = (
+    ".aux", ".hdr", ".prj", ".wld", ".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".pgw", ".pngw",
+    ".j2w", ".dbf", ".shx", ".cpg", ".dat", ".map", ".id", ".ind", ".mid", ".gfs", ".xsd", ".csvt",
+)  # fmt: skip
+_LONGEST = 10_000_000  # bytes of a virtual data source
+_VIRTUAL = (b"<VRTDataset", b"<OGRVRTDataSource")
+_OGR_SOURCE = re.compile(rb"<SrcDataSource([^>]*)>\s*([^<]+?)\s*</SrcDataSource>", re.IGNORECASE)
+_STATISTICS = re.compile(
+    r'<MDI key="STATISTICS_[^"]*">[^<]*</MDI>|<Histograms>.*?</Histograms>|</?Metadata[^>]*>|\s+',
+    re.DOTALL,
+)
+_EMPTY_SIDE = re.compile(
+    r"<PAMDataset/?>|</PAMDataset>|<PAMRasterBandband=\"\d+\"/?>|</PAMRasterBand>"
+)
+_LAYERS_OF_GDAL = re.compile(
+    r"/vsi(?:zip|tar|gzip|7z|rar|cached|sparse|crypt|curl|curl_streaming)/"
+)
+_URL = re.compile(r"https?://[^\s{}]+")
+_ARCHIVED = re.compile(r"(\.(?:zip|tar|tgz|tar\.gz|gz|7z|rar|kmz|shz))/.*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files behind the names of inputs, as they were at the start of a run.
+
+    Attributes
+    ----------
+    stamps : dict
+        By file or URL. A side file that is absent has no stamp.
+    unknown : tuple of str
+        Names of which it cannot be known whether they change: on servers that send neither ETag
+        nor Last-Modified, in object stores and databases.
+    """
+
+    stamps: Mapping[str, Stamp]
+    unknown: tuple[str, ...]
+    _absent: tuple[str, ...]
+    _in_place: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def behind(cls, names: Iterable[str]) -> "InputFiles":
+        """Find the files behind names, and look at them; no name is opened that cannot be."""
+        found: dict[str, bool] = {}
+        for name in dict.fromkeys(names):
+            _collect(name, found)
+        sides = [side for name, has in found.items() if has for side in _sides_of(name)]
+        stamps = restamp([*found, *sides])
+        unknown = tuple(n for n in found if not is_file_name(n) and n not in stamps)
+        absent = tuple(name for name in sides if name not in stamps)
+        return cls(stamps, unknown, absent, _in_place(stamps))
+
+    def check_unchanged(self) -> None:
+        """Check at the end of a run that the files are still what was read.
+
+        Raises
+        ------
+        InputError
+            A file has changed, is gone, or has a new side file.
+        """
+        now = restamp([*self.stamps, *self._absent])
+        lost = [name for name in self.stamps if is_remote(name) and name not in now]
+        if lost:
+            log.warning("whether %s changed in the meantime cannot be known", lost[0])
+        for name in (*self.stamps, *self._absent):
+            if name not in lost and now.get(name) != self.stamps.get(name):
+                raise _changed(name)
+        for name, was in _in_place(self.stamps).items():
+            if _differs_in_place(self._in_place[name], was):
+                raise _changed(name)
+
+
+def restamp(names: Iterable[str]) -> dict[str, Stamp]:
+    """Return the stamps of files and URLs; those that are absent or cannot be known have none."""
+    names = list(names)
+    urls = {name: url for name in names if (url := _url_in(name))}
+    found: dict[str, Stamp] = {}
+    if urls:
+        with ThreadPoolExecutor(min(len(urls), 16)) as pool:
+            answers = pool.map(stamp_url, urls.values())
+            found = {name: stamp for name, stamp in zip(urls, answers, strict=True) if stamp}
+    for name in _present([name for name in names if name not in urls]):
+        if (stamp := _stamp_file(name)) is not None:
+            found[name] = stamp
+    return {name: found[name] for name in names if name in found}
+
+
+def _changed(name: str) -> InputError:
+    return InputError(
+        f"{name} was changed while it was read, so the output would be a mixture; nothing was "
+        "written: run again when it no longer changes"
+    )
+
+
+def _stamp_file(name: str) -> Stamp | None:
+    """Return the stamp of a local file; None if it is absent, or counts as if it were."""
+    try:
+        stat = os.stat(name)
+        if name.endswith(".aux.xml"):
+            return _stamp_side_file(name)
+    except (OSError, ValueError):
+        return None
+    return None if name.endswith(_WAL) and not stat.st_size else (stat.st_size, stat.st_mtime_ns)
+
+
+def _stamp_side_file(name: str) -> str | None:
+    """Stamp a side file of GDAL by its content, without the statistics that viewers write."""
+    with open(name, encoding="utf-8", errors="replace") as file:
+        rest = _STATISTICS.sub("", file.read())
+    return f"crc {zlib.crc32(rest.encode()):08x}" if _EMPTY_SIDE.sub("", rest) else None
+
+
+def _in_place(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Return what shows that a file was written to and its time was set back."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if not is_remote(name) and not name.endswith(".aux.xml") and os.path.exists(name):
+            stat = os.stat(name)
+            found[name] = (stat.st_ctime_ns, stat.st_nlink, stat.st_mode, stat.st_uid, stat.st_gid)
+    return found
+
+
+def _differs_in_place(before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+    # Rights, owners and hard links change the first number, too.
+    return before[0] != now[0] and before[1:] == now[1:]
+
+
+def _collect(name: str, found: dict[str, bool], named: bool = True) -> None:
+    """Add the files behind a name, and those behind them; True for those that have side files.
+
+    `named` says that the user named it.
+    """
+    if name in found:
+        return
+    if is_remote(name) and not name.startswith("vrt://"):
+        _collect_remote(name, found)
+    elif os.path.isdir(name):
+        found |= dict.fromkeys(_files_of(name), False)
+    else:
+        exists = os.path.isfile(name)
+        found |= {name: True} if exists else {}
+        inside = _sources_of(name) if exists else _opened(name)
+        if not exists and not inside and not is_file_name(name):
+            found[name] = False  # a database, for example
+        for one in inside:
+            _collect(one, found, named=False)
+        if named and exists and not name.lower().endswith((".tif", ".tiff")):
+            found |= {one: True for one in _opened(name) if os.path.isfile(one)}
+
+
+def _collect_remote(name: str, found: dict[str, bool]) -> None:
+    """Add what is behind a URL, or behind one of GDAL's virtual names."""
+    local = None if _url_in(name) else _local_part(_vsi_path(_parse_path(name)))
+    found[local or name] = local is not None
+    if re.search(r"\.vrt\b", name, re.IGNORECASE):
+        for one in _opened(name):
+            _collect(one, found, named=False)
+
+
+def _sources_of(path: str) -> list[str]:
+    """Return the sources of a virtual raster or a virtual data source; none of other files."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+            if _VIRTUAL[1] in start:
+                return _sources_of_layers(start + file.read(_LONGEST), path)
+    except OSError:
+        return []
+    return _opened(path) if _VIRTUAL[0] in start else []
+
+
+def _opened(name: str) -> list[str]:
+    """Return the files that GDAL names for a raster; none if it cannot be opened."""
+    keep_environment()
+    try:
+        with rasterio.open(name) as dataset:
+            return list(dataset.files)
+    except (*GDAL_ERRORS, OSError):
+        return []
+
+
+def _sources_of_layers(text: bytes, path: str) -> list[str]:
+    sources = []
+    for options, name in _OGR_SOURCE.findall(text):
+        source = unescape(name.decode(errors="replace"))
+        relative = b'relativeToVRT="1"' in options
+        sources.append(os.path.join(os.path.dirname(path), source) if relative else source)
+    return sources
+
+
+def _files_of(folder: str) -> Iterator[str]:
+    """Return the files in a folder that is one data set, e.g. a file geodatabase."""
+    for where, _, names in os.walk(folder):
+        for name in sorted(names):
+            if not name.endswith(".lock"):
+                yield os.path.join(where, name)
+
+
+def _sides_of(file: str) -> list[str]:
+    """Return the names that side files of a file would have."""
+    stem = os.path.splitext(file)[0]
+    return [file + s for s in _RASTER_SIDES] + [stem + s for s in _STEM_SIDES]
+
+
+def _present(names: Sequence[str]) -> list[str]:
+    """Return the names of files that exist; folders are listed, which is faster for many files."""
+    listed: dict[str, frozenset[str]] = {}
+    found = []
+    for name in names:
+        folder, base = os.path.split(name)
+        if folder not in listed:
+            try:
+                listed[folder] = frozenset(os.listdir(folder or "."))
+            except OSError:
+                listed[folder] = frozenset()
+        if base in listed[folder]:
+            found.append(name)
+    return found
+
+
+def _url_in(name: str) -> str | None:
+    """Return the URL of the file on a server that a name refers to."""
+    if name.startswith("/vsi") and (given := re.search(r"[?&]url=([^&]+)", name)):
+        name = unquote(given[1])
+    found = _URL.search(name)
+    return _ARCHIVED.sub(r"\1", found[0]) if found else None
+
+
+def _local_part(name: str) -> str | None:
+    """Return the local file in one of GDAL's names, such as that of a file in an archive."""
+    rest = name
+    while found := _LAYERS_OF_GDAL.match(rest):
+        rest = rest[found.end() :].strip("{")
+    rest = re.sub(r"^/vsisubfile/[\d_]+,", "", rest)
+    part = PurePath(rest.replace("}", ""))
+    for path in (part, *part.parents):
+        if os.path.isfile(path):
+            return str(path)
+    return None
