@@ -72,12 +72,15 @@ class CellCounter:
         """Add a window to the counts: its class ids and where the image is valid."""
         kinds = np.full(NODATA + 1, self.classes)
         kinds[: self.classes] = np.arange(self.classes)
-        found = np.where(valid, kinds[ids], self.classes + 1)
         rows = _cell_of(self.rows, window.row, window.bottom)
         cols = _cell_of(self.cols, window.col, window.right)
         shape = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1, self.classes + 2
-        cells = (rows - rows[0])[:, None] * shape[1] + (cols - cols[0])
-        counts = np.bincount((cells * shape[2] + found).ravel(), minlength=int(np.prod(shape)))
+        found = kinds[ids]
+        if not valid.all():
+            found[~valid] = self.classes + 1
+        found += ((rows - rows[0]) * shape[1] * shape[2])[:, None]
+        found += (cols - cols[0]) * shape[2]
+        counts = np.bincount(found.ravel(), minlength=int(np.prod(shape)))
         total[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] += counts.reshape(shape)[..., :-1]
 
     def put(self, total: Counts, window: Window, counts: Counts) -> None:

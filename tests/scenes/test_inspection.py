@@ -67,9 +67,10 @@ def test_sheets_of_heights_far_apart_are_told_of_where_they_are_missed(write):
     settings = HeightSettings(ground="none")
     whole = inspect_scene(scene_files("s", optical, [sheets[0], sheets[2]]), settings)
     assert whole.findings == ()
-    (found,) = inspect_scene(scene_files("s", optical, sheets[1:]), settings).findings
-    assert found.level == "warning"
-    assert "far.tif has a corner at 0, 0" in found.message
+    far, cover = inspect_scene(scene_files("s", optical, sheets[1:]), settings).findings
+    assert far.level == cover.level == "warning"
+    assert "far.tif has a corner at 0, 0" in far.message
+    assert "half.tif and 1 more cover 50.0 % of " in cover.message
 
 
 def test_threads_open_what_was_inspected_without_looking_again(files, monkeypatch):
