@@ -19,6 +19,7 @@ from cafe_cli import __version__
 from cafe_cli.cli.check import check
 from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
+from cafe_cli.cli.heights import heights
 from cafe_cli.cli.mosaic import mosaic
 from cafe_cli.cli.predict import predict
 from cafe_cli.cli.tile import tile
@@ -110,5 +111,5 @@ def cli(verbose: int, quiet: int) -> None:
     set_up_log(verbose - quiet)
 
 
-for command in (check, demo, evaluate, mosaic, predict, tile, train):
+for command in (check, demo, evaluate, heights, mosaic, predict, tile, train):
     cli.add_command(command)

@@ -31,6 +31,8 @@ _LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
 _BLOCKS = "128|256|512|1024|2048|4096"
 
 _SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".msk.ovr")
+HEIGHT_NODATA = -9999.0
+
 SUFFIXES = (".tif", ".tiff")
 """Ends of the names of rasters that are written."""
 
@@ -143,17 +145,46 @@ def _cog_writer(
     **tags: str,
 ) -> Iterator[DatasetWriter]:
     """Write the file `cog`, which is to be renamed to `path`; see `create_cog`."""
+    profile = _profile(grid, 1, "uint8", nodata=NODATA)
+    with _converted(path, cog, profile, overviews or ("mode" if classes else "average")) as dataset:
+        if classes:
+            dataset.write_colormap(1, classes.colormap)
+        dataset.update_tags(**tags, **class_tags(classes))
+        yield dataset
+
+
+@contextmanager
+def create_height_cog(
+    path: Path, grid: Grid, overwrite: bool, description: str, texts: Mapping[Path, str]
+) -> Iterator[DatasetWriter]:
+    """Write heights in metres window by window: float32, nodata `HEIGHT_NODATA`.
+
+    `description` is that of the band, whose unit is ``metre``. The file appears together with the
+    text files `texts`. See `create_cog`.
+    """
+    check_file(path)
+    profile = _profile(grid, 1, "float32", nodata=HEIGHT_NODATA, predictor=3)
+    with replace_together([path, *side_files(path), *texts], overwrite) as new:
+        with _converted(path, new[path], profile, "average", predictor="yes") as dataset:
+            dataset.units = ["metre"]
+            dataset.set_band_description(1, description)
+            yield dataset
+        for text_file, text in texts.items():
+            new[text_file].write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _converted(
+    path: Path, cog: Path, profile: dict[str, Any], overviews: str, **options: str
+) -> Iterator[DatasetWriter]:
+    """Write a plain GeoTIFF, and convert it to the COG `cog`, which errors call `path`."""
     # Sparse: blocks that are never written take no space and are nodata.
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
-    profile = _profile(grid, 1, "uint8", nodata=NODATA, **blocks)
     plain = cog.with_name(f".{path.name}.strips.tif")
     try:
-        with rasterio.open(plain, "w", **profile) as dataset:
-            if classes:
-                dataset.write_colormap(1, classes.colormap)
-            dataset.update_tags(**tags, **class_tags(classes))
+        with rasterio.open(plain, "w", **profile, **blocks) as dataset:
             yield dataset
-        _to_cog(plain, cog, overviews or ("mode" if classes else "average"))
+        _to_cog(plain, cog, overviews, **options)
     except GDAL_ERRORS as error:
         raise _write_error(path, error) from error
     finally:
@@ -228,7 +259,7 @@ def check_name(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"{path}: maps are written as GeoTIFF, with a name that ends in "
+            f"{path}: rasters are written as GeoTIFF, with a name that ends in "
             f"{' or '.join(SUFFIXES)}: {path.with_suffix('.tif')}; gdal_translate converts it"
         )
 

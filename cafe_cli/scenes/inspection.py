@@ -162,7 +162,7 @@ def inspect_scene(
         found = inspect_rasters(paths, assumed, native, stream=stream, pixel_size=pixel_size)
         members = tuple(found)
         findings.extend(finding for member in members for finding in member.findings)
-        findings.extend(_judge_coverage(members, files.name, grid))
+        findings.extend(judge_coverage(members, files.name, grid))
         return members
 
     heights = None
@@ -272,7 +272,7 @@ def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
     ]
 
 
-def _judge_coverage(members: Sequence[Member], scene: str, grid: Grid) -> Iterator[Finding]:
+def judge_coverage(members: Sequence[Member], scene: str, grid: Grid) -> Iterator[Finding]:
     """Say which part of a scene heights or labels cover, if it is not all of it.
 
     What counts are the extents of the files, with their voids.

@@ -34,7 +34,7 @@ from tests.support.engines import (
 
 pytest_plugins = ["tests.support.fixtures"]
 
-COMMANDS = ["tile", "train", "predict", "mosaic", "evaluate", "demo"]
+COMMANDS = ["tile", "train", "predict", "mosaic", "evaluate", "heights", "demo"]
 
 
 class Result:

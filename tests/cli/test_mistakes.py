@@ -121,7 +121,7 @@ def test_maps_are_geotiffs(here, invoke, flag, name, dry):
         "predict", "m.safetensors", "--optical", "ortho/a.tif", *output, flag, name, *dry
     )
     assert code == (1 if dry else 2)
-    assert f"{name}: maps are written as GeoTIFF" in said.err
+    assert f"{name}: rasters are written as GeoTIFF" in said.err
     assert ".tif or .tiff" in said.err
     assert sorted(here.iterdir()) == before
 

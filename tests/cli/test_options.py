@@ -4,6 +4,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
+from cafe_cli.cli.heights import HEIGHT_OPTIONS
 from cafe_cli.cli.main import cli
 from cafe_cli.cli.mosaic import METHODS
 from cafe_cli.cli.options import RASTER_OPTIONS, SCENE_OPTIONS, ConfigOption, take_overrides
@@ -14,6 +15,7 @@ from cafe_cli.mosaic import methods
 
 COMMANDS = {
     "tile": SCENE_OPTIONS, "check": SCENE_OPTIONS, "train": TRAIN_OPTIONS,
+    "heights": HEIGHT_OPTIONS,
     "predict": (*RASTER_OPTIONS, *WINDOW_OPTIONS),
 }  # fmt: skip
 OPTIONS = [*SCENE_OPTIONS, *TRAIN_OPTIONS, *WINDOW_OPTIONS]
