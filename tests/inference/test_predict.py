@@ -516,7 +516,10 @@ def test_outputs_that_are_inputs(tmp_path, good):
 
 
 def test_folder_of_the_output(tmp_path, good):
-    fails(OutputError, "is a file, so", good, Path(good.optical[0]) / "map.tif")
+    with pytest.raises(OutputError, match=r"ortho\.tif is a file, so .*map\.tif cannot be in it"):
+        predict(Path(__file__), good, Path(good.optical[0]) / "map.tif")
+    predict(Path(__file__), good, tmp_path / "no/such/map.tif")
+    assert (tmp_path / "no/such/map.tif.toml").exists()
 
 
 @pytest.mark.parametrize("when", [1, 3])
