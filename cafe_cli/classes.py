@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator
 
 from cafe_cli.errors import ConfigError
+from cafe_cli.text import find_control_character
 
 NODATA = 255
 """Value of label rasters where there is no label or prediction; never a class."""
+
+_LONGEST_NAME = 200
 
 _PALETTE = (
     "#b3b3b3", "#4daf4a", "#e41a1c", "#377eb8", "#ff7f00", "#ffff33", "#a65628", "#984ea3",
@@ -48,7 +51,16 @@ class LandClass:
     scored: bool = True
 
     def __post_init__(self) -> None:
-        """Set the defaults that depend on the id, and check the colour."""
+        """Set the defaults that depend on the id, and check name and colour."""
+        if len(self.name) > _LONGEST_NAME:
+            raise ConfigError(
+                f"class {self.id}: a name of {len(self.name):,} characters, at most "
+                f"{_LONGEST_NAME} fit into tables"
+            )
+        if control := find_control_character(self.name):
+            raise ConfigError(
+                f"class {self.id}: its name holds the control character {control}: remove it"
+            )
         if not self.color:
             object.__setattr__(self, "color", _PALETTE[self.id % len(_PALETTE)])
         if not re.fullmatch("#[0-9a-fA-F]{6}", self.color):
@@ -81,8 +93,8 @@ class ClassTable(Sequence[LandClass]):
         ids = [c.id for c in self.classes]
         if not ids or ids != list(range(len(ids))) or len(ids) > NODATA:
             raise ConfigError(
-                f"class ids are {ids}: they have to run 0, 1, 2, ... up to 254 without gaps; "
-                "other codes in the label rasters are named with `values = [...]`"
+                f"class ids are {ids[:256]}: they have to run 0, 1, 2, ... up to 254 without "
+                "gaps; other codes in the label rasters are named with `values = [...]`"
             )
         names = [c.name for c in self.classes]
         if len(set(names)) != len(names):

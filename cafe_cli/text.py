@@ -5,6 +5,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters (C0, DEL, C1), line separators, overrides of the direction of writing, and
+surrogates, which stand for bytes of a file name that are no UTF-8."""
+
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -29,6 +33,33 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'epochs'?``, or an empty string if no known name is similar."""
     near = closest(name, known)
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def printable(text: str) -> str:
+    r"""Replace control characters by escapes such as ``\x1b``: they would command a terminal."""
+    return _CONTROL.sub(_escape, text)
+
+
+def find_control_character(text: str) -> str:
+    """Return the first control character of a text as an escape; empty if there is none."""
+    found = _CONTROL.search(text)
+    return _escape(found) if found else ""
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape", "surrogatepass").decode()
+
+
+def short_repr(value: object, most: int = 80) -> str:
+    """Return the repr of a value, cut to `most` characters."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def list_some(items: Sequence[str], most: int = 8) -> str:

@@ -1,7 +1,6 @@
 """Reading a config from TOML and dotted keys, and writing it."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,11 @@ from pydantic import ValidationError
 
 from cafe_cli.config.messages import explain
 from cafe_cli.config.schema import Config
-from cafe_cli.errors import ConfigError
+from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.redaction import redact_all
+from cafe_cli.system.untrusted import parse_toml, read_text
+
+_LARGEST = 4_000_000  # bytes of a config
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -46,8 +48,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"{text!r} is not of the form section.key=value, e.g. train.epochs=20")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), parse_toml(f"value = {value}")["value"]
+    except ValueError:
         return key.strip(), value.strip()
 
 
@@ -58,10 +60,12 @@ def dump_config(config: Config) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(read_text(path, _LARGEST))
+    except InputError as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 

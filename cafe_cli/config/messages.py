@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cafe_cli.config.schema import AugmentSettings, Config
-from cafe_cli.text import did_you_mean
+from cafe_cli.text import did_you_mean, short_repr
 
 _ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
 
@@ -32,7 +32,7 @@ def _path(item: ErrorDetails) -> tuple[str, ...]:
 
 def _input_value(item: ErrorDetails) -> str:
     """Return the value to show; messages of our own validators (``value_error``) contain it."""
-    return "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+    return "" if item["type"] == "value_error" else f" (got {short_repr(item['input'])})"
 
 
 def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -> str:

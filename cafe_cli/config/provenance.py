@@ -1,7 +1,6 @@
 """Provenance: the settings of an output, in a TOML file next to it."""
 
 import logging
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,14 @@ from typing import Any
 import tomli_w
 
 from cafe_cli import __version__
+from cafe_cli.errors import InputError
 from cafe_cli.redaction import redact_all
 from cafe_cli.system.atomic_write import write_text
+from cafe_cli.system.untrusted import parse_toml, read_text
 
 log = logging.getLogger("cafe")
+
+_LARGEST = 64_000_000  # bytes; the names of many orthophotos are among the settings
 
 
 def settings_path(output: Path) -> Path:
@@ -38,10 +41,10 @@ def read_beside(output: Path) -> dict[str, Any]:
     """
     path = settings_path(output)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path, _LARGEST))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (InputError, OSError, ValueError) as error:
         log.warning("%s is damaged and is not used: %s", path, error)
         return {}
 

@@ -25,16 +25,22 @@ from cafe_cli.config.types import (
     Count,
     Duration,
     Files,
+    GroundSamplingDistance,
+    Name,
     NotNegative,
+    Pattern,
     Positive,
     Section,
     Share,
     Strength,
+    Window,
 )
 from cafe_cli.errors import ConfigError
 
 _RESERVED = ("", "ignore", "unlabelled", "(none)", "*")
 """Names, in lower case, that mean no class in settings, counts and tables."""
+
+_MOST_CELLS = 1000
 
 STRIDE = 32
 """Stride in pixels of the network's coarsest features. Windows begin at its multiples; elsewhere,
@@ -58,11 +64,11 @@ class SceneSettings(Section):
     dtm: Files | None = None
     labels: Files | None = None
     bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    crs: str | None = None
-    pixel_size: Positive | None = None
+    crs: Name | None = None
+    pixel_size: GroundSamplingDistance | None = None
     optical_nodata: float | None = None
-    only: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
+    only: tuple[Pattern, ...] | None = None
+    exclude: tuple[Pattern, ...] = ()
     ignore_mismatch: bool = False
 
 
@@ -73,18 +79,30 @@ class HeightSettings(Section):
     is subtracted: the terrain model (``dtm``), an ``estimate``, or nothing (``none``); ``auto`` is
     the terrain model if there is one, else the estimate. `unit` ``auto`` is the raster's unit or
     that of its vertical CRS, metres if it has neither. `nodata` replaces the raster's nodata. Voids
-    are filled up to `fill` metres from the nearest height. `cell`, `max_window` and `slope` are
-    parameters of the ground filter: metres, metres, rise over run.
+    are filled up to `fill` metres from the nearest height, 100 at most: as much is read around
+    every window, and heights from farther away say nothing about a place. `cell`, `max_window` and
+    `slope` are parameters of the ground filter: metres, metres, rise over run. `max_window` is 1000
+    cells at most, since the filter takes a step for every second one, and 5000 m, which no
+    building exceeds.
     """
 
     kind: HeightKind = "dsm"
     ground: Ground = "auto"
     unit: Unit = "auto"
     nodata: float | None = None
-    fill: Annotated[float, Field(ge=0, le=1000)] = 2.0
-    cell: Positive = 2.0
-    max_window: Positive = 160.0
-    slope: Positive = 0.25
+    fill: Annotated[float, Field(ge=0, le=100)] = 2.0
+    cell: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
+    max_window: Annotated[float, Field(gt=0, le=5000)] = 160.0
+    slope: Annotated[float, Field(gt=0, le=100)] = 0.25
+
+    @model_validator(mode="after")
+    def _bound_the_steps_of_the_filter(self) -> Self:
+        if self.max_window > _MOST_CELLS * self.cell:
+            raise ValueError(
+                f"max_window {self.max_window:g} m is {self.max_window / self.cell:,.0f} cells of "
+                f"{self.cell:g} m, more than {_MOST_CELLS:,}: raise cell or lower max_window"
+            )
+        return self
 
 
 class LabelSettings(Section):
@@ -107,13 +125,13 @@ class LabelSettings(Section):
     encoding: Literal["ids", "colors"] = "ids"
     ignore: tuple[int | str, ...] | None = None
     ignore_colors: tuple[Color, ...] = ()
-    table: str | None = None
-    attribute: str | None = None
-    layer: str | None = None
-    priority: tuple[str, ...] = ()
+    table: Pattern | None = None
+    attribute: Name | None = None
+    layer: Name | None = None
+    priority: tuple[Name, ...] = ()
     all_touched: bool = False
-    unlabelled: str = "ignore"
-    absent: tuple[str, ...] = ()
+    unlabelled: Name = "ignore"
+    absent: tuple[Name, ...] = ()
 
 
 class SplitSettings(Section):
@@ -133,10 +151,10 @@ class SplitSettings(Section):
 
     validation: Share = 0.2
     test: Share = 0.0
-    validation_scenes: tuple[str, ...] = ()
-    test_scenes: tuple[str, ...] = ()
-    file: str | None = None
-    column: str = "split"
+    validation_scenes: tuple[Pattern, ...] = ()
+    test_scenes: tuple[Pattern, ...] = ()
+    file: Pattern | None = None
+    column: Name = "split"
     unit: Literal["block", "scene"] = "block"
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: Annotated[int, Field(ge=0)] = 0
@@ -167,8 +185,8 @@ class TileSettings(Section):
     it is a quarter of `size`.
     """
 
-    gsd: Positive | None = None
-    size: Annotated[int, Field(ge=STRIDE)] = 512
+    gsd: GroundSamplingDistance | None = None
+    size: Annotated[Window, Field(ge=STRIDE)] = 512
     overlap: Annotated[int, Field(ge=0)] = 128
     min_valid: Share = 0.5
     min_labelled: Share = 0.05
@@ -206,11 +224,11 @@ class ModelSettings(Section):
     the windows.
     """
 
-    optical_encoder: str = "tu-tf_efficientnet_lite0"
-    height_encoder: str = "same"
-    weights: str = "imagenet"
-    height_weights: str = "same"
-    width: Count = 128
+    optical_encoder: Name = "tu-tf_efficientnet_lite0"
+    height_encoder: Name = "same"
+    weights: Pattern = "imagenet"
+    height_weights: Pattern = "same"
+    width: Annotated[Count, Field(le=4096)] = 128
     fusion: Literal["sum", "gated"] = "sum"
     attention: Literal["auto"] | Annotated[int, Field(ge=0, lt=65536, multiple_of=2 * STRIDE)] = (
         "auto"
@@ -274,8 +292,8 @@ class TrainSettings(Section):
     """
 
     epochs: Count = 60
-    batch_size: Literal["auto"] | Count = 8
-    accumulate: Count = 1
+    batch_size: Literal["auto"] | Annotated[Count, Field(le=65536)] = 8
+    accumulate: Annotated[Count, Field(le=65536)] = 1
     crop: Annotated[int, Field(ge=STRIDE)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -299,9 +317,9 @@ class TrainSettings(Section):
     precision: Precision = "auto"
     checkpointing: bool = False
     compile: bool = False
-    devices: Count | None = None
-    num_nodes: Count | None = None
-    workers: Annotated[int, Field(ge=0)] | None = None
+    devices: Annotated[Count, Field(le=1024)] | None = None
+    num_nodes: Annotated[Count, Field(le=65536)] | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     cache: Literal["auto", "none"] | Positive = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -391,14 +409,14 @@ class PredictSettings(Section):
     more time than it takes to start, and torch elsewhere.
     """
 
-    window: Literal["auto"] | Annotated[int, Field(ge=STRIDE, le=65536)] = "auto"
+    window: Literal["auto"] | Annotated[Window, Field(ge=STRIDE)] = "auto"
     overlap: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     blend: Blend = "hann"
     tta: TTA = "none"
     scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1)] = (
         1.0,
     )
-    batch_size: Literal["auto"] | Count = "auto"
+    batch_size: Literal["auto"] | Annotated[Count, Field(le=65536)] = "auto"
     engine: Engine = "auto"
 
 
@@ -406,7 +424,7 @@ class ClassSettings(Section):
     """One ``[[classes]]`` row: see `cafe_cli.classes.LandClass`."""
 
     id: int
-    name: str
+    name: Name
     color: str = ""
     values: tuple[int | str, ...] = ()
     scored: bool = True

@@ -2,9 +2,22 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from cafe_cli.text import parse_duration
+from cafe_cli.text import find_control_character, parse_duration
+
+
+def _without_control_characters(text: str) -> str:
+    if control := find_control_character(text):
+        raise ValueError(f"it holds the control character {control}: remove it")
+    return text
+
+
+def _without_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a file name cannot hold a null byte: remove \\0")
+    return text
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -13,7 +26,15 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
-Files = str | Annotated[tuple[str, ...], Field(min_length=1)]
+Name = Annotated[str, AfterValidator(_without_control_characters)]
+Pattern = Annotated[str, AfterValidator(_without_null)]
+Files = Pattern | Annotated[tuple[Pattern, ...], Field(min_length=1)]
+PixelType = Annotated[str, Field(pattern="^(u?int(8|16|32|64)|float(16|32|64))$")]
+"""Data types of pixels, by their names in numpy."""
+Window = Annotated[int, Field(ge=1, le=16384)]
+"""Side in pixels of a tile or window. The network takes about 2 kB a pixel: 0.5 TB at the limit."""
+GroundSamplingDistance = Annotated[float, Field(ge=1e-4, le=1e5)]
+"""Metres per pixel, between a tenth of a millimetre and the largest cells of climate models."""
 
 
 def _seconds(value: object) -> object:

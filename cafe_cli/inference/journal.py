@@ -10,6 +10,7 @@ from typing import IO, Any, TypeAlias
 from cafe_cli.errors import OutputError
 from cafe_cli.raster.window import Window
 from cafe_cli.system.atomic_write import replace_atomically, translate_os_errors
+from cafe_cli.system.untrusted import parse_json
 
 Strips: TypeAlias = dict[Window, dict[str, int]]
 """By strip: the sizes in bytes of its files, by product name."""
@@ -87,7 +88,7 @@ class Journal:
 
     def _header(self, line: bytes) -> dict[str, Any]:
         try:
-            header = json.loads(line)
+            header = parse_json(line)
             if header["format"] == _FORMAT:
                 return dict(header["made_of"])
         except (ValueError, TypeError, KeyError):
@@ -116,7 +117,7 @@ def _entry(window: Window, sizes: Mapping[str, int]) -> dict[str, object]:
 
 def _parse_entry(line: bytes) -> tuple[Window, dict[str, int]] | None:
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         sizes = {str(name): int(size) for name, size in entry["bytes"].items()}
         return Window(*map(int, entry["strip"])), sizes
     except (ValueError, TypeError, KeyError, AttributeError):

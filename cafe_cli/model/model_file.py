@@ -32,16 +32,24 @@ from torch.overrides import TorchFunctionMode
 from cafe_cli import __version__
 from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
+from cafe_cli.config.types import GroundSamplingDistance, Name, PixelType, Window
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.model.cafe import Architecture, CaFE
 from cafe_cli.model.calibration import Calibration
 from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.system.atomic_write import remove, replace_atomically
+from cafe_cli.system.untrusted import check_file, parse_json
 
 _TRAINING = "training/"
 # Encoder names are passed to other libraries: hub addresses and paths are not allowed.
 _ENCODER = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _MAX_WIDTH = 4096
+
+_Kind = Literal["float", "int", "bool"]
+_STORED_AS: Mapping[_Kind, tuple[str, ...]] = {
+    "float": ("F16", "BF16", "F32", "F64"), "int": ("I", "U"), "bool": ("BOOL",),
+}  # fmt: skip
+"""Names of the data types in a safetensors file."""
 
 
 def _parse_architecture(value: Any) -> Architecture:
@@ -113,12 +121,12 @@ class ModelCard(BaseModel):
         Architecture, PlainValidator(_parse_architecture), PlainSerializer(dataclasses.asdict)
     ]
     classes: ClassTableField
-    band_names: tuple[str, ...]
-    dtype: str
-    gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    band_names: tuple[Name, ...]
+    dtype: PixelType
+    gsd: GroundSamplingDistance
     height: HeightSettings
-    window: Annotated[int, Field(ge=1, le=65536)]
-    epoch: int
+    window: Window
+    epoch: Annotated[int, Field(ge=0)]
     scores: dict[str, Any] | None
     config: dict[str, Any]
     training_pixels: PixelDistribution | None = None
@@ -211,7 +219,9 @@ def load(path: Path) -> tuple[CaFE, ModelCard]:
             f"e.g. {reprlib.repr([*missing, *other, *wrong][0])}"
         )
     model = _build(path, card)
-    model.load_state_dict({name: file.get_tensor(name) for name in shapes})
+    tensors = _read_tensors(path, file, {n: t.dtype for n, t in model.state_dict().items()})
+    model.load_state_dict(tensors)
+    check_finite(path, model.state_dict())  # float64 may have become infinite as float32
     return model.eval(), card
 
 
@@ -225,7 +235,8 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dic
     """
     file = _open(path)
     values = _values(path, file)
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors = _read_tensors(path, file, {})
+    check_finite(path, tensors)
     own = {n: t for n, t in tensors.items() if not n.startswith(_TRAINING)}
     extra = {n.removeprefix(_TRAINING): t for n, t in tensors.items() if n.startswith(_TRAINING)}
     return own, extra, values
@@ -242,9 +253,58 @@ def _values(path: Path, file: Any) -> dict[str, Any]:
     if "training" not in metadata:
         raise ModelFileError(f"{path} is a model to predict with, not a checkpoint to go on from")
     try:
-        return dict(json.loads(metadata["training"]))
+        return dict(parse_json(metadata["training"]))
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: its state of training is damaged: {error}") from error
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are NaN or infinite: every label would be the first class.
+
+    Raises
+    ------
+    ModelFileError
+        The message names the first such tensor.
+    """
+    wrong = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        count = int((~tensors[wrong[0]].isfinite()).sum())
+        raise ModelFileError(
+            f"{path}: {count:,} of {tensors[wrong[0]].numel():,} values of {_shown(wrong[0])} are "
+            f"NaN or infinite, and so are values of {len(wrong) - 1} other tensors: the file is "
+            "damaged, or its training failed; use another model, or train again with a lower "
+            "train.learning_rate"
+        )
+
+
+def _read_tensors(path: Path, file: Any, expected: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """Read the tensors named in `expected`, all if it is empty, whose types must be convertible.
+
+    Weights are floating point numbers of any precision, counters are integers.
+    """
+    names = expected or file.keys()
+    stored = {name: file.get_slice(name).get_dtype() for name in names}
+    for name, dtype in expected.items():
+        if not stored[name].startswith(_STORED_AS[_kind(dtype)]):
+            raise ModelFileError(
+                f"{path}: {_shown(name)} is stored as {stored[name]} where the network has "
+                f"{str(dtype).removeprefix('torch.')}: the file is damaged, or a program has "
+                "converted it; use the file that cafe train wrote"
+            )
+    try:
+        return {name: file.get_tensor(name) for name in names}
+    except (AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
+        raise ModelFileError(f"{path}: a tensor cannot be read: {error}") from error
+
+
+def _kind(dtype: torch.dtype) -> _Kind:
+    if dtype.is_floating_point:
+        return "float"
+    return "bool" if dtype == torch.bool else "int"
+
+
+def _shown(name: str) -> str:
+    return reprlib.repr(name)
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
@@ -263,6 +323,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 
 def _open(path: Path) -> Any:
+    check_file(str(path))
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder; name the model in it, e.g. best.safetensors")
     if not path.exists():

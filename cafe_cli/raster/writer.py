@@ -24,6 +24,7 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
 from cafe_cli.system.atomic_write import check_outputs, remove, replace_atomically
 from cafe_cli.system.output_group import replace_together
+from cafe_cli.system.untrusted import parse_json
 
 _FULL = 1_000_000  # bytes; with less free space, a failed write means a full disk
 _RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
@@ -279,8 +280,8 @@ def read_classes(dataset: DatasetReader) -> ClassTable | None:
     """Return the class table that `create_cog` stored in a label raster, None without one."""
     stored = dataset.tags().get("CLASSES")
     try:
-        return ClassTable.from_json(json.loads(stored)) if stored else None
-    except (ValueError, KeyError, TypeError) as error:
+        return ClassTable.from_json(parse_json(stored)) if stored else None
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{dataset.name}: the CLASSES tag is damaged: {error}") from error
 
 

@@ -12,7 +12,9 @@ from cafe_cli.config.types import Files
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.redaction import base_name
 from cafe_cli.system.atomic_write import is_file_name, is_remote
+from cafe_cli.system.untrusted import read_text
 
+_LARGEST_LIST = 64_000_000  # bytes, half a million names
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::0(\d+))?\}")
 _INSIDE = re.compile(r'([A-Za-z]\w+:(?:\d+:)?"?)((?:\{[^}]*\}|[^":{])+)("?(?::.*)?)')
 """GDAL's name of a raster inside a file, such as ``GPKG:file.gpkg:table``."""
@@ -174,12 +176,13 @@ def _is_tiff(name: str) -> bool:
 
 def _read_list(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+        lines = read_text(path, _LARGEST_LIST).splitlines()
     except OSError as error:
         raise InputError(f"cannot read the list {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no list of file names, one per line") from error
+    if any("\0" in line for line in lines):
+        raise InputError(f"{path} is no list of file names, one per line: it holds binary data")
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cafe_cli.errors import InputError
+from cafe_cli.system.untrusted import read_text
+
+_LARGEST = 256_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,7 @@ def read_csv(path: Path | str, setting: str = "") -> CsvTable:
     """
     name = f"{setting} {path}".strip()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        text = read_text(path, _LARGEST)
         delimiter = max(",;\t", key=text.partition("\n")[0].count) if setting else ","
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [(reader.line_num, row) for row in reader]

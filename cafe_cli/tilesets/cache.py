@@ -38,6 +38,7 @@ from cafe_cli.splits.assign import Split
 from cafe_cli.system.atomic_write import remove, replace_atomically
 from cafe_cli.system.locks import wait_for_lock
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
+from cafe_cli.system.untrusted import parse_json
 from cafe_cli.text import file_size
 from cafe_cli.tilesets.tile_rasters import TileReader, tile_path
 from cafe_cli.tilesets.tileset import CACHE, Tile, TileSet
@@ -178,7 +179,7 @@ class _CacheFolder:
     def open(self) -> Cache | None:
         """Map the files into memory; None unless they are complete and the tiles unchanged."""
         try:
-            if json.loads((self._path / _INFO).read_bytes()) != self._fingerprint:
+            if parse_json((self._path / _INFO).read_bytes()) != self._fingerprint:
                 return None
             planes = {name: self._map(name) for name in self._layout}
         except (OSError, ValueError):

@@ -1,6 +1,5 @@
 """Read the folder of a training run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.system.untrusted import parse_json
 from cafe_cli.tilesets.tileset import TileSet, load_tileset
 from cafe_cli.training.history import HISTORY_FILE, EpochRecord, read_history
 from cafe_cli.training.report import tile_scores
@@ -96,6 +96,6 @@ def _read_scores(path: Path) -> Scores | None:
     if not path.exists():
         return None
     try:
-        return Scores.from_json(json.loads(path.read_bytes()))
+        return Scores.from_json(parse_json(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} does not hold scores: {error}; cafe train writes it") from error
