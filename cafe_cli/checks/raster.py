@@ -23,6 +23,7 @@ from cafe_cli.checks.rules import check_image, check_storage
 from cafe_cli.config.schema import Config
 from cafe_cli.findings import Finding, Report
 from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
+from cafe_cli.raster.header import read_descriptions, read_tags
 from cafe_cli.raster.image_view import find_view
 from cafe_cli.raster.mosaic_view import Member, inspect_rasters
 from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, read_samples
@@ -76,7 +77,7 @@ def _open_image(dataset: DatasetReader, path: str, config: Config) -> Iterator[D
 def describe_raster(dataset: DatasetReader, pixel_size: float | None = None) -> RasterFacts:
     """Return the facts in the header of a raster; `pixel_size` is what the user says of it."""
     grid, place = Grid.of(dataset), dataset.transform
-    colors = zip(dataset.colorinterp, dataset.descriptions, strict=True)
+    colors = zip(dataset.colorinterp, read_descriptions(dataset), strict=True)
     types = list(dict.fromkeys(dataset.dtypes))
     return RasterFacts(
         path=dataset.name,
@@ -90,7 +91,7 @@ def describe_raster(dataset: DatasetReader, pixel_size: float | None = None) -> 
         bands=[f"{color.name} ({text})" if text else color.name for color, text in colors],
         nodata=json_number(dataset.nodata),
         mask=_mask_kind(dataset),
-        compression=dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION"),
+        compression=read_tags(dataset, "IMAGE_STRUCTURE").get("COMPRESSION"),
         block=list(dataset.block_shapes[0]),
         overviews=list(dataset.overviews(1)),
     )

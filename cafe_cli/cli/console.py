@@ -23,7 +23,7 @@ from rich.text import Text
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.redaction import redact
 from cafe_cli.system.threads import ProgressCallback
-from cafe_cli.text import percent
+from cafe_cli.text import percent, printable
 from cafe_cli.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def say(message: str) -> None:
 def progress_bar(what: str) -> Iterator[ProgressCallback]:
     """Show a progress bar; the function yielded moves it: (done, total)."""
     with _bar() as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(printable(what), total=None)
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
@@ -118,7 +118,7 @@ def inference_display() -> Iterator[Callable[[Meter], None]]:
         def update(meter: Meter) -> None:
             bar.update(
                 task, completed=meter.windows, total=meter.total, pace=_pace(meter),
-                description=meter.name or "predict",
+                description=printable(meter.name) or "predict",
             )  # fmt: skip
 
         yield update
@@ -175,13 +175,13 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
 
 def show_scores(scores: "Scores", title: str) -> None:
     """Print a table of scores, a row per class, and the overall accuracy."""
-    table = Table(title=Text(redact(title)))
+    table = Table(title=_plain(redact(title)))
     table.add_column("class")
     for column in ("IoU", "F1", "precision", "recall", "pixels"):
         table.add_column(column, justify="right")
     for name, row in scores.classes.items():
         values = map(_number, (row.iou, row.f1, row.precision, row.recall))
-        table.add_row(Text(name), *values, f"{row.pixels:,}")
+        table.add_row(_plain(name), *values, f"{row.pixels:,}")
     table.add_section()
     table.add_row(
         "mean", _number(scores.miou), _number(scores.mean_f1), "", "", f"{scores.pixels:,}"
@@ -203,7 +203,7 @@ def show_scenes(scenes: "Mapping[str, Scores]") -> None:
     for name, scores in scenes.items():
         numbers = map(_number, (scores.miou, scores.mean_f1, scores.overall_accuracy))
         counts = (f"{n:,}" for n in (scores.pixels, scores.unpredicted))
-        table.add_row(Text(name), *numbers, Text(_lowest(scores)), *counts)
+        table.add_row(_plain(name), *numbers, _plain(_lowest(scores)), *counts)
     _print_table(table)
 
 
@@ -216,14 +216,14 @@ def _lowest(scores: "Scores") -> str:
 
 def show_areas(areas: "Areas", title: str) -> None:
     """Print a table of areas, a row per class."""
-    table = Table(title=Text(redact(f"areas of {title}")))
+    table = Table(title=_plain(redact(f"areas of {title}")))
     table.add_column("class")
     for column in ("pixels", "m²", "ha", "share"):
         table.add_column(column, justify="right")
     for name, row in areas.classes.items():
         sizes = ("-" if n is None else f"{n:,.{d}f}" for n, d in (
             (row.square_metres, 0), (row.hectares, 2)))  # fmt: skip
-        table.add_row(Text(name), f"{row.pixels:,}", *sizes, percent(row.share))
+        table.add_row(_plain(name), f"{row.pixels:,}", *sizes, percent(row.share))
     _print_table(table)
     if any(row.square_metres is None for row in areas.classes.values()):
         say("areas in pixels only: the map has no CRS, which would say how large they are")
@@ -239,18 +239,23 @@ def _number(value: float) -> str:
 
 
 def print_line(prefix: str | tuple[str, str], message: str) -> None:
-    """Print one line: brackets in the message are not markup, and line breaks become spaces.
+    """Print one line: line breaks become spaces, and control characters escapes.
 
     Files are named without passwords and tokens.
     `prefix` may be a pair of text and style.
     """
-    text = Text.assemble(prefix, redact(" ".join(message.splitlines())))
+    text = Text.assemble(prefix, printable(redact(" ".join(message.splitlines()))))
     console.print(text, soft_wrap=True, highlight=False)
+
+
+def _plain(text: str) -> Text:
+    """Return text for a cell: brackets are not markup, and control characters are escapes."""
+    return Text(printable(text))
 
 
 def _bar(*extra: TextColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *extra,

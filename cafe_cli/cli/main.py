@@ -25,7 +25,7 @@ from cafe_cli.cli.predict import predict
 from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
 from cafe_cli.errors import CafeError, out_of_memory
-from cafe_cli.redaction import redact
+from cafe_cli.system.untrusted import check_name
 
 # How long idle threads of OpenMP spin before they sleep: 1000 rounds are about a microsecond. By
 # default they keep spinning, and a training step takes many times as long if another process
@@ -40,6 +40,8 @@ _OUT_OF_MEMORY = (
 def main() -> None:
     """Run ``cafe``; every expected failure is one line on stderr and an exit code."""
     try:
+        for word in sys.argv[1:]:
+            check_name(word)
         with _exit_on_sigterm():
             code = cli.main(prog_name="cafe", standalone_mode=False)
     except _TerminatedError:
@@ -92,10 +94,11 @@ def _one_line(error: click.ClickException) -> str:
 
 def _fail(message: str, code: int) -> int:
     """Print an error, with -v after its traceback, and return the exit code."""
-    from cafe_cli.cli.console import show_error
+    from cafe_cli.cli.console import print_line, show_error
 
     if logging.getLogger("cafe").isEnabledFor(logging.DEBUG):
-        sys.stderr.write(redact(traceback.format_exc()))
+        for line in traceback.format_exc().splitlines():
+            print_line("", line)
     show_error(message)
     return code
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.text import Text
 
-from cafe_cli.cli.console import console, print_line, say
+from cafe_cli.cli.console import print_line, say
 from cafe_cli.errors import CafeError
 from cafe_cli.findings import LEVELS, Finding, Report, group_findings
-from cafe_cli.redaction import redact, redact_all
+from cafe_cli.redaction import redact_all
 from cafe_cli.text import list_some, megabytes, percent
 
 _STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
@@ -40,7 +39,7 @@ def show_report(report: Report) -> None:
     log = logging.getLogger("cafe")
     if log.isEnabledFor(logging.INFO):
         for line in _fact_lines(report.facts, in_full=log.isEnabledFor(logging.DEBUG)):
-            console.print(Text(redact(line)), soft_wrap=True, highlight=False)
+            print_line("", line)
     groups = group_findings(report.findings)
     for group in sorted(groups, key=lambda g: LEVELS.index(g[0].level), reverse=True):
         level = group[0].level

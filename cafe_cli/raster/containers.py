@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import rasterio
 from rasterio.drivers import raster_driver_extensions
-from rasterio.errors import RasterioError
 
 from cafe_cli.errors import InputError
+from cafe_cli.raster.header import READ_ERRORS
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.text import list_some
 
@@ -116,5 +116,5 @@ def opens_as_raster(name: str) -> bool:
     try:
         with rasterio.open(name):
             return True
-    except RasterioError:
+    except READ_ERRORS:
         return False

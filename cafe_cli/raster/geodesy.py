@@ -16,8 +16,8 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
-GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError)
-"""Exceptions that rasterio raises where GDAL fails; the last one escapes it unwrapped."""
+GDAL_ERRORS = (CRSError, RasterioError, CPLE_BaseError, SystemError)
+"""Exceptions that rasterio raises where GDAL fails; the last two escape it unwrapped."""
 
 Point: TypeAlias = tuple[float, float]
 """Coordinates (x, y) in a CRS: easting and northing, or longitude and latitude."""

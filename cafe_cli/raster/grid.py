@@ -14,10 +14,13 @@ from shapely.geometry import Polygon, mapping, shape
 
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.geodesy import GDAL_ERRORS, unit_metres
+from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.window import Window
 
 Bounds: TypeAlias = tuple[float, float, float, float]
 """(left, bottom, right, top) in a CRS."""
+
+_FARTHEST, _SMALLEST = 1e12, 1e-12  # units of a CRS: of a coordinate, and of a pixel
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,12 @@ class Grid:
         Raises
         ------
         GridError
-            The raster is placed by something else than a geotransform, and has to be warped first.
+            The raster is placed by something else than a geotransform, and has to be warped first;
+            or its geotransform places no pixel.
         """
         if dataset.transform.is_identity:
             _refuse_other_placement(dataset)
+        _check_invertible(dataset)
         return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
 
     @classmethod
@@ -141,6 +146,19 @@ class Grid:
         return shape(transform_geom(self.crs, crs, mapping(self.footprint.segmentize(step))))
 
 
+def _check_invertible(dataset: DatasetReader) -> None:
+    """Refuse a geotransform that is not finite, or whose pixels have no area."""
+    place = dataset.transform
+    largest = max(map(abs, place[:6]))
+    pixel = math.sqrt(abs(place.determinant)) if largest < _FARTHEST else math.nan
+    if not _SMALLEST < pixel < math.inf:
+        raise GridError(
+            f"{dataset.name} has a geotransform that places no pixel: "
+            f"{', '.join(f'{number:g}' for number in place.to_gdal())}; write it again with "
+            "gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM"
+        )
+
+
 def _refuse_other_placement(dataset: DatasetReader) -> None:
     """Refuse a raster without a geotransform that control points, RPCs or arrays place."""
     points, crs = dataset.gcps
@@ -150,7 +168,7 @@ def _refuse_other_placement(dataset: DatasetReader) -> None:
     elif dataset.rpcs:
         means = "rational polynomial coefficients (RPCs)"
         options = "-rpc -to RPC_DEM=DTM -t_srs EPSG:CODE"
-    elif dataset.tags(ns="GEOLOCATION"):
+    elif read_tags(dataset, "GEOLOCATION"):
         means, options = "geolocation arrays", "-geoloc -t_srs EPSG:CODE"
     elif dataset.crs is not None:
         raise GridError(

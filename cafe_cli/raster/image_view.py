@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.errors import InputError
 from cafe_cli.findings import Finding
+from cafe_cli.raster.header import READ_ERRORS, read_descriptions
 from cafe_cli.raster.window import spread
 
 Colors: TypeAlias = dict[int, tuple[int, int, int, int]]
@@ -104,7 +105,7 @@ def _may_be_mask(dataset: DatasetReader, band: int) -> bool:
         and dataset.colorinterp[band - 1] == ColorInterp.undefined
         and ColorInterp.alpha not in dataset.colorinterp
         and dataset.dtypes[band - 1] in ("uint8", "uint16")
-        and _MASK_NAME.fullmatch(dataset.descriptions[band - 1] or "") is not None
+        and _MASK_NAME.fullmatch(read_descriptions(dataset)[band - 1]) is not None
     )
 
 
@@ -114,7 +115,10 @@ def _is_binary(dataset: DatasetReader, band: int) -> bool:
     found = False
     for window in spread(dataset.width, dataset.height, 256, 4):
         rows, columns = (window.row, window.bottom), (window.col, window.right)
-        values = dataset.read(band, window=(rows, columns))
+        try:
+            values = dataset.read(band, window=(rows, columns))
+        except READ_ERRORS:  # told where the window is read as pixels
+            return False
         if not np.isin(values, (0, highest)).all():
             return False
         found = found or bool(values.any())

@@ -19,6 +19,7 @@ from rasterio.io import DatasetReader
 from cafe_cli.errors import GridError, InputError
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid, check_overlap, describe_crs
+from cafe_cli.raster.header import read_unit
 from cafe_cli.raster.image_view import ImageView, find_view
 from cafe_cli.raster.joining import Stream, common_dtype, join
 from cafe_cli.raster.reader import (
@@ -279,7 +280,7 @@ def _inspect(
             _find_grid(dataset, crs, reference),
             dataset.count,
             dataset.dtypes[0],
-            (dataset.units[0] or "").strip(),
+            read_unit(dataset),
             scale=dataset.scales[0],
             offset=dataset.offsets[0],
             block_width=block_width,

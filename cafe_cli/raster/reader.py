@@ -13,20 +13,21 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.env import hasenv
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
+from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, check_size
 from cafe_cli.raster.image_view import ImageView, open_view
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.redaction import HIDDEN
 from cafe_cli.system.atomic_write import is_file_name, is_remote
 from cafe_cli.system.gdal_options import PYTHON_OFF, set_gdal_options
+from cafe_cli.system.untrusted import check_file, check_name
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -58,21 +59,24 @@ def open_raster(path: str, view: ImageView | None = None) -> Iterator[DatasetRea
     with dataset:
         try:
             yield dataset
-        except CPLE_BaseError as error:  # rasterio does not wrap all of GDAL's errors
+        except UNWRAPPED as error:
             raise InputError(f"cannot read {path}: {gdal_message(error)}") from error
 
 
 def _open(path: str, view: ImageView | None = None) -> DatasetReader:
     """Open a raster, or the only one in a container."""
     local = is_file_name(path)
-    if local and not os.path.exists(path):
-        raise InputError(f"{path} does not exist")
+    check_name(path)
+    if local:
+        check_file(path)
+        if not os.path.exists(path):
+            raise InputError(f"{path} does not exist")
     if HIDDEN in path:
         raise InputError(f"{path} was written without its password or token; name it in full")
     keep_environment()
     try:
         dataset = open_view(view, path) if view else rasterio.open(path)
-    except RasterioError as error:
+    except READ_ERRORS as error:
         member = only_archived(path)
         if member is None:
             reason = gdal_message(error)
@@ -80,6 +84,11 @@ def _open(path: str, view: ImageView | None = None) -> DatasetReader:
             raise InputError(f"cannot open {path} as a raster: {why}") from error
         dataset = rasterio.open(member)
     if dataset.count:
+        try:
+            check_size(dataset)
+        except InputError:
+            dataset.close()
+            raise
         return dataset
     with dataset:
         inside = only_name(path, dataset.subdatasets)
@@ -118,7 +127,7 @@ def shows_an_image(dataset: DatasetReader, band: int) -> bool:
     shape = (min(dataset.height, 256), min(dataset.width, 256))
     try:
         values = dataset.read(band, out_shape=shape)
-    except RasterioError as error:
+    except READ_ERRORS as error:
         raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
     return float(np.isin(values, (0, values.max())).mean()) < 0.5
 
@@ -192,7 +201,7 @@ def _declared_valid(dataset: DatasetReader, window: Window, bands: Sequence[int]
     ):
         try:
             masks = dataset.read_masks(list(bands), window=_rasterio_window(window))
-        except RasterioError as error:
+        except READ_ERRORS as error:
             raise _damaged(dataset, window, error) from error
         valid = masks.any(axis=0)
     # GDAL's masks respect alpha only as the second of two or the fourth of four integer bands.
@@ -222,7 +231,7 @@ def read_decimated(
     shape = (min(dataset.height, size), min(dataset.width, size))
     try:
         values = dataset.read(1, out_shape=shape, masked=nodata is None)
-    except RasterioError as error:
+    except READ_ERRORS as error:
         raise _damaged(dataset, Window(0, 0, dataset.width, dataset.height), error) from error
     if nodata is not None:
         values = np.ma.masked_where(_equals(values, nodata), values)
@@ -270,7 +279,7 @@ def _read(dataset: RasterReader, window: Window, bands: Sequence[int]) -> Array:
         if len({dataset.dtypes[b - 1] for b in bands}) > 1:  # rasterio reads one type at a time
             return np.stack([dataset.read(b, window=place) for b in bands])
         values: Array = dataset.read(list(bands), window=place)
-    except RasterioError as error:
+    except READ_ERRORS as error:
         raise _damaged(dataset, window, error) from error
     return values
 

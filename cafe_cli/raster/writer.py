@@ -21,6 +21,7 @@ from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.raster.cog import to_cog
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
 from cafe_cli.system.atomic_write import check_outputs, remove, replace_atomically
 from cafe_cli.system.output_group import replace_together
@@ -278,7 +279,7 @@ def class_tags(classes: ClassTable | None) -> dict[str, str]:
 
 def read_classes(dataset: DatasetReader) -> ClassTable | None:
     """Return the class table that `create_cog` stored in a label raster, None without one."""
-    stored = dataset.tags().get("CLASSES")
+    stored = read_tags(dataset).get("CLASSES")
     try:
         return ClassTable.from_json(parse_json(stored)) if stored else None
     except (ConfigError, ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, GridError, InputError
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid, parse_crs
+from cafe_cli.raster.header import read_descriptions
 from cafe_cli.raster.joining import Stream, common_dtype
 from cafe_cli.raster.mosaic_view import (
     Member,
@@ -233,7 +234,8 @@ def _inspect_bands(
                 message = f"band {band} of {image.name} {_DOUBTFUL_ALPHA}"
                 findings.append(Finding("warning", message, image.name))
         chosen = first.bands
-        about = [(b, image.descriptions[b - 1], image.colorinterp[b - 1].name) for b in chosen]
+        texts = read_descriptions(image)
+        about = [(b, texts[b - 1], image.colorinterp[b - 1].name) for b in chosen]
         plain = ("undefined", "gray", "palette", "alpha")
         return tuple(text or (f"band {b}" if kind in plain else kind) for b, text, kind in about)
 
