@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.schema import Config
+from cafe_cli.errors import InputError
 from cafe_cli.findings import log_warnings
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_valid, read_window
@@ -129,7 +130,9 @@ class TileReader:
         """
         size, virtual, config = self._tileset.size, self._tileset.virtual, self._config
         if virtual is None or config is None:
-            return read_tile(self._folder, tile, size)
+            patch, labels = read_tile(self._folder, tile, size)
+            _check_tile(self._folder, tile, self._tileset, patch, labels)
+            return patch, labels
         scene = self._scenes.get(tile.scene, lambda: self._open(tile.scene, virtual, config))
         window = Window(tile.col, tile.row, size, size)
         patch = scene.read(window)
@@ -185,6 +188,24 @@ def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:
     with open_raster(str(tile_path(folder, tile, "label"))) as label:
         labels: NDArray[np.uint8] = read_window(label, Window(0, 0, size, size), [1])[0]
     return labels
+
+
+def _check_tile(
+    folder: Path, tile: Tile, tileset: TileSet, patch: Patch, labels: NDArray[np.uint8]
+) -> None:
+    """Refuse the rasters of a tile that do not fit the description of the tile set."""
+    again = "the tile set was changed; cut it again with cafe tile"
+    if (bands := len(patch.optical)) != len(tileset.band_names):
+        raise InputError(
+            f"{tile_path(folder, tile, 'image')} has {bands} bands, {DESCRIPTION} says "
+            f"{len(tileset.band_names)}: {again}"
+        )
+    wrong = (labels != NODATA) & ((labels < 0) | (labels >= len(tileset.classes)))
+    if wrong.any():
+        raise InputError(
+            f"{tile_path(folder, tile, 'label')} holds the value {labels[wrong][0]}, which is none "
+            f"of the {len(tileset.classes)} classes: {again}"
+        )
 
 
 def _ground_path(folder: Path, scene: str) -> Path:

@@ -14,23 +14,33 @@ are. Its folder holds only the rasters that the scenes lack: ``ground/SCENE.tif`
 ground, and the labels of tiles that lie in two splits.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from cafe_cli.classes import ClassTableField
 from cafe_cli.config.schema import HeightSettings
+from cafe_cli.config.types import GroundSamplingDistance, Name, PixelType, Share, Window
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.raster.input_files import InputFiles, Stamp, restamp
 from cafe_cli.raster.statistics import Statistics
 from cafe_cli.redaction import redact
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.splits.assign import Split
+from cafe_cli.splits.assign import SPLITS, Split
 from cafe_cli.system.atomic_write import (
     find_foreign_file,
     is_remote,
@@ -49,6 +59,17 @@ _TILE = re.compile(r"_\d{6,}_\d{6,}$")  # row and column end the name of a tile
 _NAMES = {DESCRIPTION, "config.toml", "index.gpkg", "ground", "train", "validation", "test", CACHE}
 
 
+def _plain_file_name(name: str) -> str:
+    """Refuse a name that would lead out of the folder."""
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise ValueError(f"{name!r} is no file name within the tile set")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_file_name)]
+Place = Annotated[int, Field(ge=0, le=2**31)]
+
+
 class _Stored(BaseModel):
     """Base of the models in ``tileset.json``: immutable, and an unknown key is an error."""
 
@@ -58,13 +79,13 @@ class _Stored(BaseModel):
 class Tile(_Stored):
     """A tile: its first pixel in the scene and its shares of valid and of labelled pixels."""
 
-    name: str
+    name: FileName
     split: Split
-    scene: str
-    row: int
-    col: int
-    valid: float
-    labelled: float
+    scene: FileName
+    row: Place
+    col: Place
+    valid: Share
+    labelled: Share
 
 
 class VirtualScene(_Stored):
@@ -137,21 +158,38 @@ class TileSet(_Stored):
     """
 
     format: Literal["cafe tileset 1"] = "cafe tileset 1"
-    size: int = Field(ge=1)
-    overlap: int
-    band_names: tuple[str, ...]
-    dtype: str
-    gsd: float
+    size: Window
+    overlap: NonNegativeInt
+    band_names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=4096)]
+    dtype: PixelType
+    gsd: GroundSamplingDistance
     crs: str
     has_height: bool
     height: HeightSettings
     classes: ClassTableField
-    pixels: dict[Split, dict[str, int]]
+    pixels: dict[Split, dict[str, NonNegativeInt]]
     optical_statistics: Statistics
     height_statistics: Statistics
-    shared_ground: float
+    shared_ground: Annotated[float, Field(ge=0)]
     virtual: VirtualSource | None = None
     tiles: tuple[Tile, ...]
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> Self:
+        channels = {"optical": len(self.band_names), "height": 1}
+        for name, count in channels.items():
+            statistics: Statistics = getattr(self, f"{name}_statistics")
+            lists = [v for _, v in statistics if v is not None]
+            if any(len(v) != count or not all(map(math.isfinite, v)) for v in lists):
+                raise ValueError(f"{name}_statistics are not {count} finite number(s) each")
+        if missing := [split for split in SPLITS if split not in self.pixels]:
+            raise ValueError(f"pixels of {missing[0]} are missing")
+        names = {tile.name for tile in self.tiles}
+        if len(names) < len(self.tiles):
+            raise ValueError(f"{len(self.tiles)} tiles have {len(names)} names")
+        if self.virtual and (lost := {t.scene for t in self.tiles} - self.virtual.scenes.keys()):
+            raise ValueError(f"the files of scene {min(lost)!r} are missing")
+        return self
 
     def of(self, split: Split) -> list[Tile]:
         """Return the tiles of one split."""
@@ -177,7 +215,7 @@ def load_tileset(folder: Path) -> TileSet:
         raise InputError(f"{folder} is not a tile set: cannot read {path.name} in it") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "its parts do not fit"
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path} is damaged: {where}: {reason}; run cafe tile") from error
 

@@ -5,11 +5,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from cafe_cli.config.schema import Config, TrainSettings
 from cafe_cli.errors import InputError, ModelFileError, TrainingError
 from cafe_cli.model import model_file
+from cafe_cli.text import short_repr
 from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.history import EpochRecord
 
@@ -22,6 +25,19 @@ _FREE = {
 }  # fmt: skip
 """Settings that may change on a resume: they alter results at most by rounding, or only when the
 run ends."""
+
+
+class _StoredState(BaseModel):
+    """A `TrainState` as a checkpoint holds it; NaN is a score that no pixel gave."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epoch: Annotated[int, Field(ge=0)] = 0
+    batch: Annotated[int, Field(ge=0)] = 0
+    sums: dict[str, float] = {}
+    history: list[dict[str, float]]
+    best: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    stale: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass
@@ -60,9 +76,18 @@ class TrainState:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainState":
-        """Read the values of `as_json`; fields that an older checkpoint lacks get defaults."""
-        history = [EpochRecord.from_row(row) for row in values["history"]]
-        return cls(**{**values, "history": history})
+        """Read the values of `as_json`; fields that an older checkpoint lacks get defaults.
+
+        Raises
+        ------
+        ValueError
+            A value is missing, of another type, or beyond its limits.
+        """
+        stored = _StoredState.model_validate(values)
+        history = [EpochRecord.from_row(row) for row in stored.history]
+        if [record.epoch for record in history] != list(range(1, stored.epoch + 1)):
+            raise ValueError(f"its history is not that of the epochs 1 to {stored.epoch}")
+        return cls(**{**stored.model_dump(), "history": history})
 
     def close_epoch(self, record: EpochRecord, score: float) -> bool:
         """Append the record of an epoch; return whether its score (NaN for none) is the best."""
@@ -131,6 +156,13 @@ def with_batch_size(config: Config, size: int) -> Config:
     return config.model_copy(update={"train": settings})
 
 
+def _stored_batch_size(before: Mapping[str, Any]) -> int:
+    size = before["train.batch_size"]
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"its batch size is {short_repr(size)}")
+    return size
+
+
 def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
     """Check the config of a run to resume; replace ``batch_size = "auto"`` by its size.
 
@@ -157,7 +189,7 @@ def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
     try:
         before = values["settings"]
         if config.train.batch_size == "auto":
-            config = with_batch_size(config, int(before["train.batch_size"]))
+            config = with_batch_size(config, _stored_batch_size(before))
         check_settings(before, config, tileset, path.parent)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error

@@ -19,6 +19,7 @@ from cafe_cli.model.model_file import ModelCard
 from cafe_cli.redaction import redact_all
 from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.system.malloc import keep_memory
+from cafe_cli.text import first_line
 from cafe_cli.tilesets import cache
 from cafe_cli.training import nonfinite
 from cafe_cli.training.build import build_network
@@ -135,8 +136,13 @@ class TrainingRun:
             self.network.load_state_dict(tensors)
             self.step.restore(extra)
             self.state = TrainState.from_json(values["progress"])
+            if self.state.batch > len(self._batches):
+                raise ValueError(f"it is at step {self.state.batch} of {len(self._batches)}")
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelFileError(f"cannot resume: {path} is damaged: {error}") from error
+            raise ModelFileError(
+                f"cannot resume: {path} is damaged: {first_line(error)}; train again with "
+                "--overwrite"
+            ) from error
         if self.processes.first and self.state.history:
             # A run killed right after it wrote the checkpoint lacks that epoch in history.csv.
             write_history(self.output, self.state.history, self._classes)
@@ -286,6 +292,7 @@ class TrainingRun:
         calibration = counted.calibration.fit()
         network = self.step.result.deployed(calibration.temperature if calibration else 1.0)
         card = self._card(network, result).model_copy(update={"calibration": calibration})
+        model_file.check_finite(self.output / name, network.state_dict())
         model_file.save(self.output / name, network, card)
 
     def _card(self, network: CaFE, result: Scores | None) -> ModelCard:
