@@ -140,6 +140,7 @@ class _BandRunner:
             forward.device,
         )
         self._last: DecidedRows | None = None
+        self._finite: Tensor | None = None  # whether the scores of the current row are numbers
         self._reach = 0  # the pixel row below the windows that were run so far
 
     def row(self, row: int, patch: Patch, final: tuple[int, int]) -> DecidedRows:
@@ -161,7 +162,7 @@ class _BandRunner:
         places = {c: slice(c - left, c - left + size) for c in self._band.columns}
         used = {c: patch.at((slice(None), p)) for c, p in places.items() if wanted[:, p].any()}
         rows = slice(final[0] - row, final[1] - row)
-        planes = self._empty_planes(rows)
+        planes, self._finite = self._empty_planes(rows), None
         with self._inference.meter.timed("forward"):
             if used or row < self._reach:
                 self._blend(used, rows, planes)
@@ -172,7 +173,7 @@ class _BandRunner:
             inside = (rows, slice(self._band.first - left, self._band.last - left))
             if "quality" in planes:
                 planes["quality"] = torch.from_numpy(~patch.height_valid[inside])[None].byte()
-            self._last = DecidedRows.of(planes, wanted[inside])
+            self._last = DecidedRows.of(planes, wanted[inside], self._finite)
         self._inference.meter.add(0, len(used), 0)
         return self._last
 
@@ -212,6 +213,8 @@ class _BandRunner:
             here = slice(first, min(first + step, count))
             piece = slice(rows.start + here.start, rows.start + here.stop)
             labels, best = self._blender.best(piece, columns)
+            finite = best.isfinite().all()
+            self._finite = finite if self._finite is None else self._finite & finite
             if "labels" in planes:
                 planes["labels"][0, here, place] = labels
             if "confidence" in planes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.classes import NODATA
+from cafe_cli.errors import ModelFileError
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.raster.window import Window
 
@@ -35,21 +36,27 @@ class DecidedRows:
         Pixels that get a value; the others become nodata.
     ready : Event or None
         Recorded after the copy from a GPU; None on a CPU.
+    finite : Tensor or None
+        Whether all scores behind the planes are numbers, one bool on the CPU; None without scores.
     """
 
     planes: Mapping[str, Tensor]
     wanted: NDArray[np.bool_]
     ready: torch.cuda.Event | None = None
+    finite: Tensor | None = None
 
     @classmethod
-    def of(cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_]) -> "DecidedRows":
+    def of(
+        cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_], finite: Tensor | None = None
+    ) -> "DecidedRows":
         """Start copying the planes to the CPU, without waiting for a GPU."""
         moved = {name: plane.to("cpu", non_blocking=True) for name, plane in planes.items()}
+        finite = None if finite is None else finite.to("cpu", non_blocking=True)
         if not any(plane.is_cuda for plane in planes.values()):
-            return cls(moved, wanted)
+            return cls(moved, wanted, finite=finite)
         ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record()
-        return cls(moved, wanted, ready)
+        return cls(moved, wanted, ready, finite)
 
     def wait(self) -> None:
         """Wait until the copy from the GPU is complete."""
@@ -57,8 +64,20 @@ class DecidedRows:
             self.ready.synchronize()
 
     def arrays(self) -> ProductPlanes:
-        """Return the planes as arrays, with nodata outside `wanted`."""
+        """Return the planes as arrays, with nodata outside `wanted`.
+
+        Raises
+        ------
+        ModelFileError
+            A score is NaN or infinite: every label there would be the first class.
+        """
         self.wait()
+        if self.finite is not None and not self.finite:
+            raise ModelFileError(
+                "the network returned scores that are no numbers: its weights are finite, but too "
+                "large for its own arithmetic; use another model of the run, or train again with a "
+                "lower train.learning_rate"
+            )
         nodata = np.uint8(NODATA)
         return {n: np.where(self.wanted, p.numpy(), nodata) for n, p in self.planes.items()}
 

@@ -24,13 +24,15 @@ _LARGEST_BLOCK = 2_000_000_000  # bytes
 
 
 def check_size(dataset: DatasetReader) -> None:
-    """Refuse a header that would take all memory, or hours, whatever the pixels are.
+    """Refuse complex pixels, and a header that would take all memory, or hours.
 
     Raises
     ------
     InputError
-        There are too many bands, or the blocks are too large to decode one.
+        The pixels are complex, there are too many bands, or a block is too large to decode.
     """
+    if any(dtype.startswith("complex") for dtype in dataset.dtypes):
+        raise InputError(f"{dataset.name} holds complex numbers, which are no image and no heights")
     if dataset.count > MOST_BANDS:
         raise InputError(
             f"{dataset.name} has {dataset.count:,} bands, at most {MOST_BANDS:,} are read: check "
@@ -49,12 +51,7 @@ def block_bytes(dataset: DatasetReader) -> int:
     """Return the bytes that one block of a raster takes decoded, of all bands stored in it."""
     height, width = dataset.block_shapes[0]
     together = dataset.count if dataset.interleaving == Interleaving.pixel else 1
-    return int(height * width * together * np.dtype(_plain(dataset.dtypes[0])).itemsize)
-
-
-def _plain(dtype: str) -> str:
-    """Return a data type that numpy knows in place of GDAL's complex integers."""
-    return "complex64" if dtype.startswith("complex_int") else dtype
+    return int(height * width * together * np.dtype(dataset.dtypes[0]).itemsize)
 
 
 def read_descriptions(dataset: DatasetReader) -> tuple[str, ...]:

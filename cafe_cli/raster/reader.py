@@ -21,7 +21,7 @@ from rasterio.vrt import WarpedVRT
 
 from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
-from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, check_size
+from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, block_bytes, check_size
 from cafe_cli.raster.image_view import ImageView, open_view
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.redaction import HIDDEN
@@ -35,6 +35,7 @@ RasterReader: TypeAlias = DatasetReader | WarpedVRT
 
 log = logging.getLogger("cafe")
 
+_MOST_DECODED = 50_000_000_000  # bytes of a decimated view
 _OF_A_SERVER = "if address and rights are right, try again, or download the file first"
 _thread = threading.local()
 
@@ -226,8 +227,11 @@ def read_decimated(
 ) -> NDArray[np.float64]:
     """Read band 1 at no more than `size` pixels along each side; NaN where there is no data.
 
+    Where that would decode more than 50 GB, as without overviews, it is fewer pixels.
+
     `nodata` replaces the raster's own.
     """
+    size = _affordable_side(dataset, size)
     shape = (min(dataset.height, size), min(dataset.width, size))
     try:
         values = dataset.read(1, out_shape=shape, masked=nodata is None)
@@ -237,6 +241,16 @@ def read_decimated(
         values = np.ma.masked_where(_equals(values, nodata), values)
     filled: NDArray[np.float64] = values.astype(np.float64).filled(np.nan)
     return filled
+
+
+def _affordable_side(dataset: DatasetReader, size: int) -> int:
+    """Return the pixels along each side of a decimated view, each of which decodes a block."""
+    height, width = dataset.block_shapes[0]
+    blocks = math.ceil(dataset.height / height) * math.ceil(dataset.width / width)
+    most = max(_MOST_DECODED // block_bytes(dataset), 1)
+    if dataset.overviews(1) or blocks <= most:
+        return size
+    return max(min(size, math.isqrt(most)), 4)
 
 
 class Sample(NamedTuple):

@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.fill import fillnodata
 
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.errors import GridError
+from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.mosaic_view import Member, MosaicView, union_grid
 from cafe_cli.raster.reader import Mask, RasterReader
@@ -33,6 +33,7 @@ from cafe_cli.scenes.height_rasters import HeightRasters, check_plausible, terra
 
 _WHOLE = 25_000_000  # cells up to which the ground is estimated below a whole surface model
 _MAX_GROUND_CELLS = 100_000_000
+_MOST_MARGIN = 1024  # pixels around a window
 _REACH = 5  # windows of the ground filter around a scene, where the surface model is larger
 
 Values = NDArray[np.float32]
@@ -74,7 +75,7 @@ class HeightReader:
         self._terrain = None
         if rasters.ground == "dtm":
             self._terrain = self._view(rasters.terrain, terrain_settings(rasters.settings))
-        self._margin = math.ceil(rasters.settings.fill / grid.gsd)
+        self._margin = fill_margin(rasters.settings.fill, grid)
 
     def read(self, window: Window) -> tuple[Values, Mask]:
         """Read heights (height, width) in metres, 0 where not valid, and where they are valid.
@@ -122,6 +123,24 @@ class HeightReader:
         view = _height_view(members, self._grid, Resampling.bilinear, settings)
         self._stack.callback(view.close)
         return view
+
+
+def fill_margin(fill: float, grid: Grid) -> int:
+    """Return the pixels around a window from which voids up to `fill` metres are filled.
+
+    Raises
+    ------
+    ConfigError
+        They are so many that memory and time of a window would not be bounded.
+    """
+    margin = math.ceil(fill / grid.gsd)
+    if margin > _MOST_MARGIN:
+        raise ConfigError(
+            f"height.fill = {fill:g} m is {margin:,} pixels of {grid.gsd:.3g} m, which would be "
+            f"read around every window; at most {_MOST_MARGIN:,} are: set it to "
+            f"{_MOST_MARGIN * grid.gsd:.3g} m or less, or resample the scene with tile.gsd"
+        )
+    return margin
 
 
 def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:

@@ -14,8 +14,8 @@ from typing import Any
 from cafe_cli.errors import InputError
 from cafe_cli.text import file_size, find_control_character
 
-_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
-"""Pipes that a shell has opened already, as in ``<(command)``."""
+_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin", os.devnull)
+"""What a shell has opened already, as in ``<(command)``, and what is always empty."""
 
 
 def check_name(name: str) -> None:
