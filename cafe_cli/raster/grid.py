@@ -16,6 +16,7 @@ from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.geodesy import GDAL_ERRORS, unit_metres
 from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.window import Window
+from cafe_cli.text import short_repr
 
 Bounds: TypeAlias = tuple[float, float, float, float]
 """(left, bottom, right, top) in a CRS."""
@@ -230,7 +231,7 @@ def parse_crs(text: str | None) -> CRS | None:
     try:
         return CRS.from_user_input(text)
     except (CRSError, ValueError) as error:
-        raise ConfigError(f"{text!r} is no CRS; write it like EPSG:25832") from error
+        raise ConfigError(f"{short_repr(text)} is no CRS; write it like EPSG:25832") from error
 
 
 def describe_crs(crs: CRS | None) -> str:

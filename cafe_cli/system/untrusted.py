@@ -6,6 +6,7 @@ byte is no `OSError`, and a deeply nested text is a `RecursionError`.
 
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -16,6 +17,9 @@ from cafe_cli.text import file_size, find_control_character
 
 _DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin", os.devnull)
 """What a shell has opened already, as in ``<(command)``, and what is always empty."""
+
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+_LONG_KEY = re.compile(rf"^[ \t\[]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{64}}", re.MULTILINE)
 
 
 def check_name(name: str) -> None:
@@ -33,7 +37,7 @@ def check_name(name: str) -> None:
     except UnicodeEncodeError as error:
         byte = find_control_character(name[error.start])
         raise InputError(
-            f"the name of {name} is not UTF-8 (it holds the byte {byte}); rename it"
+            f"{name} has a name that is not UTF-8 (it holds the byte {byte}): rename it"
         ) from error
 
 
@@ -85,6 +89,9 @@ def parse_json(text: str | bytes) -> Any:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; every text that is none, however it is nested, is a `ValueError`."""
+    # tomllib takes time and memory with the square of the parts of a key.
+    if long := _LONG_KEY.search(text):
+        raise ValueError(f"line {text.count(chr(10), 0, long.start()) + 1} has a key of many parts")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -17,6 +17,7 @@ from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.gdal_options import set_gdal_options
 
 set_gdal_options()
+from cafe_cli.system.untrusted import check_file, check_name
 
 READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
 
@@ -97,8 +98,11 @@ def list_layers(path: str) -> list[tuple[str, str | None]]:
     InputError
         The file is missing or damaged, or this GDAL has no driver for it.
     """
-    if is_file_name(path) and not os.path.exists(path):
-        raise InputError(f"{path} does not exist")
+    check_name(path)
+    if is_file_name(path):
+        check_file(path)
+        if not os.path.exists(path):
+            raise InputError(f"{path} does not exist")
     _check_driver(path)
     try:
         rows = pyogrio.list_layers(path).tolist()
