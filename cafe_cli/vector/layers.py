@@ -15,9 +15,9 @@ from cafe_cli.raster.containers import opens_as_raster
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.gdal_options import set_gdal_options
+from cafe_cli.system.untrusted import check_file, check_name
 
 set_gdal_options()
-from cafe_cli.system.untrusted import check_file, check_name
 
 READ_ERRORS = (DataSourceError, DataLayerError, UnicodeDecodeError)
 
