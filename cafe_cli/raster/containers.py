@@ -11,6 +11,7 @@ from rasterio.drivers import raster_driver_extensions
 from cafe_cli.errors import InputError
 from cafe_cli.raster.header import READ_ERRORS
 from cafe_cli.system.atomic_write import is_file_name
+from cafe_cli.system.untrusted import check_file
 from cafe_cli.text import list_some
 
 _MOST_MEMBERS = 32  # of an archive that are opened to see whether they are rasters
@@ -114,7 +115,9 @@ def _members(prefix: str, path: str, names: Sequence[str]) -> list[str]:
 def opens_as_raster(name: str) -> bool:
     """Whether GDAL opens a name as a raster, or as a container of rasters."""
     try:
+        if is_file_name(name):
+            check_file(name)
         with rasterio.open(name):
             return True
-    except READ_ERRORS:
+    except (InputError, *READ_ERRORS):
         return False
