@@ -18,7 +18,7 @@ from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import create_map
-from cafe_cli.system.output_group import claim_outputs
+from cafe_cli.system.output_group import claim_outputs, finish_replacing
 from cafe_cli.system.threads import ProgressCallback
 
 _Writers: TypeAlias = tuple[DatasetWriter, DatasetWriter | None]
@@ -72,6 +72,7 @@ def mosaic(
     OutputError
         An output exists or cannot be written.
     """
+    finish_replacing([output])
     files = InputFiles.behind([*inputs, *(confidences.inputs if confidences else ())])
     planned = plan(
         inputs, output, method=method, confidences=confidences, target=target, overwrite=overwrite

@@ -37,7 +37,7 @@ def _existing(name: str, folder: str) -> Iterator[str]:
         return
     starts = [0, *(found.end() for found in _DELIMITERS.finditer(name))]
     # /vsizip/folder/a.zip has the path after its prefix; /vsizip//folder/a.zip, an absolute one.
-    starts += [found.end() for found in re.finditer(r"/vsi\w+/", name)]
+    starts += [found.end() for found in re.finditer(r"/vsi\w+/|://", name)]
     ends = [*(found.start() for found in _ENDS.finditer(name)), len(name)]
     for start in set(starts):
         for end in ends:

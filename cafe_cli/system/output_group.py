@@ -41,17 +41,30 @@ def claim_outputs(paths: Sequence[Path], overwrite: bool = True) -> Iterator[Non
         Another process writes one of them; or, now that they are locked, one exists after all and
         `overwrite` is not set.
     """
-    own = [path.absolute() for path in paths]
+    finish_replacing(paths)
     with lock_outputs(paths):
-        for path in own:
-            if (steps := _read_journal(path)) is None:
-                continue
-            with lock_outputs([target for _, target in steps.renames if target not in own]):
-                _replace(path, steps)
-            log.warning("an earlier run was killed while it replaced %s; this is finished", path)
         for path in paths:
             check_output(path, overwrite)
         yield
+
+
+def finish_replacing(paths: Sequence[Path]) -> None:
+    """Finish what a process left that was killed while it replaced a group, and log that.
+
+    Raises
+    ------
+    OutputError
+        Another process writes one of the group, or a file cannot be written.
+    """
+    for path in paths:
+        if (steps := _read_journal(path)) is None:
+            continue
+        with lock_outputs([path.absolute(), *(target for _, target in steps.renames)]):
+            if (steps := _read_journal(path)) is not None:  # no other process was faster
+                _replace(path, steps)
+                log.warning(
+                    "an earlier run was killed while it replaced %s; this is finished", path
+                )
 
 
 @contextmanager
