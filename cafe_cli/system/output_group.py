@@ -62,9 +62,7 @@ def finish_replacing(paths: Sequence[Path]) -> None:
         with lock_outputs([path.absolute(), *(target for _, target in steps.renames)]):
             if (steps := _read_journal(path)) is not None:  # no other process was faster
                 _replace(path, steps)
-                log.warning(
-                    "an earlier run was killed while it replaced %s; this is finished", path
-                )
+                log.warning("finished what a killed run had begun: to replace %s", path)
 
 
 @contextmanager

@@ -390,10 +390,12 @@ def test_tile_replaces_what_belongs_to_a_tile_set(cafe, folder):
 
 
 def test_tile_does_not_replace_the_folder_of_its_inputs(cafe, folder):
-    labels = sorted(str(path) for path in (folder / "tiles" / "train" / "label").iterdir())[0]
+    (folder / "tiles" / "ground").mkdir()
+    for name in ("a_labels.tif", "b_labels.tif"):
+        (folder / name).rename(folder / "tiles" / "ground" / name)
     seen = contents(folder)
-    words = ("tile", "-c", "c.toml", "--labels", labels, "--optical", "a_ortho.tif")
-    code, said = cafe(*words, "--elevation", "a_dsm.tif", "-o", "tiles", "--overwrite")
+    labels = ("--labels", "tiles/ground/{id}_labels.tif")
+    code, said = cafe("tile", "-c", "c.toml", *labels, "-o", "tiles", "--overwrite")
     assert (code, "tiles holds the input" in said.err) == (2, True), said.err
     assert contents(folder) == seen
 
