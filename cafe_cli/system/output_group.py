@@ -145,7 +145,7 @@ def _read_journal(first: Path) -> _Steps | None:
             [(folder / temporary, folder / path) for temporary, path in found["renames"]],
             [folder / path for path in found["removals"]],
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise OutputError(f"cannot read {journal}: {error}; remove it") from error
