@@ -5,8 +5,10 @@ copied in a process of its own, which the caller ends when it is interrupted. Th
 module as a program.
 """
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,17 +19,21 @@ from pathlib import Path
 import rasterio
 import rasterio.shutil
 from rasterio.errors import RasterioIOError
+from rasterio.io import MemoryFile
 
 from cafe_cli.raster.geodesy import GDAL_ERRORS
+from cafe_cli.raster.readback import errors_of_gdal
 from cafe_cli.raster.reader import gdal_message
 from cafe_cli.system.atomic_write import remove
 
 _LARGE = 16_000_000  # values; fewer are copied within a few seconds, on a slow machine too
+_PRINTED = re.compile(r"^(?:_?tiff\w+|ERROR \d+): *(.*)", re.IGNORECASE | re.MULTILINE)
+"""Errors that threads of GDAL and libtiff print, and otherwise pass over."""
 _FAILED = 1  # exit code of the process where GDAL fails; it writes the message to stdout
 
 
 def to_cog(source: Path, target: Path, options: Mapping[str, object]) -> None:
-    """Copy a raster with GDAL's COG driver, and read the end of the copy.
+    """Copy a raster with GDAL's COG driver.
 
     Parameters
     ----------
@@ -51,10 +57,20 @@ def to_cog(source: Path, target: Path, options: Mapping[str, object]) -> None:
 
 
 def _copy(source: Path, target: Path, options: Mapping[str, object]) -> None:
-    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+    """Copy in memory, from where Python writes the file: GDAL passes over some failed writes."""
+    with MemoryFile() as memory:
+        _copy_by_gdal(source, memory.name, options)
+        try:
+            target.write_bytes(memory.getbuffer())
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+            where = "" if full else f"{target}: "
+            raise RasterioIOError(f"{where}{error.strerror}") from error
+
+
+def _copy_by_gdal(source: Path, target: Path | str, options: Mapping[str, object]) -> None:
+    with errors_of_gdal(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
         rasterio.shutil.copy(source, target, driver="COG", **options)
-    with rasterio.open(target) as written:  # a full disk may go unnoticed until here
-        written.read(1, window=((written.height - 1, written.height), (0, written.width)))
 
 
 def _copy_in_a_process(source: Path, target: Path, options: Mapping[str, object]) -> None:
@@ -63,10 +79,12 @@ def _copy_in_a_process(source: Path, target: Path, options: Mapping[str, object]
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     with (
         tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as printed,
         subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, task],
             stdin=subprocess.PIPE,  # nothing is written to it; it closes when this process ends
             stdout=said,
+            stderr=printed,
             env={**os.environ, "PYTHONPATH": path},
             process_group=0,  # the Ctrl-C of a terminal reaches this process only
         ) as process,
@@ -77,6 +95,8 @@ def _copy_in_a_process(source: Path, target: Path, options: Mapping[str, object]
             process.kill()
         said.seek(0)
         message = said.read().decode()
+        printed.seek(0)
+        passed_over = _PRINTED.search(printed.read().decode(errors="replace"))
     if process.returncode == _FAILED and message:
         raise RasterioIOError(message)
     if process.returncode:
@@ -84,6 +104,8 @@ def _copy_in_a_process(source: Path, target: Path, options: Mapping[str, object]
             f"the process that converts it ended with code {process.returncode}; -9 is mostly a "
             "machine that ran out of memory"
         )
+    if passed_over:
+        raise RasterioIOError(passed_over[1])
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> None:
@@ -101,7 +123,7 @@ def main() -> None:
     source, target, options = json.loads(sys.argv[1])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _copy(Path(source), Path(target), options)
+        _copy_by_gdal(Path(source), Path(target), options)
     except (*GDAL_ERRORS, OSError) as error:
         sys.stdout.write(gdal_message(error))
         sys.exit(_FAILED)

@@ -22,6 +22,7 @@ from cafe_cli.raster.cog import to_cog
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.header import read_tags
+from cafe_cli.raster.readback import CheckedWriter, check_copy
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
 from cafe_cli.system.atomic_write import check_outputs, remove, replace_atomically
 from cafe_cli.system.output_group import replace_together
@@ -184,8 +185,9 @@ def _converted(
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
     plain = cog.with_name(f".{path.name}.strips.tif")
     try:
-        with rasterio.open(plain, "w", **profile, **blocks) as dataset:
+        with CheckedWriter(plain, **profile, **blocks) as dataset:
             yield dataset
+        dataset.check_written(plain)
         _to_cog(plain, cog, overviews, **options)
     except GDAL_ERRORS as error:
         raise _write_error(path, error) from error
@@ -388,6 +390,7 @@ def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
         "num_threads": "ALL_CPUS", "bigtiff": "if_safer",
     }  # fmt: skip
     to_cog(source, target, {**defaults, **given})
+    check_copy(source, target)
 
 
 def write_sidecar(path: Path, classes: ClassTable | None) -> None:
