@@ -141,10 +141,16 @@ class Predictor:
         each = (time.perf_counter() - start) / len(batch) / len(self.devices)
         width = max(strip.extent.width for strip in plan.strips) + 2 * size
         scores = width * size * (4 * len(card.classes) + 44)
+        # GDAL holds the compressed block, too.
+        blocks = 2 * self._readers(plan) * len(self.devices) * plan.inspection.block_bytes
         return {
             "seconds": float(f"{each * plan.window_count:.2g}"),
-            "memory": _PROCESS + self.ensemble.parameters * 8 + scores,
+            "memory": _PROCESS + self.ensemble.parameters * 8 + scores + blocks,
         }
+
+    def _readers(self, plan: PredictPlan) -> int:
+        """Return the number of threads that read for each device."""
+        return plan.inspection.bound_readers(max(self._jobs // len(self.devices), 1))
 
     def check_fit(self, plan: PredictPlan, ground: GroundSurface | None) -> list[Finding]:
         """Compare the pixels of a scene with those that the models were trained on.
@@ -181,7 +187,7 @@ class Predictor:
                 raise InputError(finding.message)
             log.warning("%s", finding.message)
         opener = partial(open_scene, plan.inspection, ground)
-        jobs = max(self._jobs // len(self.devices), 1)
+        jobs = self._readers(plan)
         inference = Inference(
             WindowReader(opener, plan.inspection.optical_block, windows, jobs, area.touches),
             area,

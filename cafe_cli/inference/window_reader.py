@@ -12,6 +12,7 @@ from cafe_cli.scenes.scene import Patch, Scene
 from cafe_cli.system.threads import in_order
 
 _PIECE = 1_000_000  # pixels per read, about
+_LARGEST_PIECE = 16_000_000  # pixels, where blocks are larger
 _BROAD = 2048  # columns per read, where the raster is stored in smaller blocks
 
 
@@ -73,7 +74,9 @@ class WindowReader:
         """Return width and height of the pieces of a region."""
         block, rows = self.block
         columns = max(_BROAD // block, 1) * block if block < width else width
-        return columns, max(_PIECE // min(columns, width) // rows, 1) * rows
+        high = max(_PIECE // min(columns, width) // rows, 1) * rows
+        # Parts of a huge block: GDAL keeps the last one that it has decoded.
+        return columns, min(high, max(_LARGEST_PIECE // min(columns, width), 1))
 
 
 def _assemble(

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from rasterio.io import DatasetReader
 
 from cafe_cli.classes import NODATA
+from cafe_cli.errors import InputError
 from cafe_cli.raster.reader import open_raster
 from cafe_cli.raster.writer import read_classes
+from cafe_cli.system.untrusted import read_text
 
+_LARGEST = 64_000_000  # bytes
 _NAME, _VALUE = "2", "5"  # usages of columns in GDAL's raster attribute tables
 _NAMES = ("name", "class", "class_name", "classname", "category", "label")
 
@@ -42,9 +45,12 @@ def _names(dataset: DatasetReader) -> dict[int, str]:
     if table := read_classes(dataset):
         return {c.id: c.name for c in table}
     try:
-        root = ET.parse(f"{dataset.name}.aux.xml").getroot()
-    except (OSError, ET.ParseError):  # most rasters have none, and it is only for a hint
-        return {}
+        text = read_text(f"{dataset.name}.aux.xml", _LARGEST)
+        if "<!DOCTYPE" in text:  # GDAL writes none; entities could expand without end
+            return {}
+        root = ET.fromstring(text)
+    except (InputError, OSError, UnicodeError, ET.ParseError):
+        return {}  # most rasters have none, and it is only for a hint
     categories = enumerate(root.iterfind(".//CategoryNames/Category"))
     found = {value: (node.text or "").strip() for value, node in categories}
     return found or dict(_attribute_table(root))

@@ -303,10 +303,16 @@ def _rasterio_window(window: Window) -> rasterio.windows.Window:
 
 
 def _damaged(dataset: RasterReader, window: Window, error: Exception) -> InputError:
-    name = dataset.src_dataset.name if isinstance(dataset, WarpedVRT) else dataset.name
+    source = dataset.src_dataset if isinstance(dataset, WarpedVRT) else dataset
+    reason = gdal_message(error)
+    if is_remote(source.name):
+        remedy = _OF_A_SERVER
+    elif source.driver == "VRT":
+        remedy = "it is a list of other files: check that they are where it says, and whole"
+    else:
+        remedy = "the file is truncated or damaged"
     return InputError(
-        f"cannot read {name} at column {window.col}, row {window.row}: {gdal_message(error)}; "
-        f"{_OF_A_SERVER if is_remote(name) else 'the file is truncated or damaged'}"
+        f"cannot read {source.name} at column {window.col}, row {window.row}: {reason}; {remedy}"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
@@ -34,6 +35,8 @@ from cafe_cli.text import percent
 from cafe_cli.vector.layers import is_vector
 
 _ALL = 0.995  # share of a scene that is taken for all of it: grids differ by parts of a pixel
+
+_DECODED = 1_000_000_000  # bytes of decoded blocks that all threads may hold
 
 _DOUBTFUL_ALPHA = (
     "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
@@ -98,6 +101,20 @@ class SceneInspection:
         heights = self.heights
         partners = (*heights.surface, *heights.terrain) if heights else ()
         return max(member.block_width for member in (*self.optical, *partners, *self.labels))
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that a thread holds when it has decoded a block of every stream, about."""
+        heights = self.heights
+        streams = (self.optical, *((heights.surface, heights.terrain) if heights else ()))
+        return sum(
+            m.block_width * m.block_height * len(m.bands or (1,)) * np.dtype(m.dtype).itemsize
+            for m in (members[0] for members in streams if members)
+        )
+
+    def bound_readers(self, jobs: int) -> int:
+        """Return how many of `jobs` threads may read at a time, so that memory is bounded."""
+        return max(min(jobs, _DECODED // max(self.block_bytes, 1)), 1)
 
     @property
     def optical_block(self) -> tuple[int, int]:

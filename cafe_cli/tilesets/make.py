@@ -175,7 +175,10 @@ def _cut_strips(
         cutter = TileCutter(config, config.class_table, polygons, optical, folder, virtual)
         parts = list(strips(tiles, scene.block))
         yield from in_order(
-            partial(open_scene, scene, ground), cutter.cut, parts, min(jobs, len(parts))
+            partial(open_scene, scene, ground),
+            cutter.cut,
+            parts,
+            min(scene.bound_readers(jobs), len(parts)),
         )
 
 

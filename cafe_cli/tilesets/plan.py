@@ -250,7 +250,9 @@ def _count_tiles(
         return valid, table.of([tile.scored for tile in tiles])
     count = partial(_count_strip, polygons=polygons, config=config)
     parts = list(strips(tiles, scene.block))
-    found = in_order(partial(open_scene, scene), count, parts, min(jobs, max(len(parts), 1)))
+    found = in_order(
+        partial(open_scene, scene), count, parts, min(scene.bound_readers(jobs), max(len(parts), 1))
+    )
     return valid, np.array([counts for part in found for counts in part]).reshape(valid.shape)
 
 
@@ -317,7 +319,9 @@ def _count_scene(
     counter = CellCounter.of(grid.width, grid.height, counted.tiling, len(classes))
     cells = counter.empty()
     count = partial(_count_block, config=config, counter=counter)
-    found = in_order(partial(open_scene, scene), count, windows, min(jobs, len(windows)))
+    found = in_order(
+        partial(open_scene, scene), count, windows, min(scene.bound_readers(jobs), len(windows))
+    )
     for window, (counts, tally) in zip(windows, found, strict=True):
         counter.put(cells, window, counts)
         counted.blocks.append(Block(name, window, counts.sum(axis=(0, 1))[:-1]))

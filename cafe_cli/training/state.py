@@ -85,7 +85,9 @@ class TrainState:
         """
         stored = _StoredState.model_validate(values)
         history = [EpochRecord.from_row(row) for row in stored.history]
-        if [record.epoch for record in history] != list(range(1, stored.epoch + 1)):
+        if [record.epoch for record in history] != list(range(1, len(history) + 1)) or (
+            len(history) != stored.epoch
+        ):
             raise ValueError(f"its history is not that of the epochs 1 to {stored.epoch}")
         return cls(**{**stored.model_dump(), "history": history})
 
