@@ -1,5 +1,7 @@
 """Inputs made to break a run: each meets one line that says what is wrong, at once."""
 
+# ruff: noqa: E501 (a case of a table is a line)
+
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from cafe_cli.errors import InputError, ModelFileError
 from cafe_cli.model import model_file
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.state import TrainState
+from cafe_cli.vector.layers import list_layers
 from tests.support.rasters import grid, noise
 from tests.support.rasters import write as write_raster
 
@@ -107,9 +110,13 @@ def test_more_bands_than_any_sensor_has(refuse, tmp_path, count):
 @pytest.mark.parametrize(
     ("width", "height", "layout"),
     [
-        (100_000, 100_000, {"blockysize": 100_000}),
+        (50_000, 50_000, {"tiled": True, "blockxsize": 50_000, "blockysize": 50_000}),
         (65_536, 65_536, {"tiled": True, "blockxsize": 65_536, "blockysize": 65_536}),
-        (30_000, 30_000, {"blockysize": 30_000, "interleave": "pixel"}),
+        (
+            40_000,
+            40_000,
+            {"tiled": True, "blockxsize": 32_768, "blockysize": 32_768, "interleave": "pixel"},
+        ),
     ],
 )
 def test_blocks_that_memory_cannot_hold(refuse, tmp_path, width, height, layout):
@@ -119,7 +126,7 @@ def test_blocks_that_memory_cannot_hold(refuse, tmp_path, width, height, layout)
     assert "gdal_translate -co TILED=YES" in said
 
 
-@pytest.mark.parametrize("name", ["o.tif", "o.gpkg", "o.png", "o"])
+@pytest.mark.parametrize("name", ["o.tif", "o.jp2", "o.png", "o"])
 @pytest.mark.parametrize("option", ["--optical", "--elevation", "--dtm", "--labels"])
 def test_pipes(refuse, tmp_path, name, option):
     os.mkfifo(tmp_path / name)
@@ -128,6 +135,13 @@ def test_pipes(refuse, tmp_path, name, option):
     words += ["--elevation", image] if option == "--dtm" else []
     said = refuse("-q", "check", *words, option, tmp_path / name)
     assert f"{name} is a pipe, a socket or a device" in said
+
+
+@pytest.mark.parametrize("name", ["v.gpkg", "v.geojson", "v.shp", "v"])
+def test_pipes_in_place_of_vectors(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is a pipe, a socket or a device"):
+        list_layers(str(tmp_path / name))
 
 
 # --- configs and lists ---------------------------------------------------------------------------
@@ -331,7 +345,7 @@ def poisoned(value, everywhere=False, buffer=False):
 
 def as_type(dtype, only_weights=True):
     return lambda tensors: {
-        n: t.to(dtype) if t.is_floating_point() or not only_weights else t
+        n: t.to(dtype) if n.endswith("weight") or not only_weights else t
         for n, t in tensors.items()
     }
 
@@ -397,7 +411,7 @@ def test_finite_weights_whose_scores_are_no_numbers(refuse, model, tmp_path):
         tmp_path / "h.tif", noise(1, grid(64, 64)).astype("float32"), grid(64, 64)
     )
     said = refuse(
-        "-q", "predict", image, "--elevation", heights, "-m", tmp_path / "m.safetensors", "-o", tmp_path / "map.tif", "--device", "cpu",
+        "-q", "predict", "--optical", image, "--elevation", heights, "--model", tmp_path / "m.safetensors", "-o", tmp_path / "map.tif", "--device", "cpu",
         "--ignore-mismatch",
     )  # fmt: skip
     assert "the network returned scores that are no numbers" in said
