@@ -174,7 +174,7 @@ class _CacheFolder:
         self._folder, self._tileset, self._tiles = folder, tileset, tiles
         self._path = folder / CACHE
         self._layout = _layout(tileset, len(tiles))
-        self._fingerprint = _fingerprint(folder, tileset, tiles)
+        self._fingerprint = fingerprint(folder, tileset)
 
     def open(self) -> Cache | None:
         """Map the files into memory; None unless they are complete and the tiles unchanged."""
@@ -217,7 +217,7 @@ class _CacheFolder:
             return self.open()
 
     def _check_unchanged(self) -> None:
-        if _fingerprint(self._folder, self._tileset, self._tiles) != self._fingerprint:
+        if fingerprint(self._folder, self._tileset) != self._fingerprint:
             raise InputError(
                 f"tiles of {self._folder} were changed while they were decoded; run again when "
                 "they no longer change"
@@ -258,8 +258,12 @@ def _layout(tileset: TileSet, count: int) -> dict[str, tuple[tuple[int, ...], np
     return {**layout, "labels": (flat, np.dtype(np.uint8))}
 
 
-def _fingerprint(folder: Path, tileset: TileSet, tiles: Sequence[Tile]) -> dict[str, str]:
-    """Return the fingerprint of the tiles: the description, and size and time of every file."""
+def fingerprint(folder: Path, tileset: TileSet) -> dict[str, str]:
+    """Return the fingerprint of the tiles that training reads.
+
+    It is made of their description, and of size and time of every file.
+    """
+    tiles = [*tileset.of("train"), *tileset.of("validation")]
     files = [str(tile_path(folder, tile, kind)) for tile in tiles for kind in _KINDS]
     if tileset.virtual is not None:
         files += sorted(str(path) for path in (folder / "ground").glob("*.tif"))

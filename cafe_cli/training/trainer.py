@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from cafe_cli.config.load import dump_config
-from cafe_cli.errors import CafeError, ModelFileError, OutputError, TrainingError
+from cafe_cli.errors import CafeError, InputError, ModelFileError, OutputError, TrainingError
 from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
@@ -82,6 +82,8 @@ class TrainingRun:
         # On a resume the weights come from the checkpoint.
         self.network = build_network(tileset, config, pretrained=not planned.resume)
         decoded = cache.prepare(self.folder, tileset, settings.cache)
+        # The cache was checked when it was made, and tiles are read no more.
+        self._tiles_before = None if decoded else cache.fingerprint(self.folder, tileset)
         device = processes.fabric.device
         training = TileDataset(self.folder, tileset, "train", config, decoded)
         validation = TileDataset(self.folder, tileset, "validation", None, decoded)
@@ -220,6 +222,7 @@ class TrainingRun:
         better = self.state.close_epoch(record, math.nan if result is None else result.miou)
         with self.processes.sync_errors():
             if self.processes.first:
+                self._check_tiles()
                 # Models first: a run killed before its checkpoint is written repeats the epoch.
                 if better:
                     self.save_best(result, counted)
@@ -227,6 +230,15 @@ class TrainingRun:
                 self.save_last(result)
                 self._write_history(counted)
         return record, better
+
+    def _check_tiles(self) -> None:
+        """Refuse to save an epoch whose tiles were changed while they were read."""
+        before = self._tiles_before
+        if before is not None and cache.fingerprint(self.folder, self.tileset) != before:
+            raise InputError(
+                f"tiles of {self.folder} were changed since training began, so this epoch is not "
+                "saved; train again when they no longer change"
+            )
 
     def _record(self, result: Scores | None) -> EpochRecord:
         """Return the record of the epoch that has just been trained."""

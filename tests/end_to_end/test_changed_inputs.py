@@ -1,6 +1,7 @@
 """Inputs that change while they are read: an error, and nothing under the name of an output."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import InputError, OutputError
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.mosaic.mosaic import mosaic
+from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
+from cafe_cli.training.train import TrainCallbacks, train
 from tests.support.engines import predict, settings, town, write, write_town
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -117,3 +120,30 @@ def test_a_virtual_tile_set_knows_the_files_behind_virtual_rasters(tmp_path):
     write_over(str(tmp_path / "a_ortho.tif"))
     with pytest.raises(InputError, match=r"a_ortho.tif was changed or moved"):
         scene.check_unchanged()
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_train_without_a_cache(kind, tileset, tmp_path):
+    shutil.copytree(tileset, tmp_path / "tiles", ignore=shutil.ignore_patterns("cache"))
+    tile = next((tmp_path / "tiles/train" / kind).iterdir())
+    config = settings(train__cache="none", train__epochs=1)
+
+    def change(step, total, loss):
+        write_over(str(tile))
+
+    report = TrainCallbacks(step=change)
+    with pytest.raises(InputError, match=r"tiles of .* were changed since training began"):
+        train(tmp_path / "tiles", tmp_path / "run", config, device="cpu", report=report)
+    assert not (tmp_path / "run/best.safetensors").exists()
+
+
+def test_the_cache_of_tiles(tileset, tmp_path):
+    shutil.copytree(tileset, tmp_path / "tiles", ignore=shutil.ignore_patterns("cache"))
+    tile = next((tmp_path / "tiles/train/image").iterdir())
+    with pytest.raises(InputError, match=r"tiles of .* were changed while they were decoded"):
+        cache.prepare(
+            tmp_path / "tiles",
+            load_tileset(tmp_path / "tiles"),
+            progress=lambda done, total: os.utime(tile),
+        )
+    assert not (tmp_path / "tiles/cache").exists()
