@@ -16,6 +16,7 @@ from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.gdal_options import set_gdal_options
 from cafe_cli.system.untrusted import check_file, check_name
+from cafe_cli.vector.queries import check_source, check_views
 
 set_gdal_options()
 
@@ -85,6 +86,7 @@ def find_layer(path: str, layer: str | None) -> Layer:
     if layer is not None and layer not in names:
         raise InputError(f"{path} has no layer {layer!r}; it has: {listed}")
     name = layer or names[0]
+    check_views(path, name)
     source, info = _open_layer(path, name)
     columns = tuple(str(c) for c in info["fields"])
     return Layer(path, name, _crs(path, info["crs"]), columns, source)
@@ -103,6 +105,8 @@ def list_layers(path: str) -> list[tuple[str, str | None]]:
         check_file(path)
         if not os.path.exists(path):
             raise InputError(f"{path} does not exist")
+    check_source(path)
+    check_views(path)
     _check_driver(path)
     try:
         rows = pyogrio.list_layers(path).tolist()
