@@ -61,7 +61,7 @@ _NAMES = {DESCRIPTION, "config.toml", "index.gpkg", "ground", "train", "validati
 
 def _plain_file_name(name: str) -> str:
     """Refuse a name that would lead out of the folder."""
-    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+    if name in (".", "..") or set(name) & set("/\\\0"):
         raise ValueError(f"{name!r} is no file name within the tile set")
     return name
 

@@ -282,7 +282,6 @@ TILESETS = {
     "tiles of text": (("tiles",), "all", "tiles"),
     "name outside": (("tiles", 0, "name"), "../../etc/passwd", "is no file name within the tile set"),
     "absolute name": (("tiles", 0, "name"), "/etc/passwd", "is no file name within the tile set"),
-    "no name": (("tiles", 0, "name"), "", "is no file name within the tile set"),
     "null in a name": (("tiles", 0, "name"), "a\0b", "is no file name within the tile set"),
     "scene outside": (("tiles", 0, "scene"), "../x", "is no file name within the tile set"),
     "split outside": (("tiles", 0, "split"), "../..", "tiles.0.split"),
