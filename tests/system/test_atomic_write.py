@@ -259,3 +259,39 @@ def test_an_emptied_folder_stays_a_link(tmp_path):
         make_empty_folder(tmp_path / name)
         assert names(tmp_path / name) == []
     assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "folder without syncfs"])
+def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, kind):
+    calls = []
+    path = tmp_path / "out"
+
+    def seen(call):
+        calls.append((call, path.exists()))
+        return True
+
+    monkeypatch.setattr(atomic_write, "flush", lambda path: seen(path.name))
+    if kind == "folder":
+        monkeypatch.setattr(atomic_write, "_sync_file_system", lambda path: seen("file system"))
+    else:
+        monkeypatch.setattr(atomic_write, "_sync_file_system", lambda path: False)
+    with replace_atomically(path) as beside:
+        beside.write_text("new") if kind == "file" else fill(beside, "new")
+    before = [name for name, named in calls if not named]
+    assert (
+        before
+        == {
+            "file": [".out.partial"],
+            "folder": ["file system"],
+            "folder without syncfs": ["inside.txt", ".out.partial"],
+        }[kind]
+    )
+    assert calls[len(before) :] == [(tmp_path.name, True)]
+
+
+def test_a_device_is_no_output(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe", tmp_path / "null", Path("/dev/null")):
+        with pytest.raises(OutputError, match="is a device or a pipe and cannot be replaced"):
+            check_output(path, overwrite=True)
