@@ -35,7 +35,8 @@ class CheckedWriter(DatasetWriter):  # type: ignore[misc]
     ) -> None:
         """Write a window, which overlaps no other: (height, width), or (1, height, width)."""
         place = window or ((0, self.height), (0, self.width))
-        self._sums[place] = _checksum(values.astype(self.dtypes[0], copy=False))
+        if values.shape[-2:] == tuple(stop - start for start, stop in place):  # not resampled
+            self._sums[place] = _checksum(values.astype(self.dtypes[0], copy=False))
         super().write(values, band, window=place)
 
     def close(self) -> None:
