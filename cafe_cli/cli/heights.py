@@ -27,7 +27,10 @@ HEIGHT_OPTIONS = tuple(option for option in SCENE_OPTIONS if option.key.startswi
 @output_options("Heights in metres (COG).")
 @add_options(HEIGHT_OPTIONS)
 @click.option("--crs", help="CRS of rasters that do not say theirs, e.g. EPSG:25832.")
-@click.option("--pixel-size", type=float, help="Metres per pixel of rasters without georeference.")
+@click.option(
+    "--pixel-size", type=click.FloatRange(min=0, min_open=True),
+    help="Metres per pixel of rasters without georeference.",
+)  # fmt: skip
 @config_options
 @dry_option
 def heights(

@@ -7,9 +7,11 @@ import tomllib
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, OutputError
+from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes import height_map
 from cafe_cli.scenes.height_map import HeightSource, dry_run, write_heights
 from cafe_cli.scenes.inspection import inspect_scene
@@ -99,6 +101,16 @@ def test_heights_above_a_terrain_model_are_those_of_the_house(files, tmp_path):
     assert (found.lowest, found.highest) == pytest.approx((0, 6), abs=2e-4)
 
 
+@pytest.mark.parametrize("size", [0.25, 1.0, 2.0])
+def test_heights_without_a_place(write, tmp_path, size):
+    where = Grid(None, Affine.identity(), 90, 70)
+    surface = write("plain.tif", SLOPE + HOUSE, where)
+    write_heights(HeightSource((surface,), pixel_size=size), tmp_path / "n.tif")
+    assert read(tmp_path / "n.tif").shape == (1, 70, 90)
+    with pytest.raises(GridError, match="--pixel-size"):
+        write_heights(HeightSource((surface,)), tmp_path / "other.tif")
+
+
 @pytest.mark.parametrize("size", [512, 1024])
 def test_windows_change_nothing(write, tmp_path, monkeypatch, size):
     where = grid(1100, 40)
@@ -177,5 +189,7 @@ def test_the_command(files, tmp_path, monkeypatch, invoke):
     code, said = invoke("heights", "--elevation", "north.tif", "south.tif", "-o", "new.tif")
     assert code == 2
     assert "--elevation takes one value, but south.tif follows it: quote" in said.err
+    code, said = invoke("heights", "--elevation", "dsm.tif", "-o", "n.tif", "--pixel-size", "0")
+    assert (code, "0.0 is not in the range x>0" in said.err) == (2, True)
     code, said = invoke("heights", "--elevation", "dsm.tif", "-o", "new.asc")
     assert (code, "new.asc: rasters are written as GeoTIFF" in said.err) == (2, True)
