@@ -34,7 +34,7 @@ def test_an_output_is_not_lost_to_what_lies_beside_another(end, files, model, in
         "-o", files["map"], "--confidence", f"{files['map']}.{end}",
     )  # fmt: skip
     assert code == 2
-    assert "is written beside another output" in said.err
+    assert f"map.tif.{end}: rasters are written as GeoTIFF" in said.err
 
 
 def test_a_crs_without_a_bbox(files, model, invoke):
