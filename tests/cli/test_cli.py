@@ -505,7 +505,7 @@ def test_quiet(run, maps):
 
 def test_messages_are_whole_lines(run, here):
     name = "[bold]" + "long name " * 20 + "[/bold].tif"
-    assert run("evaluate", name, "b.tif").error == f"{name} does not exist"
+    assert run("evaluate", name, "b.tif").error == f"{name} names no file"
 
 
 @pytest.mark.parametrize(
