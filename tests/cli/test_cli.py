@@ -428,7 +428,7 @@ def test_evaluate_fails(run, maps):
 
 
 @pytest.fixture
-def scenes(maps) -> Path:
+def two_scenes(maps) -> Path:
     """A config of two scenes with maps, of which the second tests."""
     for name in ("a", "b"):
         for kind in ("ortho", "labels"):
@@ -445,7 +445,7 @@ def scenes(maps) -> Path:
     return maps
 
 
-def test_evaluate_scenes(run, scenes):
+def test_evaluate_scenes(run, two_scenes):
     everything = json.loads(run("evaluate", "maps", "-c", "c.toml", "--json").out)
     assert [row["scene"] for row in everything["scenes"]] == ["a", "b"]
     assert everything["pixels"] == 40 * (60 + 50)
@@ -459,7 +459,7 @@ def test_evaluate_scenes(run, scenes):
     assert pairs == everything
 
 
-def test_evaluate_scenes_fails(run, scenes):
+def test_evaluate_scenes_fails(run, two_scenes):
     assert "1 of 1 scenes" not in run("evaluate", "maps", "-c", "c.toml", "-q").lines
     Path("maps/b_ortho.tif").unlink()
     result = run("evaluate", "maps", "-c", "c.toml", "--split", "test")
