@@ -550,7 +550,10 @@ def test_exit_codes_of_the_process(here):
     assert (missing.returncode, missing.stderr) == (1, "Error: no.tif does not exist\n")
     unused = cafe("evaluate", "no.tif")
     assert unused.returncode == 2
-    assert unused.stderr == "Error: Missing argument 'REFERENCE'; see cafe evaluate --help\n"
+    assert unused.stderr == (
+        "Error: Missing argument 'REFERENCE', or a config with [scenes] (-c), or --areas FILE alone; "
+        "see cafe evaluate --help\n"
+    )
 
 
 # --- inputs ------------------------------------------------------------------------------------

@@ -311,7 +311,7 @@ CHANGES = {
     "tta": ((*WORDS, "--tta", "flips"), 'tta was "none", now "flips"'),
     "blend": ((*WORDS, "--blend", "gaussian"), 'blend was "hann", now "gaussian"'),
     "engine": ((*WORDS, "--engine", "onnx"), 'engine was "torch", now "onnx"'),
-    "bands": ((*WORDS, "--bands", "3,2,1"), "bands was none, now [3, 2, 1]"),
+    "bands": ((*WORDS, "--bands", "1,2,3"), "bands was none, now [1, 2, 3]"),
     "outputs": ((*WORDS, "--quality", "ok.tif"), "outputs.quality was none, now 1"),
 }
 
