@@ -551,8 +551,8 @@ def test_exit_codes_of_the_process(here):
     unused = cafe("evaluate", "no.tif")
     assert unused.returncode == 2
     assert unused.stderr == (
-        "Error: Missing argument 'REFERENCE', or a config with [scenes] (-c), or --areas FILE alone; "
-        "see cafe evaluate --help\n"
+        "Error: Missing argument 'REFERENCE', or a config with [scenes] (-c), or --areas FILE "
+        "alone; see cafe evaluate --help\n"
     )
 
 
