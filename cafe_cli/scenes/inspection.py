@@ -180,7 +180,7 @@ def inspect_scene(
         found = inspect_rasters(paths, assumed, native, stream=stream, pixel_size=pixel_size)
         members = tuple(found)
         findings.extend(finding for member in members for finding in member.findings)
-        findings.extend(judge_coverage(members, files.name, grid))
+        findings.extend(judge_coverage(members, files.name, native))
         return members
 
     heights = None

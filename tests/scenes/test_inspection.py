@@ -48,6 +48,13 @@ def far_off(where):
     return Grid(where.crs, Affine(0.5, 0, 0, 0, -0.5, 0), where.width, where.height)
 
 
+def test_what_is_covered_does_not_depend_on_the_pixels_read(write):
+    heights = write("dsm.tif", noise(1, WHERE, "float32")[0], WHERE)
+    files = scene_files("s", write("ortho.tif", noise(3, WHERE), WHERE), heights)
+    found = inspect_scene(files, HeightSettings(ground="none"), gsd=0.7)  # 57.1 pixels: 58
+    assert found.findings == ()
+
+
 def test_sheets_of_an_image_far_apart_are_refused(write):
     near = write("near.tif", noise(3, WHERE), WHERE)
     far = write("far.tif", noise(3, WHERE), far_off(WHERE))
