@@ -100,11 +100,12 @@ def test_shade():
 
 def test_a_picture_is_complete_or_not_there(tmp_path):
     image, metres, labels = town(40, 60)
-    with pytest.raises(OutputError, match="does not exist"):
-        draw_scene(image, metres[0], {"map": labels[0]}, TABLE, tmp_path / "no" / "scene.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file is a file, so .* cannot be in it"):
+        draw_scene(image, metres[0], {"map": labels[0]}, TABLE, tmp_path / "file" / "scene.png")
     for maps in ({}, {"map": labels[0]}):
         draw_scene(image, metres[0], maps, TABLE, tmp_path / "scene.png")
-    assert os.listdir(tmp_path) == ["scene.png"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "scene.png"]
 
 
 @pytest.mark.slow

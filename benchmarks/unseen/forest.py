@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 
 from benchmarks.unseen import features, records
@@ -156,7 +155,7 @@ def predict(forest: "RandomForestClassifier", plot: SceneFiles, config: Config, 
             ids = np.full(valid.shape, NODATA, np.uint8)
             if valid.any():
                 ids[valid] = forest.predict(features_of(scene, window)[:, valid].T)
-            place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
+            place = ((window.row, window.bottom), (window.col, window.right))
             dataset.write(ids, 1, window=place)
 
 

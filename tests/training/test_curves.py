@@ -71,11 +71,12 @@ def test_curves_without_validation(tmp_path):
 
 @pytest.mark.slow
 def test_a_picture_is_complete_or_not_there(tmp_path):
-    with pytest.raises(OutputError, match="does not exist"):
-        draw_curves(records(rows(2)), TABLE, tmp_path / "no" / "curves.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file is a file, so .* cannot be in it"):
+        draw_curves(records(rows(2)), TABLE, tmp_path / "file" / "curves.png")
     draw_curves(records(rows(2)), TABLE, tmp_path / "curves.png")
     draw_curves(records(rows(3)), TABLE, tmp_path / "curves.png")
-    assert os.listdir(tmp_path) == ["curves.png"]
+    assert sorted(os.listdir(tmp_path)) == ["curves.png", "file"]
 
 
 @pytest.mark.slow
