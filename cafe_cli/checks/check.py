@@ -13,6 +13,7 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError
 from cafe_cli.findings import Finding, Report, count_as_said
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
+from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.system.atomic_write import check_outputs, existing_folder
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import megabytes
@@ -155,12 +156,14 @@ def check(
         with report.capture_errors(str(output)):
             check_outputs([output], input_files(scenes, config), overwrite)
             check_replaceable(output)
+    inspected: list[SceneInspection] = []
     if report.ok:
         with report.capture_errors():
-            _check_consistency(report, scenes, config)
+            inspected = [inspect_config_scene(files, config) for files in scenes]
+            _check_consistency(report, inspected, config)
     if report.ok and config.scenes.labels is not None and config.classes:
         with report.capture_errors():
-            _check_plan(report, facts, config)
+            _check_plan(report, facts, config, inspected)
             if output is not None and facts.cost is not None:
                 _check_space(report, output, facts.cost)
     if report.ok and not config.classes and (proposal := propose_from_scenes(config)):
@@ -169,10 +172,9 @@ def check(
     return report
 
 
-def _check_consistency(report: Report, scenes: Sequence[SceneFiles], config: Config) -> None:
+def _check_consistency(report: Report, scenes: Sequence[SceneInspection], config: Config) -> None:
     """Compare the scenes with each other."""
-    inspected = [inspect_config_scene(files, config) for files in scenes]
-    found = compare_scenes(inspected, config.scenes is not None and config.scenes.ignore_mismatch)
+    found = compare_scenes(scenes, config.scenes is not None and config.scenes.ignore_mismatch)
     report.add(*found)
     count_as_said(found)
 
@@ -184,9 +186,11 @@ def _check_space(report: Report, output: Path, cost: Cost) -> None:
         report.add(Finding("error", message, str(output)))
 
 
-def _check_plan(report: Report, facts: CheckFacts, config: Config) -> None:
+def _check_plan(
+    report: Report, facts: CheckFacts, config: Config, inspected: Sequence[SceneInspection]
+) -> None:
     """Plan the tiles, check that every class and split has some, and estimate their cost."""
-    planned = plan(config, facts.jobs)
+    planned = plan(config, facts.jobs, inspected=inspected)
     facts.plan = PlanFacts(
         labels=dict(zip(config.class_table.names, planned.counts.tolist(), strict=True)),
         tiles={str(split): number for split, number in planned.number.items()},

@@ -131,7 +131,11 @@ class TilePlan:
 
 
 def plan(
-    config: Config, jobs: int = 1, progress: ProgressCallback = lambda done, total: None
+    config: Config,
+    jobs: int = 1,
+    progress: ProgressCallback = lambda done, total: None,
+    *,
+    inspected: Sequence[SceneInspection] | None = None,
 ) -> TilePlan:
     """Inspect every scene of a config, count its labels, and plan the tiles of every split.
 
@@ -145,6 +149,8 @@ def plan(
         Number of threads.
     progress : callable
         Called with the number of scenes done and in total.
+    inspected : sequence of SceneInspection, optional
+        The scenes of the config, if they have been inspected and compared with each other already.
 
     Raises
     ------
@@ -163,12 +169,13 @@ def plan(
     counted = LabelCounts(_tiling(config))
     found = find_scenes(config.scenes, config.root)
     for done, files in enumerate(found, start=1):
-        scene = inspect_config_scene(files, config)
+        scene = inspected[done - 1] if inspected else inspect_config_scene(files, config)
         scenes.append(scene)
         _count_scene(scene, counted, config, classes, jobs)
         progress(done, len(found))
     _report_labels(counted, config, classes)
-    _check_consistency(scenes, config.scenes.ignore_mismatch)
+    if inspected is None:
+        _check_consistency(scenes, config.scenes.ignore_mismatch)
     planned = _plan_tiles(scenes, counted, config, jobs)
     if planned.shared:
         log.warning(
