@@ -71,7 +71,10 @@ def _is_safetensors(path: str) -> bool:
 @click.option("--per-file", is_flag=True, help="A map for each orthophoto instead of one for all.")
 @click.option("--confidence", type=PATH, help="Second output: probability in per cent (COG).")
 @click.option("--probabilities", type=PATH, help="Output: probability of every class in per cent.")
-@click.option("--quality", type=PATH, help="Output: 0 image and heights, 1 image only.")
+@click.option(
+    "--quality", type=PATH,
+    help="Output: 0 image and heights, 1 image only; 2 more where values are foreign to the model.",
+)  # fmt: skip
 @click.option("--aoi", help="Vector file: predict only within its polygons.")
 @bbox_option("Predict only within, in the CRS of the orthophoto.")
 @click.option("--bbox-crs", help="CRS of --bbox, e.g. EPSG:4326.")

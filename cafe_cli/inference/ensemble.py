@@ -20,6 +20,7 @@ from cafe_cli.inference.tiling import WindowGrid, default_overlap, fit_window_gr
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.device import windows_that_fit
+from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.window import Window
 from cafe_cli.system.malloc import keep_memory
@@ -80,6 +81,12 @@ class Ensemble:
     def height(self) -> HeightSettings:
         """Height settings of the models with a height stream."""
         return next((card.height for card in self.cards if card.has_height), self.card.height)
+
+    @property
+    def training_pixels(self) -> tuple[PixelDistribution, ...]:
+        """What the models were trained on, of those that know it; heights where they see them."""
+        found = ((card.training_pixels, card.has_height) for card in self.cards)
+        return tuple(p if h else p.model_copy(update={"heights": None}) for p, h in found if p)
 
     @property
     def names(self) -> str:

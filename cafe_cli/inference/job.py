@@ -5,17 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.classes import ClassTable
 from cafe_cli.config.choices import HeightKind, Unit
 from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import OutputError
+from cafe_cli.inference.quality import QUALITY
 from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.vrt import Product
 from cafe_cli.raster.writer import check_rasters
-
-QUALITY = ClassTable(
-    (LandClass(0, "image and heights", "#1a9850"), LandClass(1, "image only", "#fdae61"))
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class PredictOutput:
     probabilities : Path, optional
         Probability of every class in per cent, one band each.
     quality : Path, optional
-        Data behind a label: 0 image and heights, 1 image only.
+        Data behind a label, as a code of `cafe_cli.inference.quality.QUALITY`.
     options : mapping
         Creation options of GDAL's COG driver, in place of the defaults.
     overwrite : bool

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from cafe_cli.inference.blending import Blender
 from cafe_cli.inference.forward import BatchedForward
+from cafe_cli.inference.quality import quality_codes
 from cafe_cli.inference.strip_writer import DecidedRows, StripWriter, Write
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Band, Strip, WindowGrid, contiguous_groups
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import device_context
+from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.vector.area_of_interest import Area
@@ -44,6 +46,8 @@ class Inference:
     meter : Meter
     progress : callable
         Called with the meter after every row of windows.
+    known : tuple of PixelDistribution
+        What the networks were trained on, for ``quality``.
     """
 
     reader: WindowReader
@@ -54,6 +58,7 @@ class Inference:
     products: frozenset[str]
     meter: Meter
     progress: Callable[[Meter], None] = lambda meter: None
+    known: tuple[PixelDistribution, ...] = ()
 
     def run(
         self, strips: Sequence[Strip], forwards: Sequence[BatchedForward], write: Write
@@ -172,7 +177,8 @@ class _BandRunner:
                 self._last.wait()
             inside = (rows, slice(self._band.first - left, self._band.last - left))
             if "quality" in planes:
-                planes["quality"] = torch.from_numpy(~patch.height_valid[inside])[None].byte()
+                codes = quality_codes(patch.at(inside), self._inference.known)
+                planes["quality"] = torch.from_numpy(codes)[None]
             self._last = DecidedRows.of(planes, wanted[inside], self._finite)
         self._inference.meter.add(0, len(used), 0)
         return self._last

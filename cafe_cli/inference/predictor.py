@@ -197,6 +197,7 @@ class Predictor:
             frozenset(plan.outputs.paths),
             meter,
             progress,
+            self.ensemble.training_pixels,
         )
 
         def write(extent: Window, planes: ProductPlanes) -> None:
