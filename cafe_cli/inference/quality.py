@@ -1,6 +1,7 @@
 """The quality raster: what data stand behind the label of a pixel."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def _beyond(patch: Patch, known: PixelDistribution) -> NDArray[np.bool_]:
     return found
 
 
-def _outside(values: NDArray[np.generic], known: Percentiles, least: float) -> NDArray[np.bool_]:
+def _outside(values: NDArray[Any], known: Percentiles, least: float) -> NDArray[np.bool_]:
     margin = max(_MARGIN * (known.p99_9 - known.p0_1), least)
     low, high = known.p0_1 - margin, known.p99_9 + margin
     return np.asarray((values < low) | (values > high))
