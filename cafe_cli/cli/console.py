@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -29,6 +29,7 @@ from cafe_cli.training.history import EpochRecord
 if TYPE_CHECKING:
     from cafe_cli.evaluation.areas import Areas
     from cafe_cli.evaluation.metrics import Scores
+    from cafe_cli.model.transfer import TakenPart
 
 console = Console(stderr=True)
 
@@ -190,6 +191,18 @@ def show_scores(scores: "Scores", title: str) -> None:
     say(f"overall accuracy {_number(scores.overall_accuracy)}")
     if scores.unpredicted:
         say(f"{scores.unpredicted:,} labelled pixels have no prediction and are in no score")
+
+
+def show_taken(model: str, parts: "Sequence[TakenPart]") -> None:
+    """Print what was taken from the model that a training run starts from, a row per part."""
+    say(f"starts from {model}")
+    table = Table()
+    table.add_column("part")
+    table.add_column("taken", justify="right")
+    table.add_column("note", overflow="fold")
+    for part in parts:
+        table.add_row(_plain(part.name), f"{part.taken} of {part.tensors}", _plain(part.note))
+    _print_table(table)
 
 
 def show_scenes(scenes: "Mapping[str, Scores]") -> None:

@@ -126,6 +126,11 @@ def _absolute(context: click.Context, parameter: click.Parameter, names: Sequenc
     return found[0] if len(found) == 1 else found or None
 
 
+def absolute_path(context: click.Context, parameter: click.Parameter, name: str | None) -> Any:
+    """Make the name of a file absolute: those of a config are relative to its own folder."""
+    return name if name is None else str(Path(name).expanduser().absolute())
+
+
 def _files(flag: str, key: str, what: str) -> ConfigOption:
     return ConfigOption(flag, key, what, multiple=True, callback=_absolute)
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from cafe_cli.cli.options import (
     PATH,
     ConfigOption,
+    absolute_path,
     add_options,
     config_options,
     device_option,
@@ -40,6 +42,11 @@ TRAIN_OPTIONS = (
     ConfigOption(
         "--weights", "model.weights", "Of the image's encoder: imagenet, none, or a local file.",
     ),
+    ConfigOption(
+        "--from", "train.from_model",
+        "cafe model to start from: all that fits; bands and classes by name.",
+        metavar="MODEL", callback=absolute_path,
+    ),
     ConfigOption("--guidance", "model.guidance", type=Guidance),
     ConfigOption(
         "--freeze-epochs", "train.freeze_epochs", "Epochs before the encoders train, too.", int
@@ -60,7 +67,14 @@ TRAIN_OPTIONS = (
 )  # fmt: skip
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  cafe train tiles -o run
+  cafe train new_tiles --from run/best.safetensors -o finetuned
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("tileset", type=PATH)
 @config_options
 @output_options("Folder of the run.")
@@ -72,8 +86,8 @@ def train(
     tileset: Path, config_path: Path | None, assignments: tuple[str, ...], output: Path,
     overwrite: bool, resume: bool, device: str, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Train CaFE on a tile set."""
-    from cafe_cli.cli.console import say, show_scores, training_display
+    """Train CaFE on a tile set, from the start or --from a model."""
+    from cafe_cli.cli.console import say, show_scores, show_taken, training_display
     from cafe_cli.cli.report import print_reports
     from cafe_cli.evaluation.metrics import Scores
     from cafe_cli.tilesets.tileset import load_tileset
@@ -94,10 +108,11 @@ def train(
         )
         print_reports([report])
         return
+    on_start = partial(show_taken, str(config.train.from_model))
     with _only_first_logs(), training_display() as (on_step, on_epoch):
         card = run(
             tileset, output, config, device=device, resume=resume, overwrite=overwrite,
-            report=TrainCallbacks(on_step, on_epoch),
+            report=TrainCallbacks(on_step, on_epoch, on_start),
         )  # fmt: skip
         if card.scores:
             show_scores(Scores.from_json(card.scores), f"validation tiles, epoch {card.epoch}")

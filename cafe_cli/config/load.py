@@ -30,7 +30,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     for key, value in (overrides or {}).items():
         _set(values, key.split("."), value)
     _set_root(values, Path())
-    _set_table(values)
+    _set_files(values)
     return parse_config(values, source=str(path) if path else "options")
 
 
@@ -76,12 +76,13 @@ def _set_root(values: dict[str, Any], folder: Path) -> None:
         values["root"] = os.path.abspath(folder / root)
 
 
-def _set_table(values: dict[str, Any]) -> None:
-    """Make ``labels.table`` absolute: a virtual tile set reads it from another folder."""
-    labels = values.get("labels")
-    if isinstance(labels, dict) and isinstance(labels.get("table"), str):
-        table = os.path.join(str(values["root"]), labels["table"])
-        values["labels"] = {**labels, "table": table}
+def _set_files(values: dict[str, Any]) -> None:
+    """Make ``labels.table`` and ``train.from_model`` absolute: both are read in other folders."""
+    for section, key in (("labels", "table"), ("train", "from_model")):
+        settings = values.get(section)
+        if isinstance(settings, dict) and isinstance(settings.get(key), str):
+            name = os.path.expanduser(settings[key])
+            values[section] = {**settings, key: os.path.join(str(values["root"]), name)}
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -42,6 +42,9 @@ _RESERVED = ("", "ignore", "unlabelled", "(none)", "*")
 
 _MOST_CELLS = 1000
 
+FROM_MODEL = "from_model"
+"""Initial weights of an encoder that come with the model of `TrainSettings.from_model`."""
+
 STRIDE = 32
 """Stride in pixels of the network's coarsest features. Windows begin at its multiples; elsewhere,
 labels would differ by several per cent."""
@@ -218,7 +221,10 @@ class ModelSettings(Section):
     are ``same`` by default: ``imagenet``, ``none`` (random), or the path of a local weights file.
     The ImageNet weights of tu-tf_efficientnet_lite0 are installed with cafe, and those of lite1 and
     lite2 with a package of their own; those of other encoders, and further weights that
-    segmentation-models-pytorch knows by name, are downloaded. `attention` is the side of the
+    segmentation-models-pytorch knows by name, are downloaded. In a run that starts from a model
+    (`train.from_model`), cafe sets the weights of the encoders that the model gives to
+    ``from_model``, whatever the config says, and the keys `optical_encoder`, `height_encoder`,
+    `width`, `fusion` and `attention` are the model's by default. `attention` is the side of the
     neighbourhood that a pixel attends to, in pixels; 0 is the whole window, as in the paper.
     ``auto`` is twice the crop: all of it in training, while the map does not depend on the size of
     the windows.
@@ -253,6 +259,11 @@ class ModelSettings(Section):
 
 class TrainSettings(Section):
     """``[train]``: the optimisation.
+
+    `from_model` is a cafe model (``best.safetensors``) to start from: every tensor that fits by
+    name and shape is taken, bands and classes by their names. A relative path is relative to the
+    folder of the config. `from_sha256` is the checksum of that file; cafe records it in the
+    config of the run, and refuses another file where it is set.
 
     `crop` is the side of the random window cut from each tile, the whole tile if unset.
     `learning_rate` rises linearly over the first `warmup` share of all steps and then falls along a
@@ -291,6 +302,8 @@ class TrainSettings(Section):
     is less; a number is in GB; ``none`` decodes the tiles again in every epoch.
     """
 
+    from_model: Pattern | None = None
+    from_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     epochs: Count = 60
     batch_size: Literal["auto"] | Annotated[Count, Field(le=65536)] = 8
     accumulate: Annotated[Count, Field(le=65536)] = 1
@@ -464,6 +477,15 @@ class Config(Section):
                         f"from labels.ignore_colors; {owner} has "
                         f"{f'{color}, as {owners[color]} has' if color else 'none'}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights_have_a_source(self) -> Self:
+        if self.train.from_model is None and FROM_MODEL in self.model.initial_weights:
+            raise ValueError(
+                "model.weights are those of a model to start from, but train.from_model is not "
+                "set: name the model (--from), or set the weights to imagenet or none"
+            )
         return self
 
     @model_validator(mode="after")

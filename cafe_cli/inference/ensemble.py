@@ -1,6 +1,5 @@
 """An ensemble of one or more models, and its networks on a device."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -155,7 +154,7 @@ class Ensemble:
         # Models of several runs often share a name.
         numbers = [f" {n}" if names.count(name) > 1 else "" for n, name in enumerate(names, 1)]
         each = zip(numbers, self.paths, strict=True)
-        return {f"model{number} {path.name}": _sha256(path) for number, path in each}
+        return {f"model{number} {path.name}": model_file.sha256(path) for number, path in each}
 
 
 def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> Engine:
@@ -189,8 +188,3 @@ def _comparable(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, objec
     yield "GSD", f"{a.gsd:.3g} m", f"{b.gsd:.3g} m"
     if a.has_height and b.has_height:
         yield "heights", str(a.height), str(b.height)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

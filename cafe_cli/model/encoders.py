@@ -12,7 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
@@ -185,6 +185,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelFileError(f"weights {path}: a file of weights is named {known}")
     try:
         if path.suffix == ".safetensors":
+            refuse_models(path)
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -197,6 +198,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelFileError(f"weights {path}: the file does not hold a state dict (name: tensor)")
     return state
+
+
+def refuse_models(path: Path) -> None:
+    """Refuse a cafe model where the weights of an encoder are needed.
+
+    Raises
+    ------
+    ModelFileError
+        The message says how to start from the model.
+    """
+    with safe_open(path, framework="pt", device="cpu") as file:
+        metadata = file.metadata() or {}
+    if "cafe" in metadata:
+        raise ModelFileError(
+            f"{path} is a cafe model, not the weights of one encoder: start from it with "
+            f"--from {path} (train.from_model), which takes all of it that fits"
+        )
 
 
 def fit_bands(weight: Tensor, shape: Sequence[int]) -> Tensor:

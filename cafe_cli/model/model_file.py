@@ -7,6 +7,7 @@ texts: ``cafe`` (a `ModelCard`) and, in a checkpoint, ``training``.
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
@@ -192,6 +193,12 @@ def read_card(path: Path) -> ModelCard:
     return _card(path, _open(path).metadata() or {})
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load(path: Path) -> tuple[CaFE, ModelCard]:
     """Rebuild the network of a model file, in inference mode, on the CPU.
 
@@ -337,7 +344,10 @@ def _open(path: Path) -> Any:
 
 def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     if "cafe" not in metadata:
-        raise ModelFileError(f"{path} holds weights, but not those of a cafe model")
+        raise ModelFileError(
+            f"{path} holds weights, but not those of a cafe model; weights of an encoder go to "
+            "cafe train --weights"
+        )
     try:
         card = ModelCard.model_validate_json(metadata["cafe"])
     except ValidationError as error:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cafe_cli.config.schema import STRIDE, Config, TrainSettings
+from cafe_cli.config.schema import FROM_MODEL, STRIDE, Config, TrainSettings
 from cafe_cli.model.cafe import Architecture, CaFE
 from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.data.augment import crop_side
@@ -16,7 +16,8 @@ from cafe_cli.training.data.augment import crop_side
 def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> CaFE:
     """Build the network of a run on the CPU, normalised by the statistics of its tiles.
 
-    All weights are random unless `pretrained`.
+    All weights are random unless `pretrained`, and those of encoders that a model to start from
+    gives, which `cafe_cli.training.fine_tuning.build` copies.
 
     Raises
     ------
@@ -32,7 +33,8 @@ def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> 
         attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
         **settings.model_dump(exclude={"weights", "height_encoder", "height_weights", "attention"}),
     )
-    weights = settings.initial_weights if pretrained else ("none", "none")
+    initial = settings.initial_weights if pretrained else ("none", "none")
+    weights = ("none" if name == FROM_MODEL else name for name in initial)
     network = CaFE(architecture, *weights)
     optical, height = tileset.optical_statistics, tileset.height_statistics
     limits = (optical.low, optical.high) if optical.low and optical.high else None

@@ -11,9 +11,8 @@ from cafe_cli import findings
 from cafe_cli.config.schema import Config
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.tileset import TileSet, load_tileset
-from cafe_cli.training import preflight
+from cafe_cli.training import fine_tuning, preflight
 from cafe_cli.training.batch_size import find_batch_size, seconds_per_tile
-from cafe_cli.training.build import build_network
 from cafe_cli.training.data.sampler import BatchSampler
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.processes import ProcessPlan
@@ -34,7 +33,8 @@ class TrainPlan:
     output : Path
         Folder of the run.
     config : Config
-        On a resume, with the batch size of the run to continue.
+        On a resume, with the batch size of the run to continue; otherwise with the architecture of
+        the model to start from, if there is one.
     processes : ProcessPlan
     resume : bool
     """
@@ -57,7 +57,8 @@ class TrainPlan:
     @property
     def warnings(self) -> list[str]:
         """Warnings about settings and tiles that may make the result poor."""
-        return preflight.warnings(self.folder, self.tileset, self.config.train)
+        found = preflight.warnings(self.folder, self.tileset, self.config.train)
+        return found if self.resume else found + fine_tuning.warnings(self.tileset, self.config)
 
 
 def plan(
@@ -87,13 +88,13 @@ def plan(
         # Rank 0 creates the folder, perhaps before another process gets here.
         if not resume and processes.is_first():
             preflight.check_output(output, tileset_folder, overwrite)
-            preflight.check_weights(output, config.model)
+            preflight.check_weights(output, config)
     planned = processes.plan(device, config.train)
     tileset = load_tileset(tileset_folder)
     preflight.check_tiles(tileset_folder, tileset)
     preflight.check_patience(tileset, config.train)
-    if resume:
-        config = resumed(output / LAST, config, tileset)
+    last = output / LAST
+    config = resumed(last, config, tileset) if resume else fine_tuning.settle_model(config)
     preflight.check_shares(len(tileset.of("train")), config.train, planned.world)
     return TrainPlan(tileset_folder, tileset, output, config, planned, resume)
 
@@ -164,13 +165,15 @@ def _facts(planned: TrainPlan, device: torch.device) -> dict[str, object]:
     training = len(tileset.of("train"))
     size = min(planned.batch_size, training)
     steps = len(BatchSampler(training, size, 0)) * config.train.epochs
-    network = build_network(tileset, config)
+    begun = fine_tuning.build(tileset, config, resume=planned.resume)
+    network = begun.network
     parameters = sum(p.numel() for p in network.parameters())
     seconds = seconds_per_tile(network.to(device), tileset, config) * size * steps
     return {
         "tiles": {split: len(tileset.of(split)) for split in SPLITS},
         "pixels": {split: tileset.pixels[split] for split in SPLITS if tileset.of(split)},
         "shared_ground_m2": tileset.shared_ground,
+        **({"from_model": fine_tuning.describe(config, begun)} if begun.taken else {}),
         "parameters": parameters,
         "batch_size": size,
         "steps": steps,

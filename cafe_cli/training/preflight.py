@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cafe_cli.config.schema import STRIDE, ModelSettings, TrainSettings
+from cafe_cli.config.schema import STRIDE, Config, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.system.atomic_write import (
     LOCK,
@@ -50,15 +50,16 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
         )
 
 
-def check_weights(output: Path, model: ModelSettings) -> None:
-    """Refuse to replace a run whose folder holds the weights to begin with.
+def check_weights(output: Path, config: Config) -> None:
+    """Refuse to replace a run whose folder holds the weights or the model to begin with.
 
     Raises
     ------
     ConfigError
         The message names the file.
     """
-    weights = [name for name in (model.weights, model.height_weights) if name]
+    model, start = config.model, config.train.from_model
+    weights = [name for name in (model.weights, model.height_weights, start) if name]
     check_outputs([output], weights, overwrite=True)
 
 

@@ -14,6 +14,7 @@ from cafe_cli.errors import InputError, ModelFileError, TrainingError
 from cafe_cli.model import model_file
 from cafe_cli.text import short_repr
 from cafe_cli.tilesets.tileset import TileSet
+from cafe_cli.training.fine_tuning import restore_model_settings
 from cafe_cli.training.history import EpochRecord
 
 _FREE = {
@@ -190,6 +191,7 @@ def resumed(path: Path, config: Config, tileset: TileSet) -> Config:
     values = model_file.read_training(path)
     try:
         before = values["settings"]
+        config = restore_model_settings(config, before)
         if config.train.batch_size == "auto":
             config = with_batch_size(config, _stored_batch_size(before))
         check_settings(before, config, tileset, path.parent)

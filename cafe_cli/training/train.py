@@ -7,7 +7,7 @@ history, as an uninterrupted run.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import model_file
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.transfer import TakenPart
 from cafe_cli.system.locks import lock_folder
 from cafe_cli.text import first_line
 from cafe_cli.training import preflight
@@ -34,10 +35,19 @@ log = logging.getLogger("cafe")
 
 @dataclass(frozen=True)
 class TrainCallbacks:
-    """Called after each step (steps done, total steps, loss) and each epoch (record, is best)."""
+    """Called during a run.
+
+    Attributes
+    ----------
+    step, epoch : callable
+        Called after each step (steps done, total steps, loss) and each epoch (record, is best).
+    start : callable
+        Called before the first step of a run that starts from a model, with what was taken of it.
+    """
 
     step: Callable[[int, int, float], None] = lambda step, total, loss: None
     epoch: Callable[[EpochRecord, bool], None] = lambda record, best: None
+    start: Callable[[Sequence[TakenPart]], None] = lambda taken: None
 
 
 def train(
@@ -119,6 +129,8 @@ def _run(planned: TrainPlan, report: TrainCallbacks, started: float) -> None:
     with team.translate_peer_loss():
         with team.sync_errors():
             run = _set_up(planned, team)
+        if team.first and run.taken:
+            report.start(run.taken)
         with watch_for_stop(planned.config.train.time_limit, started) as stop:
             ended = _loop(run, report if team.first else TrainCallbacks(), stop)
         with team.sync_errors():

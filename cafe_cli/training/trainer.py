@@ -21,8 +21,7 @@ from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.system.malloc import keep_memory
 from cafe_cli.text import first_line
 from cafe_cli.tilesets import cache
-from cafe_cli.training import nonfinite
-from cafe_cli.training.build import build_network
+from cafe_cli.training import fine_tuning, nonfinite
 from cafe_cli.training.curves import write_history
 from cafe_cli.training.data.augment import crop_side
 from cafe_cli.training.data.dataset import TileDataset
@@ -56,6 +55,8 @@ class TrainingRun:
     ----------
     state : TrainState
     network : CaFE
+    taken : list of TakenPart
+        What was taken from the model that the run starts from; empty without one, and on a resume.
     step : Step
     total : int
         Steps of the whole run.
@@ -80,7 +81,8 @@ class TrainingRun:
         if processes.fabric.device.type == "cpu":
             keep_memory()
         # On a resume the weights come from the checkpoint.
-        self.network = build_network(tileset, config, pretrained=not planned.resume)
+        begun = fine_tuning.build(tileset, config, resume=planned.resume)
+        self.network, self.taken = begun.network, begun.taken
         decoded = cache.prepare(self.folder, tileset, settings.cache)
         # The cache was checked when it was made, and tiles are read no more.
         self._tiles_before = None if decoded else cache.fingerprint(self.folder, tileset)

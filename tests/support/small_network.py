@@ -18,7 +18,8 @@ def build(**changes: Any) -> CaFE:
     """Return a network with random weights and set statistics."""
     torch.manual_seed(0)
     network = CaFE(replace(SMALL, **changes))
-    network.set_statistics([100.0] * network.architecture.optical_bands, [50.0] * 4, 10.0, 5.0)
+    bands = network.architecture.optical_bands
+    network.set_statistics([100.0] * bands, [50.0] * bands, 10.0, 5.0)
     return network
 
 
