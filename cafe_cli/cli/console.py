@@ -29,6 +29,7 @@ from cafe_cli.training.history import EpochRecord
 if TYPE_CHECKING:
     from cafe_cli.evaluation.areas import Areas
     from cafe_cli.evaluation.metrics import Scores
+    from cafe_cli.evaluation.zones import Zone
     from cafe_cli.model.transfer import TakenPart
 
 console = Console(stderr=True)
@@ -37,6 +38,7 @@ _ABOUT_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, Imp
 # A warning of compiled code counts for the Python file that called it, often one of cafe.
 _DATA_LIBRARIES = ("rasterio", "pyogrio", "shapely", "cafe_cli")
 
+_MOST_ZONES = 50  # rows of a table
 _LOG_WIDTH = 120  # characters per line of a table if stderr is not a terminal
 
 
@@ -240,6 +242,29 @@ def show_areas(areas: "Areas", title: str) -> None:
     _print_table(table)
     if any(row.square_metres is None for row in areas.classes.values()):
         say("areas in pixels only: the map has no CRS, which would say how large they are")
+
+
+def show_zones(zones: "Sequence[Zone]", title: str) -> None:
+    """Print a table of the areas in zones, a row per zone, a column per class."""
+    unit = "m²" if _areas_are_known(zones) else "pixels"
+    table = Table(title=_plain(redact(f"{unit} of {title}")))
+    table.add_column("zone")
+    for name in zones[0].areas.classes:
+        table.add_column(_plain(name), justify="right")
+    for zone in zones[:_MOST_ZONES]:
+        sizes = (
+            row.pixels if row.square_metres is None else row.square_metres
+            for row in zone.areas.classes.values()
+        )  # fmt: skip
+        name = str(zone.number if zone.name is None else zone.name)
+        table.add_row(_plain(name), *(f"{size:,.0f}" for size in sizes))
+    _print_table(table)
+    if len(zones) > _MOST_ZONES:
+        say(f"and {len(zones) - _MOST_ZONES:,} zones more; -o writes all of them")
+
+
+def _areas_are_known(zones: "Sequence[Zone]") -> bool:
+    return all(r.square_metres is not None for z in zones for r in z.areas.classes.values())
 
 
 def _print_table(table: Table) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 import click
 
 from cafe_cli import __version__
+from cafe_cli.cli.areas import areas
 from cafe_cli.cli.check import check
 from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
@@ -114,5 +115,5 @@ def cli(verbose: int, quiet: int) -> None:
     set_up_log(verbose - quiet)
 
 
-for command in (check, demo, evaluate, heights, mosaic, predict, tile, train):
+for command in (areas, check, demo, evaluate, heights, mosaic, predict, tile, train):
     cli.add_command(command)

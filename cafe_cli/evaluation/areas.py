@@ -22,7 +22,8 @@ class ClassArea:
     Attributes
     ----------
     id : int
-    pixels : int
+    pixels : float
+        A whole number for a whole map; in a zone, pixels on its edge count with their share.
     square_metres : float or None
         None if the map has no CRS, so that nothing tells the size of its pixels.
     share : float
@@ -30,7 +31,7 @@ class ClassArea:
     """
 
     id: int
-    pixels: int
+    pixels: float
     square_metres: float | None
     share: float
 
@@ -48,12 +49,12 @@ class Areas:
     ----------
     classes : dict
         Areas by class name, in the order of the ids.
-    unclassified : int
+    unclassified : float
         Pixels without a class, in the rectangle around all sheets.
     """
 
     classes: dict[str, ClassArea]
-    unclassified: int
+    unclassified: float
 
     def as_json(self) -> dict[str, object]:
         """Return plain values; areas are null where they are not known."""

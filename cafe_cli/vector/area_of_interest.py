@@ -15,7 +15,7 @@ from cafe_cli.raster.window import Window, blocks
 from cafe_cli.vector.bounding_box import bbox_polygons
 from cafe_cli.vector.features import read_features
 from cafe_cli.vector.geometry import Geometries, single_parts, subdivide
-from cafe_cli.vector.layers import find_layer, list_layers
+from cafe_cli.vector.layers import find_layer, only_polygon_layer
 from cafe_cli.vector.rasterize import rasterize_indices
 
 _BLOCK = 2048  # pixels; side of the blocks rasterized at once, which bounds memory
@@ -146,7 +146,7 @@ class Area:
         GridError
             Only file or scene has a CRS, there is no transformation, or no pixel lies inside.
         """
-        source = find_layer(path, layer or _only_layer(path))
+        source = find_layer(path, layer or only_polygon_layer(path))
         attribute = next(iter(source.columns), None)  # any attribute: its values are not used
         drawn = read_features(path, grid, attribute, source.name, name=name).geometries
         return cls.within(_polygons(path, drawn, name), grid, path, name=name)
@@ -255,19 +255,6 @@ def _cells(window: Window, side: int) -> tuple[slice, slice]:
     """Return the cells, squares of `side` pixels, that a window intersects."""
     rows, columns = (slice(s.start // side, -(-s.stop // side)) for s in window.slices())
     return rows, columns
-
-
-def _only_layer(path: str) -> str | None:
-    """Return the only layer that may hold polygons; if None, `find_layer` raises the error."""
-    drawn = {layer: kind for layer, kind in list_layers(path) if kind is not None}
-    names = [n for n, kind in drawn.items() if "Point" not in kind and "Line" not in kind]
-    names = names or list(drawn)
-    if len(names) > 1:
-        raise InputError(
-            f"{path} has several layers ({', '.join(names)}); copy the one that holds the area to "
-            f"a file of its own: ogr2ogr area.gpkg {path} LAYER"
-        )
-    return names[0] if names else None
 
 
 def _polygons(path: str, geometries: Geometries, name: str) -> Geometries:

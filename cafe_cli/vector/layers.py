@@ -92,6 +92,25 @@ def find_layer(path: str, layer: str | None) -> Layer:
     return Layer(path, name, _crs(path, info["crs"]), columns, source)
 
 
+def only_polygon_layer(path: str) -> str | None:
+    """Return the only layer that may hold polygons; if None, `find_layer` raises the error.
+
+    Raises
+    ------
+    InputError
+        There are several.
+    """
+    drawn = {layer: kind for layer, kind in list_layers(path) if kind is not None}
+    names = [n for n, kind in drawn.items() if "Point" not in kind and "Line" not in kind]
+    names = names or list(drawn)
+    if len(names) > 1:
+        raise InputError(
+            f"{path} has several layers ({', '.join(names)}); copy the one that holds the area to "
+            f"a file of its own: ogr2ogr area.gpkg {path} LAYER"
+        )
+    return names[0] if names else None
+
+
 def list_layers(path: str) -> list[tuple[str, str | None]]:
     """Return name and geometry type of each layer; None for a table without geometries.
 
