@@ -88,11 +88,6 @@ class Ensemble:
         return tuple(p if h else p.model_copy(update={"heights": None}) for p, h in found if p)
 
     @property
-    def names(self) -> str:
-        """Names of the model files, separated by commas."""
-        return ", ".join(path.name for path in self.paths)
-
-    @property
     def parameters(self) -> int:
         """Number of parameters of all models."""
         return sum(p.numel() for model in self.models for p in model.parameters())
@@ -148,13 +143,18 @@ class Ensemble:
         )
 
     @cached_property
+    def hashes(self) -> list[tuple[str, str]]:
+        """Name and SHA-256 of every model file."""
+        return [(path.name, model_file.sha256(path)) for path in self.paths]
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """The SHA-256 of every model file by its name, with a number if several share it."""
-        names = [path.name for path in self.paths]
+        names = [name for name, _ in self.hashes]
         # Models of several runs often share a name.
         numbers = [f" {n}" if names.count(name) > 1 else "" for n, name in enumerate(names, 1)]
-        each = zip(numbers, self.paths, strict=True)
-        return {f"model{number} {path.name}": model_file.sha256(path) for number, path in each}
+        each = zip(numbers, self.hashes, strict=True)
+        return {f"model{number} {name}": digest for number, (name, digest) in each}
 
 
 def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> Engine:

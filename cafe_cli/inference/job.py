@@ -11,8 +11,8 @@ from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.quality import QUALITY
 from cafe_cli.raster.grid import Bounds
-from cafe_cli.raster.vrt import Product
-from cafe_cli.raster.writer import check_rasters
+from cafe_cli.raster.output_files import check_rasters
+from cafe_cli.raster.product import PERCENT, Product, confidence_product, label_product
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,17 @@ class PredictOutput:
 
     def products(self, classes: ClassTable) -> list[Product]:
         """Return the products to write."""
-        kinds: dict[str, tuple[int, ClassTable | None, tuple[str, ...]]] = {
-            "labels": (1, classes, ()),
-            "confidence": (1, None, ("confidence in per cent",)),
-            "probabilities": (len(classes), None, tuple(f"{n} in per cent" for n in classes.names)),
-            "quality": (1, QUALITY, ()),
-        }
-        return [Product(name, path, *kinds[name]) for name, path in self.paths.items()]
+        products = [label_product(self.labels, classes)]
+        if self.confidence:
+            products.append(confidence_product(self.confidence))
+        if self.probabilities:
+            count, names = len(classes), classes.names
+            products.append(
+                Product("probabilities", self.probabilities, count, None, names, PERCENT)
+            )
+        if self.quality:
+            products.append(Product("quality", self.quality, 1, QUALITY, ("quality",)))
+        return products
 
 
 @dataclass(frozen=True)

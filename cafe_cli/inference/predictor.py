@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cafe_cli import __version__
-from cafe_cli.config.provenance import save_beside
+from cafe_cli.config.provenance import provenance_tags, save_beside
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import InputError
 from cafe_cli.findings import Finding
@@ -168,7 +168,7 @@ class Predictor:
 
     def _store(self, plan: PredictPlan) -> StripStore:
         products = plan.outputs.products(self.ensemble.card.classes)
-        tags = {"CAFE_MODEL": self.ensemble.names, "CAFE_VERSION": __version__}
+        tags = provenance_tags(plan.source.paths, self.ensemble.hashes)
         return StripStore(products, plan.target, plan.fingerprint, plan.outputs, tags)
 
     def _infer(

@@ -20,16 +20,15 @@ from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.journal import Journal, Strips
+from cafe_cli.raster.creation_options import check_creation_options
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.vrt import Product, block_side, strips_vrt
+from cafe_cli.raster.output_files import check_rasters
+from cafe_cli.raster.product import Product
+from cafe_cli.raster.side_files import write_side_files
+from cafe_cli.raster.value_counts import Counts, count_files
+from cafe_cli.raster.vrt import block_side, strips_vrt
 from cafe_cli.raster.window import Window
-from cafe_cli.raster.writer import (
-    check_creation_options,
-    check_rasters,
-    convert_to_cog,
-    write_geotiff,
-    write_sidecar,
-)
+from cafe_cli.raster.writer import convert_to_cog, write_geotiff
 from cafe_cli.system.atomic_write import (
     flush,
     remove,
@@ -104,7 +103,7 @@ class StripStore:
         check_creation_options(self._outputs.options)
         self._check_outputs()
         with ExitStack() as stack:
-            stack.enter_context(claim_outputs([p.path for p in self._products]))
+            stack.enter_context(claim_outputs([path for p in self._products for path in p.claimed]))
             with translate_os_errors(self._folder):
                 self._folder.mkdir(exist_ok=True)
             self._done = self._find_strips()
@@ -160,16 +159,18 @@ class StripStore:
         OutputError
             A product cannot be written. The strips are kept.
         """
+        counts: dict[str, Counts] = {}
         with ExitStack() as stack:
             # The first product is renamed last, when the others are complete.
             for product in self._products:
                 temporary = stack.enter_context(replace_atomically(product.path, self._may_replace))
-                self._convert(product, temporary)
+                counts[product.name] = self._convert(product, temporary)
             with translate_os_errors(self._naming):
                 self._naming.touch()
             flush(self._folder)
         for product in self._products:
-            write_sidecar(product.path, product.classes)  # before the strips are removed
+            # Before the strips are removed: a resumed run writes what a killed one did not.
+            write_side_files(product, counts[product.name])
         self._finished = True
 
     def _check_outputs(self) -> None:
@@ -248,16 +249,19 @@ class StripStore:
             self._folder.rename(trash)
             remove(trash)
 
-    def _convert(self, product: Product, cog: Path) -> None:
+    def _convert(self, product: Product, cog: Path) -> Counts:
+        """Write a product from its strips; return its pixels by band and value."""
         with self._mutex:
             windows = [w for w, sizes in self._done.items() if sizes[product.name]]
         windows.sort(key=lambda w: (w.row, w.col))
-        strips = [(w, self._file(product.name, w).name) for w in windows]
+        files = [self._file(product.name, window) for window in windows]
+        strips = [(window, file.name) for window, file in zip(windows, files, strict=True)]
+        counts = count_files(files, product.count)
         vrt = self._folder / f"{product.name}.vrt"
         with translate_os_errors(product.path):
-            vrt.write_text(strips_vrt(product, self._grid, self._tags, strips), "utf-8")
-        overviews = product.overviews or ("mode" if product.classes else "average")
-        convert_to_cog(vrt, cog, overviews, self._outputs.options, product.path)
+            vrt.write_text(strips_vrt(product, self._grid, self._tags, strips, counts), "utf-8")
+        convert_to_cog(vrt, cog, product.overview_resampling, self._outputs.options, product.path)
+        return counts
 
 
 def strips_folder(path: Path) -> Path:

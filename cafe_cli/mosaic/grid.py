@@ -62,12 +62,17 @@ class TargetGrid:
 
 @dataclass(frozen=True)
 class MosaicInput:
-    """A label raster, and its confidence raster if there is one."""
+    """A label raster, and its confidence raster if there is one.
+
+    `model` is the name and the SHA-256 of the model that made it, as its tags say them, "" for what
+    is not known.
+    """
 
     path: str
     confidence: str | None
     grid: Grid
     classes: ClassTable | None
+    model: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)

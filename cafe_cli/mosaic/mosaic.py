@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from rasterio.io import DatasetWriter
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.config.provenance import dump_settings, settings_path
+from cafe_cli.config.provenance import dump_settings, provenance_tags, settings_path
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.findings import Report
 from cafe_cli.mosaic.grid import OpenRasters, PlacedInput, TargetGrid
@@ -17,11 +16,9 @@ from cafe_cli.mosaic.methods import UNKNOWN, Confidence, Labels, Method
 from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window, blocks
-from cafe_cli.raster.writer import create_map
+from cafe_cli.raster.writer import create_maps
 from cafe_cli.system.output_group import claim_outputs, finish_replacing
 from cafe_cli.system.threads import ProgressCallback
-
-_Writers: TypeAlias = tuple[DatasetWriter, DatasetWriter | None]
 
 _WINDOW = 1024  # pixels along each side; a multiple of the blocks of a COG
 _SAMPLES = 16 * _WINDOW**2  # pixels of all inputs together in memory at a time
@@ -80,10 +77,11 @@ def mosaic(
     made = {"inputs": list(inputs), "method": method, "target": vars(target or TargetGrid())}
     made["confidences"] = list(confidences.inputs) if confidences else []
     settings = {settings_path(output): dump_settings(made)}
-    second = planned.confidence_output
+    products = planned.products
+    tags = provenance_tags(inputs, planned.models, method=method)
     with (
-        claim_outputs([path for path in (output, second) if path], overwrite),
-        create_map(output, second, planned.grid, overwrite, planned.classes, settings) as writers,
+        claim_outputs([path for product in products for path in product.claimed], overwrite),
+        create_maps(products, planned.grid, overwrite, tags, settings) as writers,
     ):
         _fill(planned, writers, progress)
         files.check_unchanged()
@@ -117,17 +115,18 @@ def dry_run(
     return report
 
 
-def _fill(planned: MosaicPlan, writers: _Writers, progress: ProgressCallback) -> None:
+def _fill(
+    planned: MosaicPlan, writers: Sequence[DatasetWriter], progress: ProgressCallback
+) -> None:
     start, end = np.hsplit(np.array([placed.box.bounds for placed in planned.inputs]), 2)
     todo = list(blocks(planned.grid.width, planned.grid.height, _WINDOW))
     with closing(OpenRasters(planned.grid)) as rasters:
         for done, window in enumerate(todo, start=1):
             left, top, right, bottom = window.bounds
             near = np.flatnonzero(((start < (right, bottom)) & (end > (left, top))).all(axis=1))
-            labels, confidence = _merge(planned, [planned.inputs[i] for i in near], window, rasters)
-            for writer, plane in zip(writers, (labels, confidence), strict=True):
-                if writer:
-                    _write(writer, window, plane)
+            planes = _merge(planned, [planned.inputs[i] for i in near], window, rasters)
+            for writer, plane in zip(writers, planes, strict=False):  # the second is optional
+                _write(writer, window, plane)
             progress(done, len(todo))
 
 

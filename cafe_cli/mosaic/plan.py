@@ -13,8 +13,11 @@ from cafe_cli.errors import BandError, ConfigError, GridError, InputError, Label
 from cafe_cli.mosaic.grid import MosaicInput, PlacedInput, TargetGrid, place, target_grid
 from cafe_cli.mosaic.methods import METHODS, Method
 from cafe_cli.raster.grid import Grid, describe_crs
+from cafe_cli.raster.header import read_tags
+from cafe_cli.raster.output_files import check_rasters
+from cafe_cli.raster.product import Product, confidence_product, label_product
 from cafe_cli.raster.reader import open_raster
-from cafe_cli.raster.writer import check_nodata, check_rasters, read_classes
+from cafe_cli.raster.writer import check_nodata, read_classes
 
 log = logging.getLogger("cafe")
 
@@ -55,6 +58,20 @@ class MosaicPlan:
     classes: ClassTable | None
     method: Method
     inputs: list[PlacedInput]
+
+    @property
+    def products(self) -> list[Product]:
+        """The rasters to write, labels first."""
+        products = [label_product(self.output, self.classes)]
+        if self.confidence_output:
+            products.append(confidence_product(self.confidence_output))
+        return products
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Name and SHA-256 of the models that made the inputs, as far as their tags say them."""
+        found = dict.fromkeys(placed.source.model for placed in self.inputs)
+        return [model for model in found if any(model)]
 
 
 def plan(
@@ -117,7 +134,9 @@ def _inspect(inputs: Sequence[str], confidences: Confidences | None) -> list[Mos
     for path, partner in zip(inputs, partners, strict=True):
         with open_raster(path) as dataset:
             _check_kind(path, dataset, "label raster")
-            source = MosaicInput(path, partner, Grid.of(dataset), read_classes(dataset))
+            tags = read_tags(dataset)
+            model = tags.get("CAFE_MODEL", ""), tags.get("CAFE_MODEL_SHA256", "")
+            source = MosaicInput(path, partner, Grid.of(dataset), read_classes(dataset), model)
             if source.classes:
                 check_nodata(dataset, source.classes)
         if partner is not None:

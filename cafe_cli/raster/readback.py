@@ -14,6 +14,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from cafe_cli.raster.reader import keep_environment
+from cafe_cli.raster.value_counts import count_values, statistics_tags
 from cafe_cli.raster.window import Window, blocks
 
 _BLOCK = 2048  # pixels along each side that are read at a time
@@ -22,11 +23,18 @@ _Slices = tuple[tuple[int, int], tuple[int, int]]
 
 
 class CheckedWriter(DatasetWriter):  # type: ignore[misc]
-    """A raster of one band to write window by window, that knows what was written."""
+    """A raster of one band to write window by window, that knows what was written.
+
+    Attributes
+    ----------
+    counts : ndarray of int, (1, 256)
+        Pixels written by value; zeros unless the raster is uint8.
+    """
 
     def __init__(self, path: Path, **profile: Any) -> None:
         keep_environment()
         super().__init__(str(path), "w", **profile)
+        self.counts = np.zeros((1, 256), np.int64)
         self._sums: dict[_Slices, int] = {}
         self._header: dict[str, object] = {}
 
@@ -36,12 +44,16 @@ class CheckedWriter(DatasetWriter):  # type: ignore[misc]
         """Write a window, which overlaps no other: (height, width), or (1, height, width)."""
         place = window or ((0, self.height), (0, self.width))
         if values.shape[-2:] == tuple(stop - start for start, stop in place):  # not resampled
-            self._sums[place] = _checksum(values.astype(self.dtypes[0], copy=False))
+            stored = values.astype(self.dtypes[0], copy=False)
+            self._sums[place] = _checksum(stored)
+            if self.dtypes[0] == "uint8":
+                self.counts += count_values(stored.reshape(1, *stored.shape[-2:]))
         super().write(values, band, window=place)
 
     def close(self) -> None:
-        """Close the file, after a note of its header."""
+        """Close the file, after a note of its header; it gets the statistics of its values."""
         if not self.closed:
+            self.update_tags(1, **statistics_tags(self.counts[0], self.width * self.height))
             self._header = _header(self)
         super().close()
 

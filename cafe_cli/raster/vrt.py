@@ -1,43 +1,16 @@
 """GDAL virtual rasters (VRT) that present the strips of a map as one raster."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.classes import NODATA
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.product import Product
+from cafe_cli.raster.value_counts import Counts, statistics_tags
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import class_tags
 
 _BLOCK = 512  # pixels, as in the COG, so that each block of a strip is decoded once
-
-
-@dataclass(frozen=True)
-class Product:
-    """An output raster that is assembled from strips.
-
-    Parameters
-    ----------
-    name : str
-        Name of its content, e.g. ``labels``; part of the names of the strip files.
-    path : Path
-    count : int
-        Bands.
-    classes : ClassTable, optional
-        Classes of a label raster, stored as by `cafe_cli.raster.writer.create_cog`.
-    descriptions : tuple of str
-        One for every band, or empty.
-    overviews : str, optional
-        Resampling of the overviews. If None, ``mode`` with classes and ``average`` without.
-    """
-
-    name: str
-    path: Path
-    count: int = 1
-    classes: ClassTable | None = None
-    descriptions: tuple[str, ...] = ()
-    overviews: str | None = None
 
 
 def block_side(length: int) -> int:
@@ -50,24 +23,39 @@ def strips_vrt(
     grid: Grid,
     tags: Mapping[str, str],
     strips: Sequence[tuple[Window, str]],
+    counts: Counts,
 ) -> str:
     """Return the XML of a VRT of `strips`: window, and name of a file in the folder of the VRT.
 
-    Strips must not overlap. Pixels that no strip covers are nodata.
+    Strips must not overlap. Pixels that no strip covers are nodata. `counts` are the pixels of the
+    strips by band and value.
     """
-    metadata = {**tags, **class_tags(product.classes)}
-    items = "".join(f"<MDI key={quoteattr(k)}>{escape(v)}</MDI>" for k, v in metadata.items())
-    bands = "".join(_band(product, band, strips) for band in range(1, product.count + 1))
+    pixels = grid.width * grid.height
+    statistics = [statistics_tags(band, pixels) for band in counts]
+    bands = "".join(
+        _band(product, band, strips, statistics[band - 1]) for band in range(1, product.count + 1)
+    )
     place = ", ".join(map(repr, grid.transform.to_gdal()))
     crs = f"<SRS>{escape(grid.crs.to_wkt())}</SRS>" if grid.crs else ""
     return (
         f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">\n'
-        f"{crs}<GeoTransform>{place}</GeoTransform><Metadata>{items}</Metadata>\n"
+        f"{crs}<GeoTransform>{place}</GeoTransform>"
+        f"{_metadata({**tags, **class_tags(product.classes)})}\n"
         f"{bands}</VRTDataset>\n"
     )
 
 
-def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> str:
+def _metadata(items: Mapping[str, str]) -> str:
+    rows = "".join(f"<MDI key={quoteattr(k)}>{escape(v)}</MDI>" for k, v in items.items())
+    return f"<Metadata>{rows}</Metadata>"
+
+
+def _band(
+    product: Product,
+    band: int,
+    strips: Sequence[tuple[Window, str]],
+    statistics: Mapping[str, str],
+) -> str:
     described = product.descriptions[band - 1] if product.descriptions else ""
     colors = product.classes.colormap if product.classes else {}
     table = "".join(
@@ -79,7 +67,9 @@ def _band(product: Product, band: int, strips: Sequence[tuple[Window, str]]) -> 
     sources = "".join(_source(window, name, band) for window, name in strips)
     return (
         f'<VRTRasterBand dataType="Byte" band="{band}">'
+        f"{_metadata(statistics)}"
         f"<Description>{escape(described)}</Description><NoDataValue>{NODATA}</NoDataValue>"
+        f"<UnitType>{escape(product.unit)}</UnitType>"
         f"<ColorInterp>{kind}</ColorInterp>"
         f"{f'<ColorTable>{table}</ColorTable>' if colors else ''}\n{sources}</VRTRasterBand>\n"
     )

@@ -4,16 +4,13 @@ import errno
 import functools
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-from xml.sax.saxutils import escape
+from typing import Any, TypeAlias
 
 import rasterio
-import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
 from cafe_cli.classes import NODATA, ClassTable
@@ -22,43 +19,34 @@ from cafe_cli.raster.cog import to_cog
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.header import read_tags
+from cafe_cli.raster.output_files import check_file, side_files, style_path
+from cafe_cli.raster.product import Product
 from cafe_cli.raster.readback import CheckedWriter, check_copy
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
-from cafe_cli.system.atomic_write import check_outputs, remove, replace_atomically
+from cafe_cli.raster.side_files import side_texts
+from cafe_cli.raster.value_counts import count_values, statistics_tags
+from cafe_cli.system.atomic_write import remove
 from cafe_cli.system.output_group import replace_together
 from cafe_cli.system.untrusted import parse_json
 
 _FULL = 1_000_000  # bytes; with less free space, a failed write means a full disk
-_RESAMPLING = "NEAREST|AVERAGE|BILINEAR|CUBIC|CUBICSPLINE|LANCZOS|MODE|RMS"
-_LOSSLESS = "NONE|LZW|DEFLATE|ZSTD|LZMA"
-_BLOCKS = "128|256|512|1024|2048|4096"
+Text: TypeAlias = str | Callable[[Mapping[Path, Path]], str]
+"""The text of a file, or a function that makes it of finished files by their later names."""
 
-_SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".msk.ovr")
 HEIGHT_NODATA = -9999.0
-
-SUFFIXES = (".tif", ".tiff")
-"""Ends of the names of rasters that are written."""
-
-CREATION_OPTIONS = {
-    "BIGTIFF": "YES|NO|IF_NEEDED|IF_SAFER",
-    "BLOCKSIZE": _BLOCKS,
-    "COMPRESS": _LOSSLESS,
-    "GEOTIFF_VERSION": "AUTO|1.0|1.1",
-    "LEVEL": "1 to 22",
-    "NUM_THREADS": "ALL_CPUS|1 to 999",
-    "OVERVIEWS": "AUTO|NONE",
-    "OVERVIEW_COMPRESS": f"AUTO|{_LOSSLESS}",
-    "OVERVIEW_RESAMPLING": _RESAMPLING,
-    "PREDICTOR": "YES|NO|STANDARD",
-    "SPARSE_OK": "YES|NO|TRUE|FALSE",
-    "STATISTICS": "AUTO|YES|NO|TRUE|FALSE",
-}
-"""Options of GDAL's COG driver that change the storage of a map but not its values, and the values
-that they accept. GDAL only warns of unknown options, and some invalid values crash it."""
 
 
 def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None:
     """Write a small raster (bands, height, width) as a whole.
+
+    Parameters
+    ----------
+    path : Path
+    values : ndarray, (bands, height, width)
+    grid : Grid
+    **profile
+        Creation options of rasterio; a `mask` (height, width) of bool; and the `classes` of a label
+        raster (uint8, one band), which become colours, tags and statistics.
 
     Raises
     ------
@@ -71,13 +59,17 @@ def write_geotiff(path: Path, values: Array, grid: Grid, **profile: Any) -> None
     layout = {"interleave": "band", "blockysize": min(grid.height, 64)}
     profile = {"predictor": predictor, **layout, **_compression(), **profile}
     mask: Mask | None = profile.pop("mask", None)
-    colormap = profile.pop("colormap", None)
+    classes: ClassTable | None = profile.pop("classes", None)
     # Through memory, because GDAL does not report a full disk, not even when closing the file.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         options = _profile(grid, len(values), values.dtype.name, **profile)
         with memory.open(**options) as dataset:
-            if colormap:
-                dataset.write_colormap(1, colormap)  # before pixels: it changes how they are stored
+            if classes:  # before pixels: colours change how they are stored
+                dataset.write_colormap(1, classes.colormap)
+                dataset.set_band_description(1, "class")
+                dataset.update_tags(**class_tags(classes))
+                counts = count_values(values)[0]
+                dataset.update_tags(1, **statistics_tags(counts, grid.width * grid.height))
             dataset.write(values)
             if mask is not None:
                 dataset.write_mask(mask)
@@ -120,39 +112,73 @@ def create_cog(
 ) -> Iterator[DatasetWriter]:
     """Write a uint8 raster window by window, and convert it to a Cloud Optimized GeoTIFF.
 
-    Nodata is 255. With `classes` it is a label raster with a colour table; its class names are in
-    the tags and, as GDAL's category names, in ``PATH.aux.xml``. `overviews` is their resampling, by
-    default ``mode`` for label rasters and ``average`` for others. The file appears under its name
-    only when complete.
+    See `create_maps`. `overviews` is their resampling.
+    """
+    product = Product("map", path, classes=classes, overviews=overviews)
+    with create_maps([product], grid, overwrite, tags, {}) as (dataset,):
+        yield dataset
+
+
+@contextmanager
+def create_maps(
+    products: Sequence[Product],
+    grid: Grid,
+    overwrite: bool,
+    tags: Mapping[str, str],
+    texts: Mapping[Path, Text],
+) -> Iterator[tuple[DatasetWriter, ...]]:
+    """Write rasters of one uint8 band window by window; each becomes a Cloud Optimized GeoTIFF.
+
+    Nodata is 255. A raster with classes has a colour table, and its class names in the tags. Names,
+    counts and colours are in side files, too: see `cafe_cli.raster.side_files`. All files appear
+    together when all are complete.
+
+    Parameters
+    ----------
+    products : sequence of Product
+    grid : Grid
+    overwrite : bool
+    tags : mapping
+        Metadata of every raster.
+    texts : mapping
+        More files to write: their text, or a function that makes it of the finished files, which it
+        gets by their later names.
 
     Raises
     ------
     OutputError
-        The output exists, or cannot be written.
+        An output exists, or cannot be written.
     """
-    check_file(path)
-    with replace_together([path, *side_files(path)], overwrite) as new:
-        with _cog_writer(path, new[path], grid, classes, overviews, **tags) as dataset:
-            yield dataset
-        if classes:
-            _write_categories(new[categories_path(path)], classes)
+    for product in products:
+        check_file(product.path)
+    sides = {side for p in products for side in (*side_files(p.path), style_path(p.path))}
+    paths = [product.path for product in products]
+    with replace_together([*paths, *sorted(sides), *texts], overwrite) as new:
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(_cog_writer(p, new[p.path], grid, tags)) for p in products
+            ]
+            yield tuple(writers)
+        for product, writer in zip(products, writers, strict=True):
+            for path, content in side_texts(product, writer.counts).items():
+                new[path].write_text(content, encoding="utf-8")
+        for path, text in texts.items():
+            new[path].write_text(text if isinstance(text, str) else text(new), encoding="utf-8")
 
 
 @contextmanager
 def _cog_writer(
-    path: Path,
-    cog: Path,
-    grid: Grid,
-    classes: ClassTable | None,
-    overviews: str | None = None,
-    **tags: str,
-) -> Iterator[DatasetWriter]:
-    """Write the file `cog`, which is to be renamed to `path`; see `create_cog`."""
+    product: Product, cog: Path, grid: Grid, tags: Mapping[str, str]
+) -> Iterator[CheckedWriter]:
+    """Write the file `cog`, which is to be renamed to the path of the product."""
     profile = _profile(grid, 1, "uint8", nodata=NODATA)
-    with _converted(path, cog, profile, overviews or ("mode" if classes else "average")) as dataset:
-        if classes:
-            dataset.write_colormap(1, classes.colormap)
-        dataset.update_tags(**tags, **class_tags(classes))
+    with _converted(product.path, cog, profile, product.overview_resampling) as dataset:
+        if product.classes:
+            dataset.write_colormap(1, product.classes.colormap)
+        if product.descriptions:
+            dataset.set_band_description(1, product.descriptions[0])
+        dataset.units = [product.unit or None]
+        dataset.update_tags(**tags, **class_tags(product.classes))
         yield dataset
 
 
@@ -163,7 +189,7 @@ def create_height_cog(
     """Write heights in metres window by window: float32, nodata `HEIGHT_NODATA`.
 
     `description` is that of the band, whose unit is ``metre``. The file appears together with the
-    text files `texts`. See `create_cog`.
+    text files `texts`. See `create_maps`.
     """
     check_file(path)
     profile = _profile(grid, 1, "float32", nodata=HEIGHT_NODATA, predictor=3)
@@ -179,7 +205,7 @@ def create_height_cog(
 @contextmanager
 def _converted(
     path: Path, cog: Path, profile: dict[str, Any], overviews: str, **options: str
-) -> Iterator[DatasetWriter]:
+) -> Iterator[CheckedWriter]:
     """Write a plain GeoTIFF, and convert it to the COG `cog`, which errors call `path`."""
     # Sparse: blocks that are never written take no space and are nodata.
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
@@ -193,85 +219,6 @@ def _converted(
         raise _write_error(path, error) from error
     finally:
         remove(plain)
-
-
-@contextmanager
-def create_map(
-    labels: Path,
-    confidence: Path | None,
-    grid: Grid,
-    overwrite: bool,
-    classes: ClassTable | None,
-    texts: Mapping[Path, str],
-) -> Iterator[tuple[DatasetWriter, DatasetWriter | None]]:
-    """Write a label raster and, unless None, a raster of its confidence in per cent.
-
-    Both appear together, with their side files and the text files `texts`, when all are complete.
-    See `create_cog`.
-    """
-    rasters = [labels, confidence] if confidence else [labels]
-    paths = [*rasters, *(side for path in rasters for side in side_files(path)), *texts]
-    with replace_together(paths, overwrite) as new:
-        with ExitStack() as stack:
-            writer = stack.enter_context(_cog_writer(labels, new[labels], grid, classes, "mode"))
-            second = confidence and _cog_writer(confidence, new[confidence], grid, None)
-            yield writer, stack.enter_context(second) if second else None
-        if classes:
-            _write_categories(new[categories_path(labels)], classes)
-        for path, text in texts.items():
-            new[path].write_text(text, encoding="utf-8")
-
-
-def side_files(path: Path) -> list[Path]:
-    """Return the files that GDAL reads with a GeoTIFF: they go with it, or are replaced with it."""
-    return [path.with_name(f"{path.name}{suffix}") for suffix in _SIDE_FILES]
-
-
-def check_rasters(
-    outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool, others: Sequence[Path] = ()
-) -> None:
-    """Refuse rasters to write that are no files, exist, or are an input, with their side files.
-
-    Parameters
-    ----------
-    outputs : sequence of Path
-    inputs : sequence of str
-        Any names that GDAL understands.
-    overwrite : bool
-        Whether outputs may exist.
-    others : sequence of Path
-        More files that are written with the first output.
-
-    Raises
-    ------
-    ConfigError, OutputError
-        See `check_file`, `check_name` and `cafe_cli.system.atomic_write.check_outputs`.
-    """
-    for path in outputs:
-        check_file(path)
-        check_name(path)
-    sides = {side: path for path in outputs for side in side_files(path)}
-    check_outputs(outputs, inputs, overwrite, {**sides, **dict.fromkeys(others, outputs[0])})
-
-
-def check_name(path: Path) -> None:
-    """Refuse a file name that does not end like that of a GeoTIFF, the only format written.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"{path}: rasters are written as GeoTIFF, with a name that ends in "
-            f"{' or '.join(SUFFIXES)}: {path.with_suffix('.tif')}; gdal_translate converts it"
-        )
-
-
-def check_file(path: Path) -> None:
-    """Refuse a folder for an output."""
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; name a file")
 
 
 def class_tags(classes: ClassTable | None) -> dict[str, str]:
@@ -318,7 +265,7 @@ def convert_to_cog(
     overviews : str
         Resampling of the overviews.
     options : mapping
-        Creation options that replace the defaults; see `check_creation_options`.
+        Creation options that replace the defaults; see `cafe_cli.raster.creation_options`.
     path : Path
         The name of the file in errors.
 
@@ -331,50 +278,6 @@ def convert_to_cog(
         _to_cog(source, cog, overviews, **options)
     except GDAL_ERRORS as error:
         raise _write_error(path, error) from error
-
-
-def check_creation_options(options: Mapping[str, str]) -> None:
-    """Refuse creation options that are not in `CREATION_OPTIONS` or that this GDAL cannot write.
-
-    Raises
-    ------
-    ConfigError
-        The message names the option.
-    """
-    for name, value in options.items():
-        if (known := CREATION_OPTIONS.get(name.upper())) is None:
-            raise ConfigError(f"--co {name}={value}: choose from {', '.join(CREATION_OPTIONS)}")
-        if not _is_one_of(value, known):
-            raise ConfigError(f"--co {name}={value}: it can be {known.replace('|', ', ')}")
-    given = {name.upper(): value for name, value in options.items()}
-    if given and (failure := _try_options(given)):
-        said = " ".join(f"--co {name}={value}" for name, value in options.items())
-        raise ConfigError(f"{said}: this GDAL cannot write that: {failure}")
-
-
-def _is_one_of(value: str, known: str) -> bool:
-    """Whether a value is one of alternatives like ``A|B|1 to 9``."""
-    *words, last = known.split("|")
-    if span := re.fullmatch(r"(\d+) to (\d+)", last):
-        low, high = map(int, span.groups())
-        return value.upper() in words or (value.isdecimal() and low <= int(value) <= high)
-    return value.upper() in (*words, last)
-
-
-def _try_options(options: Mapping[str, str]) -> str | None:
-    """Write one pixel with creation options (upper case); return the error message, if any."""
-    pixel = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
-    compress = options.get("COMPRESS", "DEFLATE").upper()
-    try:
-        with MemoryFile() as memory, MemoryFile() as copy:
-            with memory.open(**pixel):
-                pass
-            rasterio.shutil.copy(memory.name, copy.name, driver="COG", **options)
-            with copy.open() as written:
-                used = written.compression.value.upper() if written.compression else "NONE"
-    except GDAL_ERRORS as error:
-        return gdal_message(error)
-    return None if used == compress or "COMPRESS" not in options else f"it takes {used} instead"
 
 
 def _write_error(path: Path, error: BaseException) -> OutputError:
@@ -391,27 +294,3 @@ def _to_cog(source: Path, target: Path, overviews: str, **options: str) -> None:
     }  # fmt: skip
     to_cog(source, target, {**defaults, **given})
     check_copy(source, target)
-
-
-def write_sidecar(path: Path, classes: ClassTable | None) -> None:
-    """Write GDAL's sidecar file with category names; remove the side files of a replaced raster."""
-    for side in side_files(path):
-        if classes is None or side != categories_path(path):
-            remove(side)
-    if classes is not None:
-        with replace_atomically(categories_path(path)) as temporary:
-            _write_categories(temporary, classes)
-
-
-def categories_path(path: Path) -> Path:
-    """Return GDAL's side file that holds the category names of a raster."""
-    return path.with_name(f"{path.name}.aux.xml")
-
-
-def _write_categories(path: Path, classes: ClassTable) -> None:
-    rows = "".join(f"<Category>{escape(name)}</Category>" for name in classes.names)
-    path.write_text(
-        '<PAMDataset><PAMRasterBand band="1">'
-        f"<CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n",
-        encoding="utf-8",
-    )

@@ -14,8 +14,9 @@ from cafe_cli.findings import Finding, Report, log_warnings
 from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
 from cafe_cli.raster.joining import Stream
 from cafe_cli.raster.mosaic_view import Member, inspect_rasters
+from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.window import blocks
-from cafe_cli.raster.writer import HEIGHT_NODATA, check_rasters, create_height_cog
+from cafe_cli.raster.writer import HEIGHT_NODATA, create_height_cog
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
 from cafe_cli.scenes.heights import HeightReader, ground_below
 from cafe_cli.scenes.inspection import joint_grid, judge_coverage
@@ -187,7 +188,7 @@ def dry_run(
 
 
 def _check_output(source: HeightSource, output: Path, overwrite: bool) -> None:
-    check_rasters([output], source.paths, overwrite, [settings_path(output)])
+    check_rasters([output], source.paths, overwrite, [settings_path(output)], styled=False)
 
 
 def _plan(source: HeightSource, settings: HeightSettings) -> _HeightPlan:

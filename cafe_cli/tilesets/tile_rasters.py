@@ -15,13 +15,17 @@ from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError
 from cafe_cli.findings import log_warnings
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.output_files import metadata_path
 from cafe_cli.raster.reader import open_raster, read_valid, read_window
+from cafe_cli.raster.side_files import attribute_table
+from cafe_cli.raster.value_counts import count_values
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import write_geotiff
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
+from cafe_cli.system.atomic_write import translate_os_errors
 from cafe_cli.system.open_files import Pool
 from cafe_cli.tilesets.tileset import DESCRIPTION, Tile, TileSet, VirtualSource
 
@@ -57,10 +61,13 @@ def write_tile(
 def write_label(
     folder: Path, tile: Tile, grid: Grid, labels: NDArray[np.uint8], classes: ClassTable
 ) -> None:
-    """Write the label raster of a tile."""
+    """Write the label raster of a tile, and the names, counts and colours of its classes."""
     path = tile_path(folder, tile, "label")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_geotiff(path, labels[None], grid, nodata=NODATA, colormap=classes.colormap, predictor=1)
+    write_geotiff(path, labels[None], grid, nodata=NODATA, classes=classes, predictor=1)
+    names = metadata_path(path)
+    with translate_os_errors(names):
+        names.write_text(attribute_table(classes, count_values(labels[None])), encoding="utf-8")
 
 
 def write_ground(folder: Path, scene: str, ground: GroundSurface) -> None:

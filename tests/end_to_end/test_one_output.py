@@ -159,11 +159,12 @@ RENAMES = [
     Moment("os.rename", "/.map.tif.replacing.partial"),
     Moment("os.rename", "/.map.partial.tif"),
     Moment("os.rename", "/.sure.partial.tif"),
+    Moment("os.rename", "/.map.partial.qml"),
     Moment("os.rename", "/.map.tif.aux.partial.xml"),
     Moment("os.rename", "/.map.tif.partial.toml"),
     Moment("os.remove", "/.map.tif.replacing"),
 ]
-PAIR = ("map.tif", "map.tif.aux.xml", "map.tif.toml", "sure.tif")
+PAIR = ("map.qml", "map.tif", "map.tif.aux.xml", "map.tif.toml", "sure.qml", "sure.tif")
 
 
 @pytest.mark.parametrize("moment", RENAMES, ids=lambda moment: moment.path)
@@ -194,10 +195,14 @@ def test_a_killed_mosaic_is_old_or_new(folder, moment):
 SIDES = [
     ("mosaic", "map.tif.toml"),
     ("mosaic", "map.tif.aux.xml"),
+    ("mosaic", "map.qml"),
+    ("mosaic", "sure.qml"),
+    ("mosaic", "map.tif.vat.dbf"),
     ("mosaic", "sure.tif.ovr"),
     ("mosaic", "sure.tif.msk"),
     ("predict", "map.tif.toml"),
     ("predict", "map.tif.aux.xml"),
+    ("predict", "map.qml"),
     ("predict", "map.tif.ovr"),
     ("predict", "map.tif.msk"),
 ]
@@ -218,13 +223,13 @@ def test_a_side_file_is_an_output(cafe, folder, name, side):
     assert f"{side} exists, and would be replaced with " in said.err
     assert contents(folder) == seen
     assert cafe(*COMMANDS[name], "--overwrite")[0] == 0
-    if side.endswith((".toml", ".xml")):
+    if side.endswith((".toml", ".xml", ".qml")):
         assert (folder / side).read_text() != "mine"
     else:
         assert not (folder / side).exists()  # GDAL would read it with the new map
 
 
-@pytest.mark.parametrize("name", ["map.tif.toml", "map.tif.aux.xml", "map.tif"])
+@pytest.mark.parametrize("name", ["map.tif.toml", "map.tif.aux.xml", "map.qml", "map.tif"])
 def test_two_outputs_of_one_name(cafe, folder, name):
     (folder / "sure.tif").symlink_to(folder / name)
     (folder / "map.tif").touch()

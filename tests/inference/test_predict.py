@@ -243,7 +243,7 @@ def test_label_raster(tmp_path, model):
     root = ElementTree.parse(f"{out}.aux.xml").getroot()
     assert [c.text for c in root.iter("Category")] == list(TABLE.names)
     assert sorted(os.listdir(tmp_path)) == [
-        "dsm.tif", "map.tif", "map.tif.aux.xml", "map.tif.toml", "ortho.tif",
+        "dsm.tif", "map.qml", "map.tif", "map.tif.aux.xml", "map.tif.toml", "ortho.tif",
     ]  # fmt: skip
 
 
@@ -382,7 +382,7 @@ def test_all_outputs(tmp_path, model):
         rasterio.open(more["probabilities"]) as probabilities,
         rasterio.open(tmp_path / "map.tif") as labels,
     ):
-        assert probabilities.descriptions == tuple(f"{c.name} in per cent" for c in TABLE)
+        assert probabilities.descriptions == TABLE.names
         assert probabilities.nodata == 255
         assert probabilities.compression.name == labels.compression.name == "zstd"
         shares, classes = probabilities.read(), labels.read(1)

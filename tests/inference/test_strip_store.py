@@ -20,7 +20,7 @@ from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.inference import strip_store
 from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.strip_store import StripStore
-from cafe_cli.raster.vrt import Product
+from cafe_cli.raster.product import Product
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import create_cog, read_classes
 from cafe_cli.system import locks
@@ -167,7 +167,7 @@ def test_what_is_never_written_is_nodata(tmp_path, values):
 def test_a_map_of_nothing(tmp_path):
     path = make(tmp_path, [], label_values())
     assert (read(path) == 255).all()
-    assert sorted(os.listdir(tmp_path)) == ["map.tif", "map.tif.aux.xml"]
+    assert sorted(os.listdir(tmp_path)) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 def test_several_products(tmp_path, values):
@@ -189,7 +189,12 @@ def test_several_products(tmp_path, values):
             )
         assert not (tmp_path / "map.tif").exists()
         store.finish()
-    assert sorted(os.listdir(tmp_path)) == ["map.tif", "map.tif.aux.xml", "probabilities.tif"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "map.qml",
+        "map.tif",
+        "map.tif.aux.xml",
+        "probabilities.tif",
+    ]
     with rasterio.open(tmp_path / "probabilities.tif") as dataset:
         assert np.array_equal(dataset.read(), probabilities)
         assert dataset.descriptions == names
@@ -240,7 +245,7 @@ def test_resume(tmp_path, values, caplog):
             write(store, window, values)
         store.finish()
     assert np.array_equal(read(tmp_path / "map.tif"), values)
-    assert sorted(os.listdir(tmp_path)) == ["map.tif", "map.tif.aux.xml"]
+    assert sorted(os.listdir(tmp_path)) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 def test_resume_without_anything_to_resume(tmp_path, values):

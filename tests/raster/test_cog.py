@@ -110,7 +110,7 @@ from pathlib import Path
 from cafe_cli.cli import main
 from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.strip_store import StripStore
-from cafe_cli.raster.vrt import Product
+from cafe_cli.raster.product import Product
 from cafe_cli.raster.window import Window
 from tests.support.rasters import TABLE, grid, noise
 

@@ -15,12 +15,12 @@ from rasterio.errors import RasterioError
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import ConfigError, InputError, OutputError
+from cafe_cli.raster.creation_options import check_creation_options
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import (
     open_raster,
 )
 from cafe_cli.raster.writer import (
-    check_creation_options,
     class_tags,
     convert_to_cog,
     create_cog,
@@ -142,7 +142,7 @@ def test_a_cog_holds_what_was_written(tmp_path):
     values = write_cog(tmp_path / "a.tif", where)
     assert np.array_equal(read(tmp_path / "a.tif")[0], values)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["a.tif", "a.tif.aux.xml"]
+    assert names == ["a.qml", "a.tif", "a.tif.aux.xml"]
     with open_raster(str(tmp_path / "a.tif")) as dataset:
         assert read_classes(dataset) == TABLE
 

@@ -238,7 +238,9 @@ def test_nothing_else_lies_in_the_folder(cut):
     tileset = load_tileset(folder)
     for split in ("train", "validation"):
         expected = sorted(f"{t.name}.tif" for t in tileset.of(split))
-        assert names(folder / split / "image") == names(folder / split / "label") == expected
+        assert names(folder / split / "image") == expected
+        sides = [f"{name}.aux.xml" for name in expected]
+        assert names(folder / split / "label") == sorted([*expected, *sides])
         assert set(names(folder / split / "height")) <= set(expected)
 
 

@@ -1,0 +1,96 @@
+"""The files that an output raster consists of, checked before anything is written."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from cafe_cli.errors import ConfigError, OutputError
+from cafe_cli.system.atomic_write import check_outputs
+
+_SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".msk.ovr", ".vat.dbf", ".vat.cpg")
+
+SUFFIXES = (".tif", ".tiff")
+"""Ends of the names of rasters that are written."""
+
+
+def side_files(path: Path) -> list[Path]:
+    """Return the files that GDAL and ArcGIS read with a GeoTIFF; they are replaced with it."""
+    return [path.with_name(f"{path.name}{suffix}") for suffix in _SIDE_FILES]
+
+
+def metadata_path(path: Path) -> Path:
+    """Return GDAL's side file of a raster, for category names and the attribute table."""
+    return path.with_name(f"{path.name}.aux.xml")
+
+
+def style_path(path: Path) -> Path:
+    """Return the file from which QGIS takes the style of a raster: ``NAME.qml`` of ``NAME.tif``."""
+    return path.with_suffix(".qml")
+
+
+def check_rasters(
+    outputs: Sequence[Path],
+    inputs: Sequence[str],
+    overwrite: bool,
+    others: Sequence[Path] = (),
+    styled: bool = True,
+) -> None:
+    """Refuse rasters to write that are no files, exist, or are an input, with their side files.
+
+    Parameters
+    ----------
+    outputs : sequence of Path
+    inputs : sequence of str
+        Any names that GDAL understands.
+    overwrite : bool
+        Whether outputs may exist.
+    others : sequence of Path
+        More files that are written with the first output.
+    styled : bool
+        Whether a style for QGIS is written beside each.
+
+    Raises
+    ------
+    ConfigError, OutputError
+        Two outputs share a style; or see `check_file`, `check_name` and
+        `cafe_cli.system.atomic_write.check_outputs`.
+    """
+    for path in outputs:
+        check_file(path)
+        check_name(path)
+    sides = {side: path for path in outputs for side in side_files(path)}
+    if styled:
+        _check_styles(outputs)
+        sides |= {style_path(path): path for path in outputs}
+    check_outputs(outputs, inputs, overwrite, {**sides, **dict.fromkeys(others, outputs[0])})
+
+
+def _check_styles(outputs: Sequence[Path]) -> None:
+    """Refuse outputs of different names whose style is one file, as of ``a.tif`` and ``a.tiff``."""
+    styles = Counter(style_path(path) for path in {*outputs})
+    for style, count in styles.items():
+        if count > 1:
+            names = " and ".join(str(path) for path in outputs if style_path(path) == style)
+            raise ConfigError(
+                f"{names} would share the style {style}; give them names that differ before the dot"
+            )
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file name that does not end like that of a GeoTIFF, the only format written.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"{path}: rasters are written as GeoTIFF, with a name that ends in "
+            f"{' or '.join(SUFFIXES)}: {path.with_suffix('.tif')}; gdal_translate converts it"
+        )
+
+
+def check_file(path: Path) -> None:
+    """Refuse a folder for an output."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file")
