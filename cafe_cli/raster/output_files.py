@@ -1,6 +1,6 @@
 """The files that an output raster consists of, checked before anything is written."""
 
-from collections import Counter
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,13 +66,14 @@ def check_rasters(
 
 
 def _check_styles(outputs: Sequence[Path]) -> None:
-    """Refuse outputs of different names whose style is one file, as of ``a.tif`` and ``a.tiff``."""
-    styles = Counter(style_path(path) for path in {*outputs})
-    for style, count in styles.items():
-        if count > 1:
-            names = " and ".join(str(path) for path in outputs if style_path(path) == style)
+    """Refuse different outputs whose style is one file, as of ``a.tif`` and ``a.tiff``."""
+    owners: dict[str, Path] = {}
+    for path in {os.path.realpath(path): path for path in outputs}.values():
+        owner = owners.setdefault(os.path.realpath(style_path(path)), path)
+        if owner != path:
             raise ConfigError(
-                f"{names} would share the style {style}; give them names that differ before the dot"
+                f"{owner} and {path} would share the style {style_path(path)}; give them names "
+                "that differ before the dot"
             )
 
 
