@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import sys
@@ -238,6 +239,8 @@ def test_label_raster(tmp_path, model):
         tags = written.tags()
         assert json.loads(tags["CLASSES"]) == TABLE.as_json()
         assert tags["CAFE_MODEL"] == "model.safetensors"
+        assert tags["CAFE_MODEL_SHA256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+        assert tags["CAFE_INPUTS"] == "ortho.tif, dsm.tif"
         assert tags["CAFE_VERSION"]
         assert read_classes(written) == TABLE
     root = ElementTree.parse(f"{out}.aux.xml").getroot()

@@ -16,6 +16,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
 from cafe_cli.classes import ClassTable, LandClass
+from cafe_cli.config.provenance import provenance_tags
 from cafe_cli.errors import (
     BandError,
     CafeError,
@@ -677,3 +678,55 @@ def test_both_outputs_appear_or_none(tmp_path, rows, confidences, monkeypatch, v
     (tmp_path / "confidence.tif").write_text("older")
     with refused(tmp_path, OutputError, "disk full"):
         mosaic(rows, tmp_path / "out.tif", confidences=known, overwrite=True)
+
+
+# Provenance
+
+
+def made_of(path: Path) -> dict[str, str]:
+    with rasterio.open(path) as dataset:
+        tags = dataset.tags()
+    return {k: v for k, v in tags.items() if k.startswith("CAFE_") and k != "CAFE_VERSION"}
+
+
+def write_from(path: Path, **tags: str) -> str:
+    with create_cog(path, at(0, 0, np.zeros((1, 1))), True, TABLE, **tags) as dataset:
+        dataset.write(np.zeros((1, 1), np.uint8), 1)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ([("m", "1"), ("m", "1")], ("m", "1")),
+        ([("m", "1"), ("m", "2")], ("m, m", "1, 2")),
+        ([("m", "1"), ("", "")], ("m", "1")),
+        ([("old", ""), ("m", "1")], ("old, m", "1")),
+        ([("", ""), ("", "")], (None, None)),
+    ],
+)
+def test_a_mosaic_says_what_it_was_made_of(tmp_path, models, expected):
+    paths = [
+        write_from(tmp_path / f"{n}.tif", CAFE_MODEL=name, CAFE_MODEL_SHA256=digest)
+        for n, (name, digest) in enumerate(models)
+    ]
+    sure = [write_from(tmp_path / f"sure{n}.tif") for n in range(2)]
+    given = Confidences(tuple(sure), tmp_path / "sure.tif")
+    mosaic(paths, tmp_path / "map.tif", method="first", confidences=given)
+    name, digest = expected
+    tags = {
+        "CAFE_INPUTS": "0.tif, 1.tif", "CAFE_METHOD": "first", "CAFE_MODEL": name,
+        "CAFE_MODEL_SHA256": digest,
+    }  # fmt: skip
+    tags = {key: value for key, value in tags.items() if value}
+    assert made_of(tmp_path / "map.tif") == made_of(tmp_path / "sure.tif") == tags
+
+
+def test_names_of_inputs_hold_no_secret_and_no_folder(tmp_path):
+    many = [write_from(tmp_path / f"{n:03}.tif") for n in range(60)]
+    mosaic(many, tmp_path / "map.tif")
+    named = made_of(tmp_path / "map.tif")["CAFE_INPUTS"]
+    assert named.startswith("000.tif, 001.tif, ")
+    assert named.endswith("049.tif and 10 more")
+    tags = provenance_tags(["/vsicurl/https://a:b@host/x.tif?token=c", "dir/a\x1bb.tif"], [])
+    assert tags["CAFE_INPUTS"] == "x.tif, a\\x1bb.tif"

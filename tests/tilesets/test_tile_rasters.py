@@ -1,12 +1,15 @@
 from contextlib import contextmanager
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import rasterio
 
+from cafe_cli.raster.writer import read_classes
 from cafe_cli.scenes.scene import Patch, open_scene
 from cafe_cli.tilesets import tile_rasters
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, write_tile
+from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path, write_label, write_tile
 from cafe_cli.tilesets.tileset import Tile
 from tests.support.engines import settings
 from tests.support.rasters import TABLE, grid, noise
@@ -42,6 +45,24 @@ def test_a_tile_is_read_back_as_it_was_written(tmp_path, dtype, count, valid, kn
     assert np.array_equal(again.height, height)
     assert np.array_equal(again.height_valid, height_valid)
     assert np.array_equal(read_labels, labels)
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2, 255), (1,), (255,)])
+def test_the_labels_of_a_tile_explain_themselves(tmp_path, values):
+    where = grid(SIZE, SIZE)
+    labels = np.random.default_rng(1).choice(values, (SIZE, SIZE)).astype(np.uint8)
+    kept = Tile(name="a", split="train", scene="a", row=0, col=0, valid=1, labelled=1)
+    write_label(tmp_path, kept, where, labels, TABLE)
+    path = tile_path(tmp_path, kept, "label")
+    with rasterio.open(path) as dataset:
+        assert dataset.descriptions == ("class",)
+        assert read_classes(dataset) == TABLE
+        highest = dataset.tags(1).get("STATISTICS_MAXIMUM")
+    known = labels[labels != 255]
+    assert highest == (str(known.max()) if known.size else None)
+    table = ElementTree.parse(f"{path}.aux.xml").getroot().iter("Row")
+    rows = [[cell.text for cell in row.iter("F")][:3] for row in table]
+    assert rows == [[str(c.id), str((labels == c.id).sum()), c.name] for c in TABLE]
 
 
 def test_a_reader_closes_the_scenes_that_it_has_opened(scenes, tmp_path, monkeypatch):
