@@ -706,10 +706,11 @@ def write_from(path: Path, **tags: str) -> str:
     ],
 )
 def test_a_mosaic_says_what_it_was_made_of(tmp_path, models, expected):
-    paths = [
-        write_from(tmp_path / f"{n}.tif", CAFE_MODEL=name, CAFE_MODEL_SHA256=digest)
-        for n, (name, digest) in enumerate(models)
-    ]
+    names = ("CAFE_MODEL", "CAFE_MODEL_SHA256")
+    paths = []
+    for number, model in enumerate(models):
+        known = {name: text for name, text in zip(names, model, strict=True) if text}
+        paths.append(write_from(tmp_path / f"{number}.tif", **known))
     sure = [write_from(tmp_path / f"sure{n}.tif") for n in range(2)]
     given = Confidences(tuple(sure), tmp_path / "sure.tif")
     mosaic(paths, tmp_path / "map.tif", method="first", confidences=given)
