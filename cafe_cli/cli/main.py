@@ -21,6 +21,7 @@ from cafe_cli.cli.check import check
 from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
 from cafe_cli.cli.heights import heights
+from cafe_cli.cli.info import info
 from cafe_cli.cli.mosaic import mosaic
 from cafe_cli.cli.predict import predict
 from cafe_cli.cli.tile import tile
@@ -115,5 +116,5 @@ def cli(verbose: int, quiet: int) -> None:
     set_up_log(verbose - quiet)
 
 
-for command in (areas, check, demo, evaluate, heights, mosaic, predict, tile, train):
+for command in (areas, check, demo, evaluate, heights, info, mosaic, predict, tile, train):
     cli.add_command(command)

@@ -11,7 +11,7 @@ from cafe_cli.cli.console import print_line, say
 from cafe_cli.errors import CafeError
 from cafe_cli.findings import LEVELS, Finding, Report, group_findings
 from cafe_cli.redaction import redact_all
-from cafe_cli.text import list_some, megabytes, percent
+from cafe_cli.text import list_some, megabytes, percent, printable
 
 _STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
 
@@ -47,6 +47,14 @@ def show_report(report: Report) -> None:
             print_line((f"{level.capitalize()}: ", _STYLES[level]), _describe(group))
     counts = ", ".join(f"{report.count(level)} {level}s" for level in LEVELS)
     say(f"{report.title}: {'ok' if report.ok else 'not ok'} ({counts})")
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print nested facts to stdout as an outline; ``details`` only with -v."""
+    in_full = logging.getLogger("cafe").isEnabledFor(logging.DEBUG)
+    shown = {key: value for key, value in facts.items() if in_full or key != "details"}
+    for line in _outline(shown, 0):
+        click.echo(printable(" ".join(line.splitlines())))
 
 
 def _describe(group: Sequence[Finding]) -> str:
@@ -120,6 +128,8 @@ def _outline(value: Any, depth: int) -> Iterator[str]:
 
 
 def _fact(key: str, value: Any) -> str:
+    if key == "bounds" and value:
+        return ", ".join(f"{number:.10g}" for number in value)
     if isinstance(value, list | tuple):
         return ", ".join(_fact("", part) for part in value) or "-"
     if value is None or value == {}:
