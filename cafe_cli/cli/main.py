@@ -24,6 +24,7 @@ from cafe_cli.cli.heights import heights
 from cafe_cli.cli.info import info
 from cafe_cli.cli.mosaic import mosaic
 from cafe_cli.cli.predict import predict
+from cafe_cli.cli.suggest import suggest
 from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
 from cafe_cli.errors import CafeError, out_of_memory
@@ -116,5 +117,7 @@ def cli(verbose: int, quiet: int) -> None:
     set_up_log(verbose - quiet)
 
 
-for command in (areas, check, demo, evaluate, heights, info, mosaic, predict, tile, train):
+for command in (
+    areas, check, demo, evaluate, heights, info, mosaic, predict, suggest, tile, train,
+):  # fmt: skip
     cli.add_command(command)

@@ -63,6 +63,8 @@ def inspect_reference(
     classes: ClassTable,
     labels: LabelSettings,
     crs: str | None = None,
+    *,
+    on: Grid | None = None,
 ) -> Reference:
     """Inspect reference labels as those of a scene: rasters, or vector files on the map's grid.
 
@@ -76,6 +78,8 @@ def inspect_reference(
     labels : LabelSettings
     crs : str, optional
         CRS of the rasters that have none.
+    on : Grid, optional
+        Grid to read the labels on; by default that of rasters, and the map's for vectors.
 
     Raises
     ------
@@ -99,8 +103,8 @@ def inspect_reference(
         return Reference(name, grid, blocks_of(map_.members, grid), opened)
     _check_bands(paths[0], labels)
     members = inspect_rasters(paths, parse_crs(crs), map_.grid, stream="labels")
-    grid = union_grid(members)
-    covered_share(map_.members, name, grid)
+    grid = on or union_grid(members)
+    covered_share(map_.members, name, union_grid(members))
 
     @contextmanager
     def opened_rasters() -> Iterator[ReadLabels]:
