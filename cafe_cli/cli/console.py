@@ -178,19 +178,19 @@ def training_display() -> Iterator[tuple[Callable[[int, int, float], None], Call
 
 def show_scores(scores: "Scores", title: str) -> None:
     """Print a table of scores, a row per class, and the overall accuracy."""
-    table = Table(title=_plain(redact(title)))
+    table = Table(title=plain(redact(title)))
     table.add_column("class")
     for column in ("IoU", "F1", "precision", "recall", "pixels"):
         table.add_column(column, justify="right")
     for name, row in scores.classes.items():
-        values = map(_number, (row.iou, row.f1, row.precision, row.recall))
-        table.add_row(_plain(name), *values, f"{row.pixels:,}")
+        values = map(number, (row.iou, row.f1, row.precision, row.recall))
+        table.add_row(plain(name), *values, f"{row.pixels:,}")
     table.add_section()
     table.add_row(
-        "mean", _number(scores.miou), _number(scores.mean_f1), "", "", f"{scores.pixels:,}"
+        "mean", number(scores.miou), number(scores.mean_f1), "", "", f"{scores.pixels:,}"
     )
-    _print_table(table)
-    say(f"overall accuracy {_number(scores.overall_accuracy)}")
+    print_table(table)
+    say(f"overall accuracy {number(scores.overall_accuracy)}")
     if scores.unpredicted:
         say(f"{scores.unpredicted:,} labelled pixels have no prediction and are in no score")
 
@@ -203,8 +203,8 @@ def show_taken(model: str, parts: "Sequence[TakenPart]") -> None:
     table.add_column("taken", justify="right")
     table.add_column("note", overflow="fold")
     for part in parts:
-        table.add_row(_plain(part.name), f"{part.taken} of {part.tensors}", _plain(part.note))
-    _print_table(table)
+        table.add_row(plain(part.name), f"{part.taken} of {part.tensors}", plain(part.note))
+    print_table(table)
 
 
 def show_scenes(scenes: "Mapping[str, Scores]") -> None:
@@ -216,30 +216,30 @@ def show_scenes(scenes: "Mapping[str, Scores]") -> None:
     for column in ("mean IoU", "mean F1", "accuracy", "lowest IoU", "pixels", "unpredicted"):
         table.add_column(column, justify="right")
     for name, scores in scenes.items():
-        numbers = map(_number, (scores.miou, scores.mean_f1, scores.overall_accuracy))
+        numbers = map(number, (scores.miou, scores.mean_f1, scores.overall_accuracy))
         counts = (f"{n:,}" for n in (scores.pixels, scores.unpredicted))
-        table.add_row(_plain(name), *numbers, _plain(_lowest(scores)), *counts)
-    _print_table(table)
+        table.add_row(plain(name), *numbers, plain(_lowest(scores)), *counts)
+    print_table(table)
 
 
 def _lowest(scores: "Scores") -> str:
     """Return the class with the lowest IoU, and its IoU."""
     known = [(row.iou, name) for name, row in scores.classes.items() if not math.isnan(row.iou)]
     iou, name = min(known)
-    return f"{name} {_number(iou)}"
+    return f"{name} {number(iou)}"
 
 
 def show_areas(areas: "Areas", title: str) -> None:
     """Print a table of areas, a row per class."""
-    table = Table(title=_plain(redact(f"areas of {title}")))
+    table = Table(title=plain(redact(f"areas of {title}")))
     table.add_column("class")
     for column in ("pixels", "m²", "ha", "share"):
         table.add_column(column, justify="right")
     for name, row in areas.classes.items():
         sizes = ("-" if n is None else f"{n:,.{d}f}" for n, d in (
             (row.square_metres, 0), (row.hectares, 2)))  # fmt: skip
-        table.add_row(_plain(name), f"{row.pixels:,}", *sizes, percent(row.share))
-    _print_table(table)
+        table.add_row(plain(name), f"{row.pixels:,}", *sizes, percent(row.share))
+    print_table(table)
     if any(row.square_metres is None for row in areas.classes.values()):
         say("areas in pixels only: the map has no CRS, which would say how large they are")
 
@@ -247,18 +247,18 @@ def show_areas(areas: "Areas", title: str) -> None:
 def show_zones(zones: "Sequence[Zone]", title: str) -> None:
     """Print a table of the areas in zones, a row per zone, a column per class."""
     unit = "m²" if _areas_are_known(zones) else "pixels"
-    table = Table(title=_plain(redact(f"{unit} of {title}")))
+    table = Table(title=plain(redact(f"{unit} of {title}")))
     table.add_column("zone")
     for name in zones[0].areas.classes:
-        table.add_column(_plain(name), justify="right")
+        table.add_column(plain(name), justify="right")
     for zone in zones[:_MOST_ZONES]:
         sizes = (
             row.pixels if row.square_metres is None else row.square_metres
             for row in zone.areas.classes.values()
         )  # fmt: skip
         name = str(zone.number if zone.name is None else zone.name)
-        table.add_row(_plain(name), *(f"{size:,.0f}" for size in sizes))
-    _print_table(table)
+        table.add_row(plain(name), *(f"{size:,.0f}" for size in sizes))
+    print_table(table)
     if len(zones) > _MOST_ZONES:
         say(f"and {len(zones) - _MOST_ZONES:,} zones more; -o writes all of them")
 
@@ -267,12 +267,14 @@ def _areas_are_known(zones: "Sequence[Zone]") -> bool:
     return all(r.square_metres is not None for z in zones for r in z.areas.classes.values())
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print a table, unless with -q."""
     if logging.getLogger("cafe").isEnabledFor(logging.INFO):
         console.print(table)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a score for a table; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
@@ -286,7 +288,7 @@ def print_line(prefix: str | tuple[str, str], message: str) -> None:
     console.print(text, soft_wrap=True, highlight=False)
 
 
-def _plain(text: str) -> Text:
+def plain(text: str) -> Text:
     """Return text for a cell: brackets are not markup, and control characters are escapes."""
     return Text(printable(text))
 

@@ -1,8 +1,11 @@
 """``cafe evaluate``: score maps against reference labels, and measure the area of their classes."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import click
 
@@ -11,12 +14,14 @@ from cafe_cli.errors import CafeError
 from cafe_cli.redaction import redact_all
 
 if TYPE_CHECKING:
-    from cafe_cli.config.schema import Config
+    from cafe_cli.classes import ClassTable
+    from cafe_cli.config.schema import Config, LabelSettings
     from cafe_cli.evaluation.areas import Areas
     from cafe_cli.evaluation.metrics import Scores
     from cafe_cli.evaluation.pooled import PooledScores
 
-SPLITS = ("train", "validation", "test")
+Split: TypeAlias = Literal["train", "validation", "test"]
+SPLITS = get_args(Split)
 
 
 @click.command()
@@ -28,14 +33,19 @@ SPLITS = ("train", "validation", "test")
 )
 @click.option("--partial", is_flag=True, help="Leave out scenes without a map or a reference.")
 @click.option("--ignore", type=int, multiple=True, help="Reference value that is no class.")
+@click.option("--ignore-class", multiple=True, metavar="CLASS",
+              help="Class whose ground is not scored, such as clutter.")  # fmt: skip
+@click.option("--compare", multiple=True, metavar="MAP", help="Another map to set beside MAP.")
 @click.option("--areas", type=PATH, help="Write the area of each class of MAP: .csv or .json.")
 @overwrite_option
+@click.option("--kappa", is_flag=True, help="Give Cohen's kappa, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON to stdout.")
 @click.option("--min-miou", type=float, help="Exit with 1 if mean IoU is lower.")
 def evaluate(
     maps: str, reference: str | None, config_path: Path | None, assignments: tuple[str, ...],
-    split: str | None, partial: bool, ignore: tuple[int, ...], areas: Path | None,
-    overwrite: bool, as_json: bool, min_miou: float | None,
+    split: Split | None, partial: bool, ignore: tuple[int, ...], ignore_class: tuple[str, ...],
+    compare: tuple[str, ...], areas: Path | None, overwrite: bool, kappa: bool, as_json: bool,
+    min_miou: float | None,
 ) -> None:  # fmt: skip
     """Score a MAP against REFERENCE labels, whose grid may be another.
 
@@ -44,28 +54,59 @@ def evaluate(
     the config are: MAP is then a folder of maps named like their orthophotos, or a pattern. With
     --areas alone, nothing is scored.
 
-    The class table is the map's, or that of the config.
-    """
+    Points that cafe sample drew give accuracies and areas with 95 % intervals. The class table is
+    the map's, or that of the config.
+
+    \b
+      cafe evaluate map.tif labels.gpkg --min-miou 0.6
+      cafe evaluate map.tif points.gpkg --areas areas.csv
+    """  # noqa: D301 (click reads the escape)
     config = read_config(config_path, assignments)
     scoring = areas is None or any(x is not None for x in (reference, split, min_miou))
     _check_usage(reference, split, areas, scoring and config.scenes is None)
+    from cafe_cli.evaluation.points import are_points
     from cafe_cli.scenes.discovery import expand
-    from cafe_cli.system.atomic_write import check_outputs
-    from cafe_cli.system.output_group import claim_outputs
 
-    result: dict[str, Any] = {}
-    if areas is not None:
-        inputs = [name for name in (maps, reference) if name]
-        check_outputs([areas], [f for name in inputs for f in expand(name)], overwrite)
-        with claim_outputs([areas], overwrite):
-            result["areas"] = _measure(maps, config, areas, as_json).as_json()
-    if scoring:
-        settings = {"split": split, "partial": partial, "ignore": ignore}
-        result = _score(maps, reference, config, settings, as_json).as_json() | result
+    task = _Task(
+        maps, reference, config, split, partial, ignore, ignore_class, compare, kappa, as_json
+    )
+    files = expand(reference) if reference and scoring else []
+    measure = _measure_by_points if are_points(files, config.labels) else _measure
+    result: dict[str, Any]
+    with _claimed(areas, [name for name in (maps, reference) if name], overwrite):
+        result = measure(task, areas, scoring)
     if as_json:
         click.echo(json.dumps(redact_all(result), indent=1))
     if min_miou is not None and not (miou := result["miou"] or 0.0) >= min_miou:
         raise CafeError(f"mean IoU {miou:.4f} is below --min-miou {min_miou}")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the command line asks for."""
+
+    maps: str
+    reference: str | None
+    config: "Config"
+    split: Split | None
+    partial: bool
+    ignore: tuple[int, ...]
+    ignore_class: tuple[str, ...]
+    compare: tuple[str, ...]
+    kappa: bool
+    quiet: bool
+
+    @property
+    def classes(self) -> "ClassTable | None":
+        """The class table of the config, if it has one."""
+        return self.config.class_table if self.config.classes else None
+
+    @property
+    def labels(self) -> "LabelSettings":
+        """How the reference encodes the classes."""
+        from cafe_cli.scenes.label_values import ignore_more
+
+        return ignore_more(self.config.labels, self.classes, self.ignore)
 
 
 def _check_usage(
@@ -84,32 +125,89 @@ def _check_usage(
         raise click.UsageError(f"--areas {areas}: name a .csv or .json file")
 
 
-def _score(
-    maps: str, reference: str | None, config: "Config", settings: dict[str, Any], quiet: bool
-) -> "Scores | PooledScores":
+@contextmanager
+def _claimed(output: Path | None, inputs: Sequence[str], overwrite: bool) -> Iterator[None]:
+    """Keep other runs from the file of areas, if there is to be one."""
+    from cafe_cli.scenes.discovery import expand
+    from cafe_cli.system.atomic_write import check_outputs
+    from cafe_cli.system.output_group import claim_outputs
+
+    if output is None:
+        yield
+        return
+    check_outputs([output], [file for name in inputs for file in expand(name)], overwrite)
+    with claim_outputs([output], overwrite):
+        yield
+
+
+def _measure(task: _Task, areas: Path | None, scoring: bool) -> dict[str, Any]:
+    """Measure the areas of a map, score it, or both; return the values of ``--json``."""
+    from cafe_cli.cli.console import progress_bar
+    from cafe_cli.evaluation.areas import measure_areas
+
+    result: dict[str, Any] = {}
+    if areas is not None:
+        with progress_bar("areas") as progress:
+            measured = measure_areas(
+                task.maps, classes=task.classes, crs=task.config.crs, progress=progress
+            )
+        result["areas"] = _write_areas(measured, areas, task)
+    return _score(task).as_json() | result if scoring else result
+
+
+def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[str, Any]:
+    """Score a map, or several, at points, and estimate areas if asked to."""
+    from cafe_cli.cli.accuracy_tables import show_differences, show_estimates
+    from cafe_cli.cli.console import number, progress_bar, say, show_scores
+    from cafe_cli.evaluation.points import evaluate_points
+
+    if task.reference is None:
+        raise AssertionError("points are a reference")
+    with progress_bar("evaluate") as progress:
+        found = evaluate_points(
+            [task.maps, *task.compare], task.reference, classes=task.classes, labels=task.labels,
+            ignored=task.ignore_class, crs=task.config.crs, progress=progress,
+        )  # fmt: skip
+    for name, scores in found.maps.items() if not task.quiet else ():
+        title = f"{name} at the points of {task.reference}"
+        if scores.estimates is None:
+            show_scores(scores.scores, title)
+        show_estimates(scores, title)
+        if task.kappa:
+            say(f"kappa {number(scores.kappa)}")
+    if not task.quiet:
+        show_differences(found.differences, task.maps)
+    result = found.as_json(task.kappa)
+    if areas is not None:
+        result["areas"] = _write_areas(found.areas(), areas, task)
+    return result
+
+
+def _score(task: _Task) -> "Scores | PooledScores":
     """Score one map or many; print a table unless `quiet`."""
     from cafe_cli.cli.console import progress_bar, show_scenes, show_scores
     from cafe_cli.evaluation.evaluate import evaluate as run
     from cafe_cli.evaluation.pooled import PooledScores, evaluate_pairs, evaluate_scenes
     from cafe_cli.scenes.discovery import placeholders_of
-    from cafe_cli.scenes.label_values import ignore_more
 
+    maps, reference, config = task.maps, task.reference, task.config
     title = f"{maps} against {reference}"
-    classes = config.class_table if config.classes else None
-    labels = ignore_more(config.labels, classes, settings["ignore"])
-    about: dict[str, Any] = {"classes": classes, "labels": labels, "crs": config.crs}
+    about: dict[str, Any] = {"classes": task.classes, "labels": task.labels, "crs": config.crs}
     found: Scores | PooledScores
     with progress_bar("evaluate") as progress:
         if reference is None:
-            title = f"{maps} against the {settings['split'] or 'labelled'} ground of the scenes"
-            found = evaluate_scenes(maps, config, **settings, progress=progress)
+            title = f"{maps} against the {task.split or 'labelled'} ground of the scenes"
+            found = evaluate_scenes(
+                maps, config, split=task.split, ignore=task.ignore, partial=task.partial,
+                progress=progress,
+            )  # fmt: skip
         elif placeholders_of(maps) or placeholders_of(reference):
             found = evaluate_pairs(
-                maps, reference, **about, partial=settings["partial"], progress=progress
+                maps, reference, **about, partial=task.partial, progress=progress
             )
         else:
             found = run(maps, reference, **about, progress=progress)
-    if not quiet:
+    if not task.quiet:
         pooled, scenes = (
             (found.pooled, found.scenes) if isinstance(found, PooledScores) else (found, {})
         )
@@ -118,19 +216,16 @@ def _score(
     return found
 
 
-def _measure(maps: str, config: "Config", output: Path, quiet: bool) -> "Areas":
-    """Measure the areas of a map's classes, and write them; print a table unless `quiet`."""
-    from cafe_cli.cli.console import progress_bar, say, show_areas
-    from cafe_cli.evaluation.areas import measure_areas
+def _write_areas(areas: "Areas", output: Path, task: _Task) -> dict[str, Any]:
+    """Write the areas of a map's classes; print a table unless `quiet`."""
+    from cafe_cli.cli.console import say, show_areas
     from cafe_cli.system.atomic_write import write_text
 
-    classes = config.class_table if config.classes else None
-    with progress_bar("areas") as progress:
-        areas = measure_areas(maps, classes=classes, crs=config.crs, progress=progress)
     is_json = output.suffix.lower() == ".json"
-    values = redact_all(areas.as_json())
-    write_text(output, json.dumps(values, indent=1) if is_json else areas.as_csv())
-    if not quiet:
-        show_areas(areas, maps)
+    values = areas.as_json()
+    write_text(output, json.dumps(redact_all(values), indent=1) if is_json else areas.as_csv())
+    if not task.quiet:
+        if not any(row.estimate for row in areas.classes.values()):  # else they are shown already
+            show_areas(areas, task.maps)
         say(f"wrote {output}")
-    return areas
+    return values

@@ -24,6 +24,7 @@ from cafe_cli.cli.heights import heights
 from cafe_cli.cli.info import info
 from cafe_cli.cli.mosaic import mosaic
 from cafe_cli.cli.predict import predict
+from cafe_cli.cli.sample import sample
 from cafe_cli.cli.suggest import suggest
 from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
@@ -118,6 +119,7 @@ def cli(verbose: int, quiet: int) -> None:
 
 
 for command in (
-    areas, check, demo, evaluate, heights, info, mosaic, predict, suggest, tile, train,
+    areas, check, demo, evaluate, heights, info, mosaic, predict, sample, suggest, tile,
+    train,
 ):  # fmt: skip
     cli.add_command(command)

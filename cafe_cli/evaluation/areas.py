@@ -4,15 +4,14 @@ import csv
 import io
 from dataclasses import dataclass
 
-import numpy as np
-
-from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.evaluation.land_cover_map import class_table, inspect_map, refuse_hidden
-from cafe_cli.evaluation.reference import blocks_of
-from cafe_cli.raster.window import Window
+from cafe_cli.classes import ClassTable
+from cafe_cli.evaluation.frame import Frame, survey
+from cafe_cli.evaluation.land_cover_map import class_table, inspect_map
+from cafe_cli.evaluation.stratified import Estimate
 from cafe_cli.system.threads import ProgressCallback
 
-_ROWS = 64  # rows of one latitude, where a pixel's area depends on it
+_COLUMNS = ("id", "class", "pixels", "square_metres", "hectares", "percent")
+_ESTIMATED = ("estimated_hectares", "standard_error", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,15 @@ class ClassArea:
         None if the map has no CRS, so that nothing tells the size of its pixels.
     share : float
         Of all pixels with a class, 0 to 1; 0 if there are none.
+    estimate : Estimate or None
+        The area in m² that a sample of points tells; None without one, or without a CRS.
     """
 
     id: int
     pixels: float
     square_metres: float | None
     share: float
+    estimate: Estimate | None = None
 
     @property
     def hectares(self) -> float | None:
@@ -65,6 +67,7 @@ class Areas:
                 "square_metres": _rounded(row.square_metres, 3),
                 "hectares": _rounded(row.hectares, 7),
                 "share": row.share,
+                **_estimate_json(row.estimate),
             }
             for name, row in self.classes.items()
         }
@@ -74,11 +77,13 @@ class Areas:
         """Return a table with a row per class; areas are empty where they are not known."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "class", "pixels", "square_metres", "hectares", "percent"])
+        estimated = any(row.estimate for row in self.classes.values())
+        writer.writerow([*_COLUMNS, *(_ESTIMATED if estimated else ())])
         for name, row in self.classes.items():
             metres, hectares = _rounded(row.square_metres, 3), _rounded(row.hectares, 7)
             percent = round(100 * row.share, 4)
-            writer.writerow([row.id, name, row.pixels, metres, hectares, percent])
+            more = _estimate_json(row.estimate).get("estimated_hectares", {})
+            writer.writerow([row.id, name, row.pixels, metres, hectares, percent, *more.values()])
         return text.getvalue()
 
 
@@ -114,33 +119,31 @@ def measure_areas(
         A file is missing, damaged or of the wrong kind.
     """
     map_ = inspect_map(names, crs)
-    table, grid = class_table(map_, classes), map_.grid
-    windows = blocks_of(map_.members, grid)
-    counts, hidden = np.zeros((2, NODATA + 1), np.int64)
-    metres = np.zeros(NODATA + 1)
-    with map_.open(grid, table) as reader:
-        for done, window in enumerate(windows, start=1):
-            found = reader.read(window)
-            hidden += np.bincount(found.hidden.ravel(), minlength=NODATA + 1)
-            for row in range(0, window.height, _ROWS):
-                rows = found.ids[row : row + _ROWS]
-                here = np.bincount(rows.ravel(), minlength=NODATA + 1)
-                strip = Window(window.col, window.row + row, window.width, len(rows))
-                counts += here
-                metres += here * grid.at(strip).gsd ** 2
-            progress(done, len(windows))
-    refuse_hidden(map_, table, hidden[: len(table)])
-    total = max(int(counts[: len(table)].sum()), 1)
+    table = class_table(map_, classes)
+    return areas_of(survey(map_, table, progress=progress), table)
+
+
+def areas_of(frame: Frame, classes: ClassTable) -> Areas:
+    """Return the areas of the classes of a map that was read already."""
+    metres, total = frame.square_metres, max(int(frame.pixels.sum()), 1)
     areas = {
         land.name: ClassArea(
             land.id,
-            int(counts[land.id]),
-            float(metres[land.id]) if grid.crs or grid.pixel_size else None,
-            int(counts[land.id]) / total,
+            int(frame.pixels[land.id]),
+            None if metres is None else float(metres[land.id]),
+            int(frame.pixels[land.id]) / total,
         )
-        for land in table
+        for land in classes
     }
-    return Areas(areas, grid.width * grid.height - int(counts[: len(table)].sum()))
+    return Areas(areas, frame.unclassified)
+
+
+def _estimate_json(estimate: Estimate | None) -> dict[str, dict[str, float | None]]:
+    """Return an area in hectares with its interval; nothing without an estimate."""
+    if estimate is None:
+        return {}
+    values = estimate.scaled(1e-4).as_json()
+    return {"estimated_hectares": {key: _rounded(value, 7) for key, value in values.items()}}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

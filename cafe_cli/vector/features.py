@@ -1,6 +1,7 @@
 """Read the features of vector files that intersect a raster, in its pixel coordinates."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -76,10 +77,10 @@ def read_features(
         Only file or raster has a CRS, there is no transformation, or no feature intersects.
     """
     source = find_layer(path, layer)
-    _check_crs(source, grid, name)
+    check_crs(source, grid, name)
     column = _find_column(source, attribute)
     box = padded_bounds(grid, source.crs)
-    geometries, values = _read_layer(source, column, box, name)
+    geometries, values = read_layer(source, [column] if column else [], box, name)
     pixels = to_pixels(geometries, source.crs, grid, box, path=path, name=name)
     # Neighbouring map sheets share edges: a feature that only touches the raster's edge is outside.
     extent = shapely.box(_EDGE, _EDGE, grid.width - _EDGE, grid.height - _EDGE)
@@ -87,7 +88,8 @@ def read_features(
     inside = np.flatnonzero(shapely.intersects(extent, pixels))
     if required and not len(inside):
         refuse_empty(path, grid, layer, name)
-    return Features(path, pixels[inside], [values[i] for i in inside])
+    column_values = values[0] if values else [None] * len(pixels)
+    return Features(path, pixels[inside], [column_values[i] for i in inside])
 
 
 def refuse_empty(
@@ -123,7 +125,8 @@ def refuse_empty(
         )
 
 
-def _check_crs(source: Layer, grid: Grid, name: str) -> None:
+def check_crs(source: Layer, grid: Grid, name: str) -> None:
+    """Refuse a layer and a raster, called `name`, of which only one has a CRS."""
     if source.crs is None and grid.crs is not None:
         raise GridError(
             f"{source.path} has no CRS while {name} is in {describe_crs(grid.crs)}; "
@@ -155,15 +158,15 @@ def _find_column(source: Layer, attribute: str | None) -> str | None:
     return attribute
 
 
-def _read_layer(
-    source: Layer, column: str | None, box: Bounds | None, name: str
-) -> tuple[Geometries, list[AttributeValue]]:
-    """Read the features with a geometry that intersect a box."""
+def read_layer(
+    source: Layer, columns: Sequence[str], box: Bounds | None, name: str
+) -> tuple[Geometries, list[list[AttributeValue]]]:
+    """Read the features with a geometry that intersect a box, and their values by columns."""
     try:
-        _, _, wkb, data = pyogrio.raw.read(
+        meta, _, wkb, data = pyogrio.raw.read(
             source.source,
             layer=source.name,
-            columns=[column] if column else [],
+            columns=list(columns),
             force_2d=True,
             bbox=box,
             datetime_as_string=True,
@@ -178,8 +181,9 @@ def _read_layer(
         warn_once(
             name, f"{source.path}: {broken.sum()} features with broken geometries are left out"
         )
-    values = data[0].tolist() if column else [None] * len(wkb)
-    return geometries[kept], [_attribute_value(values[i]) for i in given[kept]]
+    order = {str(field): column for field, column in zip(meta["fields"], data, strict=True)}
+    found = [order[column].tolist() for column in columns]
+    return geometries[kept], [[to_attribute_value(v[i]) for i in given[kept]] for v in found]
 
 
 def _from_wkb(wkb: NDArray[np.object_]) -> Geometries:
@@ -200,7 +204,7 @@ def _have_finite_coordinates(geometries: Geometries) -> NDArray[np.bool_]:
     return sound
 
 
-def _attribute_value(value: object) -> AttributeValue:
+def to_attribute_value(value: object) -> AttributeValue:
     """Convert a value of a column to a number or a text; None for null, NaN and blanks."""
     if isinstance(value, float):
         whole = int(value) if value.is_integer() else value
