@@ -77,9 +77,7 @@ def _interval(value: Mapping[str, float | None]) -> tuple[str, str]:
 
 
 def _show_areas(estimates: "SampleEstimates") -> None:
-    """Print the areas of the map that was sampled, as it has them and as the points tell them."""
-    if estimates.mapped is None:
-        return
+    """Print the areas of the classes, as the map has them and as the points tell them."""
     table = _table("areas by the points", "class", ("mapped ha", "estimated ha", "share"))
     for name, row in estimates.mapped.classes.items():
         mapped = estimated = "-"

@@ -186,9 +186,7 @@ def show_scores(scores: "Scores", title: str) -> None:
         values = map(number, (row.iou, row.f1, row.precision, row.recall))
         table.add_row(plain(name), *values, f"{row.pixels:,}")
     table.add_section()
-    table.add_row(
-        "mean", number(scores.miou), number(scores.mean_f1), "", "", f"{scores.pixels:,}"
-    )
+    table.add_row("mean", number(scores.miou), number(scores.mean_f1), "", "", f"{scores.pixels:,}")
     print_table(table)
     say(f"overall accuracy {number(scores.overall_accuracy)}")
     if scores.unpredicted:

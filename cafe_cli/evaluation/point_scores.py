@@ -52,12 +52,10 @@ class SampleEstimates:
     square_metres: dict[str, Estimate] | None
     matrix: NDArray[np.float64]
     strata: dict[str, tuple[float, int]]
-    mapped: Areas | None
+    mapped: Areas
 
-    def areas(self) -> Areas | None:
-        """Return the areas of the map with the estimates; None for a map that was not sampled."""
-        if self.mapped is None:
-            return None
+    def areas(self) -> Areas:
+        """Return the areas of the map with the estimates."""
         metres = self.square_metres or {}
         rows = {
             name: replace(row, estimate=metres.get(name))
@@ -82,14 +80,13 @@ class SampleEstimates:
 
     def _area(self, name: str) -> dict[str, Any]:
         metres = self.square_metres
-        found: dict[str, Any] = {
+        row = self.mapped.classes[name]
+        return {
             "share": self.shares[name].as_json(),
             "hectares": None if metres is None else metres[name].scaled(1e-4).as_json(),
+            "mapped_share": row.share,
+            "mapped_hectares": row.hectares,
         }
-        if self.mapped is not None:
-            row = self.mapped.classes[name]
-            found |= {"mapped_share": row.share, "mapped_hectares": row.hectares}
-        return found
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def score_sample(
     predicted: NDArray[np.uint8],
     counted: NDArray[np.bool_],
     classes: ClassTable,
-    mapped: Areas | None,
+    mapped: Areas,
     unanswered: int,
 ) -> tuple[PointScores, MapStatistics]:
     """Score a map at the points of a probability sample; parameters as for `map_statistics`."""

@@ -70,7 +70,7 @@ class PointComparison:
         Raises
         ------
         LabelError
-            The points are no probability sample, or not one of this map.
+            The points are no probability sample.
         """
         estimates = self.first.estimates
         if estimates is None:
@@ -79,11 +79,7 @@ class PointComparison:
                 f"{self.first.reason}; draw points with cafe sample, or give --areas without a "
                 "reference to count pixels"
             )
-        if (found := estimates.areas()) is None:
-            raise LabelError(
-                "--areas measures the map that was sampled: name it first, others with --compare"
-            )
-        return found
+        return estimates.areas()
 
     def as_json(self, with_kappa: bool = False) -> dict[str, Any]:
         """Return plain values: those of the first map, and ``compared``, a list of the others."""
@@ -180,7 +176,7 @@ class _Reading:
     predicted : dict of ndarray of uint8, (n,)
         Class ids by map.
     mapped : dict of Areas
-        Of the maps that were read as a whole.
+        Empty if the points are no probability sample.
     strata : Strata or None
         None if the points are no probability sample.
     """
@@ -197,19 +193,20 @@ def _read_maps(
     classes: ClassTable,
     progress: ProgressCallback,
 ) -> _Reading:
-    """Read the classes at the points; whole maps until the one that was sampled is found."""
+    """Read the classes at the points, and whole maps where the points are a sample of one."""
     read, unlike = _Reading(), list[str]()
     for name, map_ in maps.items():
         picker = _Picker(placed[name].pixels)
-        if isinstance(design, str) or read.strata is not None:
+        if isinstance(design, str):
             picker.read(map_, classes, progress)
         else:
             fingerprint = Fingerprint(map_.grid)
             frame = survey(map_, classes, (picker.visit, fingerprint.visit), progress)
             read.mapped[name] = areas_of(frame, classes)
-            if difference := find_difference(design, frame, fingerprint.text, classes):
+            difference = find_difference(design, frame, fingerprint.text, classes)
+            if difference:
                 unlike.append(f"{design.path} is no sample of {name}: {difference}")
-            else:
+            elif read.strata is None:
                 check_unmoved(design, picker.ids, classes)
                 read.strata = design.strata(frame, classes)
         read.predicted[name] = picker.ids
@@ -325,7 +322,7 @@ def _score(
     points = Points(read.strata, design.stratum[known], truth[known])
     found = {
         name: score_sample(
-            points, ids[known], scored[known], classes, read.mapped.get(name), unanswered
+            points, ids[known], scored[known], classes, read.mapped[name], unanswered
         )
         for name, ids in read.predicted.items()
     }

@@ -1,5 +1,6 @@
 """Read and write points with their attributes."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,19 +149,22 @@ def write_points(
         *((name, None, table, None) for name, table in tables.items()),
     ]
     for layer, geometry, values, projection in layers:
-        try:
-            pyogrio.raw.write(
-                path,
-                geometry,
-                [_as_column(column) for column in values.values()],
-                list(values),
-                layer=layer,
-                driver="GPKG",
-                geometry_type=None if geometry is None else "Point",
-                crs=projection,
-            )
-        except READ_ERRORS as error:
-            raise OutputError(f"cannot write {path}: {first_sentence(error)}") from error
+        with warnings.catch_warnings():
+            # A map without CRS has points without one: pyogrio warns of that.
+            warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+            try:
+                pyogrio.raw.write(
+                    path,
+                    geometry,
+                    [_as_column(column) for column in values.values()],
+                    list(values),
+                    layer=layer,
+                    driver="GPKG",
+                    geometry_type=None if geometry is None else "Point",
+                    crs=projection,
+                )
+            except READ_ERRORS as error:
+                raise OutputError(f"cannot write {path}: {first_sentence(error)}") from error
 
 
 def _as_column(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

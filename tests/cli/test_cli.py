@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyogrio.raw
 import pytest
 import rasterio
 import tomli_w
@@ -34,7 +35,7 @@ from tests.support.engines import (
 
 pytest_plugins = ["tests.support.fixtures"]
 
-COMMANDS = ["tile", "train", "predict", "mosaic", "evaluate", "heights", "demo"]
+COMMANDS = ["tile", "train", "predict", "mosaic", "sample", "evaluate", "heights", "demo"]
 
 
 class Result:
@@ -483,6 +484,52 @@ def test_areas(run, maps):
     assert both["areas"] == json.loads(Path("areas.json").read_text())
     assert sum(row["pixels"] for row in both["areas"]["classes"].values()) == 60 * 40
     assert "name a .csv or .json file" in run("evaluate", "a.tif", "--areas", "areas.xlsx").error
+
+
+def test_sample_and_evaluate_by_its_points(run, maps):
+    result = run("sample", "a.tif", "-n", 200, "--min-per-class", 20, "-o", "points.gpkg")
+    assert result.code == 0
+    assert result.lines[-1] == "wrote points.gpkg: 200 points; fill in the column reference"
+    assert "points.gpkg exists" in run("sample", "a.tif", "-o", "points.gpkg").error
+    assert "no point of" in run("evaluate", "a.tif", "points.gpkg").error
+    fill_in("points.gpkg")
+    result = run("evaluate", "a.tif", "points.gpkg", "--json", "--areas", "a.csv", "--kappa")
+    values = json.loads(result.out)
+    assert (values["miou"], values["kappa"], values["points"]) == (1, 1, 200)
+    assert values["sample"]["overall_accuracy"] == {
+        "estimate": 1, "standard_error": 0, "low": 1, "high": 1,
+    }  # fmt: skip
+    assert (
+        Path("a.csv")
+        .read_text()
+        .splitlines()[0]
+        .endswith("estimated_hectares,standard_error,low,high")
+    )
+    shown = "\n".join(run("evaluate", "a.tif", "points.gpkg", "--compare", "b.tif").lines)
+    assert "b.tif minus a.tif" in shown
+    assert "1.000 ± 0.000" in shown
+    assert run("evaluate", "a.tif", "points.gpkg", "--min-miou", 0.5).code == 0
+    assert "is no sample of b.tif" in run("evaluate", "b.tif", "points.gpkg").error
+
+
+def fill_in(path):
+    """Write the class of the map into the column for the class that was seen."""
+    meta, _, wkb, data = pyogrio.raw.read(path)
+    columns = dict(zip(meta["fields"], data, strict=True))
+    columns["reference"] = columns["map_class"]
+    Path(path).unlink()
+    pyogrio.raw.write(
+        path, wkb, list(columns.values()), list(columns), driver="GPKG", geometry_type="Point",
+        crs=meta["crs"],
+    )  # fmt: skip
+
+
+def test_sample_fails(run, maps):
+    assert "name a .gpkg file" in run("sample", "a.tif", "-o", "points.csv").error
+    assert run("sample", "a.tif", "-n", 9, "-o", "p.gpkg").code == 2
+    result = run("sample", "a.tif", "-o", "p.gpkg", "--stratum", "lava", "--dry-run")
+    assert (result.code, "'lava', which is no class" in "\n".join(result.lines)) == (1, True)
+    assert list(Path().glob("p.gpkg*")) == []
 
 
 # --- talk --------------------------------------------------------------------------------------
