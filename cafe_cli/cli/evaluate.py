@@ -60,7 +60,7 @@ def evaluate(
     \b
       cafe evaluate map.tif labels.gpkg --min-miou 0.6
       cafe evaluate map.tif points.gpkg --areas areas.csv
-    """  # noqa: D301 (click reads the escape)
+    """
     config = read_config(config_path, assignments)
     scoring = areas is None or any(x is not None for x in (reference, split, min_miou))
     _check_usage(reference, split, areas, scoring and config.scenes is None)

@@ -42,7 +42,7 @@ def sample(
     \b
       cafe sample map.tif -n 600 -o points.gpkg
       cafe sample map.tif -n 300 --allocation equal --blind -o points.gpkg
-    """  # noqa: D301 (click reads the escape)
+    """
     from cafe_cli.cli.accuracy_tables import show_strata
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports
