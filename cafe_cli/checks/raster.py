@@ -46,7 +46,7 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
     facts = StreamFacts(len(paths))
     some = spread_files(paths)
     for path in some:
-        if stream == "labels" and is_vector(path):
+        if stream in ("labels", "corrections") and is_vector(path):
             facts.rasters.append(VectorFacts(path))
             continue
         with report.capture_errors(path), open_raster(path) as dataset:

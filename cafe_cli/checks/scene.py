@@ -59,7 +59,9 @@ from cafe_cli.vector.layers import is_vector
 
 EstimateGround: TypeAlias = Callable[[SceneInspection], GroundSurface | None]
 
-STREAMS = ("optical", "elevation", "dtm", "labels")
+STREAMS = ("optical", "elevation", "dtm", "labels", "corrections")
+
+_FOR_LABELS = ("optical", "labels", "corrections")
 
 _MOST_CELLS = 4_000_000  # of the ground filter; they take about ten seconds
 
@@ -92,7 +94,7 @@ def diagnose(
         _check_inspection(report, files, config)
     if files.elevation and not _has_error(report, files, STREAMS[:3]):
         _check_heights(report, facts, files, config, estimate)
-    if files.labels and config.classes and not _has_error(report, files, ("optical", "labels")):
+    if files.labels and config.classes and not _has_error(report, files, _FOR_LABELS):
         with report.capture_errors(files.labels[0]):
             _check_labels(report, facts, files, config)
     report.facts = facts.as_json()
@@ -113,7 +115,7 @@ def _check_grids(report: Report, facts: SceneFacts, files: SceneFiles, config: C
     optical = inspect_rasters(files.optical, crs, bands=config.bands, pixel_size=size)
     reference = joint_grid(optical, [])
     facts.size = reference.width, reference.height
-    for stream in STREAMS[1:]:
+    for stream in STREAMS[1:4]:  # corrections need not lie in every scene
         paths = _paths(files, stream)
         if not paths or (stream == "labels" and any(map(is_vector, paths))):
             continue
@@ -249,6 +251,9 @@ def _check_labels(report: Report, facts: SceneFacts, files: SceneFiles, config: 
         nodata_of_classes=_pixels_by_value(tally.declared),
     )
     report.add_all(check_labels(labelled, tally, classes, config.labels), files.labels[0])
+    if tally.corrected:
+        message = f"corrections label {tally.corrected:,} of the {seen:,} pixels looked at"
+        report.add(Finding("note", message, files.corrections[0]))
 
 
 def _pixels_by_value(values: "Counter[Key]") -> dict[str, int]:

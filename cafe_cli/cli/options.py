@@ -168,6 +168,7 @@ SCENE_OPTIONS = (
     _files("--elevation", "scenes.elevation", "Surface model; named like --optical."),
     _files("--dtm", "scenes.dtm", "Terrain model to take heights above."),
     _files("--labels", "scenes.labels", "Labels: raster or vectors."),
+    _files("--corrections", "scenes.corrections", "Newer labels on top of these."),
     *RASTER_OPTIONS,
     ConfigOption("--ground", "height.ground", type=Ground),
     ConfigOption("--size", "tile.size", "Side of a tile in pixels.  [default: 512]", int),

@@ -82,7 +82,7 @@ def _fact_lines(facts: Mapping[str, Any], in_full: bool) -> Iterator[str]:
 
 def _scene_lines(name: str, scene: Mapping[str, Any]) -> Iterator[str]:
     yield f"scene {name}"
-    for stream in ("optical", "elevation", "dtm", "labels"):
+    for stream in ("optical", "elevation", "dtm", "labels", "corrections"):
         if stream in scene:
             yield f"  {stream:<10} {', '.join(_stream_facts(scene[stream]))}"
 

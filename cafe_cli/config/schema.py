@@ -60,12 +60,17 @@ class SceneSettings(Section):
     ground, for those without any georeference. `optical_nodata` marks voids of the optical rasters,
     in place of what they declare: pixels that have it in all bands. Scenes whose values or bands
     cannot mean the same are an error, with `ignore_mismatch` a warning.
+
+    `corrections` are newer labels, rasters or vector files of one layer, that are laid over
+    `labels`: where they have a class it counts, each file over those before it; elsewhere the older
+    labels stay. Not every scene needs a file, and a file need not lie in every scene.
     """
 
     optical: Files
     elevation: Files | None = None
     dtm: Files | None = None
     labels: Files | None = None
+    corrections: Files | None = None
     bands: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     crs: Name | None = None
     pixel_size: GroundSamplingDistance | None = None

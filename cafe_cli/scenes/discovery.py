@@ -24,7 +24,8 @@ _INSIDE = re.compile(r'([A-Za-z]\w+:(?:\d+:)?"?)((?:\{[^}]*\}|[^":{])+)("?(?::.*
 class SceneFiles:
     """The files of one scene, by any names that GDAL opens.
 
-    Several files of one kind are read as one raster; `labels` may be vector files.
+    Several files of one kind are read as one raster; `labels` may be vector files. `corrections`
+    are laid over `labels`, each file over those before it; rasters and vector files may be mixed.
     """
 
     id: str
@@ -32,11 +33,12 @@ class SceneFiles:
     elevation: tuple[str, ...] = ()
     dtm: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[str]:
         """All files."""
-        return [*self.optical, *self.elevation, *self.dtm, *self.labels]
+        return [*self.optical, *self.elevation, *self.dtm, *self.labels, *self.corrections]
 
     @property
     def name(self) -> str:
@@ -62,6 +64,11 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
             "scenes.dtm is the ground to take heights above: name the surface model too, with "
             "scenes.elevation (--elevation)"
         )
+    if settings.corrections is not None and settings.labels is None:
+        raise ConfigError(
+            "scenes.corrections are laid over older labels: name these too, with scenes.labels "
+            "(--labels)"
+        )
     known = match_scenes(settings.optical, root, settings.only or ())
     for name in (*(settings.only or ()), *settings.exclude):
         if name not in known:
@@ -73,7 +80,13 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     ]
     if not wanted:
         raise InputError("scenes.only and scenes.exclude leave no scene")
-    return [_scene(name, *known[name], settings, root) for name in wanted]
+    scenes = [_scene(name, *known[name], settings, root) for name in wanted]
+    if settings.corrections is not None and not any(scene.corrections for scene in scenes):
+        named = ", ".join(_join(root, pattern) for pattern in _as_tuple(settings.corrections))
+        raise InputError(
+            f"no file fits scenes.corrections = {named}; correct it (--corrections) or leave it out"
+        )
+    return scenes
 
 
 def match_scenes(
@@ -133,7 +146,9 @@ def _scene(
                 f"scene {name} has no {key}: {missing} does not exist; "
                 f"correct scenes.{key} (--{key}) or leave the scene out (scenes.exclude)"
             )
-    return SceneFiles(name, tuple(optical), **partners)
+    newer = [fill_pattern(pattern, match) for pattern in _as_tuple(settings.corrections)]
+    corrections = tuple(path for pattern in newer for path in expand(pattern, root))
+    return SceneFiles(name, tuple(optical), **partners, corrections=corrections)
 
 
 def find_placeholder(names: Sequence[str]) -> str | None:

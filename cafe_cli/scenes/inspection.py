@@ -68,6 +68,8 @@ class SceneInspection:
         None without a surface model.
     labels : tuple of Member
         Label rasters; empty where there are no labels or where they are vectors.
+    corrections : tuple of (Member or str)
+        Corrections of the labels, rasters and paths of vector files, the last on top.
     label_settings : LabelSettings
         Layer and attribute of vector labels.
     findings : tuple of Finding
@@ -92,6 +94,7 @@ class SceneInspection:
     labels: tuple[Member, ...]
     label_settings: LabelSettings
     findings: tuple[Finding, ...] = ()
+    corrections: tuple[Member | str, ...] = ()
     optical_nodata: float | None = None
     optical_span: tuple[float, float] | None = None
 
@@ -192,6 +195,11 @@ def inspect_scene(
         findings += check_vertical_datum(heights, native)
     findings += check_pixel_size(files.name, native, heights, gsd=gsd, pixel_size=pixel_size)
     label_rasters = partner(files.labels, "labels") if _are_rasters(files.labels) else ()
+    corrections = tuple(
+        path if is_vector(path)
+        else inspect_rasters([path], assumed, native, stream="labels", pixel_size=pixel_size)[0]
+        for path in files.corrections
+    )  # fmt: skip
     return SceneInspection(
         files=files,
         native=native,
@@ -205,6 +213,7 @@ def inspect_scene(
         labels=label_rasters,
         label_settings=labels or LabelSettings(),
         findings=tuple(findings),
+        corrections=corrections,
         optical_nodata=optical_nodata,
         optical_span=span,
     )

@@ -43,17 +43,21 @@ class LabelTally:
     declared : Counter
         Values of a class that the raster declares as nodata. They have the class if the user gave
         them to it, by `values`, a colour or a table; they are left out if they are only its id.
+    corrected : int
+        Pixels that got their class from corrections, those of each layer counted.
     """
 
     unknown: "Counter[Key]" = field(default_factory=Counter)
     ignored: "Counter[Key]" = field(default_factory=Counter)
     declared: "Counter[Key]" = field(default_factory=Counter)
+    corrected: int = 0
 
     def add(self, other: "LabelTally") -> None:
         """Add the pixels of another tally."""
         self.unknown.update(other.unknown)
         self.ignored.update(other.ignored)
         self.declared.update(other.declared)
+        self.corrected += other.corrected
 
 
 @dataclass

@@ -5,7 +5,7 @@ while they are read, whatever their CRS, resolution, extent and number of files.
 """
 
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import InputError
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.mosaic_view import MosaicView
+from cafe_cli.raster.mosaic_view import Member, MosaicView
 from cafe_cli.raster.window import Window
+from cafe_cli.scenes.corrections import CorrectedLabels, read_vector_corrections
 from cafe_cli.scenes.height_voids import as_written
 from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
 from cafe_cli.scenes.image_voids import describe_code, find_far_code
@@ -64,7 +65,7 @@ class Scene:
     inspection : SceneInspection
     optical : MosaicView
     heights : HeightReader, optional
-    labels : RasterLabels or VectorLabels, optional
+    labels : RasterLabels, VectorLabels or CorrectedLabels, optional
 
     Attributes
     ----------
@@ -77,7 +78,7 @@ class Scene:
         inspection: SceneInspection,
         optical: MosaicView,
         heights: HeightReader | None = None,
-        labels: RasterLabels | VectorLabels | None = None,
+        labels: RasterLabels | VectorLabels | CorrectedLabels | None = None,
     ) -> None:
         self.inspection = inspection
         self._optical, self._heights, self._labels = optical, heights, labels
@@ -131,7 +132,7 @@ class Scene:
 
     def unknown_features(self, classes: ClassTable, settings: LabelSettings) -> list[Key]:
         """Return the values of vector labels that no class has; none of label rasters."""
-        if isinstance(self._labels, VectorLabels):
+        if isinstance(self._labels, VectorLabels | CorrectedLabels):
             return self._labels.unknown_values(classes, settings)
         return []
 
@@ -197,12 +198,33 @@ def estimate_scene_ground(inspection: SceneInspection) -> GroundSurface | None:
 
 def _open_labels(
     stack: ExitStack, inspection: SceneInspection
+) -> RasterLabels | VectorLabels | CorrectedLabels | None:
+    labels = _open_older_labels(stack, inspection)
+    if labels is None or not inspection.corrections:
+        return labels
+    grid, settings, name = inspection.grid, inspection.label_settings, inspection.files.name
+    layers: list[RasterLabels | VectorLabels] = []
+    for source in inspection.corrections:
+        if isinstance(source, str):
+            changes = (*file_stamps([source]).items(),)
+            layers.append(_vector_corrections(source, changes, grid, settings, name))
+        else:
+            layers.append(_open_rasters(stack, [source], grid))
+    return CorrectedLabels(labels, layers)
+
+
+def _open_rasters(stack: ExitStack, members: Sequence[Member], grid: Grid) -> RasterLabels:
+    labels = RasterLabels(members, grid)
+    stack.callback(labels.close)
+    return labels
+
+
+def _open_older_labels(
+    stack: ExitStack, inspection: SceneInspection
 ) -> RasterLabels | VectorLabels | None:
     files, grid = inspection.files, inspection.grid
     if inspection.labels:
-        labels = RasterLabels(inspection.labels, grid)
-        stack.callback(labels.close)
-        return labels
+        return _open_rasters(stack, inspection.labels, grid)
     if not files.labels:
         return None
     changes = (*file_stamps(files.labels).items(),)
@@ -215,3 +237,11 @@ def _vector_labels(
 ) -> VectorLabels:
     """Read vector labels once for all threads, until the files change."""
     return VectorLabels.of(paths, grid, settings, name)
+
+
+@functools.lru_cache(maxsize=16)
+def _vector_corrections(
+    path: str, changes: Hashable, grid: Grid, settings: LabelSettings, name: str
+) -> VectorLabels:
+    """Read vector corrections once for all threads, until the file changes."""
+    return read_vector_corrections(path, grid, settings, name)

@@ -359,6 +359,7 @@ def _report_labels(counted: LabelCounts, config: Config, classes: ClassTable) ->
     for message in explain_nodata(counted.tally, classes, config.labels):
         log.warning("%s", message)
     _report_unknown(counted, config, classes)
+    _report_corrections(counted.tally.corrected, config)
     counts = np.sum([b.counts for b in counted.blocks], axis=0)
     if not counts.any():
         ignored = counted.tally.ignored
@@ -367,6 +368,17 @@ def _report_labels(counted: LabelCounts, config: Config, classes: ClassTable) ->
             f"no pixel of any scene has a label{left_out}; check labels.encoding and the CRS"
         )
     check_several_classes(dict(zip(classes.names, counts.tolist(), strict=True)), "the labels")
+
+
+def _report_corrections(pixels: int, config: Config) -> None:
+    """Say how many pixels corrections label; warn if there are corrections, but none of a pixel."""
+    if pixels:
+        log.info("corrections label %s pixels", f"{pixels:,}")
+    elif config.scenes and config.scenes.corrections is not None:
+        log.warning(
+            "scenes.corrections label no pixel of any scene: check that they lie there, and that "
+            "their values belong to classes"
+        )
 
 
 def _report_unknown(counted: LabelCounts, config: Config, classes: ClassTable) -> None:

@@ -95,12 +95,14 @@ class VirtualScene(_Stored):
     elevation: tuple[str, ...]
     dtm: tuple[str, ...]
     labels: tuple[str, ...]
+    corrections: tuple[str, ...] = ()
     stamps: dict[str, Stamp]
 
     @classmethod
     def record(cls, files: SceneFiles, *others: str) -> "VirtualScene":
         """Record the files of a scene, and `others` that its pixels depend on."""
-        streams = {k: getattr(files, k) for k in ("optical", "elevation", "dtm", "labels")}
+        names = ("optical", "elevation", "dtm", "labels", "corrections")
+        streams = {k: getattr(files, k) for k in names}
         paths = [*others, *(path for paths in streams.values() for path in paths)]
         return cls(**streams, stamps=dict(InputFiles.behind(paths).stamps))
 
@@ -123,7 +125,9 @@ class VirtualScene(_Stored):
     def scene_files(self, name: str) -> SceneFiles:
         """Return the files of the scene, checked as by `check_unchanged`."""
         self.check_unchanged()
-        return SceneFiles(name, self.optical, self.elevation, self.dtm, self.labels)
+        return SceneFiles(
+            name, self.optical, self.elevation, self.dtm, self.labels, self.corrections
+        )
 
 
 class VirtualSource(_Stored):
