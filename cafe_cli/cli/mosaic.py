@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from cafe_cli.cli.options import PATH, bbox_option, dry_option, output_options
+from cafe_cli.cli.options import PATH, bbox_option, dry_option, on_error_option, output_options
+from cafe_cli.config.choices import OnError
 
 METHODS = ("first", "last", "majority", "confidence")
 
@@ -21,11 +22,13 @@ METHODS = ("first", "last", "majority", "confidence")
 @click.option("--like", help="Raster whose CRS and pixels the map takes, instead of the first's.")
 @click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
 @bbox_option("Extent in the CRS of the map.  [default: all inputs]")
+@on_error_option
 @dry_option
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
     confidences: tuple[str, ...], confidence_output: Path | None, like: str | None,
-    resolution: float | None, bbox: tuple[float, float, float, float] | None, dry_run: bool,
+    resolution: float | None, bbox: tuple[float, float, float, float] | None,
+    on_error: OnError, dry_run: bool,
 ) -> None:  # fmt: skip
     """Join label rasters into one map.
 
@@ -37,6 +40,7 @@ def mosaic(
     from cafe_cli.mosaic import mosaic as engine
     from cafe_cli.mosaic.grid import TargetGrid
     from cafe_cli.mosaic.plan import Confidences
+    from cafe_cli.raster.skipped import check_skipped
     from cafe_cli.scenes.discovery import expand_inputs
 
     files, rasters = expand_inputs(inputs), tuple(expand_inputs(confidences))
@@ -50,8 +54,9 @@ def mosaic(
         )])  # fmt: skip
         return
     with progress_bar("mosaic") as progress:
-        engine.mosaic(
+        skipped = engine.mosaic(
             files, output, method=method, confidences=given, target=target, overwrite=overwrite,
-            progress=progress,
+            on_error=on_error, progress=progress,
         )  # fmt: skip
     say(f"joined {len(files)} rasters into {output}")
+    check_skipped(skipped, output)

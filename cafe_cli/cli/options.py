@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import click
 
-from cafe_cli.config.choices import Ground, HeightKind, Unit
+from cafe_cli.config.choices import Ground, HeightKind, OnError, Unit
 from cafe_cli.text import list_some
 
 if TYPE_CHECKING:
@@ -270,6 +270,10 @@ def bbox_option(what: str) -> Decorator:
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )
+on_error_option = click.option(
+    "--on-error", type=click.Choice(get_args(OnError)), default="fail", show_default=True,
+    help="Where a file cannot be read: stop, or leave it out, count it and exit with 3.",
+)  # fmt: skip
 jobs_option = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Threads.  [default: one per core]"
 )

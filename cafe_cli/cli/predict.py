@@ -17,6 +17,7 @@ from cafe_cli.cli.options import (
     dry_option,
     floats,
     jobs_option,
+    on_error_option,
     output_options,
     read_config,
     take_overrides,
@@ -87,6 +88,7 @@ def _is_safetensors(path: str) -> bool:
     "--ignore-mismatch", is_flag=True,
     help="Predict even where values or heights do not fit the model.",
 )  # fmt: skip
+@on_error_option
 @add_options(WINDOW_OPTIONS)
 @click.option(
     "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."
@@ -110,6 +112,7 @@ def predict(
     from cafe_cli.cli.report import print_reports
     from cafe_cli.inference import predict as engine
     from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+    from cafe_cli.raster.skipped import check_skipped
 
     if not (models := (*models, *more)):
         raise click.UsageError("Missing argument 'MODEL'")
@@ -130,6 +133,7 @@ def predict(
         run = engine.predict_per_file if per_file else engine.predict
         meter = run(models, source, outputs, settings=settings, compute=compute, progress=progress)
     show_meter(meter, outputs.paths.values())
+    check_skipped(meter.skipped, output)
 
 
 def _expand_names(names: Mapping[str, Sequence[str]], per_file: bool) -> dict[str, tuple[str, ...]]:

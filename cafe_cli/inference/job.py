@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cafe_cli.classes import ClassTable
-from cafe_cli.config.choices import HeightKind, Unit
+from cafe_cli.config.choices import HeightKind, OnError, Unit
 from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.quality import QUALITY
@@ -45,6 +45,8 @@ class PredictInput:
         CRS of `bbox`; that of the orthophoto if None.
     ignore_mismatch : bool
         Warn instead of raising an error where the scene does not fit the model.
+    on_error : {"fail", "skip"}
+        Where a file cannot be read: raise an error, or leave nodata in the outputs.
     """
 
     optical: tuple[str, ...]
@@ -62,6 +64,7 @@ class PredictInput:
     bbox: Bounds | None = None
     bbox_crs: str | None = None
     ignore_mismatch: bool = False
+    on_error: OnError = "fail"
 
     @property
     def paths(self) -> list[str]:

@@ -66,12 +66,13 @@ class PredictPlan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the outputs exist already, from a run with the same digest."""
+        """Whether the outputs exist already, from a run with the same digest that read it all."""
         if strips_folder(self.outputs.labels).exists():  # that run was killed before its end
             return False
         if not all(path.exists() for path in self.outputs.paths.values()):
             return False
-        return bool(read_beside(self.outputs.labels).get("made_of") == self.digest)
+        made = read_beside(self.outputs.labels)
+        return made.get("made_of") == self.digest and "skipped" not in made
 
     def check_resume(self) -> None:
         """Refuse to resume if the outputs are those of a complete run with another digest.
@@ -85,9 +86,14 @@ class PredictPlan:
         if not outputs.resume or outputs.overwrite or self.is_complete:
             return
         if outputs.labels.exists() and not strips_folder(outputs.labels).exists():
+            lacking = "skipped" in read_beside(outputs.labels)
+            why = (
+                "lacks what could not be read"
+                if lacking
+                else ("was made of other inputs or with other settings")
+            )
             raise OutputError(
-                f"{outputs.labels} exists and was made of other inputs or with other settings; "
-                "pass --overwrite to make it again"
+                f"{outputs.labels} exists and {why}; pass --overwrite to make it again"
             )
 
     def in_outputs(self, window: Window) -> Window:

@@ -118,6 +118,8 @@ def predict_per_file(
             failed.append(name)
         else:
             total.merge(meter)
+            for skipped in meter.skipped:
+                log.warning("%s lacks what could not be read: %s", files.labels, skipped)
     if failed:
         message = f"{len(failed)} of {len(jobs)} orthophotos failed: {', '.join(failed)}"
         if (written := len(jobs) - len(failed)) == 0:

@@ -27,6 +27,7 @@ from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import choose_devices
 from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.skipped import SkippedFile, files_of, skipped_settings, skipped_tag
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
@@ -113,10 +114,11 @@ class Predictor:
             if left:
                 self._infer(plan, left, store, meter, progress)
                 plan.inputs.check_unchanged()
-            store.finish()
+            meter.skipped = files_of(plan.inspection.skipped)
+            store.finish(skipped_tag(meter.skipped))
             # Written before the strips are removed: if the process is killed here, the resumed run
             # writes it.
-            save_beside(outputs.labels, self._provenance(plan))
+            save_beside(outputs.labels, self._provenance(plan, meter.skipped))
         meter.written += 1
         if not meter.run and len(left) == len(plan.strips):
             log.warning("%s holds no pixel that could be labelled", outputs.labels)
@@ -200,12 +202,15 @@ class Predictor:
             self.ensemble.training_pixels,
         )
 
+        skipped = plan.inspection.skipped
+
         def write(extent: Window, planes: ProductPlanes) -> None:
-            store.write(plan.in_outputs(extent), planes)
+            # Whatever was read before the first failure is whole; later strips may lack pixels.
+            store.write(plan.in_outputs(extent), planes, keep=not (skipped and skipped.any))
 
         inference.run(strips, self.forwards(plan), write)
 
-    def _provenance(self, plan: PredictPlan) -> dict[str, object]:
+    def _provenance(self, plan: PredictPlan, skipped: Sequence[SkippedFile]) -> dict[str, object]:
         """Return the content of the TOML file written next to the labels."""
         grid = {"window": plan.windows.size, "overlap": plan.windows.overlap}
         return {
@@ -213,4 +218,5 @@ class Predictor:
             "source": vars(plan.source),
             "predict": {**self.settings.model_dump(), **grid, "engine": plan.engine},
             "made_of": plan.digest,
+            **skipped_settings(skipped),
         }

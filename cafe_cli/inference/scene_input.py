@@ -14,6 +14,7 @@ from cafe_cli.inference.job import PredictInput
 from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.skipped import Skipped
 from cafe_cli.redaction import redact, redact_all
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
@@ -88,6 +89,7 @@ class SceneInput:
         inspection = inspect_scene(
             self.files, self.height, self.source.bands, gsd=self.gsd, crs=self.source.crs,
             pixel_size=self.source.pixel_size, optical_nodata=self.source.optical_nodata,
+            skipped=Skipped() if self.source.on_error == "skip" else None,
         )  # fmt: skip
         log_warnings(inspection.findings)
         inspection = order_bands(inspection, ensemble.card, self.source.bands)
@@ -106,8 +108,9 @@ class SceneInput:
                 key += " "
             files[key] = stamp if isinstance(stamp, str) else _describe_stamp(*stamp)
         source = asdict(self.source)
-        # `Area.key` stands for the area, and nothing depends on the last.
-        for name in ("aoi", "bbox", "bbox_crs", "ignore_mismatch"):
+        # `Area.key` stands for the area; nothing depends on the last two, as strips with skipped
+        # pixels are not kept.
+        for name in ("aoi", "bbox", "bbox_crs", "ignore_mismatch", "on_error"):
             del source[name]
         return redact_all({**files, **source, "height": self.height.model_dump()})
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,7 @@ class StripStore:
         # Created before the first output is renamed: existing outputs are then of these strips.
         self._naming = self._folder / "naming"
         self._done: Strips = {}
+        self._kept: Strips = {}  # those that a later run may use
         self._mutex = threading.Lock()
         self._held = ExitStack()
         self._finished = False
@@ -106,7 +107,8 @@ class StripStore:
             stack.enter_context(claim_outputs([path for p in self._products for path in p.claimed]))
             with translate_os_errors(self._folder):
                 self._folder.mkdir(exist_ok=True)
-            self._done = self._find_strips()
+            self._kept = self._find_strips()
+            self._done = {**self._kept}
             stack.callback(self._remove_folder)
             if not self._done:
                 remove(self._naming)
@@ -126,10 +128,12 @@ class StripStore:
         """Remove the folder, unless it holds strips to resume."""
         self._finished = self._finished and kind is None
         self._held.close()
-        if kind and self._done and not self._finished:
-            log.warning("%s kept; go on with --resume", self._summary(self._done))
+        if kind and self._kept and not self._finished:
+            log.warning("%s kept; go on with --resume", self._summary(self._kept))
 
-    def write(self, window: Window, planes: Mapping[str, NDArray[np.uint8]]) -> None:
+    def write(
+        self, window: Window, planes: Mapping[str, NDArray[np.uint8]], keep: bool = True
+    ) -> None:
         """Write a strip; safe to call from any thread.
 
         Parameters
@@ -138,6 +142,8 @@ class StripStore:
             Pixels of the map that the strip covers. Strips must not overlap.
         planes : mapping
             Values (bands, height, width) by product name.
+        keep : bool
+            Whether a later run may use the strip; one with skipped pixels is made again.
 
         Raises
         ------
@@ -148,11 +154,15 @@ class StripStore:
             raise ValueError(f"{window} is not within {self._grid.extent}")
         sizes = {p.name: self._write(p, window, planes[p.name]) for p in self._products}
         with self._mutex:
-            self._journal.add(window, sizes)
+            if keep:
+                self._journal.add(window, sizes)
+                self._kept[window] = sizes
             self._done[window] = sizes
 
-    def finish(self) -> None:
+    def finish(self, tags: Mapping[str, str] = MappingProxyType({})) -> None:
         """Assemble the products from the strips, and rename them once all are complete.
+
+        `tags` are added to those of every product.
 
         Raises
         ------
@@ -164,7 +174,7 @@ class StripStore:
             # The first product is renamed last, when the others are complete.
             for product in self._products:
                 temporary = stack.enter_context(replace_atomically(product.path, self._may_replace))
-                counts[product.name] = self._convert(product, temporary)
+                counts[product.name] = self._convert(product, temporary, {**self._tags, **tags})
             with translate_os_errors(self._naming):
                 self._naming.touch()
             flush(self._folder)
@@ -243,13 +253,13 @@ class StripStore:
 
     def _remove_folder(self) -> None:
         """Remove the folder unless there are strips to resume; the rename makes it atomic."""
-        if self._finished or not self._done:
+        if self._finished or not self._kept:
             trash = _removal_path(self._folder)
             remove(trash)
             self._folder.rename(trash)
             remove(trash)
 
-    def _convert(self, product: Product, cog: Path) -> Counts:
+    def _convert(self, product: Product, cog: Path, tags: Mapping[str, str]) -> Counts:
         """Write a product from its strips; return its pixels by band and value."""
         with self._mutex:
             windows = [w for w, sizes in self._done.items() if sizes[product.name]]
@@ -259,7 +269,7 @@ class StripStore:
         counts = count_files(files, product.count)
         vrt = self._folder / f"{product.name}.vrt"
         with translate_os_errors(product.path):
-            vrt.write_text(strips_vrt(product, self._grid, self._tags, strips, counts), "utf-8")
+            vrt.write_text(strips_vrt(product, self._grid, tags, strips, counts), "utf-8")
         convert_to_cog(vrt, cog, product.overview_resampling, self._outputs.options, product.path)
         return counts
 

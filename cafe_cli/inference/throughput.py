@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from cafe_cli.raster.skipped import SkippedFile
+
 Stage = Literal["read", "forward", "write"]
 
 
@@ -24,6 +26,8 @@ class Meter:
         Pixels of the scene that this run has decided.
     written : int
         Maps written; maps that were complete already do not count.
+    skipped : tuple of SkippedFile
+        What could not be read, and is nodata in the maps.
     seconds : dict
         Seconds by stage: waiting for pixels, running the network, waiting for the writer.
     """
@@ -31,6 +35,7 @@ class Meter:
     def __init__(self, total: int = 0, name: str = "") -> None:
         self.total, self.name = total, name
         self.windows = self.run = self.pixels = self.written = 0
+        self.skipped: tuple[SkippedFile, ...] = ()
         self.seconds: dict[Stage, float] = {"read": 0.0, "forward": 0.0, "write": 0.0}
         self._start = time.perf_counter()
         self._lock = threading.Lock()
@@ -50,6 +55,7 @@ class Meter:
         """Add the counts of another meter; the start time stays."""
         self.total += other.total
         self.written += other.written
+        self.skipped += other.skipped
         self.add(other.windows, other.run, other.pixels)
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds

@@ -14,13 +14,15 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import Bounds, Grid, describe_crs
 from cafe_cli.raster.proximity import find_distant
-from cafe_cli.raster.reader import RasterReader, open_raster
+from cafe_cli.raster.reader import open_raster
+from cafe_cli.raster.skipped import Skipped
+from cafe_cli.raster.skipping import read_or_skip
+from cafe_cli.raster.storage import RasterReader
 from cafe_cli.raster.warp import (
     enclosing_window,
     locate,
     open_on_grid,
     pixels_around,
-    read_on_grid,
 )
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
@@ -146,18 +148,21 @@ def place(sources: Sequence[MosaicInput], grid: Grid) -> list[PlacedInput]:
 
 
 class OpenRasters:
-    """The inputs of a mosaic; a bounded number of files stays open between windows."""
+    """The inputs of a mosaic; a bounded number of files stays open between windows.
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    With `skipped`, what cannot be read is collected there, and is no error.
+    """
+
+    def __init__(self, grid: Grid, skipped: Skipped | None = None) -> None:
+        self._grid, self._skipped = grid, skipped
         self._pool = Pool[RasterReader]()
 
     def read(self, path: str, placed: PlacedInput, window: Window) -> NDArray[np.uint8]:
         """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
         nearest = Resampling.nearest
         reader = self._pool.get(path, lambda: open_on_grid(path, self._grid, placed.exact, nearest))
-        values, valid = read_on_grid(reader, placed.box, window)
-        labels: NDArray[np.uint8] = np.where(valid, values[0], np.uint8(NODATA))
+        found = read_or_skip(reader, placed.box, window, skipped=self._skipped)
+        labels: NDArray[np.uint8] = np.where(found.valid, found.values[0], np.uint8(NODATA))
         return labels
 
     def close(self) -> None:

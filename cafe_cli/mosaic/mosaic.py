@@ -8,6 +8,7 @@ import numpy as np
 from rasterio.io import DatasetWriter
 
 from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.config.choices import OnError
 from cafe_cli.config.provenance import dump_settings, provenance_tags, settings_path
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.findings import Report
@@ -15,6 +16,13 @@ from cafe_cli.mosaic.grid import OpenRasters, PlacedInput, TargetGrid
 from cafe_cli.mosaic.methods import UNKNOWN, Confidence, Labels, Method
 from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
 from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.skipped import (
+    Skipped,
+    SkippedFile,
+    files_of,
+    skipped_settings,
+    skipped_tag,
+)
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.raster.writer import create_maps
 from cafe_cli.system.output_group import claim_outputs, finish_replacing
@@ -32,8 +40,9 @@ def mosaic(
     confidences: Confidences | None = None,
     target: TargetGrid | None = None,
     overwrite: bool = False,
+    on_error: OnError = "fail",
     progress: ProgressCallback = lambda done, total: None,
-) -> None:
+) -> tuple[SkippedFile, ...]:
     """Merge label rasters into one COG.
 
     Inputs on the pixel grid of the mosaic are copied exactly, others are warped to it by nearest
@@ -55,8 +64,15 @@ def mosaic(
         CRS, pixel size and extent.
     overwrite : bool
         Replace outputs that exist.
+    on_error : {"fail", "skip"}
+        Where an input cannot be read: raise an error, or take it for nodata.
     progress : callable
         Called with the number of windows done and in total.
+
+    Returns
+    -------
+    tuple of SkippedFile
+        What could not be read.
 
     Raises
     ------
@@ -76,15 +92,23 @@ def mosaic(
     )
     made = {"inputs": list(inputs), "method": method, "target": vars(target or TargetGrid())}
     made["confidences"] = list(confidences.inputs) if confidences else []
-    settings = {settings_path(output): dump_settings(made)}
+    made["on_error"] = on_error
+    settings = {settings_path(output): ""}  # written when it is known what was skipped
+    skipped = Skipped() if on_error == "skip" else None
     products = planned.products
     tags = provenance_tags(inputs, planned.models, method=method)
     with (
         claim_outputs([path for product in products for path in product.claimed], overwrite),
         create_maps(products, planned.grid, overwrite, tags, settings) as writers,
     ):
-        _fill(planned, writers, progress)
+        with closing(OpenRasters(planned.grid, skipped)) as rasters:
+            _fill(planned, writers, rasters, progress)
         files.check_unchanged()
+        lost = files_of(skipped)
+        settings[settings_path(output)] = dump_settings({**made, **skipped_settings(lost)})
+        for writer in writers:
+            writer.update_tags(**skipped_tag(lost))
+    return lost
 
 
 def dry_run(
@@ -116,18 +140,20 @@ def dry_run(
 
 
 def _fill(
-    planned: MosaicPlan, writers: Sequence[DatasetWriter], progress: ProgressCallback
+    planned: MosaicPlan,
+    writers: Sequence[DatasetWriter],
+    rasters: OpenRasters,
+    progress: ProgressCallback,
 ) -> None:
     start, end = np.hsplit(np.array([placed.box.bounds for placed in planned.inputs]), 2)
     todo = list(blocks(planned.grid.width, planned.grid.height, _WINDOW))
-    with closing(OpenRasters(planned.grid)) as rasters:
-        for done, window in enumerate(todo, start=1):
-            left, top, right, bottom = window.bounds
-            near = np.flatnonzero(((start < (right, bottom)) & (end > (left, top))).all(axis=1))
-            planes = _merge(planned, [planned.inputs[i] for i in near], window, rasters)
-            for writer, plane in zip(writers, planes, strict=False):  # the second is optional
-                _write(writer, window, plane)
-            progress(done, len(todo))
+    for done, window in enumerate(todo, start=1):
+        left, top, right, bottom = window.bounds
+        near = np.flatnonzero(((start < (right, bottom)) & (end > (left, top))).all(axis=1))
+        planes = _merge(planned, [planned.inputs[i] for i in near], window, rasters)
+        for writer, plane in zip(writers, planes, strict=False):  # the second is optional
+            _write(writer, window, plane)
+        progress(done, len(todo))
 
 
 def _write(dataset: DatasetWriter, window: Window, values: Labels) -> None:

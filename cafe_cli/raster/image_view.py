@@ -118,7 +118,7 @@ def _is_binary(dataset: DatasetReader, band: int) -> bool:
         try:
             values = dataset.read(band, window=(rows, columns))
         except READ_ERRORS:  # told where the window is read as pixels
-            return False
+            continue
         if not np.isin(values, (0, highest)).all():
             return False
         found = found or bool(values.any())

@@ -23,13 +23,15 @@ from cafe_cli.raster.header import read_unit
 from cafe_cli.raster.image_view import ImageView, find_view
 from cafe_cli.raster.joining import Stream, common_dtype, join
 from cafe_cli.raster.reader import (
-    RasterReader,
     declared_nodata,
     image_bands,
     may_lack_data,
     open_raster,
 )
-from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid, read_on_grid
+from cafe_cli.raster.skipped import Skipped
+from cafe_cli.raster.skipping import Pixels, either, read_or_skip
+from cafe_cli.raster.storage import RasterReader
+from cafe_cli.raster.warp import enclosing_window, locate, open_on_grid
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
 
@@ -202,6 +204,8 @@ class MosaicView:
         Data type to convert to; if None, one that holds the values of all members.
     scaled : bool
         Whether to apply the scale and the offset of each raster.
+    skipped : Skipped, optional
+        Collects what cannot be read; if None, that is an error.
     """
 
     def __init__(
@@ -214,6 +218,7 @@ class MosaicView:
         nodata: float | None = None,
         dtype: str | None = None,
         scaled: bool = False,
+        skipped: Skipped | None = None,
     ) -> None:
         self._grid = grid
         self._resampling = resampling
@@ -221,6 +226,7 @@ class MosaicView:
         self._nodata = nodata
         self._dtype = dtype or common_dtype(members)
         self._scaled = scaled
+        self._skipped = skipped
         self._parts = [_Part(m, *locate(m.path, m.grid, grid)) for m in members]
         self._pool = Pool[RasterReader]()
 
@@ -229,33 +235,41 @@ class MosaicView:
 
         Raises
         ------
-        InputError
+        ReadError
             A file is truncated or damaged in the window.
         """
+        values, valid, _ = self.read_or_skip(window)
+        return values, valid
+
+    def read_or_skip(self, window: Window) -> Pixels:
+        """Read a window; say also which pixels could be read of no raster."""
         near = [part for part in self._parts if part.box.intersection(window)]
-        values, valid = self._read_part((near or self._parts)[0], window)
+        values, valid, lost = self._read_part((near or self._parts)[0], window)
         for part in near[1:]:
             if valid.all() and self._resampling is not Resampling.min:
                 break
-            others, others_valid = self._read_part(part, window)
+            others, others_valid, others_lost = self._read_part(part, window)
             taken = others_valid & ~valid
             if self._resampling is Resampling.min:
                 taken |= others_valid & (others < values).any(axis=0)
             values[:, taken] = others[:, taken]
             valid |= others_valid
-        return values, valid
+            lost = either(lost, others_lost)
+        return Pixels(values, valid, None if lost is None else lost & ~valid)
 
     def close(self) -> None:
         """Close the open rasters."""
         self._pool.close()
 
-    def _read_part(self, part: _Part, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _read_part(self, part: _Part, window: Window) -> Pixels:
         member = part.member
         reader = self._pool.get(member.path, lambda: self._open(part))
         bands = self._bands or member.bands or None
-        values, valid = read_on_grid(reader, part.box, window, bands, self._nodata)
+        values, valid, lost = read_or_skip(
+            reader, part.box, window, bands, self._nodata, self._skipped
+        )
         values = values.astype(self._dtype or values.dtype, copy=False)
-        return member.scaled(values) if self._scaled else values, valid
+        return Pixels(member.scaled(values) if self._scaled else values, valid, lost)
 
     def _open(self, part: _Part) -> AbstractContextManager[RasterReader]:
         options = {"nodata": self._nodata, "dtype": self._dtype, "source": part.member.grid}

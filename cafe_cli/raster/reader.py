@@ -7,7 +7,8 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -17,12 +18,13 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.env import hasenv
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 
-from cafe_cli.errors import BandError, InputError
+from cafe_cli.errors import BandError, InputError, ReadError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
 from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, block_bytes, check_size
 from cafe_cli.raster.image_view import ImageView, open_view
+from cafe_cli.raster.skipped import Skipped, try_read
+from cafe_cli.raster.storage import RasterReader, stored_window
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.redaction import HIDDEN
 from cafe_cli.system.atomic_write import is_file_name, is_remote
@@ -31,7 +33,6 @@ from cafe_cli.system.untrusted import check_file, check_name
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
-RasterReader: TypeAlias = DatasetReader | WarpedVRT
 
 log = logging.getLogger("cafe")
 
@@ -124,7 +125,13 @@ def image_bands(dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[in
 
 
 def shows_an_image(dataset: DatasetReader, band: int) -> bool:
-    """Whether a band marked as alpha has many grey values and so holds an image, e.g. infrared."""
+    """Whether a band marked as alpha has many grey values and so holds an image, e.g. infrared.
+
+    Raises
+    ------
+    ReadError
+        The file is truncated or damaged.
+    """
     shape = (min(dataset.height, 256), min(dataset.width, 256))
     try:
         values = dataset.read(band, out_shape=shape)
@@ -140,7 +147,7 @@ def read_window(
 
     Raises
     ------
-    InputError
+    ReadError
         The file is truncated or damaged in the window.
     """
     inside = window.intersection(Window(0, 0, dataset.width, dataset.height))
@@ -180,7 +187,7 @@ def read_valid(
 
     Raises
     ------
-    InputError
+    ReadError
         The file is truncated or damaged in the window.
     """
     valid = np.zeros((window.height, window.width), bool)
@@ -271,20 +278,32 @@ class Sample(NamedTuple):
 
 
 def read_samples(
-    dataset: DatasetReader, bands: Sequence[int], nodata: float | None = None, count: int = 4
+    dataset: DatasetReader,
+    bands: Sequence[int],
+    nodata: float | None = None,
+    count: int = 4,
+    skipped: Skipped | None = None,
 ) -> Iterator[Sample]:
     """Read at most `count` x `count` windows of 256 x 256 pixels spread over a raster and its rim.
 
-    `nodata` replaces the raster's own.
+    `nodata` replaces the raster's own. With `skipped`, windows that cannot be read are left out.
     """
     for window in spread(dataset.width, dataset.height, 256, count):
-        values = _read(dataset, window, bands)
-        valid = read_valid(dataset, window, bands, nodata)
-        if values.dtype.kind == "f":
-            valid &= np.isfinite(values).all(axis=0)
-        left, top, right, bottom = window.bounds
-        sides = top == 0, bottom == dataset.height, left == 0, right == dataset.width
-        yield Sample(values, valid, sides)
+        read = partial(_read_sample, dataset, window, bands, nodata)
+        if (sample := try_read(skipped, dataset.name, read)) is not None:
+            yield sample
+
+
+def _read_sample(
+    dataset: DatasetReader, window: Window, bands: Sequence[int], nodata: float | None
+) -> Sample:
+    values = _read(dataset, window, bands)
+    valid = read_valid(dataset, window, bands, nodata)
+    if values.dtype.kind == "f":
+        valid &= np.isfinite(values).all(axis=0)
+    left, top, right, bottom = window.bounds
+    sides = top == 0, bottom == dataset.height, left == 0, right == dataset.width
+    return Sample(values, valid, sides)
 
 
 def _read(dataset: RasterReader, window: Window, bands: Sequence[int]) -> Array:
@@ -302,8 +321,8 @@ def _rasterio_window(window: Window) -> rasterio.windows.Window:
     return rasterio.windows.Window(window.col, window.row, window.width, window.height)
 
 
-def _damaged(dataset: RasterReader, window: Window, error: Exception) -> InputError:
-    source = dataset.src_dataset if isinstance(dataset, WarpedVRT) else dataset
+def _damaged(dataset: RasterReader, window: Window, error: Exception) -> ReadError:
+    source, place = stored_window(dataset, window)
     reason = gdal_message(error)
     if is_remote(source.name):
         remedy = _OF_A_SERVER
@@ -311,8 +330,9 @@ def _damaged(dataset: RasterReader, window: Window, error: Exception) -> InputEr
         remedy = "it is a list of other files: check that they are where it says, and whole"
     else:
         remedy = "the file is truncated or damaged"
-    return InputError(
-        f"cannot read {source.name} at column {window.col}, row {window.row}: {reason}; {remedy}"
+    return ReadError(
+        f"cannot read {source.name} at column {place.col}, row {place.row}: {reason} (in a window "
+        f"of {place.width} x {place.height} pixels); {remedy}"
     )
 
 

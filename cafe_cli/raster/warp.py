@@ -19,13 +19,13 @@ from cafe_cli.raster.image_view import ImageView
 from cafe_cli.raster.reader import (
     Array,
     Mask,
-    RasterReader,
     gdal_message,
     image_bands,
     open_raster,
     read_valid,
     read_window,
 )
+from cafe_cli.raster.storage import RasterReader
 from cafe_cli.raster.window import Window
 
 # Rasters without CRS are assumed to share one plane; any projected CRS can stand in for it.
@@ -105,15 +105,19 @@ def read_warped(
     Returns values (bands, height, width), of all bands but the mask if `bands` is None, and the
     validity mask (height, width).
     """
-    mask = mask_band(view)
-    bands = bands or [b for b in range(1, view.count + 1) if b != mask]
-    stack = read_window(view, window, [*bands, mask])
+    stack = read_window(view, window, [*(bands or data_bands(view)), mask_band(view)])
     return stack[:-1], stack[-1] > 0
 
 
 def mask_band(view: WarpedVRT) -> int:
     """Return the number, from 1, of the mask band of a view of `open_warped`."""
     return int(view.colorinterp.index(ColorInterp.alpha)) + 1
+
+
+def data_bands(view: WarpedVRT) -> list[int]:
+    """Return the numbers, from 1, of the bands of a view of `open_warped` but for its mask."""
+    mask = mask_band(view)
+    return [b for b in range(1, view.count + 1) if b != mask]
 
 
 @contextmanager

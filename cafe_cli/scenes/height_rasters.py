@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from cafe_cli.findings import Finding
 from cafe_cli.raster.joining import UNIT_NAMES
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, read_samples
+from cafe_cli.raster.skipped import Skipped, try_read
 from cafe_cli.scenes.height_voids import (
     FAR,
     PLAUSIBLE,
@@ -61,6 +63,8 @@ class HeightRasters:
         Lowest and highest of the heights that were sampled, in metres; None if there is none.
     findings : tuple of Finding
         Warnings about values that may mark voids.
+    skipped : Skipped or None
+        Collects what cannot be read; if None, that is an error.
     """
 
     surface: tuple[Member, ...]
@@ -71,6 +75,7 @@ class HeightRasters:
     terrain_metres: float = 1.0
     span: tuple[float, float] | None = None
     findings: tuple[Finding, ...] = ()
+    skipped: Skipped | None = field(default=None, compare=False)
 
     def stored(self, height: float, terrain: bool = False) -> float:
         """Return what the first raster stores for a height in metres."""
@@ -104,9 +109,14 @@ class HeightVoids(NamedTuple):
 
 
 def inspect_heights(
-    surface: tuple[Member, ...], terrain: tuple[Member, ...], settings: HeightSettings
+    surface: tuple[Member, ...],
+    terrain: tuple[Member, ...],
+    settings: HeightSettings,
+    skipped: Skipped | None = None,
 ) -> HeightRasters:
     """Check units and values of surface and terrain models, the values on a sample of pixels.
+
+    With `skipped`, samples that cannot be read are left out.
 
     Raises
     ------
@@ -119,12 +129,14 @@ def inspect_heights(
     """
     ground = ground_source(settings, bool(terrain))
     metres = metres_per_unit(surface[0], settings)
-    findings, span = _check_values(surface, settings, options=True)
-    plain = HeightRasters(surface, terrain, settings, ground, metres, 1.0, span, (*findings,))
+    findings, span = _check_values(surface, settings, skipped, options=True)
+    plain = HeightRasters(
+        surface, terrain, settings, ground, metres, 1.0, span, (*findings,), skipped
+    )
     if ground != "dtm":
         return plain
     own = terrain_settings(settings)
-    more, own_span = _check_values(terrain, own, options=False)
+    more, own_span = _check_values(terrain, own, skipped, options=False)
     spans = [s for s in (span, own_span) if s is not None]
     return replace(
         plain,
@@ -196,7 +208,9 @@ def _vertical_unit(crs: CRS | None) -> float:
     return 1.0
 
 
-def _check_values(members: Sequence[Member], settings: HeightSettings, options: bool) -> _Found:
+def _check_values(
+    members: Sequence[Member], settings: HeightSettings, skipped: Skipped | None, options: bool
+) -> _Found:
     """Look at samples of up to 16 rasters; `HeightReader.read` checks the other pixels.
 
     Raises
@@ -216,7 +230,9 @@ def _check_values(members: Sequence[Member], settings: HeightSettings, options: 
                     f"{member.path} has {len(bands)} bands, heights have one; if it is no image, "
                     "take the band of the heights: gdal_translate -b N"
                 )
-            parts = read_height_parts(dataset, settings.nodata, len(some))
+            parts = read_height_parts(dataset, settings.nodata, len(some), skipped)
+            if not parts:
+                continue
             found = find_height_voids(dataset, member, settings, parts, options)
         for finding in found.findings:
             if finding.level == "error":
@@ -236,7 +252,10 @@ def spread_files(files: Sequence[File]) -> Sequence[File]:
 
 
 def read_height_parts(
-    dataset: DatasetReader, nodata: float | None, files: int = 1
+    dataset: DatasetReader,
+    nodata: float | None,
+    files: int = 1,
+    skipped: Skipped | None = None,
 ) -> list[NDArray[np.float64]]:
     """Read parts of a height raster, (height, width) each, NaN where void.
 
@@ -247,14 +266,19 @@ def read_height_parts(
         Replaces the raster's own.
     files : int
         Number of rasters that are looked at; of each, less is read the more there are.
+    skipped : Skipped, optional
+        Parts that cannot be read are left out, instead of an error.
     """
-    samples = read_samples(dataset, [1], nodata, samples_per_side(files))
+    samples = read_samples(dataset, [1], nodata, samples_per_side(files), skipped)
     parts = [np.where(s.valid, s.values[0].astype(np.float64), np.nan) for s in samples]
     pixels = dataset.width * dataset.height
     small = max(dataset.shape) <= 4 * _PROBE and pixels * files <= _MOST_PIXELS
     empty = files == 1 and not any(np.isfinite(part).any() for part in parts)
     if (small and max(dataset.shape) > _PROBE) or empty:
-        parts.append(read_decimated(dataset, _PROBE, nodata))
+        decimated = try_read(
+            skipped, dataset.name, partial(read_decimated, dataset, _PROBE, nodata)
+        )
+        parts += [] if decimated is None else [decimated]
     return parts
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import ConfigError, GridError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.mosaic_view import Member, MosaicView, union_grid
-from cafe_cli.raster.reader import Mask, RasterReader
+from cafe_cli.raster.reader import Mask
+from cafe_cli.raster.skipped import Skipped
+from cafe_cli.raster.skipping import either
+from cafe_cli.raster.storage import RasterReader
 from cafe_cli.raster.warp import (
     enclosing_window,
     in_memory_raster,
@@ -45,6 +49,23 @@ class GroundSurface:
 
     surface: Values
     grid: Grid
+
+
+class HeightPixels(NamedTuple):
+    """Heights of a window.
+
+    Attributes
+    ----------
+    height : ndarray of float32, (height, width)
+        Metres.
+    valid : ndarray of bool, (height, width)
+    skipped : ndarray of bool, (height, width), or None
+        Pixels that could not be read, none of them valid; None if all could be.
+    """
+
+    height: Values
+    valid: Mask
+    skipped: Mask | None = None
 
 
 class HeightReader:
@@ -85,33 +106,46 @@ class HeightReader:
         InputError
             There are undeclared voids, or a file is damaged.
         """
-        height, valid = self._above_ground(window)
-        if not self._margin or valid.all():
-            return height, valid
+        pixels = self.read_or_skip(window)
+        return pixels.height, pixels.valid
+
+    def read_or_skip(self, window: Window) -> HeightPixels:
+        """Read heights; say also which could not be read. They are not filled from others."""
+        pixels = self._above_ground(window)
+        if not self._margin or pixels.valid.all():
+            return pixels
         around = window.expand(self._margin)
-        height, valid = _fill(*self._above_ground(around), self._margin)
+        found = self._above_ground(around)
         inside = window.slices(around)
-        return height[inside], valid[inside]
+        filled, known = _fill(found.height, found.valid, self._margin)
+        height, valid = filled[inside], known[inside]
+        if pixels.skipped is not None:
+            valid = valid & ~pixels.skipped
+            height = np.where(valid, height, np.float32(0))
+        return HeightPixels(height, valid, pixels.skipped)
 
     def close(self) -> None:
         """Close the rasters."""
         self._stack.close()
 
-    def _above_ground(self, window: Window) -> tuple[Values, Mask]:
+    def _above_ground(self, window: Window) -> HeightPixels:
         path = self._rasters.surface[0].path
-        height, valid = _in_metres(self._surface, self._rasters, window, path)
+        height, valid, lost = _in_metres(self._surface, self._rasters, window, path)
         if self._rasters.ground != "none":
-            ground, known = self._read_ground(window)
+            ground, known, unread = self._read_ground(window)
             height = height - ground
             valid &= known
-        return height if valid.all() else np.where(valid, height, np.float32(0)), valid
+            lost = either(lost, unread)
+        return HeightPixels(
+            height if valid.all() else np.where(valid, height, np.float32(0)), valid, lost
+        )
 
-    def _read_ground(self, window: Window) -> tuple[Values, Mask]:
+    def _read_ground(self, window: Window) -> HeightPixels:
         if self._terrain is not None:
             name = self._rasters.terrain[0].path
             return _in_metres(self._terrain, self._rasters, window, name, terrain=True)
         values, valid = read_warped(self._estimate, window)
-        return values[0], valid
+        return HeightPixels(values[0], valid)
 
     @cached_property
     def _estimate(self) -> RasterReader:
@@ -120,7 +154,9 @@ class HeightReader:
         return self._stack.enter_context(open_warped(source, self._grid, Resampling.bilinear))
 
     def _view(self, members: Sequence[Member], settings: HeightSettings) -> MosaicView:
-        view = _height_view(members, self._grid, Resampling.bilinear, settings)
+        view = _height_view(
+            members, self._grid, Resampling.bilinear, settings, self._rasters.skipped
+        )
         self._stack.callback(view.close)
         return view
 
@@ -172,8 +208,9 @@ def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
             f"{surface[0].path} has {grid.width} x {grid.height} ground cells of {settings.cell} "
             f"m, more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
         )
-    with closing(_height_view(surface, grid, Resampling.min, settings)) as view:
-        heights, valid = _in_metres(view, rasters, grid.extent, surface[0].path)
+    lowest_view = _height_view(surface, grid, Resampling.min, settings, rasters.skipped)
+    with closing(lowest_view) as view:
+        heights, valid, _ = _in_metres(view, rasters, grid.extent, surface[0].path)
     lowest = np.where(valid, heights, np.float32(np.nan))
     ground_filter = GroundFilter(
         cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope
@@ -192,24 +229,28 @@ def _ground_grid(grid: Grid, cell: float) -> Grid:
 
 
 def _height_view(
-    members: Sequence[Member], grid: Grid, resampling: Resampling, settings: HeightSettings
+    members: Sequence[Member],
+    grid: Grid,
+    resampling: Resampling,
+    settings: HeightSettings,
+    skipped: Skipped | None,
 ) -> MosaicView:
-    nodata = settings.nodata
     return MosaicView(
-        members, grid, resampling, bands=(1,), nodata=nodata, dtype="float32", scaled=True
-    )
+        members, grid, resampling, bands=(1,), nodata=settings.nodata, dtype="float32",
+        scaled=True, skipped=skipped,
+    )  # fmt: skip
 
 
 def _in_metres(
     view: MosaicView, rasters: HeightRasters, window: Window, name: str, terrain: bool = False
-) -> tuple[Values, Mask]:
-    """Read heights in metres, (height, width), and where they are valid."""
+) -> HeightPixels:
+    """Read heights in metres."""
     metres = rasters.terrain_metres if terrain else rasters.metres
-    values, valid = view.read(window)
+    values, valid, lost = view.read_or_skip(window)
     height = values[0] if metres == 1 else values[0] * np.float32(metres)
     valid &= np.isfinite(height)
     check_plausible(name, height if valid.all() else height[valid], rasters, terrain)
-    return height, valid
+    return HeightPixels(height, valid, lost)
 
 
 def _fill(height: Values, valid: Mask, reach: int) -> tuple[Values, Mask]:

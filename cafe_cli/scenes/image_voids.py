@@ -13,6 +13,7 @@ from scipy.ndimage import binary_dilation, label
 
 from cafe_cli.findings import Finding
 from cafe_cli.raster.reader import Array, Mask, Sample, read_samples
+from cafe_cli.raster.skipped import Skipped
 from cafe_cli.scenes.height_voids import as_written, is_code
 from cafe_cli.text import percent
 
@@ -45,7 +46,11 @@ class ImageVoids(NamedTuple):
 
 
 def find_image_voids(
-    dataset: DatasetReader, bands: Sequence[int], nodata: float | None, count: int = 4
+    dataset: DatasetReader,
+    bands: Sequence[int],
+    nodata: float | None,
+    count: int = 4,
+    skipped: Skipped | None = None,
 ) -> ImageVoids:
     """Look for undeclared voids in `count` x `count` windows of an orthophoto.
 
@@ -57,13 +62,17 @@ def find_image_voids(
     nodata : float, optional
         Replaces the raster's own.
     count : int
+    skipped : Skipped, optional
+        Windows that cannot be read are left out, instead of an error.
 
     Raises
     ------
-    InputError
+    ReadError
         The file is damaged.
     """
-    samples = list(read_samples(dataset, bands, nodata, count))
+    samples = list(read_samples(dataset, bands, nodata, count, skipped))
+    if not samples:
+        return ImageVoids([], None)
     pixels = np.concatenate([s.values[:, s.valid] for s in samples], axis=1)
     declared = dataset.nodata if nodata is None else nodata
     occurs = declared is not None and not all(s.valid.all() for s in samples)

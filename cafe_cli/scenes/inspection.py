@@ -1,7 +1,8 @@
 """Inspect the rasters of a scene: grids, bands and units, and whether they fit together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from rasterio.enums import ColorInterp, Resampling
@@ -21,6 +22,7 @@ from cafe_cli.raster.mosaic_view import (
 )
 from cafe_cli.raster.proximity import find_distant
 from cafe_cli.raster.reader import open_raster, shows_an_image
+from cafe_cli.raster.skipped import Skipped, try_read
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import (
     HeightRasters,
@@ -80,6 +82,8 @@ class SceneInspection:
     optical_span : (float, float) or None
         Lowest and highest value of the pixels that were sampled; see
         `cafe_cli.scenes.image_voids.ImageVoids`.
+    skipped : Skipped or None
+        Collects what cannot be read; if None, that is an error.
     """
 
     files: SceneFiles
@@ -97,6 +101,7 @@ class SceneInspection:
     corrections: tuple[Member | str, ...] = ()
     optical_nodata: float | None = None
     optical_span: tuple[float, float] | None = None
+    skipped: Skipped | None = field(default=None, compare=False)
 
     @property
     def block(self) -> int:
@@ -135,6 +140,7 @@ def inspect_scene(
     crs: str | None = None,
     pixel_size: float | None = None,
     optical_nodata: float | None = None,
+    skipped: Skipped | None = None,
 ) -> SceneInspection:
     """Inspect the rasters of a scene and check that they fit together.
 
@@ -156,6 +162,8 @@ def inspect_scene(
         Metres per pixel of rasters without georeference.
     optical_nodata : float, optional
         Value that marks voids in the optical rasters, in place of what they declare.
+    skipped : Skipped, optional
+        Collects what cannot be read of the scene, which is an error without it.
 
     Raises
     ------
@@ -172,9 +180,9 @@ def inspect_scene(
     assumed = parse_crs(crs)
     optical = tuple(inspect_rasters(files.optical, assumed, bands=bands, pixel_size=pixel_size))
     findings = [finding for member in optical for finding in member.findings]
-    names = _inspect_bands(optical[0], bands, findings)
+    names = _inspect_bands(optical[0], bands, findings, skipped)
     native = joint_grid(optical, findings)
-    found, span = _inspect_values(optical, optical_nodata)
+    found, span = _inspect_values(optical, optical_nodata, skipped)
     findings += found
     factor = 1.0 if gsd is None else gsd / native.gsd
     grid = native if gsd is None else native.rescaled(factor)
@@ -190,7 +198,7 @@ def inspect_scene(
     if files.elevation:
         surface = partner(files.elevation, "heights")
         terrain = partner(files.dtm, "heights") if files.dtm else ()
-        heights = inspect_heights(surface, terrain, settings)
+        heights = inspect_heights(surface, terrain, settings, skipped)
         findings += heights.findings
         findings += check_vertical_datum(heights, native)
     findings += check_pixel_size(files.name, native, heights, gsd=gsd, pixel_size=pixel_size)
@@ -216,6 +224,7 @@ def inspect_scene(
         corrections=corrections,
         optical_nodata=optical_nodata,
         optical_span=span,
+        skipped=skipped,
     )
 
 
@@ -246,7 +255,10 @@ def _are_rasters(paths: Sequence[str]) -> bool:
 
 
 def _inspect_bands(
-    first: Member, bands: tuple[int, ...] | None, findings: list[Finding]
+    first: Member,
+    bands: tuple[int, ...] | None,
+    findings: list[Finding],
+    skipped: Skipped | None,
 ) -> tuple[str, ...]:
     """Return the names of the bands that are read from the first optical raster.
 
@@ -256,7 +268,7 @@ def _inspect_bands(
         raise BandError(f"{first.path} has no band besides alpha")
     with open_raster(first.path, first.view) as image:
         if bands is None:
-            for band in _find_doubtful_alpha(image):
+            for band in _find_doubtful_alpha(image, skipped):
                 message = f"band {band} of {image.name} {_DOUBTFUL_ALPHA}"
                 findings.append(Finding("warning", message, image.name))
         chosen = first.bands
@@ -267,7 +279,7 @@ def _inspect_bands(
 
 
 def _inspect_values(
-    optical: Sequence[Member], nodata: float | None
+    optical: Sequence[Member], nodata: float | None, skipped: Skipped | None
 ) -> tuple[list[Finding], tuple[float, float] | None]:
     """Look for undeclared voids in samples of up to 16 rasters; return the span of values, too.
 
@@ -281,7 +293,8 @@ def _inspect_values(
     spans = []
     for member in some:
         with open_raster(member.path, member.view) as image:
-            voids = find_image_voids(image, member.bands, nodata, samples_per_side(len(some)))
+            count = samples_per_side(len(some))
+            voids = find_image_voids(image, member.bands, nodata, count, skipped)
         for finding in voids.findings:
             if finding.level == "error":
                 raise InputError(finding.message)
@@ -291,12 +304,13 @@ def _inspect_values(
     return findings, (min(lows), max(highs)) if spans else None
 
 
-def _find_doubtful_alpha(optical: DatasetReader) -> list[int]:
+def _find_doubtful_alpha(optical: DatasetReader, skipped: Skipped | None) -> list[int]:
     """Return the bands, mostly infrared, that are marked as alpha although they hold an image."""
     return [
         band
         for band, color in enumerate(optical.colorinterp, start=1)
-        if color == ColorInterp.alpha and shows_an_image(optical, band)
+        if color == ColorInterp.alpha
+        and try_read(skipped, optical.name, partial(shows_an_image, optical, band))
     ]
 
 

@@ -20,7 +20,7 @@ from cafe_cli.raster.mosaic_view import Member, MosaicView
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.corrections import CorrectedLabels, read_vector_corrections
 from cafe_cli.scenes.height_voids import as_written
-from cafe_cli.scenes.heights import GroundSurface, HeightReader, ground_below
+from cafe_cli.scenes.heights import GroundSurface, HeightPixels, HeightReader, ground_below
 from cafe_cli.scenes.image_voids import describe_code, find_far_code
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded
@@ -101,9 +101,13 @@ class Scene:
         Raises
         ------
         InputError
-            Pixels mark voids that nobody declared, or a file is damaged.
+            Pixels mark voids that nobody declared, or a file is damaged. Where the inspection has
+            a `Skipped`, pixels of damaged files, also those of heights, are not valid instead.
         """
-        return Patch(*self._read_optical(window), *self._read_height(window))
+        optical, valid = self._read_optical(window)
+        height, known, lost = self._read_height(window)
+        # Without its heights, a pixel would be labelled by a network that was promised them.
+        return Patch(optical, valid if lost is None else valid & ~lost, height, known)
 
     def read_valid(self, window: Window) -> NDArray[np.bool_]:
         """Read where the optical raster has data, (height, width)."""
@@ -149,11 +153,11 @@ class Scene:
             )
         return optical, valid
 
-    def _read_height(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _read_height(self, window: Window) -> HeightPixels:
         if self._heights is None:
             shape = (window.height, window.width)
-            return np.zeros(shape, np.float32), np.zeros(shape, bool)
-        return self._heights.read(window)
+            return HeightPixels(np.zeros(shape, np.float32), np.zeros(shape, bool))
+        return self._heights.read_or_skip(window)
 
 
 @contextmanager
@@ -178,8 +182,9 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
     grid = inspection.grid
     with ExitStack() as stack:
         optical = MosaicView(
-            inspection.optical, grid, inspection.resampling, nodata=inspection.optical_nodata
-        )
+            inspection.optical, grid, inspection.resampling, nodata=inspection.optical_nodata,
+            skipped=inspection.skipped,
+        )  # fmt: skip
         stack.callback(optical.close)
         heights = None
         if inspection.heights is not None:

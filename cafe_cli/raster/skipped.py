@@ -1,0 +1,156 @@
+"""Collect and count what could not be read of the files of a run that goes on without it."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cafe_cli.errors import InputError, PartialFailureError
+from cafe_cli.raster.window import Window
+from cafe_cli.redaction import redact
+from cafe_cli.text import list_some, percent
+
+T = TypeVar("T")
+
+log = logging.getLogger("cafe")
+
+_SLOW = 1.0  # seconds of a failure from which on it is a server or a disk that keeps one waiting
+_MOST_SLOW = 3  # such failures of a file in a row, after which it is not asked again
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """What of a file could not be read.
+
+    Attributes
+    ----------
+    file : str
+        Its name, without passwords and tokens.
+    pixels, total : int
+        Pixels that were skipped, and all of the file.
+    windows : int
+        Windows that they lie in: blocks of the file.
+    bounds : tuple of int
+        Column, row, width and height of the window of the file that holds all of them.
+    """
+
+    file: str
+    pixels: int
+    total: int
+    windows: int
+    bounds: tuple[int, int, int, int]
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        col, row, width, height = self.bounds
+        blocks = f"{self.windows} window{'s' * (self.windows > 1)}"
+        return (
+            f"{self.pixels:,} pixels ({percent(self.pixels / self.total)}) of {self.file} in "
+            f"{blocks} within column {col}, row {row}, {width} x {height} pixels"
+        )
+
+
+class Skipped:
+    """Collects what could not be read of the files of a run; threads may share it."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, set[Window]] = {}
+        self._extents: dict[str, Window] = {}
+        self._slow: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def any(self) -> bool:
+        """Whether something was skipped."""
+        return bool(self._windows)
+
+    def attempt(self, name: str, read: Callable[[], T]) -> T | None:
+        """Return what a function reads of a file; None if it fails.
+
+        After three failures in a row that took seconds, as of a server that stalls, the file is
+        not asked again.
+        """
+        if self._slow[name] >= _MOST_SLOW:
+            return None
+        start = time.monotonic()
+        try:
+            found = read()
+        except InputError as error:
+            log.debug("skipped: %s", error)
+            if time.monotonic() - start > _SLOW:
+                self._count_slow(name, error)
+            return None
+        self._slow[name] = 0
+        return found
+
+    def add(self, name: str, windows: Iterable[Window], extent: Window) -> None:
+        """Record windows of a file of some extent that could not be read."""
+        with self._lock:
+            self._extents[name] = extent
+            self._windows.setdefault(name, set()).update(windows)
+
+    def files(self) -> tuple[SkippedFile, ...]:
+        """Return what was skipped of each file, in the order of their names."""
+        with self._lock:
+            return tuple(
+                _describe(name, windows, self._extents[name])
+                for name, windows in sorted(self._windows.items())
+            )
+
+    def _count_slow(self, name: str, error: InputError) -> None:
+        with self._lock:
+            self._slow[name] += 1
+            given_up = self._slow[name] == _MOST_SLOW
+        if given_up:
+            log.warning("%s; it failed %d times in a row: not asked again", error, _MOST_SLOW)
+
+
+def _describe(name: str, windows: set[Window], extent: Window) -> SkippedFile:
+    pixels = 0
+    for window in windows:
+        pixels += window.width * window.height
+    total = extent.width * extent.height
+    hull = Window.hull([*windows])
+    bounds = hull.col, hull.row, hull.width, hull.height
+    return SkippedFile(redact(name), min(pixels, total), total, len(windows), bounds)
+
+
+def files_of(skipped: Skipped | None) -> tuple[SkippedFile, ...]:
+    """Return what was skipped of each file; nothing without a collector."""
+    return skipped.files() if skipped else ()
+
+
+def try_read(skipped: Skipped | None, name: str, read: Callable[[], T]) -> T | None:
+    """Return what a function reads of a file; without a collector, an error is raised."""
+    return read() if skipped is None else skipped.attempt(name, read)
+
+
+def skipped_settings(files: Sequence[SkippedFile]) -> dict[str, object]:
+    """Return what was skipped as values of a settings file; empty if nothing was."""
+    if not files:
+        return {}
+    return {"skipped": [{**vars(file), "bounds": [*file.bounds]} for file in files]}
+
+
+def skipped_tag(files: Sequence[SkippedFile]) -> dict[str, str]:
+    """Return what was skipped as a tag of a raster; empty if nothing was."""
+    return {"CAFE_SKIPPED": "; ".join(map(str, files))} if files else {}
+
+
+def check_skipped(files: Sequence[SkippedFile], output: Path) -> None:
+    """Raise an error that counts what was skipped, if anything was, once an output is written.
+
+    Raises
+    ------
+    PartialFailureError
+    """
+    if files:
+        listed = list_some([*map(str, files)], 3)
+        raise PartialFailureError(
+            f"{output} lacks what could not be read (nodata): {listed}; run it again with whole "
+            "files and --overwrite"
+        )
