@@ -26,7 +26,8 @@ from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
 from cafe_cli.raster.header import read_descriptions, read_tags
 from cafe_cli.raster.image_view import find_view
 from cafe_cli.raster.mosaic_view import Member, inspect_rasters
-from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, read_samples
+from cafe_cli.raster.reader import image_bands, open_raster, read_decimated
+from cafe_cli.raster.samples import read_samples
 from cafe_cli.scenes.height_rasters import (
     find_height_voids,
     metres_per_unit,

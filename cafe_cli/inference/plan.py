@@ -14,6 +14,7 @@ from cafe_cli.inference.tiling import Strip, WindowGrid
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window
+from cafe_cli.scenes.heights import fill_margin
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.vector.area_of_interest import Area
 
@@ -57,6 +58,12 @@ class PredictPlan:
     def target(self) -> Grid:
         """Grid of the outputs."""
         return self.inspection.grid.at(self.area.extent)
+
+    @property
+    def reach(self) -> int:
+        """Pixels of the scene around a pixel that its label may depend on, at most."""
+        heights, grid = self.inspection.heights, self.inspection.grid
+        return self.windows.size + (fill_margin(heights.settings.fill, grid) if heights else 0)
 
     @property
     def digest(self) -> str:

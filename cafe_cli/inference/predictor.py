@@ -202,11 +202,11 @@ class Predictor:
             self.ensemble.training_pixels,
         )
 
-        skipped = plan.inspection.skipped
+        skipped, reach = plan.inspection.skipped, plan.reach
 
         def write(extent: Window, planes: ProductPlanes) -> None:
-            # Whatever was read before the first failure is whole; later strips may lack pixels.
-            store.write(plan.in_outputs(extent), planes, keep=not (skipped and skipped.any))
+            keep = skipped is None or not skipped.affects(extent.expand(reach))
+            store.write(plan.in_outputs(extent), planes, keep)
 
         inference.run(strips, self.forwards(plan), write)
 

@@ -6,9 +6,8 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,9 +22,8 @@ from cafe_cli.errors import BandError, InputError, ReadError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
 from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, block_bytes, check_size
 from cafe_cli.raster.image_view import ImageView, open_view
-from cafe_cli.raster.skipped import Skipped, try_read
 from cafe_cli.raster.storage import RasterReader, stored_window
-from cafe_cli.raster.window import Window, spread
+from cafe_cli.raster.window import Window
 from cafe_cli.redaction import HIDDEN
 from cafe_cli.system.atomic_write import is_file_name, is_remote
 from cafe_cli.system.gdal_options import PYTHON_OFF, set_gdal_options
@@ -260,52 +258,6 @@ def _affordable_side(dataset: DatasetReader, size: int) -> int:
     return max(min(size, math.isqrt(most)), 4)
 
 
-class Sample(NamedTuple):
-    """A window of a raster, as it is stored.
-
-    Attributes
-    ----------
-    values : ndarray, (bands, height, width)
-    valid : ndarray of bool, (height, width)
-        Where there is data: neither declared void nor not finite.
-    sides : tuple of bool
-        Which sides of the window are sides of the raster: top, bottom, left, right.
-    """
-
-    values: Array
-    valid: Mask
-    sides: tuple[bool, bool, bool, bool]
-
-
-def read_samples(
-    dataset: DatasetReader,
-    bands: Sequence[int],
-    nodata: float | None = None,
-    count: int = 4,
-    skipped: Skipped | None = None,
-) -> Iterator[Sample]:
-    """Read at most `count` x `count` windows of 256 x 256 pixels spread over a raster and its rim.
-
-    `nodata` replaces the raster's own. With `skipped`, windows that cannot be read are left out.
-    """
-    for window in spread(dataset.width, dataset.height, 256, count):
-        read = partial(_read_sample, dataset, window, bands, nodata)
-        if (sample := try_read(skipped, dataset.name, read)) is not None:
-            yield sample
-
-
-def _read_sample(
-    dataset: DatasetReader, window: Window, bands: Sequence[int], nodata: float | None
-) -> Sample:
-    values = _read(dataset, window, bands)
-    valid = read_valid(dataset, window, bands, nodata)
-    if values.dtype.kind == "f":
-        valid &= np.isfinite(values).all(axis=0)
-    left, top, right, bottom = window.bounds
-    sides = top == 0, bottom == dataset.height, left == 0, right == dataset.width
-    return Sample(values, valid, sides)
-
-
 def _read(dataset: RasterReader, window: Window, bands: Sequence[int]) -> Array:
     place = _rasterio_window(window)
     try:
@@ -323,10 +275,12 @@ def _rasterio_window(window: Window) -> rasterio.windows.Window:
 
 def _damaged(dataset: RasterReader, window: Window, error: Exception) -> ReadError:
     source, place = stored_window(dataset, window)
+    _forget_error(source)
     reason = gdal_message(error)
     if is_remote(source.name):
         remedy = _OF_A_SERVER
     elif source.driver == "VRT":
+        reason = " ".join(str(error.__cause__ or error).split())  # names the file of the list
         remedy = "it is a list of other files: check that they are where it says, and whole"
     else:
         remedy = "the file is truncated or damaged"
@@ -334,6 +288,12 @@ def _damaged(dataset: RasterReader, window: Window, error: Exception) -> ReadErr
         f"cannot read {source.name} at column {place.col}, row {place.row}: {reason} (in a window "
         f"of {place.width} x {place.height} pixels); {remedy}"
     )
+
+
+def _forget_error(dataset: DatasetReader) -> None:
+    """Clear the error of a failed read, which rasterio may raise once more at another call."""
+    with suppress(*READ_ERRORS):
+        dataset.colorinterp  # noqa: B018 - asks GDAL for its last error
 
 
 def gdal_message(error: BaseException) -> str:

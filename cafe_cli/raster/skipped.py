@@ -60,13 +60,19 @@ class Skipped:
     def __init__(self) -> None:
         self._windows: dict[str, set[Window]] = {}
         self._extents: dict[str, Window] = {}
+        self._areas: set[Window] = set()
+        self._everywhere = False
         self._slow: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    @property
-    def any(self) -> bool:
-        """Whether something was skipped."""
-        return bool(self._windows)
+    def aside(self) -> "Skipped":
+        """Return a collector for samples, which are not the output: it counts apart.
+
+        Files that are not asked again are the same.
+        """
+        other = Skipped()
+        other._slow = self._slow
+        return other
 
     def attempt(self, name: str, read: Callable[[], T]) -> T | None:
         """Return what a function reads of a file; None if it fails.
@@ -92,6 +98,19 @@ class Skipped:
         with self._lock:
             self._extents[name] = extent
             self._windows.setdefault(name, set()).update(windows)
+
+    def add_area(self, window: Window | None) -> None:
+        """Record a window of the output's grid that was skipped; None if it affects all of it."""
+        with self._lock:
+            if window is None:
+                self._everywhere = True
+            else:
+                self._areas.add(window)
+
+    def affects(self, window: Window) -> bool:
+        """Whether pixels of a window of the output's grid were skipped."""
+        with self._lock:
+            return self._everywhere or any(window.intersection(area) for area in self._areas)
 
     def files(self) -> tuple[SkippedFile, ...]:
         """Return what was skipped of each file, in the order of their names."""

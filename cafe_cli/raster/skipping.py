@@ -99,6 +99,7 @@ def _read_by_block(
         found = skipped.attempt(name, read)
         if found is None:
             lost[place] = True
+            skipped.add_area(on_grid)
             _record(reader, block, bands, skipped)
         else:
             values[:, *place], valid[place] = found[0][:, *part], found[1][part]

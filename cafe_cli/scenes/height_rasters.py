@@ -16,7 +16,8 @@ from cafe_cli.errors import BandError, ConfigError, InputError
 from cafe_cli.findings import Finding
 from cafe_cli.raster.joining import UNIT_NAMES
 from cafe_cli.raster.mosaic_view import Member
-from cafe_cli.raster.reader import image_bands, open_raster, read_decimated, read_samples
+from cafe_cli.raster.reader import image_bands, open_raster, read_decimated
+from cafe_cli.raster.samples import read_samples
 from cafe_cli.raster.skipped import Skipped, try_read
 from cafe_cli.scenes.height_voids import (
     FAR,
@@ -116,7 +117,7 @@ def inspect_heights(
 ) -> HeightRasters:
     """Check units and values of surface and terrain models, the values on a sample of pixels.
 
-    With `skipped`, samples that cannot be read are left out.
+    With `skipped`, pixels that cannot be read are left out.
 
     Raises
     ------
@@ -231,8 +232,6 @@ def _check_values(
                     "take the band of the heights: gdal_translate -b N"
                 )
             parts = read_height_parts(dataset, settings.nodata, len(some), skipped)
-            if not parts:
-                continue
             found = find_height_voids(dataset, member, settings, parts, options)
         for finding in found.findings:
             if finding.level == "error":
@@ -267,7 +266,7 @@ def read_height_parts(
     files : int
         Number of rasters that are looked at; of each, less is read the more there are.
     skipped : Skipped, optional
-        Parts that cannot be read are left out, instead of an error.
+        What cannot be read is NaN or left out, instead of an error.
     """
     samples = read_samples(dataset, [1], nodata, samples_per_side(files), skipped)
     parts = [np.where(s.valid, s.values[0].astype(np.float64), np.nan) for s in samples]

@@ -210,7 +210,9 @@ def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
         )
     lowest_view = _height_view(surface, grid, Resampling.min, settings, rasters.skipped)
     with closing(lowest_view) as view:
-        heights, valid, _ = _in_metres(view, rasters, grid.extent, surface[0].path)
+        heights, valid, lost = _in_metres(view, rasters, grid.extent, surface[0].path)
+    if rasters.skipped and lost is not None:
+        rasters.skipped.add_area(None)
     lowest = np.where(valid, heights, np.float32(np.nan))
     ground_filter = GroundFilter(
         cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope

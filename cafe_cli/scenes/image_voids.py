@@ -12,7 +12,8 @@ from rasterio.io import DatasetReader
 from scipy.ndimage import binary_dilation, label
 
 from cafe_cli.findings import Finding
-from cafe_cli.raster.reader import Array, Mask, Sample, read_samples
+from cafe_cli.raster.reader import Array, Mask
+from cafe_cli.raster.samples import Sample, read_samples
 from cafe_cli.raster.skipped import Skipped
 from cafe_cli.scenes.height_voids import as_written, is_code
 from cafe_cli.text import percent
@@ -63,7 +64,7 @@ def find_image_voids(
         Replaces the raster's own.
     count : int
     skipped : Skipped, optional
-        Windows that cannot be read are left out, instead of an error.
+        Pixels that cannot be read are left out, instead of an error.
 
     Raises
     ------
@@ -71,8 +72,6 @@ def find_image_voids(
         The file is damaged.
     """
     samples = list(read_samples(dataset, bands, nodata, count, skipped))
-    if not samples:
-        return ImageVoids([], None)
     pixels = np.concatenate([s.values[:, s.valid] for s in samples], axis=1)
     declared = dataset.nodata if nodata is None else nodata
     occurs = declared is not None and not all(s.valid.all() for s in samples)

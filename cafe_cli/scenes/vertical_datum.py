@@ -15,7 +15,6 @@ from rasterio.crs import CRS
 
 from cafe_cli.findings import Finding
 from cafe_cli.raster.grid import Grid
-from cafe_cli.raster.skipped import Skipped
 from cafe_cli.raster.window import spread
 from cafe_cli.scenes.height_rasters import HeightRasters
 from cafe_cli.scenes.heights import HeightReader
@@ -91,9 +90,8 @@ def describe_shift(heights: NDArray[np.floating]) -> str:
 def _sample(rasters: HeightRasters, grid: Grid, changes: Hashable) -> NDArray[np.float32]:
     """Return heights above ground (n,) in 16 windows spread over a scene, until files change."""
     unfilled = rasters.settings.model_copy(update={"fill": 0.0})
-    # A sample skips what cannot be read, too, but only what is missing in the end is counted.
-    apart = Skipped() if rasters.skipped else None
-    sampled = replace(rasters, settings=unfilled, skipped=apart)
+    aside = rasters.skipped and rasters.skipped.aside()
+    sampled = replace(rasters, settings=unfilled, skipped=aside)
     with closing(HeightReader(sampled, grid)) as reader:
         found = [reader.read(window) for window in spread(grid.width, grid.height, 128, 4)]
     return np.concatenate([heights[valid] for heights, valid in found])

@@ -1,0 +1,305 @@
+"""``--on-error skip``: what cannot be read is nodata in every output, counted, and exit code 3."""
+
+import os
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from cafe_cli.config.schema import PredictSettings
+from cafe_cli.errors import InputError, OutputError
+from cafe_cli.inference.job import PredictInput
+from cafe_cli.raster.window import Window
+from tests.support.damage import cut_off, overwrite
+from tests.support.engines import predict, town, write
+from tests.support.rasters import read
+
+pytest_plugins = ["tests.support.fixtures"]
+
+SIDE = 256
+TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+STRIPED = {"tiled": False, "blockysize": 16}
+PRODUCTS = ("confidence", "probabilities", "quality")
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """An image and heights in small blocks."""
+    return make_scene(tmp_path)
+
+
+def make_scene(folder, compress="deflate", layout=TILED, name="town"):
+    image, metres, _ = town(SIDE, SIDE)
+    return PredictInput(
+        (write(folder / f"{name}.tif", image, compress=compress, **layout),),
+        (write(folder / f"{name}_dsm.tif", metres, compress=compress, **layout),),
+        on_error="skip",
+    )
+
+
+def outputs(folder):
+    folder.mkdir(exist_ok=True)
+    return folder / "map.tif", {name: folder / f"{name}.tif" for name in PRODUCTS}
+
+
+def masked(*windows):
+    mask = np.zeros((SIDE, SIDE), bool)
+    for window in windows:
+        mask[window.slices()] = True
+    return mask
+
+
+@pytest.mark.parametrize("layout", [TILED, STRIPED], ids=["tiled", "striped"])
+@pytest.mark.parametrize("compress", ["deflate", "lzw", "zstd"])
+@pytest.mark.parametrize("damaged", ["optical", "elevation"])
+def test_what_cannot_be_read_is_nodata_in_every_output(compress, layout, damaged, model, tmp_path):
+    source = make_scene(tmp_path, compress, layout)
+    (path,) = getattr(source, damaged)
+    bad = masked(overwrite(path, 0, 1), overwrite(path, 0, 2))
+    labels, others = outputs(tmp_path / "out")
+    meter = predict(model, source, labels, **others)
+    for output in (labels, *others.values()):
+        assert np.array_equal((read(output) == 255).all(axis=0), bad), output
+    (file,) = meter.skipped
+    assert (file.file, file.pixels, file.total, file.windows) == (path, bad.sum(), SIDE**2, 2)
+
+
+@pytest.mark.parametrize("damaged", ["optical", "elevation"])
+def test_by_default_it_is_an_error_that_names_file_and_window(damaged, model, scene, tmp_path):
+    (path,) = getattr(scene, damaged)
+    overwrite(path, 1, 2)
+    said = rf"cannot read {path} at column \d+, row \d+: .* window of \d+ x \d+ pixels"
+    labels, _ = outputs(tmp_path / "out")
+    with pytest.raises(InputError, match=said):
+        predict(model, replace(scene, on_error="fail"), labels)
+    assert list(labels.parent.iterdir()) == []
+
+
+def test_whole_files_make_the_same_map_and_say_nothing(model, scene, tmp_path, caplog):
+    written = []
+    for on_error in ("fail", "skip"):
+        labels, others = outputs(tmp_path / on_error)
+        meter = predict(model, replace(scene, on_error=on_error), labels, **others)
+        assert meter.skipped == ()
+        assert "skipped" not in tomllib.loads(Path(f"{labels}.toml").read_text())
+        written.append([path.read_bytes() for path in (labels, *others.values())])
+    assert written[0] == written[1]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("damaged", ["optical", "elevation"])
+def test_the_bytes_do_not_depend_on_how_it_was_computed(damaged, model, scene, tmp_path):
+    (path,) = getattr(scene, damaged)
+    overwrite(path, 2, 1)
+    cut_off(path, 1, 3)
+    written = []
+    for number, (jobs, batch) in enumerate([(1, 1), (4, 1), (3, 5)]):
+        labels, others = outputs(tmp_path / f"{number}")
+        settings = PredictSettings(window=64, overlap=32, batch_size=batch)
+        predict(model, scene, labels, jobs=jobs, settings=settings, **others)
+        written.append([p.read_bytes() for p in (labels, *others.values())])
+    assert written[0] == written[1] == written[2]
+
+
+def test_heights_on_another_grid_with_an_estimated_ground(model, tmp_path):
+    image, metres, _ = town(SIDE, SIDE)
+    optical = write(tmp_path / "town.tif", image)
+    metres = np.kron(metres + 300, np.ones((2, 2), np.float32)).astype(np.float32)
+    dsm = write(tmp_path / "dsm.tif", metres, pixel=0.25, compress="lzw", **TILED)
+    bad = overwrite(dsm, 5, 5)
+    source = PredictInput((optical,), (dsm,), height_kind="dsm", on_error="skip")
+    written = []
+    for jobs in (1, 4):
+        labels, others = outputs(tmp_path / f"{jobs}")
+        (file,) = predict(model, source, labels, jobs=jobs, **others).skipped
+        assert (file.file, file.pixels, file.bounds) == (
+            dsm, 64 * 64, (bad.col, bad.row, bad.width, bad.height),
+        )  # fmt: skip
+        lost = read(labels)[0] == 255
+        assert lost[bad.row // 2 : bad.bottom // 2, bad.col // 2 : bad.right // 2].all()
+        assert not lost.all()
+        written.append([path.read_bytes() for path in (labels, *others.values())])
+    assert written[0] == written[1]
+
+
+def test_behind_a_virtual_raster(model, scene, tmp_path):
+    (path,) = scene.optical
+    bad = masked(overwrite(path, 0, 0))
+    virtual = tmp_path / "town.vrt"
+    rasterio.shutil.copy(path, virtual, driver="VRT")
+    labels, others = outputs(tmp_path / "out")
+    (file,) = predict(model, replace(scene, optical=(str(virtual),)), labels, **others).skipped
+    assert file.file == str(virtual)
+    assert (read(labels)[0] == 255)[bad].all()
+    with pytest.raises(InputError, match=r"town\.vrt .*town\.tif, band 1"):
+        predict(model, replace(scene, optical=(str(virtual),), on_error="fail"), tmp_path / "b.tif")
+
+
+def test_the_command_line_says_it_last_and_exits_with_3(model, scene, tmp_path, invoke):
+    bad = overwrite(scene.optical[0], 1, 1)
+    labels, _ = outputs(tmp_path / "out")
+    words = (
+        "predict", model, "--optical", scene.optical[0], "--elevation", scene.elevation[0],
+        "-o", labels,
+    )  # fmt: skip
+    assert invoke(*words)[0] == 1
+    code, captured = invoke(*words, "--on-error", "skip")
+    assert code == 3
+    last = captured.err.splitlines()[-1]
+    assert re.search(
+        r"lacks what could not be read \(nodata\): 4,096 pixels \(6\.2 %\) of .*town\.tif in 1 "
+        r"window within column 64, row 64, 64 x 64 pixels",
+        last,
+    )
+    (noted,) = tomllib.loads(Path(f"{labels}.toml").read_text())["skipped"]
+    assert noted == {
+        "file": scene.optical[0], "pixels": 4096, "total": SIDE**2, "windows": 1,
+        "bounds": [bad.col, bad.row, bad.width, bad.height],
+    }  # fmt: skip
+    with rasterio.open(labels) as dataset:
+        assert dataset.tags()["CAFE_SKIPPED"].startswith("4,096 pixels (6.2 %) of ")
+    code, captured = invoke(*words, "--on-error", "skip", "--resume")
+    assert code == 1
+    assert "exists and lacks what could not be read; pass --overwrite" in captured.err
+
+
+def test_per_file_goes_on_and_names_the_damaged_one(model, tmp_path, invoke):
+    for number in range(3):
+        make_scene(tmp_path, name=f"town{number}")
+    overwrite(str(tmp_path / "town1.tif"), 0, 1)
+    words = (
+        "predict", model, "--per-file", "--optical", tmp_path / "town[0-9].tif", "--elevation",
+        tmp_path / "town0_dsm.tif", "-o", tmp_path / "out", "--on-error", "skip",
+    )  # fmt: skip
+    code, captured = invoke(*words)
+    assert code == 3
+    assert "town1.tif" in captured.err.splitlines()[-1]
+    lost = [(read(tmp_path / "out" / f"town{n}.tif") == 255).sum() for n in range(3)]
+    assert lost == [0, 64 * 64, 0]
+
+
+def test_strips_that_may_lack_pixels_are_made_again(model, scene, tmp_path, monkeypatch):
+    """A run is interrupted; then the file is mended, and its size and time are the old ones."""
+    path = Path(scene.optical[0])
+    content, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    settings = PredictSettings(window=64, overlap=32)
+    monkeypatch.setattr("cafe_cli.inference.tiling._STRIP", 32 * SIDE)
+    monkeypatch.setattr("cafe_cli.inference.window_reader._PIECE", 64 * SIDE)
+    whole, others = outputs(tmp_path / "whole")
+    predict(model, scene, whole, settings=settings, **others)
+    overwrite(str(path), 1, 2)
+    os.utime(path, ns=times)
+
+    def stop(meter):
+        if meter.windows > 40:
+            raise KeyboardInterrupt
+
+    labels, others = outputs(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, scene, labels, settings=settings, progress=stop, jobs=1, **others)
+    _, *listed = (labels.parent / ".map.tif.strips/journal.jsonl").read_text().splitlines()
+    assert 0 < len(listed) < 5
+    path.write_bytes(content)
+    os.utime(path, ns=times)
+    meter = predict(model, scene, labels, settings=settings, resume=True, **others)
+    assert meter.skipped == ()
+    assert labels.read_bytes() == whole.read_bytes()
+
+
+# Mosaic
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """Two label rasters that overlap by half, with their confidences."""
+    names = []
+    for number in range(2):
+        values = np.full((1, SIDE, SIDE), number, np.uint8)
+        values[:, ::2] = 2
+        tags = {"compress": "lzw", **TILED}
+        names.append(
+            write(tmp_path / f"m{number}.tif", values, (number * 128, 0), nodata=255, **tags)
+        )
+    return names
+
+
+def test_mosaic_takes_what_cannot_be_read_for_nodata(maps, tmp_path, invoke):
+    only, shared = overwrite(maps[0], 0, 1), overwrite(maps[0], 3, 1)
+    output = tmp_path / "out" / "mosaic.tif"
+    output.parent.mkdir()
+    code, captured = invoke("mosaic", *maps, "-o", output)
+    assert code == 1
+    assert re.search(r"m0\.tif at column 0, row 0: .* window of 256 x 256 pixels", captured.err)
+    assert list(output.parent.iterdir()) == []
+    code, captured = invoke(
+        "mosaic", *maps, "-o", output, "--method", "first", "--on-error", "skip"
+    )
+    assert code == 3
+    assert "8,192 pixels (12.5 %) of " in captured.err.splitlines()[-1]
+    values = read(output)[0]
+    assert (values[only.slices()] == 255).all()
+    assert np.array_equal(values[shared.slices()], read(maps[1])[0][64:128, 64:128])
+    lost = np.zeros(values.shape, bool)
+    lost[only.slices()] = True
+    assert np.array_equal(values == 255, lost)
+    assert tomllib.loads(Path(f"{output}.toml").read_text())["skipped"][0]["windows"] == 2
+    with rasterio.open(output) as dataset:
+        assert "m0.tif" in dataset.tags()["CAFE_SKIPPED"]
+
+
+def test_mosaic_of_a_file_that_was_cut_off(maps, tmp_path, invoke):
+    cut_off(maps[1], 0, 2)
+    output = tmp_path / "mosaic.tif"
+    code, _ = invoke("mosaic", *maps, "-o", output, "--method", "last", "--on-error", "skip")
+    assert code == 3
+    values = read(output)[0]
+    assert (values[192:, 256:] == 255).all()
+    assert (values[:, :256] != 255).all()
+    assert (values[:128] != 255).all()
+
+
+def test_a_label_stays_where_only_its_confidence_is_lost(maps, tmp_path, invoke):
+    sure = [str(tmp_path / f"c{number}.tif") for number in range(2)]
+    for number, path in enumerate(sure):
+        values = np.full((1, SIDE, SIDE), 50 + number, np.uint8)
+        write(Path(path), values, (number * 128, 0), nodata=255, compress="deflate", **TILED)
+    alone, shared = overwrite(sure[0], 0, 0), overwrite(sure[0], 2, 0)
+    output, beside = tmp_path / "mosaic.tif", tmp_path / "sure.tif"
+    given = [word for path in sure for word in ("--confidence", path)]
+    code, captured = invoke(
+        "mosaic", *maps, *given, "-o", output, "--method", "confidence", "--confidence-output",
+        beside, "--on-error", "skip",
+    )  # fmt: skip
+    assert code == 3
+    assert "8,192 pixels (12.5 %) of " in captured.err.splitlines()[-1]
+    labels, known = read(output)[0], read(beside)[0]
+    assert np.array_equal(labels[alone.slices()], read(maps[0])[0][alone.slices()])
+    assert (known[alone.slices()] == 255).all()
+    assert (known[shared.slices()] == 51).all()
+    assert (known == 255).sum() == 64 * 64
+
+
+def test_a_warped_input_of_a_mosaic(maps, tmp_path, invoke):
+    overwrite(maps[1], 1, 1)
+    output = tmp_path / "mosaic.tif"
+    words = ("mosaic", maps[1], "-o", output, "--resolution", "0.41")
+    code, captured = invoke(*words)
+    assert code == 1
+    found = re.search(r"column (\d+), row (\d+): .* of (\d+) x (\d+) pixels", captured.err)
+    assert Window(*map(int, found.groups())).intersection(Window(64, 64, 64, 64))
+    code, captured = invoke(*words, "--on-error", "skip")
+    assert code == 3
+    assert "4,096 pixels (6.2 %) of" in captured.err.splitlines()[-1]
+
+
+def test_an_output_that_lacks_pixels_is_not_complete(model, scene, tmp_path):
+    overwrite(scene.optical[0], 1, 1)
+    labels, _ = outputs(tmp_path / "out")
+    predict(model, scene, labels)
+    with pytest.raises(OutputError, match="lacks what could not be read"):
+        predict(model, scene, labels, resume=True)
+    predict(model, scene, labels, overwrite=True)
