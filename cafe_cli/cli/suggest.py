@@ -1,10 +1,11 @@
 """``cafe suggest``: places to label next."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cafe_cli.cli.options import config_options, output_options, read_config
+from cafe_cli.cli.options import config_options, dry_option, output_options, read_config
 
 _EXAMPLES = """\b
 Examples:
@@ -27,10 +28,11 @@ Examples:
 )  # fmt: skip
 @click.option("--size", type=int, default=256, show_default=True, help="Side of a place in pixels.")
 @config_options
+@dry_option
 def suggest(
     map_: str, output: Path, overwrite: bool, confidence: str | None, probabilities: str | None,
     labels: str | None, places: int, size: int, config_path: Path | None,
-    assignments: tuple[str, ...],
+    assignments: tuple[str, ...], dry_run: bool,
 ) -> None:  # fmt: skip
     """Find the places of a MAP where new labels would help most.
 
@@ -39,16 +41,20 @@ def suggest(
     [labels] are used, to read the labels as cafe tile does.
     """
     from cafe_cli.cli.console import progress_bar, say
-    from cafe_cli.evaluation.suggest import SuggestInput
-    from cafe_cli.evaluation.suggest import suggest as run
+    from cafe_cli.cli.report import print_reports
+    from cafe_cli.evaluation import suggest as engine
 
     config = read_config(config_path, assignments)
-    source = SuggestInput(
+    source = engine.SuggestInput(
         map_, confidence, probabilities, labels,
         config.class_table if config.classes else None, config.labels, config.crs,
     )  # fmt: skip
+    about: dict[str, Any] = {"count": places, "size": size, "overwrite": overwrite}
+    if dry_run:
+        print_reports([engine.dry_run(source, output, **about)])
+        return
     with progress_bar("suggest") as progress:
-        found = run(source, output, count=places, size=size, overwrite=overwrite, progress=progress)
+        found = engine.suggest(source, output, **about, progress=progress)
     reasons = [place.reason for place in found]
     counts = ", ".join(f"{reasons.count(r)} {r}" for r in dict.fromkeys(reasons))
     few = "" if len(found) == places else f" of {places}: no more are in doubt and lie apart"

@@ -29,6 +29,7 @@ from cafe_cli.evaluation.land_cover_map import LandCoverMap, class_table, inspec
 from cafe_cli.evaluation.metrics import Confusion
 from cafe_cli.evaluation.reference import blocks_of, inspect_reference
 from cafe_cli.evaluation.spreading import CELLS, CellSums, choose
+from cafe_cli.findings import Report
 from cafe_cli.raster.grid import Grid, parse_crs
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.mosaic_view import MosaicView, covered_share, inspect_rasters
@@ -165,13 +166,9 @@ def suggest(
         An output exists or cannot be written.
     """
     finish_replacing([output])
-    _check(source, output, count, size)
-    inputs = source.files
+    files = InputFiles.behind(source.files)
+    map_, table = _plan(source, output, count, size, overwrite)
     side = settings_path(output)
-    check_outputs([output], inputs, overwrite, {side: output})
-    files = InputFiles.behind(inputs)
-    map_ = inspect_map(source.map, source.crs)
-    table = class_table(map_, source.classes)
     with claim_outputs([output], overwrite):
         cells = _gather(source, map_, table, size, progress)
         places = [*_rank(cells, count, _measure(source))]
@@ -181,6 +178,49 @@ def suggest(
             _write(temporary[output], output, map_.grid, places)
             temporary[side].write_text(dump_settings(made), encoding="utf-8")
     return [place for place, _ in places]
+
+
+def dry_run(
+    source: SuggestInput,
+    output: Path,
+    *,
+    count: int = 50,
+    size: int = 256,
+    overwrite: bool = False,
+) -> Report:
+    """Check all that `suggest` checks before it reads pixels. Arguments as there."""
+    report = Report("suggest")
+    with report.capture_errors():
+        map_, table = _plan(source, output, count, size, overwrite)
+        with _open_doubt(source, map_, table):
+            report.facts |= {
+                "map": f"{map_.grid.width} x {map_.grid.height} pixels of {map_.name}",
+                "classes": list(table.names),
+                "places": count,
+                "size": size,
+                "chosen by": [name for name in (_measure(source), source.labels) if name],
+                "output": str(output),
+            }
+    return report
+
+
+def _plan(
+    source: SuggestInput, output: Path, count: int, size: int, overwrite: bool
+) -> tuple[LandCoverMap, ClassTable]:
+    """Check options, outputs and the map; return the map and its classes."""
+    _check(source, output, count, size)
+    check_outputs([output], source.files, overwrite, {settings_path(output): output})
+    map_ = inspect_map(source.map, source.crs)
+    _check_size(map_.grid, size)
+    return map_, class_table(map_, source.classes)
+
+
+def _check_size(grid: Grid, size: int) -> None:
+    if (number := grid.width * grid.height / (size // CELLS) ** 2) > _MOST_CELLS:
+        raise ConfigError(
+            f"places of {size} pixels on a map of {grid.width} x {grid.height}: their sums would "
+            f"take {number * _BYTES / 1e9:.0f} GB; raise --size"
+        )
 
 
 def _check(source: SuggestInput, output: Path, count: int, size: int) -> None:
@@ -221,11 +261,6 @@ def _gather(
 ) -> CellSums:
     """Sum over cells: pixels that count, their doubt, labelled pixels, and those that differ."""
     grid, cell = map_.grid, size // CELLS
-    if (number := grid.width * grid.height / cell**2) > _MOST_CELLS:
-        raise ConfigError(
-            f"places of {size} pixels on a map of {grid.width} x {grid.height}: their sums would "
-            f"take {number * _BYTES / 1e9:.0f} GB; raise --size"
-        )
     cells = CellSums.empty(grid.width, grid.height, cell, 4)
     block = -(-1024 // cell) * cell
     windows = _blocks(map_, grid, block)

@@ -5,7 +5,7 @@ import rasterio
 import shapely
 
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError, OutputError
-from cafe_cli.evaluation.suggest import SuggestInput, suggest
+from cafe_cli.evaluation.suggest import SuggestInput, dry_run, suggest
 from cafe_cli.raster.writer import class_tags
 from tests.support.engines import PIXEL, TABLE, write
 
@@ -103,6 +103,25 @@ def test_vector_labels(folder):
     )  # fmt: skip
     (found,) = run(folder, labels="labels.gpkg")
     assert (found.reason, found.disagreement) == ("disagreement", 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"confidence": "confidence.tif", "labels": "labels.tif"}, None),
+        ({"confidence": "probabilities.tif"}, "has 3 bands"),
+        ({}, "give --confidence"),
+        ({"probabilities": "absent.tif"}, "absent.tif"),
+    ],
+)
+def test_dry_run(folder, names, says):
+    files = {key: str(folder / name) for key, name in names.items()}
+    source = SuggestInput(str(folder / "map.tif"), classes=TABLE, **files)
+    report = dry_run(source, folder / "places.gpkg")
+    assert report.ok is (says is None)
+    assert not (folder / "places.gpkg").exists()
+    if says:
+        assert says in report.findings[0].message
 
 
 def test_the_same_places_again(folder):

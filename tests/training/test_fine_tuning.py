@@ -175,6 +175,14 @@ def test_models_that_cannot_be_taken(model, tileset, tmp_path, change, says):
     assert str(path) in finding.message
 
 
+@pytest.mark.parametrize("key", ["weights", "height_weights"])
+def test_a_model_is_not_the_weights_of_an_encoder(model, tileset, tmp_path, key):
+    config = settings(**{f"model__{key}": str(model)})
+    (finding,) = dry_run(tileset, tmp_path / "run", config, device="cpu").findings
+    assert f"{model} is a cafe model, not the weights of one encoder" in finding.message
+    assert f"--from {model}" in finding.message
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "weights.pth", "model.pt", "model.zip"])
 def test_other_formats(tmp_path, name):
     path = tmp_path / name
