@@ -1,10 +1,19 @@
 """``cafe mosaic``: merge label rasters into one map."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cafe_cli.cli.options import PATH, bbox_option, dry_option, on_error_option, output_options
+from cafe_cli.cli.options import (
+    PATH,
+    bbox_option,
+    dry_option,
+    on_error_option,
+    output_options,
+    stac_options,
+    take_stac,
+)
 from cafe_cli.config.choices import OnError
 
 METHODS = ("first", "last", "majority", "confidence")
@@ -23,12 +32,13 @@ METHODS = ("first", "last", "majority", "confidence")
 @click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
 @bbox_option("Extent in the CRS of the map.  [default: all inputs]")
 @on_error_option
+@stac_options
 @dry_option
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
     confidences: tuple[str, ...], confidence_output: Path | None, like: str | None,
     resolution: float | None, bbox: tuple[float, float, float, float] | None,
-    on_error: OnError, dry_run: bool,
+    on_error: OnError, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Join label rasters into one map.
 
@@ -47,16 +57,17 @@ def mosaic(
     if confidence_output and not confidences:
         raise click.UsageError("--confidence-output needs --confidence")
     given = Confidences(rasters, confidence_output) if confidences else None
-    target = TargetGrid(like, resolution, bbox)
+    target, stac = TargetGrid(like, resolution, bbox), take_stac(options)
     if dry_run:
         print_reports([engine.dry_run(
             files, output, method=method, confidences=given, target=target, overwrite=overwrite,
+            stac=stac,
         )])  # fmt: skip
         return
     with progress_bar("mosaic") as progress:
         skipped = engine.mosaic(
             files, output, method=method, confidences=given, target=target, overwrite=overwrite,
-            on_error=on_error, progress=progress,
+            on_error=on_error, stac=stac, progress=progress,
         )  # fmt: skip
     say(f"joined {len(files)} rasters into {output}")
     check_skipped(skipped, output)

@@ -14,6 +14,7 @@ from cafe_cli.text import list_some
 
 if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
+    from cafe_cli.raster.stac import StacOptions
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -265,6 +266,27 @@ def output_options(what: str) -> Decorator:
 def bbox_option(what: str) -> Decorator:
     """Add --bbox, described by `what`."""
     return click.option("--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP", help=what)
+
+
+def stac_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --stac and --datetime, which `take_stac` reads."""
+    command = click.option(
+        "--datetime", metavar="WHEN",
+        help="When the images were taken, for --stac, e.g. 2024-06-01.  [default: as inputs say]",
+    )(command)  # fmt: skip
+    return click.option(
+        "--stac", is_flag=True, help="Write a STAC item beside the map: NAME.stac.json."
+    )(command)
+
+
+def take_stac(options: dict[str, Any]) -> "StacOptions | None":
+    """Remove the values of --stac and --datetime; return what they ask for."""
+    from cafe_cli.raster.stac import StacOptions
+
+    asked, moment = options.pop("stac"), options.pop("datetime")
+    if moment is not None and not asked:
+        raise click.UsageError("--datetime is for --stac: add that, or leave it out")
+    return StacOptions(moment) if asked else None
 
 
 device_option = click.option(

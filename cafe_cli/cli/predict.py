@@ -20,7 +20,9 @@ from cafe_cli.cli.options import (
     on_error_option,
     output_options,
     read_config,
+    stac_options,
     take_overrides,
+    take_stac,
 )
 from cafe_cli.config.choices import TTA, Blend, Engine
 
@@ -93,6 +95,7 @@ def _is_safetensors(path: str) -> bool:
 @click.option(
     "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."
 )
+@stac_options
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, a list of cuda:N, or all."
 )
@@ -118,8 +121,9 @@ def predict(
         raise click.UsageError("Missing argument 'MODEL'")
     settings = read_config(None, (), take_overrides(WINDOW_OPTIONS, options)).predict
     others = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
+    stac = take_stac(options)
     outputs = PredictOutput(
-        output, **others, options=dict(map(_key_value, creation)), overwrite=overwrite,
+        output, **others, stac=stac, options=dict(map(_key_value, creation)), overwrite=overwrite,
         resume=resume,
     )  # fmt: skip
     options |= _expand_names({name: options[name] for name in _STREAMS}, per_file)

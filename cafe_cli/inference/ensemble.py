@@ -21,6 +21,7 @@ from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.device import windows_that_fit
 from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.model.model_file import ModelCard
+from cafe_cli.raster.stac import ModelFacts
 from cafe_cli.raster.window import Window
 from cafe_cli.system.malloc import keep_memory
 
@@ -146,6 +147,24 @@ class Ensemble:
     def hashes(self) -> list[tuple[str, str]]:
         """Name and SHA-256 of every model file."""
         return [(path.name, model_file.sha256(path)) for path in self.paths]
+
+    def facts(self, window: int) -> ModelFacts:
+        """Return what a STAC item says about the models, run on windows of that many pixels."""
+        card, network = self.card, self.card.architecture
+        encoders = [network.optical_encoder]
+        if self.has_height:
+            encoders.append(network.height_encoder or network.optical_encoder)
+        return ModelFacts(
+            [(path, digest) for path, (_, digest) in zip(self.paths, self.hashes, strict=True)],
+            f"CaFE ({', '.join(encoders)})",
+            card.torch_version,
+            self.parameters,
+            card.band_names,
+            card.dtype,
+            self.has_height,
+            window,
+            card.classes,
+        )
 
     @property
     def fingerprint(self) -> dict[str, str]:

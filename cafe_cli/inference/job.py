@@ -13,6 +13,7 @@ from cafe_cli.inference.quality import QUALITY
 from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.product import PERCENT, Product, confidence_product, label_product
+from cafe_cli.raster.stac import StacOptions
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class PredictOutput:
         Replace outputs that exist.
     resume : bool
         Continue an interrupted run.
+    stac : StacOptions, optional
+        Write a STAC item beside the labels.
     """
 
     labels: Path
@@ -101,6 +104,7 @@ class PredictOutput:
     options: Mapping[str, str] = field(default_factory=dict)
     overwrite: bool = False
     resume: bool = False
+    stac: StacOptions | None = None
 
     @property
     def paths(self) -> dict[str, Path]:

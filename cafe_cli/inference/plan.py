@@ -11,6 +11,7 @@ from cafe_cli.inference.ensemble import Engine
 from cafe_cli.inference.job import PredictInput, PredictOutput
 from cafe_cli.inference.strip_store import strips_folder
 from cafe_cli.inference.tiling import Strip, WindowGrid
+from cafe_cli.raster.acquired import Acquired
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window
@@ -37,6 +38,8 @@ class PredictPlan:
         Everything that the pixels of the outputs depend on, as plain values by readable names.
     inputs : InputFiles
         The files behind the names of the source, before any was read.
+    acquired : Acquired or None
+        When the images were taken; None unless a STAC item is written.
     """
 
     source: PredictInput
@@ -48,6 +51,7 @@ class PredictPlan:
     engine: Engine
     fingerprint: Mapping[str, object]
     inputs: InputFiles
+    acquired: Acquired | None = None
 
     @property
     def window_count(self) -> int:

@@ -26,12 +26,15 @@ from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.device import choose_devices
+from cafe_cli.raster.acquired import find_acquired
 from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.output_files import stac_path
 from cafe_cli.raster.skipped import SkippedFile, files_of, skipped_settings, skipped_tag
+from cafe_cli.raster.stac import item_text, require_pystac
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
-from cafe_cli.system.atomic_write import translate_os_errors
+from cafe_cli.system.atomic_write import remove, translate_os_errors, write_text
 from cafe_cli.system.locks import lock_outputs
 from cafe_cli.system.threads import cores
 
@@ -66,6 +69,10 @@ class Predictor:
         """Check the inputs, and what a run to resume has left; errors as in `predict`."""
         ensemble, settings = self.ensemble, self.settings
         inputs = InputFiles.behind(scene_input.source.paths)
+        acquired = None
+        if outputs.stac:
+            require_pystac()
+            acquired = find_acquired(outputs.stac.datetime, scene_input.source.optical)
         inspection, area = scene_input.inspect(ensemble)
         windows = ensemble.window_grid(settings, inspection.grid.extent)
         classes = len(ensemble.card.classes)
@@ -85,7 +92,7 @@ class Predictor:
         }
         plan = PredictPlan(
             scene_input.source, outputs, inspection, area, windows, strips, engine, fingerprint,
-            inputs,
+            inputs, acquired,
         )  # fmt: skip
         plan.check_resume()
         return plan
@@ -98,6 +105,8 @@ class Predictor:
             log.info("%s is complete", outputs.labels)
             with lock_outputs([*outputs.paths.values()]):
                 remove_leftovers(outputs.labels)
+                if outputs.stac:
+                    self._describe(plan)
             meter.resume(meter.total)
             return meter
         for path in outputs.paths.values():
@@ -117,7 +126,8 @@ class Predictor:
             meter.skipped = files_of(plan.inspection.skipped)
             store.finish(skipped_tag(meter.skipped))
             # Written before the strips are removed: if the process is killed here, the resumed run
-            # writes it.
+            # writes them.
+            self._describe(plan)
             save_beside(outputs.labels, self._provenance(plan, meter.skipped))
         meter.written += 1
         if not meter.run and len(left) == len(plan.strips):
@@ -209,6 +219,16 @@ class Predictor:
             store.write(plan.in_outputs(extent), planes, keep)
 
         inference.run(strips, self.forwards(plan), write)
+
+    def _describe(self, plan: PredictPlan) -> None:
+        """Write the STAC item of a complete map, or remove that of the map it has replaced."""
+        path = stac_path(plan.outputs.labels)
+        if plan.acquired is None:
+            remove(path)
+            return
+        products = plan.outputs.products(self.ensemble.card.classes)
+        model = self.ensemble.facts(plan.windows.size)
+        write_text(path, item_text(products, plan.target, plan.acquired, model))
 
     def _provenance(self, plan: PredictPlan, skipped: Sequence[SkippedFile]) -> dict[str, object]:
         """Return the content of the TOML file written next to the labels."""

@@ -1,7 +1,8 @@
 """``cafe mosaic``: overlapping label rasters merged into one, window by window."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from cafe_cli.findings import Report
 from cafe_cli.mosaic.grid import OpenRasters, PlacedInput, TargetGrid
 from cafe_cli.mosaic.methods import UNKNOWN, Confidence, Labels, Method
 from cafe_cli.mosaic.plan import Confidences, MosaicPlan, describe_grid, plan
+from cafe_cli.raster.acquired import Acquired
 from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.output_files import stac_path
 from cafe_cli.raster.skipped import (
     Skipped,
     SkippedFile,
@@ -23,8 +26,9 @@ from cafe_cli.raster.skipped import (
     skipped_settings,
     skipped_tag,
 )
+from cafe_cli.raster.stac import StacOptions, item_text
 from cafe_cli.raster.window import Window, blocks
-from cafe_cli.raster.writer import create_maps
+from cafe_cli.raster.writer import Text, create_maps
 from cafe_cli.system.output_group import claim_outputs, finish_replacing
 from cafe_cli.system.threads import ProgressCallback
 
@@ -41,6 +45,7 @@ def mosaic(
     target: TargetGrid | None = None,
     overwrite: bool = False,
     on_error: OnError = "fail",
+    stac: StacOptions | None = None,
     progress: ProgressCallback = lambda done, total: None,
 ) -> tuple[SkippedFile, ...]:
     """Merge label rasters into one COG.
@@ -66,6 +71,8 @@ def mosaic(
         Replace outputs that exist.
     on_error : {"fail", "skip"}
         Where an input cannot be read: raise an error, or take it for nodata.
+    stac : StacOptions, optional
+        Write a STAC item beside the mosaic.
     progress : callable
         Called with the number of windows done and in total.
 
@@ -88,24 +95,27 @@ def mosaic(
     finish_replacing([output])
     files = InputFiles.behind([*inputs, *(confidences.inputs if confidences else ())])
     planned = plan(
-        inputs, output, method=method, confidences=confidences, target=target, overwrite=overwrite
-    )
+        inputs, output, method=method, confidences=confidences, target=target, overwrite=overwrite,
+        stac=stac,
+    )  # fmt: skip
     made = {"inputs": list(inputs), "method": method, "target": vars(target or TargetGrid())}
     made["confidences"] = list(confidences.inputs) if confidences else []
     made["on_error"] = on_error
-    settings = {settings_path(output): ""}  # written when it is known what was skipped
+    texts: dict[Path, Text] = {settings_path(output): ""}  # when it is known what is skipped
     skipped = Skipped() if on_error == "skip" else None
     products = planned.products
     tags = provenance_tags(inputs, planned.models, method=method)
+    if acquired := planned.acquired:
+        texts[stac_path(output)] = partial(_describe, planned, acquired)
     with (
         claim_outputs([path for product in products for path in product.claimed], overwrite),
-        create_maps(products, planned.grid, overwrite, tags, settings) as writers,
+        create_maps(products, planned.grid, overwrite, tags, texts) as writers,
     ):
         with closing(OpenRasters(planned.grid, skipped)) as rasters:
             _fill(planned, writers, rasters, progress)
         files.check_unchanged()
         lost = files_of(skipped)
-        settings[settings_path(output)] = dump_settings({**made, **skipped_settings(lost)})
+        texts[settings_path(output)] = dump_settings({**made, **skipped_settings(lost)})
         for writer in writers:
             writer.update_tags(**skipped_tag(lost))
     return lost
@@ -119,13 +129,14 @@ def dry_run(
     confidences: Confidences | None = None,
     target: TargetGrid | None = None,
     overwrite: bool = False,
+    stac: StacOptions | None = None,
 ) -> Report:
     """Check everything that `mosaic` checks; report the output. Arguments as there."""
     report = Report("mosaic")
     with report.capture_errors():
         planned = plan(
             inputs, output, method=method, confidences=confidences, target=target,
-            overwrite=overwrite,
+            overwrite=overwrite, stac=stac,
         )  # fmt: skip
         pixels = planned.grid.width * planned.grid.height
         report.facts |= {
@@ -137,6 +148,11 @@ def dry_run(
             "estimate": {"disk_at_most": pixels * (2 if confidences else 1)},
         }
     return report
+
+
+def _describe(planned: MosaicPlan, acquired: Acquired, finished: Mapping[Path, Path]) -> str:
+    """Return the STAC item of the mosaic, of files that do not have their names yet."""
+    return item_text(planned.products, planned.grid, acquired, finished=finished)
 
 
 def _fill(

@@ -12,11 +12,13 @@ from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
 from cafe_cli.mosaic.grid import MosaicInput, PlacedInput, TargetGrid, place, target_grid
 from cafe_cli.mosaic.methods import METHODS, Method
+from cafe_cli.raster.acquired import Acquired, find_acquired
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.product import Product, confidence_product, label_product
 from cafe_cli.raster.reader import open_raster
+from cafe_cli.raster.stac import StacOptions, require_pystac
 from cafe_cli.raster.writer import check_nodata, read_classes
 
 log = logging.getLogger("cafe")
@@ -50,6 +52,8 @@ class MosaicPlan:
         None if no input has a table.
     method : Method
     inputs : list of PlacedInput
+    acquired : Acquired or None
+        When the images behind the inputs were taken; None unless a STAC item is written.
     """
 
     output: Path
@@ -58,6 +62,7 @@ class MosaicPlan:
     classes: ClassTable | None
     method: Method
     inputs: list[PlacedInput]
+    acquired: Acquired | None = None
 
     @property
     def products(self) -> list[Product]:
@@ -82,6 +87,7 @@ def plan(
     confidences: Confidences | None = None,
     target: TargetGrid | None = None,
     overwrite: bool = False,
+    stac: StacOptions | None = None,
 ) -> MosaicPlan:
     """Check options, outputs and inputs; arguments and errors as in `cafe_cli.mosaic.mosaic`."""
     _check_options(inputs, method, confidences)
@@ -90,9 +96,14 @@ def plan(
     like = [target.like] if target and target.like else []
     check_rasters(outputs, [*inputs, *partners, *like], overwrite, [settings_path(output)])
     sources = _inspect(inputs, confidences)
+    acquired = None
+    if stac:
+        require_pystac()
+        acquired = find_acquired(stac.datetime, inputs)
     grid = target_grid(sources, target or TargetGrid())
     classes = _common_classes(sources)
-    return MosaicPlan(output, second, grid, classes, METHODS[method], place(sources, grid))
+    placed = place(sources, grid)
+    return MosaicPlan(output, second, grid, classes, METHODS[method], placed, acquired)
 
 
 def describe_grid(grid: Grid) -> str:

@@ -28,6 +28,11 @@ def style_path(path: Path) -> Path:
     return path.with_suffix(".qml")
 
 
+def stac_path(path: Path) -> Path:
+    """Return the STAC item of a raster, ``NAME.stac.json`` of ``NAME.tif``."""
+    return path.with_suffix(".stac.json")
+
+
 def check_rasters(
     outputs: Sequence[Path],
     inputs: Sequence[str],
@@ -47,7 +52,7 @@ def check_rasters(
     others : sequence of Path
         More files that are written with the first output.
     styled : bool
-        Whether a style for QGIS is written beside each.
+        Whether a style for QGIS is written beside each, and a STAC item beside the first.
 
     Raises
     ------
@@ -62,6 +67,7 @@ def check_rasters(
     if styled:
         _check_styles(outputs)
         sides |= {style_path(path): path for path in outputs}
+        sides[stac_path(outputs[0])] = outputs[0]
     check_outputs(outputs, inputs, overwrite, {**sides, **dict.fromkeys(others, outputs[0])})
 
 

@@ -19,7 +19,7 @@ from cafe_cli.raster.cog import to_cog
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.header import read_tags
-from cafe_cli.raster.output_files import check_file, side_files, style_path
+from cafe_cli.raster.output_files import check_file, side_files, stac_path, style_path
 from cafe_cli.raster.product import Product
 from cafe_cli.raster.readback import CheckedWriter, check_copy
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
@@ -151,9 +151,10 @@ def create_maps(
     """
     for product in products:
         check_file(product.path)
-    sides = {side for p in products for side in (*side_files(p.path), style_path(p.path))}
     paths = [product.path for product in products]
-    with replace_together([*paths, *sorted(sides), *texts], overwrite) as new:
+    sides = [side for path in paths for side in (*side_files(path), style_path(path))]
+    every = dict.fromkeys([*paths, *sides, stac_path(paths[0]), *texts])
+    with replace_together([*every], overwrite) as new:
         with ExitStack() as stack:
             writers = [
                 stack.enter_context(_cog_writer(p, new[p.path], grid, tags)) for p in products

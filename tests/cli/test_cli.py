@@ -139,6 +139,7 @@ def test_no_command(run):
         (["mosaic", "-o", "x"], "Missing argument 'INPUTS...'"),
         (["mosaic", "a.tif", "-o", "x", "--method", "best"], "'best' is not one of 'first'"),
         (["mosaic", "a.tif", "-o", "x", "--confidence-output", "y"], "needs --confidence"),
+        (["mosaic", "a.tif", "-o", "x", "--datetime", "2024"], "--datetime is for --stac"),
         (["train", "t", "-o", "x", "--epochs", "0"], "train.epochs"),
         (["train", "t", "-o", "x", "--epochs", "many"], "'many' is not a valid integer"),
         (["train", "t", "-o", "x", "--resume", "--overwrite"], "choose one"),

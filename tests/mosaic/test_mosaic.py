@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import shutil
@@ -35,6 +36,7 @@ from cafe_cli.mosaic.plan import Confidences
 from cafe_cli.raster import reader, warp, writer
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster
+from cafe_cli.raster.stac import StacOptions
 from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import _to_cog, class_tags, create_cog, read_classes, write_geotiff
@@ -721,6 +723,32 @@ def test_a_mosaic_says_what_it_was_made_of(tmp_path, models, expected):
     }  # fmt: skip
     tags = {key: value for key, value in tags.items() if value}
     assert made_of(tmp_path / "map.tif") == made_of(tmp_path / "sure.tif") == tags
+
+
+def test_the_item_of_a_mosaic(tmp_path):
+    path = write_row(tmp_path / "a.tif", 0, 0, 1, 2, 2)
+    (tmp_path / "a.stac.json").write_text('{"properties": {"datetime": "2020-01-02T03:04:05Z"}}')
+    mosaic([path], tmp_path / "map.tif", stac=StacOptions())
+    item = json.loads((tmp_path / "map.stac.json").read_text())
+    assert item["properties"]["datetime"] == "2020-01-02T03:04:05Z"
+    assert item["properties"]["cafe:method"] == "majority"
+    labels = item["assets"]["labels"]
+    assert [row["count"] for row in labels["classification:classes"]] == [1, 1, 2]
+    digest = hashlib.sha256((tmp_path / "map.tif").read_bytes()).hexdigest()
+    assert labels["file:checksum"] == f"1220{digest}"
+    assert "stac_extensions" in item
+    assert not any("mlm" in name for name in item["stac_extensions"])
+    mosaic([path], tmp_path / "map.tif", overwrite=True)
+    assert not (tmp_path / "map.stac.json").exists()
+
+
+def test_a_mosaic_of_maps_without_a_date(tmp_path):
+    path = write_row(tmp_path / "a.tif", 0, 0, 1)
+    with pytest.raises(ConfigError, match=r"a\.tif does not say when it was taken"):
+        mosaic([path], tmp_path / "map.tif", stac=StacOptions())
+    report = engine.dry_run([path], tmp_path / "map.tif", stac=StacOptions())
+    assert "a.tif does not say when" in report.findings[0].message
+    assert sorted(p.name for p in tmp_path.glob("map*")) == []
 
 
 def test_names_of_inputs_hold_no_secret_and_no_folder(tmp_path):
