@@ -140,7 +140,7 @@ def item_text(
 
 
 def _provenance(file: Path) -> dict[str, str]:
-    """Return what a map was made of as properties: the tag ``CAFE_MODEL`` becomes ``cafe:model``."""
+    """Return what a map was made of: the tag ``CAFE_MODEL`` is the property ``cafe:model``."""
     with open_raster(str(file)) as dataset:
         tags = read_tags(dataset)
     mine = (name for name in sorted(tags) if name.startswith("CAFE_"))
