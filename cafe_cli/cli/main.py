@@ -28,6 +28,7 @@ from cafe_cli.cli.sample import sample
 from cafe_cli.cli.suggest import suggest
 from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
+from cafe_cli.cli.vectorize import vectorize
 from cafe_cli.errors import CafeError, out_of_memory
 from cafe_cli.system.untrusted import check_name
 
@@ -120,6 +121,6 @@ def cli(verbose: int, quiet: int) -> None:
 
 for command in (
     areas, check, demo, evaluate, heights, info, mosaic, predict, sample, suggest, tile,
-    train,
+    train, vectorize,
 ):  # fmt: skip
     cli.add_command(command)

@@ -1,0 +1,192 @@
+"""Attributes of regions: the area of pixels, and statistics of rasters over the regions."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from cafe_cli.errors import BandError, InputError
+from cafe_cli.raster.geodesy import to_geocentric
+from cafe_cli.raster.grid import Grid, parse_crs
+from cafe_cli.raster.mosaic_view import Member, MosaicView, covered_share, inspect_rasters
+from cafe_cli.raster.window import Window
+from cafe_cli.vectorization.regions import Ids
+
+_ROWS = 64  # rows for which a projection has one scale
+_UNKNOWN = 255  # in rasters of per cent
+
+
+def row_areas(grid: Grid, window: Window) -> NDArray[np.float64]:
+    """Return the area on the ground in square metres of a pixel in each row of a window.
+
+    In degrees it is measured on the ellipsoid, in the middle of the row; in a projection it is that
+    of `Grid.gsd`, taken anew every 64 rows.
+    """
+    if grid.crs is not None and grid.crs.is_geographic and grid.pixel_size is None:
+        rows = np.arange(window.row, window.bottom + 1)
+        column = float(window.col + window.width // 2)
+        corners = [grid.transform @ (c, float(row)) for c in (column, column + 1) for row in rows]
+        xyz = to_geocentric(grid.crs, corners)
+        if xyz is not None:
+            west, east = xyz[: len(rows)], xyz[len(rows) :]
+            cross = np.cross(east[1:] - west[:-1], east[:-1] - west[1:])
+            areas: NDArray[np.float64] = np.linalg.norm(cross, axis=1) / 2
+            return areas
+    areas = np.empty(window.height)
+    for start in range(0, window.height, _ROWS):
+        height = min(_ROWS, window.height - start)
+        strip = Window(window.col, window.row + start, window.width, height)
+        areas[start : start + height] = grid.at(strip).gsd ** 2
+    return areas
+
+
+@dataclass(frozen=True)
+class GroundRaster:
+    """A raster to take statistics of, on any grid.
+
+    Attributes
+    ----------
+    name : str
+        Names the attributes.
+    members : tuple of Member
+        The sheets.
+    percent : bool
+        Whether the values are per cent and 255 is none.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    percent: bool = False
+
+
+def inspect_ground_raster(
+    name: str,
+    paths: Sequence[str],
+    map_name: str,
+    grid: Grid,
+    *,
+    bands: int = 1,
+    percent: bool = False,
+    crs: str | None = None,
+) -> GroundRaster:
+    """Inspect a raster that lies on the ground of a map.
+
+    Raises
+    ------
+    BandError
+        It has another number of bands.
+    GridError
+        It does not overlap the map, or lacks a CRS.
+    InputError
+        It is missing or damaged.
+    """
+    members = tuple(inspect_rasters(paths, parse_crs(crs), grid, stream="labels"))
+    found = len(members[0].bands)
+    if found != bands:
+        raise BandError(
+            f"{paths[0]} has {found} bands, {bands} {'is' if bands == 1 else 'are'} expected "
+            f"for {name}; take a band with gdal_translate -b"
+            if bands == 1
+            else f"{paths[0]} has {found} bands, the map has {bands} classes; pass the raster that "
+            "cafe predict --probabilities wrote with this map"
+        )
+    covered_share(members, map_name, grid)
+    return GroundRaster(name, members, percent)
+
+
+class GroundReader:
+    """Reads a raster on the grid of a map, by the nearest pixel. Not thread-safe."""
+
+    def __init__(self, raster: GroundRaster, grid: Grid) -> None:
+        self._raster = raster
+        self._view = MosaicView(raster.members, grid, Resampling.nearest, scaled=True)
+
+    def read(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Read a window: values (bands, height, width), and where all bands have one.
+
+        Raises
+        ------
+        InputError
+            The file is damaged, or per cent above 100.
+        """
+        values, valid = self._view.read(window)
+        valid = valid & np.isfinite(values).all(axis=0)
+        if self._raster.percent:
+            valid &= (values != _UNKNOWN).all(axis=0)
+            above = (values > 100) & valid
+            if above.any():
+                raise InputError(
+                    f"{self._raster.members[0].path} holds the value {values[above][0]}: a raster "
+                    f"of per cent holds 0 to 100, and {_UNKNOWN} for none"
+                )
+        return values.astype(np.float64), valid
+
+    def close(self) -> None:
+        """Close the files."""
+        self._view.close()
+
+
+class RegionStatistics:
+    """Mean, minimum and maximum of a raster over each region.
+
+    Parameters
+    ----------
+    size : int
+        Number of regions, and one for what has no class.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._count = np.zeros(size, np.int64)
+        self._sum = np.zeros(size)
+        self._low = np.full(size, np.inf)
+        self._high = np.full(size, -np.inf)
+
+    def add(
+        self,
+        local: Ids,
+        numbers: Ids,
+        values: NDArray[np.float64],
+        valid: NDArray[np.bool_],
+    ) -> None:
+        """Add the pixels of a tile.
+
+        Parameters
+        ----------
+        local : ndarray of int32, (height, width)
+            Labels of the tile.
+        numbers : ndarray of int32, (labels,)
+            The region of each label.
+        values, valid : ndarray, (height, width)
+        """
+        label, value, size = local[valid], values[valid], len(numbers)
+        np.add.at(self._count, numbers, np.bincount(label, minlength=size))
+        np.add.at(self._sum, numbers, np.bincount(label, value, size))
+        low, high = np.full(size, np.inf), np.full(size, -np.inf)
+        np.minimum.at(low, label, value)
+        np.maximum.at(high, label, value)
+        np.minimum.at(self._low, numbers, low)
+        np.maximum.at(self._high, numbers, high)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean by region, NaN where the raster has no value."""
+        with np.errstate(invalid="ignore"):
+            return self._sum / self._count
+
+    @property
+    def minimum(self) -> NDArray[np.float64]:
+        """Minimum by region, NaN where the raster has no value."""
+        return np.where(self._count > 0, self._low, np.nan)
+
+    @property
+    def maximum(self) -> NDArray[np.float64]:
+        """Maximum by region, NaN where the raster has no value."""
+        return np.where(self._count > 0, self._high, np.nan)
+
+
+def open_all(stack: ExitStack, rasters: Sequence[GroundRaster], grid: Grid) -> list[GroundReader]:
+    """Open rasters until a stack of contexts ends."""
+    return [stack.enter_context(closing(GroundReader(raster, grid))) for raster in rasters]
