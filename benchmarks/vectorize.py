@@ -2,11 +2,12 @@
 
     python benchmarks/vectorize.py MAP OUT [SIDE [TOOL ...]]
 
-MAP is a label raster of cafe, which is mirrored to SIDE x SIDE pixels (default 4000). Every tool runs
-in a process of its own: `cafe`; `gdal`: gdal_polygonize.py, then ogr2ogr -simplify; `rasterio`:
-rasterio.features.shapes, then shapely's simplify polygon by polygon; `shapely`: the same polygons,
-then its coverage_clean and coverage_simplify. The tolerance is 1.5 pixels for all. Overlaps and gaps
-are those within a square of 2000 pixels in the middle. Leaves the map and the polygons in OUT.
+MAP is a label raster of cafe, which is mirrored to SIDE x SIDE pixels (default 4000). Every tool
+runs in a process of its own: `cafe`; `gdal`: gdal_polygonize.py, then ogr2ogr -simplify;
+`rasterio`: rasterio.features.shapes, then shapely's simplify polygon by polygon; `shapely`: the
+same polygons, then its coverage_clean and coverage_simplify. The tolerance is 1.5 pixels for all.
+Overlaps and gaps are those within a square of 2000 pixels in the middle. Leaves the map and the
+polygons in OUT.
 """
 
 import os
@@ -56,10 +57,10 @@ def shapes_of(path: str):
     return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], np.int32)
 
 
-def write(path: Path, polygons, classes) -> None:
+def write(path: Path, polygons, classes, crs: str) -> None:
     pyogrio.raw.write(
         path, shapely.to_wkb(polygons), [classes], ["class"], driver="GPKG",
-        geometry_type="Polygon", crs=None,
+        geometry_type="Polygon", crs=crs,
     )  # fmt: skip
 
 
@@ -80,7 +81,8 @@ def run_tool(tool: str, source: str, target: Path, tolerance: float) -> None:
             polygons = shapely.simplify(polygons, tolerance)
         else:
             polygons = shapely.coverage_simplify(shapely.coverage_clean(polygons), tolerance)
-        write(target, polygons, classes)
+        with rasterio.open(source) as dataset:
+            write(target, polygons, classes, dataset.crs.to_wkt())
 
 
 def measure_faults(path: Path, source: str) -> tuple[int, float, float]:

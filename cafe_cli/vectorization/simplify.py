@@ -21,7 +21,10 @@ from cafe_cli.vectorization.regions import TILE
 Whole = NDArray[np.int64]
 
 _STAYS = np.iinfo(np.int64).max
-_HASH_BITS = 20
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: its multiples look random, and all differ
+_ORDER_BITS = 20
+_CELL = 16  # pixels
+_MARGIN = 32  # a part of a tile's side
 _TOUCH = 1e-6  # pixels; the corners of pixels are no nearer to an edge unless they lie on it
 
 
@@ -110,24 +113,50 @@ def simplify_tile(outlines: Outlines, window: Window, tolerance: float) -> Outli
         The side in pixels of a square; triangles up to its area go. With 0, only vertices on a
         straight line do.
     """
-    everything = np.arange(len(outlines))
     kept = np.ones(len(outlines), bool)
-    _simplify(outlines, everything, kept, tolerance, window)
+    _simplify(outlines, np.arange(len(outlines)), kept, tolerance, window, TILE // _MARGIN)
     return outlines.take(kept)
 
 
 def simplify_across(outlines: Outlines, tolerance: float) -> Outlines:
-    """Simplify joined chains where the edges of tiles held them: in tiles that are shifted."""
+    """Simplify joined chains along the edges of tiles: in other tiles.
+
+    Those are shifted, so that no place is at an edge three times, and then larger, for sides that
+    reach through several tiles.
+    """
     kept = np.ones(len(outlines), bool)
-    for shift in (TILE // 2, TILE // 4):
-        column, row = ((n.astype(np.int64) + shift) // TILE for n in (outlines.x, outlines.y))
+    _drop_straight(outlines, kept)
+    passes = (
+        (TILE, TILE // 2, TILE // _MARGIN), (TILE, TILE // 4, 0), (4 * TILE, TILE // 8, 0)
+    )  # fmt: skip
+    for size, shift, margin in passes:
+        column, row = ((n.astype(np.int64) + shift) // size for n in (outlines.x, outlines.y))
         key = (row << 32) | column
         key[~kept] = NONE
         order = np.argsort(key, kind="stable")
         begins = np.flatnonzero(np.diff(key[order], prepend=NONE))
         for begin, end in zip(begins, np.append(begins[1:], len(order)), strict=True):
-            _simplify(outlines, order[begin:end], kept, tolerance)
+            first = order[begin]
+            window = Window(column[first] * size - shift, row[first] * size - shift, size, size)
+            _simplify(outlines, order[begin:end], kept, tolerance, window, margin)
     return outlines.take(kept)
+
+
+def _drop_straight(outlines: Outlines, kept: NDArray[np.bool_]) -> None:
+    """Remove the vertices on straight lines, most of which lie on the edges of tiles."""
+    x, y = outlines.x.astype(np.int64), outlines.y.astype(np.int64)
+    previous, after = outlines.previous, outlines.next
+    todo = np.flatnonzero((previous >= 0) & (after >= 0))
+    p, n = previous[todo], after[todo]
+    todo = todo[(x[p] - x[todo]) * (y[n] - y[todo]) == (x[n] - x[todo]) * (y[p] - y[todo])]
+    urgency = np.full(len(outlines), np.iinfo(np.uint64).max, np.uint64)
+    urgency[todo] = todo.astype(np.uint64) * _MIX
+    while len(todo):  # in rounds of vertices that are no neighbours
+        p, n, own = previous[todo], after[todo], urgency[todo]
+        chosen = (own < urgency[p]) & (own < urgency[n])
+        after[p[chosen]], previous[n[chosen]] = n[chosen], p[chosen]
+        kept[todo[chosen]] = False
+        todo = todo[~chosen]
 
 
 def _simplify(
@@ -135,10 +164,12 @@ def _simplify(
     members: NDArray[np.int64],
     kept: NDArray[np.bool_],
     tolerance: float,
-    tile: Window | None = None,
+    window: Window,
+    margin: int,
 ) -> None:
     """Simplify where a vertex and both neighbours are among the members of a window.
 
+    Vertices within `margin` pixels of the window's edge stay, as not all around them is known.
     `members` are in the order of their numbers.
     """
     if not len(members):
@@ -150,20 +181,35 @@ def _simplify(
         return np.where(members[place] == there, place, NONE)
 
     x, y = outlines.x[members].astype(np.int64), outlines.y[members].astype(np.int64)
-    edges = np.zeros(len(members), np.uint8)
-    if tile:
-        on = x == tile.col, x == tile.right, y == tile.row, y == tile.bottom
-        edges = np.packbits(on, axis=0)[0]
+    sides = np.stack([x - window.col, window.right - x, y - window.row, window.bottom - y])
     points = _Points(
-        x - x.min(), y - y.min(), local(outlines.previous), local(outlines.next), edges
-    )
-    mixed = ((y << 32) | x).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    hashed = (mixed >> np.uint64(64 - _HASH_BITS)).astype(np.int64)
-    gone = _Simplifier(points, tolerance, hashed).run()
+        x - x.min(), y - y.min(), local(outlines.previous), local(outlines.next),
+        np.packbits(sides == 0, axis=0)[0],
+    )  # fmt: skip
+    order = _order_equals(outlines, members)
+    gone = _Simplifier(points, tolerance, order).run(sides.min(axis=0) >= margin)
     kept[members[gone]] = False
     for links, own in ((outlines.previous, points.previous), (outlines.next, points.next)):
         inside = own >= 0
         links[members[inside]] = members[own[inside]]
+
+
+def _order_equals(outlines: Outlines, members: NDArray[np.int64]) -> Whole:
+    """Return the order in which vertices of equal triangles go: numbers of `_ORDER_BITS`.
+
+    Of the steps of a slanting border, the outer or the inner corners go first, so that the others
+    lie on a straight line. Which ones alternates from cell to cell of a chequerboard, so that
+    neither side gains. Within a cell the order looks random, so that few wait for others.
+    """
+    x, y = (n[members].astype(np.int64) for n in (outlines.x, outlines.y))
+    before, after = outlines.previous[members], outlines.next[members]
+    turn = (x - outlines.x[before]) * (outlines.y[after] - y) > (outlines.x[after] - x) * (
+        y - outlines.y[before]
+    )
+    later = turn ^ (((x // _CELL + y // _CELL) % 2) > 0)
+    mixed = ((y << 32) | x).astype(np.uint64) * _MIX
+    random = (mixed >> np.uint64(65 - _ORDER_BITS)).astype(np.int64)
+    return random | (later.astype(np.int64) << (_ORDER_BITS - 1))
 
 
 class _Simplifier:
@@ -174,8 +220,7 @@ class _Simplifier:
     points : _Points
     tolerance : float
     order : ndarray of int64, (n,)
-        Vertices of equal triangles go in this order. It should look random, so that few wait for
-        others.
+        Vertices of equal triangles go in this order.
     """
 
     def __init__(self, points: _Points, tolerance: float, order: Whole) -> None:
@@ -192,10 +237,11 @@ class _Simplifier:
         straight = straight[points.next[points.next[straight]] < 0]
         self._direct = self._pairs(straight, points.next[straight])
 
-    def run(self) -> NDArray[np.bool_]:
-        """Return which vertices went; the links of the others are updated."""
+    def run(self, loose: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which of the `loose` vertices went; the links of the others are updated."""
         previous, after = self._points.previous, self._points.next
-        free = np.flatnonzero((previous >= 0) & (after >= 0))
+        self._loose = loose & (previous >= 0) & (after >= 0)
+        free = np.flatnonzero(self._loose)
         changed = True
         while changed:
             changed = False
@@ -213,11 +259,11 @@ class _Simplifier:
     def _rate(self, vertices: Whole) -> Whole:
         """Set the urgency of free vertices, and return those that may go."""
         x, y, previous, after, _ = self._points
-        free = vertices[(previous[vertices] >= 0) & (after[vertices] >= 0)]
+        free = vertices[self._loose[vertices]]
         p, n = previous[free], after[free]
         area = np.abs((x[p] - x[free]) * (y[n] - y[free]) - (x[n] - x[free]) * (y[p] - y[free]))
         small = area <= self._limit
-        self._key[free] = np.where(small, (area << _HASH_BITS) | self._order[free], _STAYS)
+        self._key[free] = np.where(small, (area << _ORDER_BITS) | self._order[free], _STAYS)
         candidates: Whole = free[small]
         return candidates
 
@@ -247,7 +293,8 @@ class _Simplifier:
     def _pairs(self, one: Whole, other: Whole) -> Whole:
         """Return a number for each segment between two vertices, the same in both directions."""
         first, second = self._code[one], self._code[other]
-        return np.minimum(first, second) * self._codes + np.maximum(first, second)
+        pairs: Whole = np.minimum(first, second) * self._codes + np.maximum(first, second)
+        return pairs
 
     def _remove(self, vertices: Whole) -> Whole:
         """Take vertices out of their chains; return their neighbours."""
