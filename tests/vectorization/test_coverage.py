@@ -105,9 +105,9 @@ def test_tiles_leave_no_trace_in_outlines_of_pixels(seed):
 
 
 @pytest.mark.parametrize("slope", [1, 2, 3, 7])
-@pytest.mark.parametrize("tile", [256, 300])
+@pytest.mark.parametrize("tile", [512, 700])
 def test_the_edges_of_tiles_leave_no_vertices_in_slanting_lines(slope, tile):
-    row, column = np.mgrid[:600, :600]
+    row, column = np.mgrid[:1100, :1100]
     values = (slope * row > column + 16).astype(np.uint8)
     _, whole = polygons_of(values, 1.5)
     _, tiled = polygons_of(values, 1.5, tile=tile)
