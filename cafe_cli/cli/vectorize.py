@@ -63,7 +63,7 @@ def vectorize(
     \b
     cafe vectorize map.tif -o polygons.gpkg --min-area 10
     cafe vectorize map.tif -o polygons.gpkg --simplify 1 --stats heights=ndsm.tif
-    """  # noqa: D301
+    """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports
     from cafe_cli.vectorization import vectorize as engine
