@@ -7,8 +7,7 @@
     ├── InputError            an input is missing, unreadable or holds the wrong thing
     │   ├── GridError         rasters that cannot be brought onto one grid
     │   ├── BandError         bands that a raster does not have or a model does not expect
-    │   ├── LabelError        label values without a class, or no labels at all
-    │   └── ReadError         pixels that cannot be read: a damaged file, a server that fails
+    │   └── LabelError        label values without a class, or no labels at all
     ├── OutputError           the output exists, or cannot be written
     ├── ModelFileError        a file that is not a cafe model, or a damaged one
     ├── TrainingError         training cannot start or go on
@@ -53,10 +52,6 @@ class BandError(InputError):
 
 class LabelError(InputError):
     """Labels hold values without a class, or none that can be used."""
-
-
-class ReadError(InputError):
-    """Pixels of a raster cannot be read; the message names file and window."""
 
 
 class OutputError(CafeError):

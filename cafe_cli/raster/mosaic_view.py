@@ -235,7 +235,7 @@ class MosaicView:
 
         Raises
         ------
-        ReadError
+        InputError
             A file is truncated or damaged in the window.
         """
         values, valid, _ = self.read_or_skip(window)

@@ -18,7 +18,7 @@ from rasterio.env import hasenv
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
-from cafe_cli.errors import BandError, InputError, ReadError
+from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
 from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, block_bytes, check_size
 from cafe_cli.raster.image_view import ImageView, open_view
@@ -127,7 +127,7 @@ def shows_an_image(dataset: DatasetReader, band: int) -> bool:
 
     Raises
     ------
-    ReadError
+    InputError
         The file is truncated or damaged.
     """
     shape = (min(dataset.height, 256), min(dataset.width, 256))
@@ -145,7 +145,7 @@ def read_window(
 
     Raises
     ------
-    ReadError
+    InputError
         The file is truncated or damaged in the window.
     """
     inside = window.intersection(Window(0, 0, dataset.width, dataset.height))
@@ -185,7 +185,7 @@ def read_valid(
 
     Raises
     ------
-    ReadError
+    InputError
         The file is truncated or damaged in the window.
     """
     valid = np.zeros((window.height, window.width), bool)
@@ -273,7 +273,7 @@ def _rasterio_window(window: Window) -> rasterio.windows.Window:
     return rasterio.windows.Window(window.col, window.row, window.width, window.height)
 
 
-def _damaged(dataset: RasterReader, window: Window, error: Exception) -> ReadError:
+def _damaged(dataset: RasterReader, window: Window, error: Exception) -> InputError:
     source, place = stored_window(dataset, window)
     _forget_error(source)
     reason = gdal_message(error)
@@ -284,7 +284,7 @@ def _damaged(dataset: RasterReader, window: Window, error: Exception) -> ReadErr
         remedy = "it is a list of other files: check that they are where it says, and whole"
     else:
         remedy = "the file is truncated or damaged"
-    return ReadError(
+    return InputError(
         f"cannot read {source.name} at column {place.col}, row {place.row}: {reason} (in a window "
         f"of {place.width} x {place.height} pixels); {remedy}"
     )

@@ -51,7 +51,7 @@ def read_samples(
 
     Raises
     ------
-    ReadError
+    InputError
         The file is damaged in a window, and `skipped` is None.
     """
     whole = Window(0, 0, dataset.width, dataset.height)

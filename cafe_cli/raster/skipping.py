@@ -62,7 +62,7 @@ def read_or_skip(
 
     Raises
     ------
-    ReadError
+    InputError
         The file cannot be read there, and `skipped` is None.
     """
     if skipped is None:

@@ -68,7 +68,7 @@ def find_image_voids(
 
     Raises
     ------
-    ReadError
+    InputError
         The file is damaged.
     """
     samples = list(read_samples(dataset, bands, nodata, count, skipped))

@@ -8,7 +8,7 @@ import pytest
 from rasterio.enums import Resampling
 from scipy.ndimage import gaussian_filter
 
-from cafe_cli.errors import ReadError
+from cafe_cli.errors import InputError
 from cafe_cli.raster import skipped as skipping
 from cafe_cli.raster.mosaic_view import MosaicView, inspect_rasters
 from cafe_cli.raster.samples import read_samples
@@ -79,7 +79,7 @@ def test_without_it_the_error_names_file_and_window(write, profile):
     path = write("a.tif", smooth(), WHERE, **profile)
     overwrite(path, 0, 1)
     said = rf"cannot read {path} at column 0, row 0: .* \(in a window of 150 x 100 pixels\)"
-    with pytest.raises(ReadError, match=said):
+    with pytest.raises(InputError, match=said):
         read_parts(path, WHERE, 1000, None)
 
 
@@ -166,7 +166,7 @@ def test_the_error_of_a_warped_view_names_the_window_of_the_file(write):
     path = write("a.tif", smooth(), WHERE, compress="deflate", **TILED)
     overwrite(path, 1, 1)
     finer = moved(WHERE, 60, 30, 0.5, width=40, height=20)
-    with pytest.raises(ReadError) as caught:
+    with pytest.raises(InputError) as caught:
         read_parts(path, finer, 1000, None)
     numbers = re.search(
         r"column (\d+), row (\d+): .* window of (\d+) x (\d+) pixels", str(caught.value)
@@ -205,7 +205,7 @@ def test_pixels_of_samples_that_cannot_be_read_are_not_valid(write):
         (sample,) = read_samples(dataset, [1], skipped=skipped)
         assert np.array_equal(sample.valid, ~bad)
         assert skipped.files() == ()
-        with pytest.raises(ReadError):
+        with pytest.raises(InputError):
             list(read_samples(dataset, [1]))
 
 
@@ -235,7 +235,7 @@ def test_a_file_that_fails_slowly_three_times_in_a_row_is_not_asked_again(monkey
 
     def fail():
         asked.append(1)
-        raise ReadError("cannot read a.tif: timeout")
+        raise InputError("cannot read a.tif: timeout")
 
     skipped = Skipped()
     for _ in range(5):
@@ -251,7 +251,7 @@ def test_a_success_between_starts_the_count_anew(monkeypatch):
     monkeypatch.setattr(skipping.time, "monotonic", lambda: next(seconds))
 
     def fail():
-        raise ReadError("no")
+        raise InputError("no")
 
     skipped = Skipped()
     for _ in range(5):
@@ -260,7 +260,7 @@ def test_a_success_between_starts_the_count_anew(monkeypatch):
 
 def test_quick_failures_do_not_count():
     def fail():
-        raise ReadError("no")
+        raise InputError("no")
 
     skipped = Skipped()
     assert [skipped.attempt("a", fail) for _ in range(9)] == [None] * 9
