@@ -13,8 +13,9 @@ from cafe_cli.errors import InputError
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.reader import open_raster, read_window
 from cafe_cli.raster.window import Window
+from tests.support.damage import overwrite
 from tests.support.engines import settings, write_town
-from tests.support.rasters import grid, noise
+from tests.support.rasters import grid, noise, read
 from tests.support.rasters import write as write_to
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -75,6 +76,36 @@ def test_a_failing_server_is_one_line_without_secrets_in_bounded_time(manner, to
     assert "town.tif?***" in said
     assert "s3cr3t" not in said
     assert not (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.parametrize("manner", ["stall-400000", "until-400000", "ranges"])
+def test_what_a_server_does_not_deliver_is_skipped_in_bounded_time(manner, town, url, tmp_path):
+    path, values = town
+    if manner == "ranges":
+        overwrite(str(path), 1, 2)
+    output = tmp_path / "map.tif"
+    name = url(manner, "town.tif", user="me:s3cr3t@") + "?token=s3cr3t"
+    code, said = run("mosaic", name, "-o", output, "--on-error", "skip")
+    assert code == 3
+    assert "pixels" in said.splitlines()[-1]
+    assert "***@127.0.0.1" in said.splitlines()[-1]
+    assert "s3cr3t" not in said + Path(f"{output}.toml").read_text()
+    written = read(output)[0]
+    lost = written == 255
+    assert 0 < lost.mean() < 1
+    assert np.array_equal(written[~lost], values[0][~lost])
+    if manner == "ranges":
+        assert lost[512:768, 256:512].all()
+
+
+def test_a_server_that_fails_from_the_start_is_an_error_all_the_same(town, url, tmp_path):
+    for manner in ("error", "stall"):
+        code, said = run(
+            "mosaic", url(manner, "town.tif"), "-o", tmp_path / "m.tif", "--on-error", "skip"
+        )
+        assert code == 1
+        assert "cannot open" in said
+        assert not (tmp_path / "m.tif").exists()
 
 
 def test_a_busy_server_is_asked_again(town, url):
