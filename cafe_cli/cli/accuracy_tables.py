@@ -10,6 +10,11 @@ from cafe_cli.redaction import redact
 from cafe_cli.text import percent
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
+    from cafe_cli.evaluation.bootstrap import Intervals
+    from cafe_cli.evaluation.detail import DetailedScores
+    from cafe_cli.evaluation.metrics import Scores
     from cafe_cli.evaluation.point_scores import PointScores, SampleEstimates
     from cafe_cli.evaluation.sample import Sample
     from cafe_cli.evaluation.stratified import Estimate
@@ -55,6 +60,50 @@ def show_estimates(found: "PointScores", title: str) -> None:
     _show_areas(estimates)
 
 
+def show_detail(found: "DetailedScores", with_kappa: bool) -> None:
+    """Print the intervals of a map's scores, and its scores by groups."""
+    if with_kappa:
+        say(f"kappa {number(found.kappa)}")
+    if found.intervals is not None:
+        _show_intervals(found.intervals)
+    for what, groups in (
+        ("distance to boundaries", found.by_distance),
+        ("height", found.by_height),
+    ):
+        if groups:
+            _show_groups(f"by {what}", groups)
+
+
+def _show_intervals(found: "Intervals") -> None:
+    title = f"95 % intervals, by a bootstrap of {found.blocks} blocks of {found.side} pixels"
+    table = _table(title, "class", ("IoU", "user's", "producer's"))
+    for name, row in found.classes.items():
+        shown = (_from_to(row[key]) for key in ("iou", "precision", "recall"))
+        table.add_row(plain(name), *shown)
+    print_table(table)
+    overall = found.overall
+    say(
+        f"mean IoU {_from_to(overall['miou'])}, mean F1 {_from_to(overall['mean_f1'])}, "
+        f"overall accuracy {_from_to(overall['overall_accuracy'])}"
+    )
+
+
+def _show_groups(title: str, groups: "Mapping[str, Scores]") -> None:
+    names = list(next(iter(groups.values())).classes)
+    columns = ("pixels", "accuracy", "mIoU", *names)
+    table = _table(f"{title}; IoU of classes", "group", map(plain, columns))
+    for name, scores in groups.items():
+        iou = (number(row.iou) for row in scores.classes.values())
+        overall = (number(scores.overall_accuracy), number(scores.miou))
+        table.add_row(name, f"{scores.pixels:,}", *overall, *iou)
+    print_table(table)
+
+
+def _from_to(limits: tuple[float, float]) -> str:
+    low, high = map(number, limits)
+    return low if low == high == "-" else f"{low} to {high}"
+
+
 def show_differences(differences: Mapping[str, Mapping[str, Any]], first: str) -> None:
     """Print how much other maps score higher than the first, with 95 % intervals."""
     for name, row in differences.items():
@@ -93,7 +142,7 @@ def _plus_minus(value: "Estimate") -> str:
     return f"{number(value.value)} ± {number(value.margin)}"
 
 
-def _table(title: str, first: str, columns: Iterable[str]) -> Table:
+def _table(title: str, first: str, columns: "Iterable[str | Text]") -> Table:
     table = Table(title=plain(redact(title)))
     table.add_column(first)
     for column in columns:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import click
 
-from cafe_cli.cli.options import PATH, config_options, overwrite_option, read_config
+from cafe_cli.cli.options import PATH, config_options, floats, overwrite_option, read_config
 from cafe_cli.errors import CafeError
 from cafe_cli.redaction import redact_all
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cafe_cli.classes import ClassTable
     from cafe_cli.config.schema import Config, LabelSettings
     from cafe_cli.evaluation.areas import Areas
-    from cafe_cli.evaluation.metrics import Scores
+    from cafe_cli.evaluation.counting import CountSettings
+    from cafe_cli.evaluation.evaluate import RasterComparison
     from cafe_cli.evaluation.pooled import PooledScores
 
 Split: TypeAlias = Literal["train", "validation", "test"]
@@ -35,6 +36,16 @@ SPLITS = get_args(Split)
 @click.option("--ignore", type=int, multiple=True, help="Reference value that is no class.")
 @click.option("--ignore-class", multiple=True, metavar="CLASS",
               help="Class whose ground is not scored, such as clutter.")  # fmt: skip
+@click.option("--erode", type=click.FloatRange(min=0), default=0, metavar="PIXELS",
+              help="Leave out reference pixels so near to another class.")  # fmt: skip
+@click.option("--by-distance", callback=floats, metavar="PIXELS,...",
+              help="Score by the distance to boundaries, too, with these limits.")  # fmt: skip
+@click.option("--by-height", metavar="HEIGHTS",
+              help="Score by the height above ground of this raster, too.")  # fmt: skip
+@click.option("--height-limits", callback=floats, default="0.5,2,5,10,20", show_default=True,
+              metavar="METRES,...", help="Limits of --by-height.")  # fmt: skip
+@click.option("--block", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Side of the blocks of intervals.  [default: 100 blocks]")  # fmt: skip
 @click.option("--compare", multiple=True, metavar="MAP", help="Another map to set beside MAP.")
 @click.option("--areas", type=PATH, help="Write the area of each class of MAP: .csv or .json.")
 @overwrite_option
@@ -44,8 +55,9 @@ SPLITS = get_args(Split)
 def evaluate(
     maps: str, reference: str | None, config_path: Path | None, assignments: tuple[str, ...],
     split: Split | None, partial: bool, ignore: tuple[int, ...], ignore_class: tuple[str, ...],
-    compare: tuple[str, ...], areas: Path | None, overwrite: bool, kappa: bool, as_json: bool,
-    min_miou: float | None,
+    erode: float, by_distance: tuple[float, ...] | None, by_height: str | None,
+    height_limits: tuple[float, ...], block: int | None, compare: tuple[str, ...],
+    areas: Path | None, overwrite: bool, kappa: bool, as_json: bool, min_miou: float | None,
 ) -> None:  # fmt: skip
     """Score a MAP against REFERENCE labels, whose grid may be another.
 
@@ -54,22 +66,30 @@ def evaluate(
     the config are: MAP is then a folder of maps named like their orthophotos, or a pattern. With
     --areas alone, nothing is scored.
 
-    Points that cafe sample drew give accuracies and areas with 95 % intervals. The class table is
-    the map's, or that of the config.
+    Points that cafe sample drew give accuracies and areas with 95 % intervals; intervals against
+    whole references come from a bootstrap of blocks. The class table is the map's, or that of the
+    config.
 
     \b
       cafe evaluate map.tif labels.gpkg --min-miou 0.6
       cafe evaluate map.tif points.gpkg --areas areas.csv
+      cafe evaluate map.tif labels.tif --erode 3 --ignore-class clutter --compare old.tif
     """
     config = read_config(config_path, assignments)
     scoring = areas is None or any(x is not None for x in (reference, split, min_miou))
     _check_usage(reference, split, areas, scoring and config.scenes is None)
+    from cafe_cli.evaluation.counting import CountSettings
     from cafe_cli.evaluation.points import are_points
     from cafe_cli.scenes.discovery import expand
 
+    counting = CountSettings(
+        erode=erode, distances=by_distance or (), heights=by_height, height_limits=height_limits,
+        height_settings=config.height, block=block,
+    )  # fmt: skip
     task = _Task(
-        maps, reference, config, split, partial, ignore, ignore_class, compare, kappa, as_json
-    )
+        maps, reference, config, split, partial, ignore, ignore_class, compare, counting, kappa,
+        as_json,
+    )  # fmt: skip
     files = expand(reference) if reference and scoring else []
     measure = _measure_by_points if are_points(files, config.labels) else _measure
     result: dict[str, Any]
@@ -93,6 +113,7 @@ class _Task:
     ignore: tuple[int, ...]
     ignore_class: tuple[str, ...]
     compare: tuple[str, ...]
+    counting: "CountSettings"
     kappa: bool
     quiet: bool
 
@@ -152,7 +173,7 @@ def _measure(task: _Task, areas: Path | None, scoring: bool) -> dict[str, Any]:
                 task.maps, classes=task.classes, crs=task.config.crs, progress=progress
             )
         result["areas"] = _write_areas(measured, areas, task)
-    return _score(task).as_json() | result if scoring else result
+    return _score(task).as_json(task.kappa) | result if scoring else result
 
 
 def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[str, Any]:
@@ -163,6 +184,11 @@ def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[s
 
     if task.reference is None:
         raise AssertionError("points are a reference")
+    if task.counting.erode or task.counting.distances or task.counting.heights:
+        raise click.UsageError(
+            "--erode, --by-distance and --by-height need a reference that covers ground, "
+            f"{task.reference} holds points"
+        )
     with progress_bar("evaluate") as progress:
         found = evaluate_points(
             [task.maps, *task.compare], task.reference, classes=task.classes, labels=task.labels,
@@ -183,36 +209,44 @@ def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[s
     return result
 
 
-def _score(task: _Task) -> "Scores | PooledScores":
-    """Score one map or many; print a table unless `quiet`."""
+def _score(task: _Task) -> "RasterComparison | PooledScores":
+    """Score maps against whole references; print tables unless `quiet`."""
+    from cafe_cli.cli.accuracy_tables import show_detail, show_differences
     from cafe_cli.cli.console import progress_bar, show_scenes, show_scores
-    from cafe_cli.evaluation.evaluate import evaluate as run
+    from cafe_cli.evaluation.detail import DetailedScores
+    from cafe_cli.evaluation.evaluate import evaluate_in_detail
     from cafe_cli.evaluation.pooled import PooledScores, evaluate_pairs, evaluate_scenes
     from cafe_cli.scenes.discovery import placeholders_of
 
     maps, reference, config = task.maps, task.reference, task.config
-    title = f"{maps} against {reference}"
-    about: dict[str, Any] = {"classes": task.classes, "labels": task.labels, "crs": config.crs}
-    found: Scores | PooledScores
+    against = f"the {task.split or 'labelled'} ground of the scenes"
+    labels: dict[str, Any] = {"classes": task.classes, "labels": task.labels, "crs": config.crs}
+    counting: dict[str, Any] = {"ignored": task.ignore_class, "settings": task.counting}
+    found: RasterComparison | PooledScores
     with progress_bar("evaluate") as progress:
         if reference is None:
-            title = f"{maps} against the {task.split or 'labelled'} ground of the scenes"
             found = evaluate_scenes(
-                maps, config, split=task.split, ignore=task.ignore, partial=task.partial,
-                progress=progress,
+                maps, config, split=task.split, ignore=task.ignore, others=task.compare,
+                **counting, partial=task.partial, progress=progress,
             )  # fmt: skip
         elif placeholders_of(maps) or placeholders_of(reference):
             found = evaluate_pairs(
-                maps, reference, **about, partial=task.partial, progress=progress
-            )
+                maps, reference, others=task.compare, **labels, **counting, partial=task.partial,
+                progress=progress,
+            )  # fmt: skip
         else:
-            found = run(maps, reference, **about, progress=progress)
-    if not task.quiet:
-        pooled, scenes = (
-            (found.pooled, found.scenes) if isinstance(found, PooledScores) else (found, {})
-        )
-        show_scores(pooled, title)
-        show_scenes(scenes)
+            found = evaluate_in_detail(
+                [maps, *task.compare], reference, **labels, **counting, progress=progress
+            )
+    if task.quiet:
+        return found
+    for name, one in found.maps.items():
+        detailed = one if isinstance(one, DetailedScores) else one.pooled
+        show_scores(detailed.scores, f"{name} against {reference or against}")
+        show_detail(detailed, task.kappa)
+        if isinstance(found, PooledScores):
+            show_scenes({scene: row.scores for scene, row in found.maps[name].scenes.items()})
+    show_differences(found.differences, maps)
     return found
 
 

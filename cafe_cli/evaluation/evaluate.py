@@ -2,32 +2,33 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cafe_cli.classes import NODATA, ClassTable
+from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import LabelError
+from cafe_cli.evaluation.counting import Comparison, CountSettings, block_side, compare
+from cafe_cli.evaluation.detail import DetailedScores, describe, describe_difference
 from cafe_cli.evaluation.land_cover_map import (
     LandCoverMap,
     class_table,
     inspect_map,
     refuse_hidden,
 )
-from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
+from cafe_cli.evaluation.left_out import leave_out
+from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.evaluation.reference import Reference, inspect_reference
 from cafe_cli.scenes.discovery import expand_inputs
-from cafe_cli.scenes.label_coding import LabelTally, explain_nodata
+from cafe_cli.scenes.label_coding import explain_nodata
 from cafe_cli.system.threads import ProgressCallback
 
 log = logging.getLogger("cafe")
 
 _LISTED = 8  # values named in a message
 _IDS = LabelSettings()
-_TOO_MANY = 1000  # distinct unknown values after which the reference cannot be labels
+_PLAIN = CountSettings()
 
 
 def evaluate(
@@ -72,62 +73,102 @@ def evaluate(
     InputError
         A file is missing, damaged or of the wrong kind.
     """
-    map_ = inspect_map(prediction, crs)
-    table = class_table(map_, classes)
-    paths = expand_inputs([reference] if isinstance(reference, str) else reference)
-    truth = inspect_reference(paths, map_, table, labels, crs)
-    found = compare(map_, truth, table, labels, progress)
-    check_comparison(found, map_, truth, table, labels)
-    if not found.confusion.counts.any():
-        raise LabelError(
-            f"{truth.name} has no labelled pixel: all are nodata or in labels.ignore (--ignore)"
-        )
-    return compute_scores(found.confusion, table)
+    found = evaluate_in_detail(
+        [prediction], reference, classes=classes, labels=labels, crs=crs, progress=progress
+    )
+    return found.first.scores
 
 
-@dataclass
-class Comparison:
-    """What a map and a reference hold on the same pixels.
+@dataclass(frozen=True)
+class RasterComparison:
+    """The scores of maps against the same reference.
 
     Attributes
     ----------
-    confusion : Confusion
-    hidden : ndarray of int64, (K,)
-        Labelled pixels per class that the map declares as nodata, see `MapWindow.hidden`.
-    tally : LabelTally
-        Pixels of the reference by value, or colour, that need a word.
+    maps : dict of DetailedScores
+        By the name of the map, the first first.
+    differences : dict
+        How much the other maps score higher than the first.
     """
 
-    confusion: Confusion
-    hidden: NDArray[np.int64]
-    tally: LabelTally = field(default_factory=LabelTally)
+    maps: dict[str, DetailedScores]
+    differences: dict[str, Mapping[str, Any]]
+
+    @property
+    def first(self) -> DetailedScores:
+        """The scores of the first map."""
+        return next(iter(self.maps.values()))
+
+    def as_json(self, with_kappa: bool = False) -> dict[str, Any]:
+        """Return plain values: those of the first map, and ``compared``, a list of the others."""
+        rows = {name: scores.as_json(with_kappa) for name, scores in self.maps.items()}
+        first, *others = rows
+        compared = [
+            {"map": name, **rows[name], "difference": self.differences[name]} for name in others
+        ]
+        return {**rows[first], **({"compared": compared} if compared else {})}
 
 
-def compare(
-    map_: LandCoverMap,
-    reference: Reference,
-    classes: ClassTable,
-    labels: LabelSettings,
+def evaluate_in_detail(
+    maps: Sequence[str | Sequence[str]],
+    reference: str | Sequence[str],
+    *,
+    classes: ClassTable | None = None,
+    labels: LabelSettings = _IDS,
+    ignored: Sequence[str] = (),
+    settings: CountSettings = _PLAIN,
+    crs: str | None = None,
     progress: ProgressCallback = lambda done, total: None,
-) -> Comparison:
-    """Count the pixels of a map and a reference, block by block."""
-    found = Comparison(Confusion(len(classes)), np.zeros(len(classes), np.int64))
-    with (
-        reference.opened() as read_labels,
-        map_.open(reference.grid, classes) as reader,
-    ):
-        for done, window in enumerate(reference.windows, start=1):
-            decoded = read_labels(window)
-            found.tally.add(decoded.tally)
-            if (decoded.ids != NODATA).any():
-                predicted = reader.read(window)
-                found.confusion.add(decoded.ids, predicted.ids)
-                hidden = predicted.hidden[decoded.ids != NODATA]
-                found.hidden += np.bincount(hidden, minlength=NODATA + 1)[: len(classes)]
-            progress(done, len(reference.windows))
-            if labels.encoding == "ids" and len(found.tally.unknown) > _TOO_MANY:
-                break  # an error in any case: skip the rest
-    return found
+) -> RasterComparison:
+    """Score maps against reference labels, with intervals, and by groups.
+
+    Other parameters and errors are those of `evaluate`.
+
+    Parameters
+    ----------
+    maps : sequence
+        Several are compared with the first, on the pixels where all have a class.
+    ignored : sequence of str
+        Classes whose reference pixels are not scored; they have no part in means.
+    settings : CountSettings
+    """
+    opened = {_name(one): inspect_map(one, crs) for one in maps}
+    table, left_out = leave_out(class_table(next(iter(opened.values())), classes), ignored)
+    for map_ in opened.values():
+        class_table(map_, table)
+    first = next(iter(opened.values()))
+    paths = expand_inputs([reference] if isinstance(reference, str) else reference)
+    truth = inspect_reference(paths, first, table, labels, crs)
+    settings = replace(settings, ignored=left_out)
+    found = compare(list(opened.values()), truth, table, labels, settings, progress)
+    for map_, one in zip(opened.values(), found, strict=True):
+        check_comparison(one, map_, truth, table, labels)
+    if not found[0].confusion.counts.any():
+        raise LabelError(_explain_nothing(truth.name, settings))
+    side = settings.block or block_side(truth)
+    return RasterComparison(
+        {
+            name: describe([one], side, table, settings)
+            for name, one in zip(opened, found, strict=True)
+        },
+        {
+            name: describe_difference([found[0]], [one], table)
+            for name, one in list(zip(opened, found, strict=True))[1:]
+        },
+    )
+
+
+def _name(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else " ".join(names)
+
+
+def _explain_nothing(reference: str, settings: CountSettings) -> str:
+    if settings.erode or settings.ignored:
+        return (
+            f"{reference} has no labelled pixel left: all are nodata, of a class that is left out "
+            f"(--ignore-class), or within {settings.erode:g} pixels of another class (--erode)"
+        )
+    return f"{reference} has no labelled pixel: all are nodata or in labels.ignore (--ignore)"
 
 
 def check_comparison(

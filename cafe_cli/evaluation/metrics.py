@@ -188,6 +188,16 @@ def compute_scores(confusion: Confusion, classes: ClassTable) -> Scores:
     )
 
 
+def kappa(counts: NDArray[np.int64]) -> float:
+    """Return Cohen's kappa of a confusion matrix; NaN where it is undefined."""
+    total = float(counts.sum())
+    if not total:
+        return math.nan
+    agreed = float(np.trace(counts)) / total
+    chance = float(counts.sum(axis=0) @ counts.sum(axis=1)) / total**2
+    return (agreed - chance) / (1 - chance) if chance < 1 else math.nan
+
+
 def _check_ids(ids: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
     """Refuse ids that are neither a class nor 255: they would count as another pair."""
     unknown = (ids < 0) | ((ids >= classes) & (ids != NODATA))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.evaluation.areas import Areas
-from cafe_cli.evaluation.metrics import ClassScores, Confusion, Scores, compute_scores
+from cafe_cli.evaluation.metrics import ClassScores, Confusion, Scores, compute_scores, kappa
 from cafe_cli.evaluation.stratified import (
     Estimate,
     MapStatistics,
@@ -189,16 +189,6 @@ def score_points(
     return PointScores(
         compute_scores(confusion, classes), None, reason, unanswered, kappa(confusion.counts)
     )
-
-
-def kappa(counts: NDArray[np.int64]) -> float:
-    """Return Cohen's kappa of a confusion matrix; NaN where it is undefined."""
-    total = float(counts.sum())
-    if not total:
-        return math.nan
-    agreed = float(np.trace(counts)) / total
-    chance = float(counts.sum(axis=0) @ counts.sum(axis=1)) / total**2
-    return (agreed - chance) / (1 - chance) if chance < 1 else math.nan
 
 
 def differences(

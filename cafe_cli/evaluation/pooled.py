@@ -2,15 +2,19 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import Config, LabelSettings
-from cafe_cli.errors import ConfigError, GridError, LabelError
-from cafe_cli.evaluation.evaluate import check_comparison, compare
+from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
+from cafe_cli.evaluation.counting import Comparison, CountSettings, block_side, compare
+from cafe_cli.evaluation.detail import DetailedScores, describe, describe_difference
+from cafe_cli.evaluation.evaluate import check_comparison
 from cafe_cli.evaluation.land_cover_map import LandCoverMap, class_table, inspect_map
-from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
+from cafe_cli.evaluation.left_out import leave_out
+from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.evaluation.pairing import maps_of_scenes, pair_files, report_missing_maps
 from cafe_cli.evaluation.reference import Reference, inspect_reference, scene_reference
 from cafe_cli.raster.mosaic_view import covered_share
@@ -26,50 +30,100 @@ from cafe_cli.tilesets.tile_rasters import inspect_config_scene
 log = logging.getLogger("cafe")
 
 _IDS = LabelSettings()
+_PLAIN = CountSettings()
+
+
+@dataclass(frozen=True)
+class PooledMap:
+    """The scores of one map, or of the maps of one model, on several scenes.
+
+    Attributes
+    ----------
+    pooled : DetailedScores
+        From the sum of the confusion matrices: every pixel counts alike.
+    scenes : dict of DetailedScores
+        By scene, the lowest mean IoU first.
+    """
+
+    pooled: DetailedScores
+    scenes: dict[str, DetailedScores]
+
+    def as_json(self, with_kappa: bool = False) -> dict[str, Any]:
+        """Return plain values: those of `pooled`, and ``scenes``, a list in the same order."""
+        rows = [{"scene": n, **scores.as_json(with_kappa)} for n, scores in self.scenes.items()]
+        return {**self.pooled.as_json(with_kappa), "scenes": rows}
 
 
 @dataclass(frozen=True)
 class PooledScores:
-    """The scores of several scenes.
+    """The scores of maps on several scenes.
 
     Attributes
     ----------
-    pooled : Scores
-        From the sum of the confusion matrices: every pixel counts alike.
-    scenes : dict
-        Scores by scene, the lowest mean IoU first.
+    maps : dict of PooledMap
+        By the name of the maps, the first first.
+    differences : dict
+        How much the others score higher than the first, on all scenes together.
     """
 
-    pooled: Scores
-    scenes: dict[str, Scores]
+    maps: dict[str, PooledMap]
+    differences: dict[str, Mapping[str, Any]]
 
-    def as_json(self) -> dict[str, object]:
-        """Return plain values: those of `pooled`, and ``scenes``, a list in the same order."""
-        rows = [{"scene": name, **scores.as_json()} for name, scores in self.scenes.items()]
-        return {**self.pooled.as_json(), "scenes": rows}
+    @property
+    def first(self) -> PooledMap:
+        """The scores of the first."""
+        return next(iter(self.maps.values()))
+
+    @property
+    def pooled(self) -> Scores:
+        """The pooled scores of the first."""
+        return self.first.pooled.scores
+
+    @property
+    def scenes(self) -> dict[str, Scores]:
+        """The scores of the first by scene, the lowest mean IoU first."""
+        return {name: detailed.scores for name, detailed in self.first.scenes.items()}
+
+    def as_json(self, with_kappa: bool = False) -> dict[str, Any]:
+        """Return plain values: those of the first, and ``compared``, a list of the others."""
+        rows = {name: one.as_json(with_kappa) for name, one in self.maps.items()}
+        first, *others = rows
+        compared = [
+            {"map": name, **rows[name], "difference": self.differences[name]} for name in others
+        ]
+        return {**rows[first], **({"compared": compared} if compared else {})}
 
 
 def evaluate_pairs(
     maps: str,
     reference: str,
     *,
+    others: Sequence[str] = (),
     classes: ClassTable | None = None,
     labels: LabelSettings = _IDS,
+    ignored: Sequence[str] = (),
+    settings: CountSettings = _PLAIN,
     crs: str | None = None,
     partial: bool = False,
     progress: ProgressCallback = lambda done, total: None,
 ) -> PooledScores:
     """Score the maps of a pattern against the references of another; see `pair_files`.
 
-    Other parameters and errors are those of `cafe_cli.evaluation.evaluate.evaluate`.
+    `others` are patterns of maps to compare with the first. Other parameters and errors are those
+    of `cafe_cli.evaluation.evaluate.evaluate_in_detail`.
     """
     jobs: list[_Job] = []
+    more = {
+        name: {pair.scene: pair.maps for pair in pair_files(name, reference, partial)}
+        for name in others
+    }
     for pair in pair_files(maps, reference, partial):
-        map_ = inspect_map(pair.maps, crs)
-        table = class_table(map_, classes or (jobs[0].classes if jobs else None))
-        truth = inspect_reference(pair.references, map_, table, labels, crs)
-        jobs.append(_Job(pair.scene, map_, truth, table))
-    return _score(jobs, labels, progress)
+        found = [pair.maps, *_of_scene(pair.scene, more)]
+        opened = [inspect_map(paths, crs) for paths in found]
+        table = class_table(opened[0], classes or (jobs[0].classes if jobs else None))
+        truth = inspect_reference(pair.references, opened[0], table, labels, crs)
+        jobs.append(_Job(pair.scene, opened, truth, table))
+    return _score(jobs, [maps, *others], labels, ignored, settings, progress)
 
 
 def evaluate_scenes(
@@ -78,6 +132,9 @@ def evaluate_scenes(
     *,
     split: Split | None = None,
     ignore: Sequence[int | str] = (),
+    others: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    settings: CountSettings = _PLAIN,
     partial: bool = False,
     jobs: int | None = None,
     progress: ProgressCallback = lambda done, total: None,
@@ -97,6 +154,10 @@ def evaluate_scenes(
         scenes need a map then, unless `partial`; otherwise scenes without a map are left out.
     ignore : sequence of int or str
         More label values without a class. They do not change the split.
+    others : sequence of str
+        Maps to compare with the first, named in the same ways.
+    ignored, settings
+        See `cafe_cli.evaluation.evaluate.evaluate_in_detail`.
     partial : bool
         Whether scenes of the split may lack their map.
     jobs : int, optional
@@ -123,11 +184,15 @@ def evaluate_scenes(
     labels = ignore_more(config.labels, config.class_table, ignore)
     by_id = {scene.files.id: scene for scene in scenes}
     work = []
+    more = {
+        other: maps_of_scenes(other, config, [scene.files for scene in scenes]) for other in others
+    }
     for name in chosen:
-        table = class_table(inspected[name], config.class_table)
+        opened = [inspected[name], *(inspect_map(p, config.crs) for p in _of_scene(name, more))]
+        table = class_table(opened[0], config.class_table)
         truth = scene_reference(by_id[name], table, labels, ground.get(name))
-        work.append(_Job(name, inspected[name], truth, table))
-    return _score(work, labels, progress)
+        work.append(_Job(name, opened, truth, table))
+    return _score(work, [maps, *others], labels, ignored, settings, progress)
 
 
 @dataclass(frozen=True)
@@ -135,7 +200,7 @@ class _Job:
     """A scene to score."""
 
     scene: str
-    map: LandCoverMap
+    maps: Sequence[LandCoverMap]
     reference: Reference
     classes: ClassTable
 
@@ -166,37 +231,88 @@ def _reaching(maps: dict[str, LandCoverMap], scene: SceneInspection) -> LandCove
     return map_
 
 
-def _score(jobs: Sequence[_Job], labels: LabelSettings, progress: ProgressCallback) -> PooledScores:
+def _of_scene(
+    scene: str, maps: Mapping[str, Mapping[str, tuple[str, ...]]]
+) -> list[tuple[str, ...]]:
+    """Return the maps of a scene to compare with.
+
+    Raises
+    ------
+    InputError
+        One is missing.
+    """
+    for name, found in maps.items():
+        if scene not in found:
+            raise InputError(
+                f"--compare {name}: there is no map of {scene}; add it, so that all maps are "
+                "compared on the same ground"
+            )
+    return [found[scene] for found in maps.values()]
+
+
+def _score(
+    jobs: Sequence[_Job],
+    names: Sequence[str],
+    labels: LabelSettings,
+    ignored: Sequence[str],
+    settings: CountSettings,
+    progress: ProgressCallback,
+) -> PooledScores:
     total = sum(len(job.reference.windows) for job in jobs)
-    classes = jobs[0].classes
-    pooled, found, empty = Confusion(len(classes)), dict[str, Scores](), list[str]()
+    classes, left_out = leave_out(jobs[0].classes, ignored)
+    side = settings.block or round(sum(block_side(job.reference) for job in jobs) / len(jobs))
+    settings = replace(settings, ignored=left_out, block=side)
+    counted, empty = dict[str, list[Comparison]](), list[str]()
     done = 0
     for job in jobs:
 
         def advance(blocks: int, _: int, before: int = done) -> None:
             progress(before + blocks, total)
 
-        counted = compare(job.map, job.reference, classes, labels, advance)
-        check_comparison(counted, job.map, job.reference, classes, labels)
+        found = compare(job.maps, job.reference, classes, labels, settings, advance)
+        for map_, one in zip(job.maps, found, strict=True):
+            class_table(map_, classes)
+            check_comparison(one, map_, job.reference, classes, labels)
         done += len(job.reference.windows)
-        if counted.confusion.counts.any():
-            pooled += counted.confusion
-            found[job.scene] = compute_scores(counted.confusion, classes)
+        if found[0].confusion.counts.any():
+            counted[job.scene] = found
         else:
             empty.append(job.scene)
-    if not found:
+    if not counted:
         raise LabelError("no scene has a labelled pixel: all are nodata or in labels.ignore")
     if empty:
         log.info(
             "%d of %d scenes have no labelled pixel there: %s",
             len(empty), len(jobs), list_some(empty),
         )  # fmt: skip
-    return PooledScores(compute_scores(pooled, classes), dict(_worst_first(found.items())))
+    by_map = [
+        {scene: found[index] for scene, found in counted.items()} for index in range(len(names))
+    ]
+    return PooledScores(
+        {
+            name: _pool(scenes, side, classes, settings)
+            for name, scenes in zip(names, by_map, strict=True)
+        },
+        {
+            name: describe_difference([*by_map[0].values()], [*scenes.values()], classes)
+            for name, scenes in list(zip(names, by_map, strict=True))[1:]
+        },
+    )
 
 
-def _worst_first(scenes: Iterable[tuple[str, Scores]]) -> list[tuple[str, Scores]]:
-    def rank(row: tuple[str, Scores]) -> tuple[float, str]:
-        miou = row[1].miou  # NaN where only classes occur that are not scored
+def _pool(
+    scenes: Mapping[str, Comparison], side: int, classes: ClassTable, settings: CountSettings
+) -> PooledMap:
+    rows = {name: describe([one], side, classes, settings) for name, one in scenes.items()}
+    pooled = describe([*scenes.values()], side, classes, settings)
+    return PooledMap(pooled, dict(_worst_first(rows.items())))
+
+
+def _worst_first(
+    scenes: Iterable[tuple[str, DetailedScores]],
+) -> list[tuple[str, DetailedScores]]:
+    def rank(row: tuple[str, DetailedScores]) -> tuple[float, str]:
+        miou = row[1].scores.miou  # NaN where only classes occur that are not scored
         return (math.inf if math.isnan(miou) else miou), row[0]
 
     return sorted(scenes, key=rank)

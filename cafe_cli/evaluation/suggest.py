@@ -24,7 +24,8 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.provenance import dump_settings, settings_path
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import BandError, ConfigError, InputError, OutputError
-from cafe_cli.evaluation.evaluate import Comparison, check_comparison
+from cafe_cli.evaluation.counting import Comparison
+from cafe_cli.evaluation.evaluate import check_comparison
 from cafe_cli.evaluation.land_cover_map import LandCoverMap, class_table, inspect_map
 from cafe_cli.evaluation.metrics import Confusion
 from cafe_cli.evaluation.reference import blocks_of, inspect_reference

@@ -525,6 +525,30 @@ def fill_in(path):
     )  # fmt: skip
 
 
+def test_evaluate_in_detail(run, maps):
+    shutil.copy("a.tif", "c.tif")
+    words = ["evaluate", "a.tif", "truth.tif", "--by-distance", "1,3", "--by-height", "truth.tif"]
+    words += ["--compare", "c.tif", "--kappa", "--block", "10", "--height-limits", "1"]
+    values = json.loads(run(*words, "--json").out)
+    assert list(values["by_distance"]) == ["up to 1 px", "1 to 3 px"]
+    assert list(values["by_height"]) == ["up to 1 m", "over 1 m"]
+    assert (values["kappa"], values["intervals"]["blocks"]) == (1, 24)
+    assert values["compared"][0]["difference"]["miou"] == {"estimate": 0, "low": 0, "high": 0}
+    shown = "\n".join(run(*words).lines)
+    for text in ("24 blocks of 10 pixels", "by distance to boundaries", "by height", "kappa 1.000"):
+        assert text in shown
+    assert "c.tif minus a.tif" in shown
+    left = json.loads(run("evaluate", "a.tif", "truth.tif", "--ignore-class", "tree", "--json").out)
+    assert left["classes"]["tree"]["pixels"] == 0
+    assert left["pixels"] < values["pixels"]
+    result = run("evaluate", "a.tif", "truth.tif", "--erode", 5)
+    assert (result.code, "--erode" in result.error) == (1, True)
+    run("sample", "a.tif", "-n", 90, "--min-per-class", 20, "-o", "points.gpkg")
+    result = run("evaluate", "a.tif", "points.gpkg", "--erode", 3)
+    assert (result.code, "points.gpkg holds points" in result.error) == (2, True)
+    assert run("evaluate", "a.tif", "truth.tif", "--by-distance", "3,1").code == 2
+
+
 def test_sample_fails(run, maps):
     assert "name a .gpkg file" in run("sample", "a.tif", "-o", "points.csv").error
     assert run("sample", "a.tif", "-n", 9, "-o", "p.gpkg").code == 2
@@ -576,7 +600,7 @@ def test_failures_on_the_way(run, maps, monkeypatch, error, code, says):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("cafe_cli.evaluation.evaluate.evaluate", fail)
+    monkeypatch.setattr("cafe_cli.evaluation.evaluate.evaluate_in_detail", fail)
     result = run("evaluate", "a.tif", "truth.tif")
     assert says in result.error
     assert result.code == code
@@ -586,7 +610,7 @@ def test_faults_of_cafe_are_not_hidden(maps, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("cafe_cli.evaluation.evaluate.evaluate", fail)
+    monkeypatch.setattr("cafe_cli.evaluation.evaluate.evaluate_in_detail", fail)
     monkeypatch.setattr(sys, "argv", ["cafe", "evaluate", "a.tif", "truth.tif"])
     with pytest.raises(RuntimeError, match="a bug"):
         face.main()

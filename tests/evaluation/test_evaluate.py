@@ -10,7 +10,7 @@ from rasterio.warp import transform
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import BandError, GridError, InputError, LabelError
-from cafe_cli.evaluation import evaluate as engine
+from cafe_cli.evaluation import counting as engine
 from cafe_cli.evaluation import reference
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.metrics import Confusion

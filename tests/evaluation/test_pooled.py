@@ -9,6 +9,7 @@ import shapely
 
 from cafe_cli.config.load import parse_config
 from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
+from cafe_cli.evaluation.counting import CountSettings
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.pooled import evaluate_pairs, evaluate_scenes
 from cafe_cli.mosaic.mosaic import mosaic
@@ -246,3 +247,42 @@ def test_patterns_that_do_not_fit(town):
             evaluate_pairs(
                 f"{town}/{{id}}_ortho.tif", f"{town}/{{id}}.gpkg", classes=TABLE, partial=partial
             )
+
+
+# Intervals and several maps
+
+
+def test_blocks_of_all_scenes_give_the_intervals(town):
+    found = evaluate_scenes(f"{town}/maps", config(town), settings=CountSettings(block=32)).first
+    assert found.pooled.intervals.blocks == 4 * 5 * 4
+    assert [row.intervals.blocks for row in found.scenes.values()] == [20] * 4
+    low, high = found.pooled.intervals.overall["miou"]
+    assert low < found.pooled.scores.miou < high
+    assert found.as_json(True)["scenes"][0]["kappa"] == found.scenes["b"].kappa
+    assert evaluate_scenes(f"{town}/maps", config(town)).first.pooled.intervals.side == 14
+
+
+def test_maps_are_compared_on_all_scenes(town, tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.tif").symlink_to(town / f"{name}_labels.tif")
+    settings, other = CountSettings(block=32), f"{tmp_path}/{{id}}.tif"
+    found = evaluate_scenes(f"{town}/maps", config(town), others=[other], settings=settings)
+    assert found.maps[other].pooled.scores.overall_accuracy == 1
+    gain = found.differences[other]["overall_accuracy"]
+    assert gain["estimate"] == pytest.approx(1 - found.pooled.overall_accuracy)
+    assert 0 < gain["low"] < gain["estimate"] < gain["high"]
+    pairs = evaluate_pairs(
+        f"{town}/maps/{{id}}_ortho.tif", f"{town}/{{id}}_labels.tif", others=[other],
+        classes=TABLE, settings=settings,
+    )  # fmt: skip
+    assert pairs.differences[other] == found.differences[other]
+    assert pairs.as_json()["compared"][0]["scenes"][0]["miou"] == 1
+    (tmp_path / "c.tif").unlink()
+    with pytest.raises(InputError, match=r"--compare .*: there is no map of c"):
+        evaluate_scenes(f"{town}/maps", config(town), others=[other])
+
+
+def test_classes_are_left_out_of_all_scenes(town):
+    found = evaluate_scenes(f"{town}/maps", config(town), ignored=["tree"])
+    assert sum(found.pooled.confusion[1]) == 0
+    assert summed(found.scenes.values()) == plain(found.pooled.confusion)
