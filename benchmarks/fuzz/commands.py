@@ -71,7 +71,9 @@ class Commands:
             raise FailedError(f"{words[0]}: code {code} without an error\n{command}")
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if (grown := (used.ru_maxrss - own) * 1024) > MOST_MEMORY:
-            raise FailedError(f"{words[0]}: more than {MOST_MEMORY} bytes\n{grown} bytes\n{command}")
+            raise FailedError(
+                f"{words[0]}: more than {MOST_MEMORY} bytes\n{grown} bytes\n{command}"
+            )
 
 
 def _become_cafe(words: Sequence[str], said: Path) -> NoReturn:
@@ -97,5 +99,3 @@ def _become_cafe(words: Sequence[str], said: Path) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-

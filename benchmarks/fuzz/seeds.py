@@ -83,20 +83,18 @@ def vector_seeds(folder: Path) -> list[bytes]:
         )  # fmt: skip
         found.append(path.read_bytes())
     collection = shapely.GeometryCollection([shapely.Point(0, 0), shapes[0]])
-    lines = shapely.LineString([(left, bottom), (right, top)])
-    found.append(
-        json.dumps(
-            {
-                "type": "FeatureCollection",
-                "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}},
-                "features": [
-                    {"type": "Feature", "properties": p, "geometry": json.loads(shapely.to_geojson(g))}
-                    for p, g in (({"class": "a"}, collection), ({"class": None}, lines),
-                                 ({"class": 1.5, "other": [1]}, shapes[2]))
-                ],
-            }
-        ).encode()
-    )  # fmt: skip
+    line = shapely.LineString([(left, bottom), (right, top)])
+    pairs: list[tuple[dict[str, Any], Any]] = [
+        ({"class": "a"}, collection), ({"class": None}, line),
+        ({"class": 1.5, "other": [1]}, shapes[2]),
+    ]  # fmt: skip
+    features = [
+        {"type": "Feature", "properties": p, "geometry": json.loads(shapely.to_geojson(g))}
+        for p, g in pairs
+    ]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}
+    mixed = {"type": "FeatureCollection", "crs": crs, "features": features}
+    found.append(json.dumps(mixed).encode())
     found.append(
         b"<OGRVRTDataSource>\n<OGRVRTLayer name='seed'>\n"
         + f"<SrcDataSource relativeToVRT='0'>{folder}/seed.gpkg</SrcDataSource>\n".encode()

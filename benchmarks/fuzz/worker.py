@@ -99,5 +99,3 @@ def _guarded(run: Callable[[bytes], None], data: bytes, findings: Findings) -> N
         findings.add(data, error)
     finally:
         signal.alarm(0)
-
-

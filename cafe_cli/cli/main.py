@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -47,7 +48,7 @@ def main() -> None:
     try:
         for word in sys.argv[1:]:
             check_name(word)
-        with _exit_on_sigterm():
+        with _exit_on_sigterm(), _without_unreadable_messages():
             code = cli.main(prog_name="cafe", standalone_mode=False)
     except _TerminatedError:
         code = _fail("terminated", 128 + signal.SIGTERM)
@@ -89,6 +90,30 @@ def _exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _without_unreadable_messages() -> Iterator[None]:
+    """Say nothing of GDAL's messages that are not UTF-8, since they quote a damaged file.
+
+    rasterio cannot log them from within GDAL, and Cython prints the exception, then the traceback,
+    by the two hooks of Python. The error that follows from what GDAL met is raised all the same.
+    """
+    before = sys.excepthook, sys.unraisablehook
+
+    def print_exception(kind: type[BaseException], value: BaseException, trace: Any) -> None:
+        if not issubclass(kind, UnicodeError):
+            before[0](kind, value, trace)
+
+    def print_traceback(failed: "sys.UnraisableHookArgs") -> None:
+        if not (issubclass(failed.exc_type, UnicodeError) and "log" in str(failed.object)):
+            before[1](failed)
+
+    sys.excepthook, sys.unraisablehook = print_exception, print_traceback
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = before
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -5,10 +5,10 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 
-import rasterio
 from rasterio.drivers import raster_driver_extensions
 
 from cafe_cli.errors import InputError
+from cafe_cli.raster.formats import open_dataset
 from cafe_cli.raster.header import READ_ERRORS
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.untrusted import check_file
@@ -117,7 +117,7 @@ def opens_as_raster(name: str) -> bool:
     try:
         if is_file_name(name):
             check_file(name)
-        with rasterio.open(name):
+        with open_dataset(name):
             return True
     except (InputError, *READ_ERRORS):
         return False

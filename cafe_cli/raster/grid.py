@@ -21,7 +21,7 @@ from cafe_cli.text import short_repr
 Bounds: TypeAlias = tuple[float, float, float, float]
 """(left, bottom, right, top) in a CRS."""
 
-_FARTHEST, _SMALLEST = 1e12, 1e-12  # units of a CRS: of a coordinate, and of a pixel
+FARTHEST, _SMALLEST = 1e12, 1e-12  # units of a CRS: of a coordinate, and of a pixel
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,17 @@ class Grid:
         if self.crs == crs or self.crs is None or crs is None:
             return self.footprint
         step = self.footprint.length / 80
-        return shape(transform_geom(self.crs, crs, mapping(self.footprint.segmentize(step))))
+        # The extent of a vector file may be a point or a line, which has no outline to divide.
+        sound = 0 < self.footprint.area < math.inf
+        outline = self.footprint.segmentize(step) if sound else self.footprint
+        return shape(transform_geom(self.crs, crs, mapping(outline)))
 
 
 def _check_invertible(dataset: DatasetReader) -> None:
     """Refuse a geotransform that is not finite, or whose pixels have no area."""
     place = dataset.transform
     largest = max(map(abs, place[:6]))
-    pixel = math.sqrt(abs(place.determinant)) if largest < _FARTHEST else math.nan
+    pixel = math.sqrt(abs(place.determinant)) if largest < FARTHEST else math.nan
     if not _SMALLEST < pixel < math.inf:
         raise GridError(
             f"{dataset.name} has a geotransform that places no pixel: "

@@ -16,10 +16,10 @@ from typing import TypeAlias
 from urllib.parse import unquote
 from xml.sax.saxutils import unescape
 
-import rasterio
 from rasterio._path import _parse_path, _vsi_path
 
 from cafe_cli.errors import InputError
+from cafe_cli.raster.formats import open_dataset
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.reader import keep_environment
 from cafe_cli.system.atomic_write import is_file_name, is_remote
@@ -206,9 +206,9 @@ def _opened(name: str) -> list[str]:
     """Return the files that GDAL names for a raster; none if it cannot be opened."""
     keep_environment()
     try:
-        with rasterio.open(name) as dataset:
+        with open_dataset(name) as dataset:
             return list(dataset.files)
-    except (*GDAL_ERRORS, OSError):
+    except (*GDAL_ERRORS, InputError, OSError):
         return []
 
 

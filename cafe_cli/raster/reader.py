@@ -20,13 +20,14 @@ from rasterio.io import DatasetReader
 
 from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.containers import explain_unreadable, only_archived, only_name
+from cafe_cli.raster.formats import open_dataset
 from cafe_cli.raster.header import READ_ERRORS, UNWRAPPED, block_bytes, check_size
 from cafe_cli.raster.image_view import ImageView, open_view
 from cafe_cli.raster.storage import RasterReader, stored_window
 from cafe_cli.raster.window import Window
 from cafe_cli.redaction import HIDDEN
 from cafe_cli.system.atomic_write import is_file_name, is_remote
-from cafe_cli.system.gdal_options import PYTHON_OFF, set_gdal_options
+from cafe_cli.system.gdal_options import CODE_OFF, set_gdal_options
 from cafe_cli.system.untrusted import check_file, check_name
 
 Array = NDArray[Any]
@@ -75,14 +76,14 @@ def _open(path: str, view: ImageView | None = None) -> DatasetReader:
         raise InputError(f"{path} was written without its password or token; name it in full")
     keep_environment()
     try:
-        dataset = open_view(view, path) if view else rasterio.open(path)
+        dataset = open_view(view, path) if view else open_dataset(path)
     except READ_ERRORS as error:
         member = only_archived(path)
         if member is None:
             reason = gdal_message(error)
             why = explain_unreadable(path, reason) if local else f"{reason}; {_OF_A_SERVER}"
             raise InputError(f"cannot open {path} as a raster: {why}") from error
-        dataset = rasterio.open(member)
+        dataset = open_dataset(member)
     if dataset.count:
         try:
             check_size(dataset)
@@ -102,7 +103,7 @@ def keep_environment() -> None:
     """
     if not hasenv():
         # Options of a thread win over those of a configuration file of GDAL, too.
-        _thread.environment = rasterio.Env.from_defaults(**PYTHON_OFF)
+        _thread.environment = rasterio.Env.from_defaults(**CODE_OFF)
         _thread.environment.__enter__()
 
 
@@ -300,4 +301,6 @@ def gdal_message(error: BaseException) -> str:
     """Return the message of the GDAL error at the bottom of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, UnicodeDecodeError):  # what the file says is quoted in the message
+        return " ".join(error.object.decode(errors="backslashreplace").split())
     return " ".join(str(error).split())

@@ -1,6 +1,6 @@
 """Options of GDAL that hold wherever `cafe` opens a file; GDAL reads them from the environment.
 
-Values that the user has set win, but for Python in virtual rasters, which stays off.
+Values that the user has set win, but for code in files, which stays off.
 """
 
 import os
@@ -19,12 +19,18 @@ _DEFAULTS = {
     "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
 }
 
-PYTHON_OFF = {"GDAL_VRT_ENABLE_PYTHON": "NO"}
-"""A virtual raster may hold code for its pixels, which would run with the rights of the user."""
+CODE_OFF = {
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_MEM_ENABLE_OPEN": "NO",
+    "OGR_SQLITE_STATIC_VIRTUAL_OGR": "NO",
+}
+"""A virtual raster may hold code for its pixels, a name an address in memory, and a view of a
+database functions that open other files and servers; all would do so with the rights of the user.
+"""
 
 
 def set_gdal_options() -> None:
     """Set the options, before GDAL opens a file: those of rasterio's GDAL and of pyogrio's."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ.update(PYTHON_OFF)
+    os.environ.update(CODE_OFF)

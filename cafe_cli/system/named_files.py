@@ -9,6 +9,14 @@ _DELIMITERS = re.compile(r"[:,;\"'?&=!{}|]|/(?=vsi\w+/)")
 _ENDS = re.compile(r"[:,;\"'?&=!{}|/\\]")
 _TEXTS = re.compile(r">([^<>\n]+)<")
 _VIRTUAL = (b"<VRTDataset", b"<OGRVRT", b"<GDALTileIndex", b"<GDAL_WMS")
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_NO_SOURCE = re.compile(
+    r"<(SRS|Description|GCPProjection|UnitType|Category)\b[^<>]*>[^<]*</\1>"
+    r"|<MDI\b(?![^<>]*_DATASET)[^<>]*>[^<]*</MDI>",
+    re.IGNORECASE,
+)
+_VALUES = re.compile(r"=\s*(?:\"([^\"]*)\"|'([^']*)')")
+_NUMBER = re.compile(r"[-+.\deE ]*")
 _HEAD = 4096  # bytes in which a virtual file says what it is
 
 
@@ -29,6 +37,36 @@ def files_behind(names: Iterable[str]) -> set[str]:
         if name.lstrip().startswith("<"):
             waiting += [(inner, folder) for inner in _texts(name)]
     return found
+
+
+def named_sources(path: str) -> set[str]:
+    """Return what a virtual raster or vector file may name as a source; none of other files.
+
+    Paths of local files are relative to the working folder, as `path` is. All texts and attributes
+    count but tags, descriptions and a CRS, since GDAL takes either for a source.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            if not any(mark in head for mark in _VIRTUAL):
+                return set()
+            # GDAL reads a text to its first null byte, and an archive has one at its start.
+            text = (head + file.read()).partition(b"\0")[0].decode("utf-8", "replace")
+    except OSError:
+        return set()
+    text = _NO_SOURCE.sub("", _CDATA.sub(lambda found: html.escape(found[1]), text))
+    quoted = {
+        part for pair in _VALUES.findall(text) for part in pair if not _NUMBER.fullmatch(part)
+    }
+    names = {html.unescape(name).strip() for name in {*_TEXTS.findall(text), *quoted}}
+    folder = os.path.dirname(path)
+    return {_beside(name, folder) for name in names if name}
+
+
+def _beside(name: str, folder: str) -> str:
+    """Return the path of a file relative to a folder, or the name if there is none."""
+    path = os.path.join(folder, name)
+    return path if len(name) < _HEAD and os.path.isfile(path) else name
 
 
 def _existing(name: str, folder: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cafe_cli.errors import GridError, LabelError
 from cafe_cli.findings import warn_once
-from cafe_cli.raster.grid import Bounds, Grid, check_overlap, describe_crs
+from cafe_cli.raster.grid import FARTHEST, Bounds, Grid, check_overlap, describe_crs
 from cafe_cli.text import did_you_mean
 from cafe_cli.vector.geometry import Geometries
 from cafe_cli.vector.layers import READ_ERRORS, Layer, find_layer, layer_bounds, read_error
@@ -115,6 +115,11 @@ def refuse_empty(
             f"{path} is in {describe_crs(source.crs)}, but coordinates such as {left:.10g}, "
             f"{bottom:.10g} are no degrees (GeoJSON is in EPSG:4326 unless it says otherwise); "
             f"assign the right one, e.g. ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path}"
+        )
+    if np.abs(bounds).max() >= FARTHEST:
+        raise GridError(
+            f"{path} has coordinates such as {left:.10g}, {bottom:.10g}, which are no place on the "
+            "ground; the file is damaged, or its CRS is not what it says"
         )
     place = Affine(right - left, 0, left, 0, bottom - top, top)
     check_overlap(path, Grid(source.crs, place, 1, 1), name, grid)

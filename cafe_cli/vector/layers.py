@@ -16,6 +16,7 @@ from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.system.atomic_write import is_file_name
 from cafe_cli.system.gdal_options import set_gdal_options
 from cafe_cli.system.untrusted import check_file, check_name
+from cafe_cli.vector.formats import check_format, check_name_and_sources
 from cafe_cli.vector.queries import check_source, check_views
 
 set_gdal_options()
@@ -88,6 +89,8 @@ def find_layer(path: str, layer: str | None) -> Layer:
     name = layer or names[0]
     check_views(path, name)
     source, info = _open_layer(path, name)
+    if isinstance(source, str):
+        check_format(path, str(info["driver"]))
     columns = tuple(str(c) for c in info["fields"])
     return Layer(path, name, _crs(path, info["crs"]), columns, source)
 
@@ -124,6 +127,7 @@ def list_layers(path: str) -> list[tuple[str, str | None]]:
         check_file(path)
         if not os.path.exists(path):
             raise InputError(f"{path} does not exist")
+    check_name_and_sources(path)
     check_source(path)
     check_views(path)
     _check_driver(path)

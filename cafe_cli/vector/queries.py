@@ -6,6 +6,7 @@ GDAL counts the features of a layer before it reads them, and a query may never 
 import os
 import sqlite3
 from contextlib import closing
+from functools import partial
 from urllib.parse import quote
 
 from cafe_cli.errors import InputError
@@ -53,6 +54,7 @@ def check_views(path: str, layer: str | None = None) -> None:
     try:
         uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as db:
+            db.text_factory = partial(str, encoding="utf-8", errors="replace")
             endless = [n for n, query in _views(db, layer) if not _ends(db, n, query, most)]
     except sqlite3.DatabaseError:  # told where GDAL reads the file
         return
