@@ -11,8 +11,8 @@ kept once in OUT/findings: the input, and a text with what happened. OUT/KIND.js
 
 ========  ======================================================================================
 config    TOML through `load_config`, written and read again
-tileset   ``tileset.json`` of a small tile set; what still loads is planned with and read
-model     header of a safetensors file; what still loads predicts
+tileset   ``tileset.json`` of a small tile set; what still loads is checked, and tiles are read
+model     header of a safetensors file; what it describes is built and loaded
 vector    GeoJSON, GeoPackage, FlatGeobuf, GML, KML, CSV and OGR VRT as labels and as an area
 raster    GeoTIFFs and VRTs as image, heights or labels through ``cafe check`` and ``cafe predict``
 ========  ======================================================================================

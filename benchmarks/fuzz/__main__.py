@@ -13,6 +13,10 @@ from benchmarks.fuzz.findings import Findings
 from benchmarks.fuzz.worker import MUTATORS, SECONDS, work
 
 
+OUT_OF_MEMORY = 71
+"""Exit code of libFuzzer."""
+
+
 def main() -> int:
     """Run workers, one after another, until time is up; exit code 1 if there are findings."""
     options = parse()
@@ -30,6 +34,9 @@ def main() -> int:
             name = signal.Signals(-code).name
             why = f"longer than {SECONDS} s" if name == "SIGALRM" else f"ended by {name}"
             findings.add_text(f"{options.kind}: {why}", findings.current.read_bytes(), [why])
+        elif code == OUT_OF_MEMORY:
+            data = findings.current.read_bytes()
+            findings.add_text(f"{options.kind}: out of memory", data, ["more than 4 GB"])
         elif code:
             return code
         seed += 1

@@ -106,7 +106,8 @@ def _without_unreadable_messages() -> Iterator[None]:
             before[0](kind, value, trace)
 
     def print_traceback(failed: "sys.UnraisableHookArgs") -> None:
-        if not (issubclass(failed.exc_type, UnicodeError) and "log" in str(failed.object)):
+        of_gdal = any(name in str(failed.object) for name in ("rasterio", "pyogrio"))
+        if not (issubclass(failed.exc_type, UnicodeError) and of_gdal):
             before[1](failed)
 
     sys.excepthook, sys.unraisablehook = print_exception, print_traceback

@@ -5,7 +5,7 @@ have strides 4, 8, 16 and 32. Weights come with a package, are downloaded, or ar
 file, without running code of the file.
 """
 
-import pickle
+import pickle  # nosec B403  # for the name of an exception
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import re
-import subprocess
+import subprocess  # nosec B404  # runs this module only
 import sys
 import tempfile
 import threading
@@ -80,7 +80,7 @@ def _copy_in_a_process(source: Path, target: Path, options: Mapping[str, object]
     with (
         tempfile.TemporaryFile() as said,
         tempfile.TemporaryFile() as printed,
-        subprocess.Popen(
+        subprocess.Popen(  # nosec B603  # a list without a shell: this Python, this module
             [sys.executable, "-P", "-m", __name__, task],
             stdin=subprocess.PIPE,  # nothing is written to it; it closes when this process ends
             stdout=said,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TypeAlias
 from urllib.parse import unquote
-from xml.sax.saxutils import unescape
+from xml.sax.saxutils import unescape  # nosec B406  # parses nothing
 
 from rasterio._path import _parse_path, _vsi_path
 

@@ -1,7 +1,7 @@
 """GDAL virtual rasters (VRT) that present the strips of a map as one raster."""
 
 from collections.abc import Mapping, Sequence
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape, quoteattr  # nosec B406  # parses nothing
 
 from cafe_cli.classes import NODATA
 from cafe_cli.raster.grid import Grid

@@ -143,20 +143,20 @@ def _assign_labelled(
 ) -> NDArray[np.int64]:
     """Assign labelled blocks (N, K) to at most N parts with shares above 0 (P,): (N,)."""
     problem = Problem.of(counts, shares)
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     attempts = min(1 + _ASSIGNED // len(counts), _ATTEMPTS)
-    found = (_search(problem, _stratify(problem, random), random) for _ in range(attempts))
+    found = (_search(problem, _stratify(problem, rng), rng) for _ in range(attempts))
     return min(found, key=problem.cost)
 
 
-def _stratify(problem: Problem, random: np.random.Generator) -> NDArray[np.int64]:
+def _stratify(problem: Problem, rng: np.random.Generator) -> NDArray[np.int64]:
     """Assign blocks one by one, rare classes first, to the part farthest below its target."""
     rarest = np.where(problem.present > 0, problem.present.sum(axis=0), np.inf).min(axis=1)
     parts = np.zeros(len(rarest), int)
     short = problem.targets.copy()
     lacking = np.tile(problem.penalties, (len(short), 1))
     # The noise changes the order of about equally rare blocks, so that attempts differ.
-    for block in np.argsort(rarest * random.uniform(1, 2, len(rarest))):
+    for block in np.argsort(rarest * rng.uniform(1, 2, len(rarest))):
         amounts, present = problem.amounts[block], problem.present[block]
         part = (2 * short @ amounts + lacking @ present).argmax()
         parts[block] = part
@@ -166,11 +166,11 @@ def _stratify(problem: Problem, random: np.random.Generator) -> NDArray[np.int64
 
 
 def _search(
-    problem: Problem, parts: NDArray[np.int64], random: np.random.Generator
+    problem: Problem, parts: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Improve an assignment: make the best swap among a sample of the blocks until none helps."""
     for _ in range(_SWAPS):
-        sample = random.permutation(len(parts))[:_SAMPLE]
+        sample = rng.permutation(len(parts))[:_SAMPLE]
         # Append an empty block for each part: a swap with it moves a block.
         now = np.append(parts[sample], np.arange(len(problem.targets)))
         change = _swap_costs(problem, parts, sample)

@@ -118,11 +118,11 @@ def keep_together(
 
     best, score = given, rank(given)
     grower = _Grower(blocks, tiles, shares)
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for clusters in _CLUSTERS:
         if -score[1] >= enough:
             break
-        for found in grower.attempts(clusters, random):
+        for found in grower.attempts(clusters, rng):
             if (better := rank(found)) < score:
                 best, score = found, better
     return list(map(int, best))
@@ -138,7 +138,7 @@ class _Grower:
         self._amounts, self._tiles, self._shares = labels / labels.sum(), tiles, shares
         self._neighbours = _neighbours(blocks)
 
-    def attempts(self, clusters: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    def attempts(self, clusters: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Yield assignments whose held-out parts lie in `clusters` places each."""
         for _ in range(min(1 + _GROWN // len(self._amounts), _ATTEMPTS)):
             parts = np.zeros(len(self._amounts), int)
@@ -146,7 +146,7 @@ class _Grower:
             for part, share in enumerate(self._shares[1:], start=1):
                 taken = 0.0
                 for goal in np.linspace(0, share, clusters + 1)[1:].tolist():
-                    taken = self._grow(parts, lost, part, taken, goal, random)
+                    taken = self._grow(parts, lost, part, taken, goal, rng)
             yield parts
 
     def _grow(
@@ -156,12 +156,12 @@ class _Grower:
         part: int,
         taken: float,
         goal: float,
-        random: np.random.Generator,
+        rng: np.random.Generator,
     ) -> float:
         """Add neighbouring blocks to a part until it has the share `goal`; return its share."""
         front: set[int] = set()
         while taken < goal:
-            block = self._next(parts, lost, front, random)
+            block = self._next(parts, lost, front, rng)
             # The last block is left out if the goal is then missed by less.
             if block is None or (taken and taken + self._amounts[block] / 2 > goal):
                 break
@@ -176,7 +176,7 @@ class _Grower:
         parts: NDArray[np.int64],
         lost: NDArray[np.bool_],
         front: set[int],
-        random: np.random.Generator,
+        rng: np.random.Generator,
     ) -> int | None:
         """Return the neighbour that costs fewest tiles per label, or a block elsewhere."""
         free = np.flatnonzero((parts == 0) & (self._amounts > 0))
@@ -184,7 +184,7 @@ class _Grower:
             return None
         near = [block for block in sorted(front) if parts[block] == 0 and self._amounts[block] > 0]
         if not near:
-            return int(random.choice(free))
+            return int(rng.choice(free))
         costs = [(~lost[self._tiles.near[b]]).sum() / self._amounts[b] for b in near]
         return near[int(np.argmin(costs))]
 

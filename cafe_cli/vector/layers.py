@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape, quoteattr  # nosec B406  # parses nothing
 
 import pyogrio
 import pyogrio.raw

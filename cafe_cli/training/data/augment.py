@@ -141,7 +141,7 @@ class Augmentation:
         side = crop_side(config.train, tileset.size)
         return cls(config.augment, tileset.size, side, tileset.gsd, low, span)
 
-    def sample(self, random: np.random.Generator) -> AugmentParams:
+    def sample(self, rng: np.random.Generator) -> AugmentParams:
         """Draw the augmentation of one tile.
 
         The same numbers are drawn whichever augmentations are switched off.
@@ -150,34 +150,34 @@ class Augmentation:
 
         def around(strength: float) -> float:
             """Draw from -strength to strength."""
-            return random.uniform(-1, 1) * strength
+            return rng.uniform(-1, 1) * strength
 
         def seldom(strength: float) -> float:
             """Draw up to strength for some of the tiles, 0 for the others."""
-            chosen, amount = random.uniform(size=2)
+            chosen, amount = rng.uniform(size=2)
             return amount * strength if chosen < _SELDOM else 0.0
 
         extent = max(round(self.side * math.exp(around(math.log(s.scale)))), 1)
         spare = self.size - extent
-        corner = (random.uniform(size=2) * (abs(spare) + 1)).astype(np.int64) + min(spare, 0)
-        turns, flip = (int(random.integers(n)) for n in (4, 2))
-        hue, grey = around(s.hue), random.uniform()
+        corner = (rng.uniform(size=2) * (abs(spare) + 1)).astype(np.int64) + min(spare, 0)
+        turns, flip = (int(rng.integers(n)) for n in (4, 2))
+        hue, grey = around(s.hue), rng.uniform()
         saturation = 0.0 if grey < s.grey else 1 + around(s.saturation)
-        gain, offset = random.uniform(-1, 1, (2, bands)) * s.color_jitter
+        gain, offset = rng.uniform(-1, 1, (2, bands)) * s.color_jitter
         gain, offset = (1 + gain) * (1 + around(s.brightness)), offset + around(s.brightness)
         offset *= _OFFSET
         contrast, gamma = 1 + around(s.contrast), math.exp(around(s.gamma))
-        darkness, shadow_level = seldom(s.shadow), random.uniform(*_SHADOW_LEVELS)
+        darkness, shadow_level = seldom(s.shadow), rng.uniform(*_SHADOW_LEVELS)
         haze, blurred, noise, compression = map(seldom, (s.haze, s.blur, s.noise, s.jpeg))
         stretch = math.exp(around(s.height_stretch))
         tilt, heading = math.radians(seldom(s.height_tilt)), around(math.pi)
-        height_offset = random.normal() * s.height_jitter
-        wrong, metres, up = random.uniform(), random.exponential(), random.uniform()
+        height_offset = rng.normal() * s.height_jitter
+        wrong, metres, up = rng.uniform(), rng.exponential(), rng.uniform()
         if wrong < s.ground_error:
             height_offset += metres * _GROUND_ERROR * (1 if up < _UPWARD else -1)
         height_noise, height_blur = seldom(s.height_noise), seldom(s.height_blur)
-        void, void_level = self._sample_void(random)
-        dropped = random.uniform()
+        void, void_level = self._sample_void(rng)
+        dropped = rng.uniform()
         if dropped < s.height_dropout:
             void = [0, self.side, 0, self.side]
         rise = math.tan(tilt) * self.gsd
@@ -197,13 +197,13 @@ class Augmentation:
             symmetry=torch.tensor(_QUARTERS[turns * s.turns] ^ (flip * s.flips)),
             void=torch.tensor(void),
             optical_dropped=torch.tensor(dropped >= 1 - s.optical_dropout),
-            starts=torch.from_numpy(random.integers(fields.TABLE, size=(3 + bands, 2))),
+            starts=torch.from_numpy(rng.integers(fields.TABLE, size=(3 + bands, 2))),
             **{name: torch.tensor(np.float32(value)) for name, value in numbers.items()},
         )
 
-    def _sample_void(self, random: np.random.Generator) -> tuple[list[int], float]:
+    def _sample_void(self, rng: np.random.Generator) -> tuple[list[int], float]:
         """Draw a rectangle or blobs without heights, with the probability of the settings."""
-        chosen, level, *ends = random.uniform(size=6)
+        chosen, level, *ends = rng.uniform(size=6)
         if chosen < self.settings.height_voids / 2:
             low, high = _VOID_LEVELS
             return [0, 0, 0, 0], low + level * (high - low)

@@ -67,12 +67,12 @@ class BatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Iterate over the batches of `epoch`, from `start` on."""
-        random = np.random.default_rng([self._seed, self.epoch])
-        order = random.permutation(self._tiles)
-        seeds = random.integers(2**62, size=self._tiles)
+        rng = np.random.default_rng([self._seed, self.epoch])
+        order = rng.permutation(self._tiles)
+        seeds = rng.integers(2**62, size=self._tiles)
         if self._balance:
-            drawn = random.choice(self._tiles, size=self._tiles, p=self._weights)
-            order = np.where(random.random(self._tiles) < self._balance, drawn, order)
+            drawn = rng.choice(self._tiles, size=self._tiles, p=self._weights)
+            order = np.where(rng.random(self._tiles) < self._balance, drawn, order)
         pairs = zip(order.tolist(), seeds.tolist(), strict=True)
         keys = [SampleKey(*pair) for pair in pairs]
         for batch in range(self.start, len(self)):
