@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks.fuzz.findings import Findings
 from benchmarks.fuzz.worker import MUTATORS, SECONDS, work
 
-
 OUT_OF_MEMORY = 71
 """Exit code of libFuzzer."""
 
