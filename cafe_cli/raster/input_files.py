@@ -208,7 +208,7 @@ def _opened(name: str) -> list[str]:
     try:
         with open_dataset(name) as dataset:
             return list(dataset.files)
-    except (*GDAL_ERRORS, InputError, OSError):
+    except (*GDAL_ERRORS, InputError, OSError, UnicodeError):
         return []
 
 

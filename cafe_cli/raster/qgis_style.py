@@ -4,7 +4,7 @@ A colour table in a TIFF has 256 entries, and QGIS shows all of them. ``NAME.qml
 ``NAME.tif`` is the style that it applies on its own.
 """
 
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import quoteattr  # nosec B406  # parses nothing
 
 from cafe_cli.classes import ClassTable
 

@@ -5,7 +5,7 @@ GDAL, and with it QGIS and ArcGIS, reads category names and the raster attribute
 """
 
 from pathlib import Path
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape  # nosec B406  # parses nothing
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.raster.output_files import metadata_path, side_files, style_path

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from xml.etree import ElementTree as Xml
+from xml.etree import ElementTree as Xml  # nosec B405  # parses nothing
 
 from cafe_cli.classes import LandClass
 
@@ -42,7 +42,9 @@ def _add_symbol(symbols: Xml.Element, number: int, land: LandClass) -> None:
         symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1"
     )
     layer = Xml.SubElement(
-        symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+        symbol,
+        "layer",
+        {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"},  # nosec B105  # QGIS
     )
     fill, line = f"{red},{green},{blue},255", f"{red // 2},{green // 2},{blue // 2},255"
     values = {

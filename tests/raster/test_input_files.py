@@ -143,3 +143,10 @@ def test_thousands_of_sources_are_found_once(write, tmp_path, monkeypatch):
         VRT.format("a.tif").replace("</VRTRasterBand>", part * 3000 + "</VRTRasterBand>")
     )
     assert set(InputFiles.behind(["many.vrt"] * 3).stamps) == {"many.vrt", "a.tif"}
+
+
+@pytest.mark.parametrize("name", [b"\x8b.tif", b"/\xff/a.tif", b"k\xf6ln.tif"])
+def test_a_virtual_raster_whose_sources_have_names_that_are_not_utf8(name, tmp_path):
+    path = tmp_path / "a.vrt"
+    path.write_bytes(VRT.format("NAME").encode().replace(b"NAME", name))
+    assert set(InputFiles.behind([str(path)]).stamps) == {str(path)}
