@@ -12,12 +12,13 @@
     ├── ModelFileError        a file that is not a cafe model, or a damaged one
     ├── TrainingError         training cannot start or go on
     ├── PartialFailureError   exit code 3: some inputs failed, the others are done
-    └── RunInterruptedError   exit code 130: Ctrl-C or a signal; what was done is saved
+    └── RunInterruptedError   exit code 128 + signal: Ctrl-C or a signal; what was done is saved
 
 Every message is one line that says what was wrong, with the numbers, and what to do about it. It
 names files without passwords and tokens (see `cafe_cli.redaction`).
 """
 
+import signal
 import sys
 
 from cafe_cli.redaction import redact
@@ -73,9 +74,14 @@ class PartialFailureError(CafeError):
 
 
 class RunInterruptedError(CafeError):
-    """Ctrl-C or a signal interrupted the command; what was done so far is saved."""
+    """Ctrl-C or a signal interrupted the command; what was done so far is saved.
 
-    exit_code = 130
+    The exit code is 128 and the number of the signal.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 def out_of_memory(error: BaseException) -> bool:

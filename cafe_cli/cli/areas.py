@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cafe_cli.cli.options import PATH, config_options, overwrite_option, read_config
+from cafe_cli.cli.options import PATH, NamesCommand, config_options, overwrite_option, read_config
 from cafe_cli.redaction import redact_all
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cafe_cli.evaluation.zones import Zone
 
 
-@click.command()
+@click.command(cls=NamesCommand)
 @click.argument("maps", metavar="MAP")
 @config_options
 @click.option("--zones", help="Vector file of polygons: measure inside each of them.")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import click
 
-from cafe_cli.cli.options import PATH, config_options, floats, overwrite_option, read_config
+from cafe_cli.cli.options import (
+    PATH,
+    NamesCommand,
+    config_options,
+    floats,
+    overwrite_option,
+    read_config,
+)
 from cafe_cli.errors import CafeError
 from cafe_cli.redaction import redact_all
 
@@ -25,7 +32,7 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS = get_args(Split)
 
 
-@click.command()
+@click.command(cls=NamesCommand)
 @click.argument("maps", metavar="MAP")
 @click.argument("reference", required=False)
 @config_options

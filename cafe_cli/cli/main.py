@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import click
@@ -26,11 +25,13 @@ from cafe_cli.cli.info import info
 from cafe_cli.cli.mosaic import mosaic
 from cafe_cli.cli.predict import predict
 from cafe_cli.cli.sample import sample
+from cafe_cli.cli.streams import survive_closed_streams
 from cafe_cli.cli.suggest import suggest
 from cafe_cli.cli.tile import tile
 from cafe_cli.cli.train import train
 from cafe_cli.cli.vectorize import vectorize
 from cafe_cli.errors import CafeError, out_of_memory
+from cafe_cli.system.interrupts import EndedBySignalError, end_on_signals
 from cafe_cli.system.untrusted import check_name
 
 # How long idle threads of OpenMP spin before they sleep: 1000 rounds are about a microsecond. By
@@ -41,10 +42,18 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _OUT_OF_MEMORY = (
     "out of memory; lower the batch size or the window (train.crop in training, tile.size)"
 )
+_ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):
+    _ENDED[signal.SIGHUP] = "hung up: the terminal was closed"
 
 
 def main() -> None:
     """Run ``cafe``; every expected failure is one line on stderr and an exit code."""
+    with survive_closed_streams():
+        sys.exit(_run())
+
+
+def _run() -> int:
     try:
         for word in sys.argv[1:]:
             check_name(word)
@@ -52,8 +61,12 @@ def main() -> None:
             code = cli.main(prog_name="cafe", standalone_mode=False)
     except _TerminatedError:
         code = _fail("terminated", 128 + signal.SIGTERM)
+        with end_on_signals(_report_end):
+            code: int = cli.main(prog_name="cafe", standalone_mode=False)
+    except EndedBySignalError as error:
+        code = _fail(_ENDED[error.number], 128 + error.number)
     except click.Abort:
-        code = _fail("interrupted", 130)
+        code = _fail(_ENDED[signal.SIGINT], 128 + signal.SIGINT)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -67,29 +80,14 @@ def main() -> None:
         if not out_of_memory(error):
             raise
         code = _fail(_OUT_OF_MEMORY, 1)
-    sys.exit(code)
+    return code
 
 
-class _TerminatedError(SystemExit):
-    """SIGTERM was received; what a Ctrl-C cleans up is cleaned up."""
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Raise on SIGTERM, once: a second one ends the process at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise _TerminatedError
-
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # a caller ignores or handles it
-        yield
-        return
-    signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _report_end(number: int) -> None:
+    """Say that a signal has ended the process; other threads may hold the locks of the console."""
+    terminal = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""  # no bar, but the cursor
+    text = f"{terminal}Error: {_ENDED[number]}, without waiting for what did not answer\n"
+    os.write(2, text.encode())
 
 
 @contextmanager

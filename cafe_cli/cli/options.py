@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+QUOTE = "quote the pattern, so that the shell does not expand it"
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,44 @@ def _describe_strays(
     folders = {os.path.dirname(name) for name in (*values, *strays)}
     suffix = os.path.splitext(strays[0])[1]
     pattern = os.path.join(folders.pop() if len(folders) == 1 else "FOLDER", f"*{suffix}")
-    return f"{said}: quote the pattern, so that the shell does not expand it: {flag} '{pattern}'"
+    return f"{said}: {QUOTE}: {flag} '{pattern}'"
+
+
+class NamesCommand(click.Command):
+    """A command of a few names, that explains the others that a shell makes of a pattern."""
+
+    allow_extra_args = True  # refused below, with a message of their own
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, and refuse more names than there are arguments."""
+        rest = super().parse_args(ctx, args)
+        if rest:
+            taken = [param for param in self.params if isinstance(param, click.Argument)]
+            names = [*(str(ctx.params[param.name]) for param in taken if param.name), *rest]
+            patterns = _guess_patterns(names)
+            if len(patterns) > len(taken):
+                patterns = [f"'{str(param.name).upper()}/*.tif'" for param in taken]
+            wanted = " and ".join(param.make_metavar(ctx).strip("[]") for param in taken)
+            ctx.fail(
+                f"{wanted} {'are' if len(taken) > 1 else 'is'} one name"
+                f"{' each' * (len(taken) > 1)}, but {len(names)} were given: {QUOTE}: "
+                f"{ctx.command_path} {' '.join(patterns)}"
+            )
+        return rest
+
+
+def _guess_patterns(names: Sequence[str]) -> list[str]:
+    """Return the words that a shell may have expanded to names: a quoted pattern for each folder.
+
+    A name that stands alone in its folder stays.
+    """
+    groups = dict[tuple[str, str], list[str]]()
+    for name in names:
+        groups.setdefault((os.path.dirname(name), os.path.splitext(name)[1]), []).append(name)
+    return [
+        f"'{os.path.join(folder, f'*{suffix}')}'" if len(found) > 1 else found[0]
+        for (folder, suffix), found in groups.items()
+    ]
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:

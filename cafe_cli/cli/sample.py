@@ -4,12 +4,18 @@ from pathlib import Path
 
 import click
 
-from cafe_cli.cli.options import config_options, dry_option, output_options, read_config
+from cafe_cli.cli.options import (
+    NamesCommand,
+    config_options,
+    dry_option,
+    output_options,
+    read_config,
+)
 
 ALLOCATIONS = ("proportional", "equal")
 
 
-@click.command()
+@click.command(cls=NamesCommand)
 @click.argument("maps", metavar="MAP")
 @output_options("Points (GeoPackage).")
 @click.option("-n", "--count", type=click.IntRange(min=2), default=600, show_default=True,

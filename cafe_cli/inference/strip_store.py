@@ -35,6 +35,7 @@ from cafe_cli.system.atomic_write import (
     replace_atomically,
     translate_os_errors,
 )
+from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.output_group import claim_outputs
 
 log = logging.getLogger("cafe")
@@ -110,6 +111,7 @@ class StripStore:
             self._kept = self._find_strips()
             self._done = {**self._kept}
             stack.callback(self._remove_folder)
+            stack.enter_context(undo_when_ended(self._abandon))
             if not self._done:
                 remove(self._naming)
             self._check_outputs()  # another process may have written them
@@ -128,7 +130,16 @@ class StripStore:
         """Remove the folder, unless it holds strips to resume."""
         self._finished = self._finished and kind is None
         self._held.close()
-        if kind and self._kept and not self._finished:
+        if kind:
+            self._say_kept()
+
+    def _abandon(self) -> None:
+        """Do what `__exit__` does, where a signal ends the process without it."""
+        self._remove_folder()
+        self._say_kept()
+
+    def _say_kept(self) -> None:
+        if self._kept and not self._finished:
             log.warning("%s kept; go on with --resume", self._summary(self._kept))
 
     def write(

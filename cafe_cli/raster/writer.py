@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +27,7 @@ from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
 from cafe_cli.raster.side_files import side_texts
 from cafe_cli.raster.value_counts import count_values, statistics_tags
 from cafe_cli.system.atomic_write import remove
+from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.output_group import replace_together
 from cafe_cli.system.untrusted import parse_json
 
@@ -212,7 +214,10 @@ def _converted(
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
     plain = cog.with_name(f".{path.name}.strips.tif")
     try:
-        with CheckedWriter(plain, **profile, **blocks) as dataset:
+        with (
+            undo_when_ended(partial(remove, plain)),
+            CheckedWriter(plain, **profile, **blocks) as dataset,
+        ):
             yield dataset
         dataset.check_written(plain)
         _to_cog(plain, cog, overviews, **options)

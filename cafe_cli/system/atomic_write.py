@@ -8,9 +8,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cafe_cli.errors import ConfigError, OutputError
+from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.named_files import files_behind
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
@@ -151,8 +153,9 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
     with translate_refusals(path), made_folder(temporary.parent):
         remove(temporary)
         try:
-            yield temporary
-            sync(temporary)
+            with undo_when_ended(partial(remove, temporary)):
+                yield temporary
+                sync(temporary)
             _rename_over(temporary, path)
             flush(temporary.parent)
         finally:
@@ -176,12 +179,18 @@ def made_folder(folder: Path) -> Iterator[None]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield
+        with undo_when_ended(partial(_remove_empty, missing)):
+            yield
     except BaseException:
-        with suppress(OSError):  # another output may be in it by now
-            for path in missing:
-                path.rmdir()
+        _remove_empty(missing)
         raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, up to one that holds something."""
+    with suppress(OSError):  # another output may be in it by now
+        for folder in folders:
+            folder.rmdir()
 
 
 def file_stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:

@@ -7,10 +7,12 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cafe_cli.errors import OutputError
 from cafe_cli.system.atomic_write import LOCK, made_folder, translate_os_errors
+from cafe_cli.system.interrupts import undo_when_ended
 
 if sys.platform != "win32":
     import fcntl
@@ -71,14 +73,22 @@ def exclusive_lock(lock: Path, output: Path) -> Iterator[None]:
     """
     with translate_os_errors(output):
         descriptor = _open_locked(lock, output)
-    try:
+    if descriptor is None:
         yield
+        return
+    try:
+        with undo_when_ended(partial(_remove_lock, descriptor, lock)):
+            yield
     finally:
-        if descriptor is not None:
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                    lock.unlink()  # while it is locked: whoever opens it now will look again
-            os.close(descriptor)
+        _remove_lock(descriptor, lock)
+        os.close(descriptor)
+
+
+def _remove_lock(descriptor: int, lock: Path) -> None:
+    """Remove a file while it is locked, so that whoever opens it now will look again."""
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            lock.unlink()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A pool of files that stay open between reads."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -7,22 +8,38 @@ from typing import Generic, TypeVar
 
 V = TypeVar("V")
 
+if sys.platform != "win32":
+    import resource
+
 _OPEN = 64
+_SHARE = 16  # of the files that a process may have open, the part that a pool may have
+
+
+def most_open() -> int:
+    """Return how many files a pool keeps open: 64, or fewer under a low limit (``ulimit -n``).
+
+    A raster may take several files, and a process has several pools.
+    """
+    if sys.platform == "win32":
+        return _OPEN
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _OPEN if limit == resource.RLIM_INFINITY else max(min(_OPEN, limit // _SHARE), 1)
 
 
 class Pool(Generic[V]):
-    """A least-recently-used cache of up to 64 open files, by name.
+    """A least-recently-used cache of open files, by name; `most_open` bounds their number.
 
     Not thread-safe.
     """
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, tuple[ExitStack, V]] = OrderedDict()
+        self._most = most_open()
 
     def get(self, name: str, open_it: Callable[[], AbstractContextManager[V]]) -> V:
         """Return the open file of a name, opened with `open_it` if necessary."""
         if name not in self._open:
-            if len(self._open) >= _OPEN:
+            if len(self._open) >= self._most:
                 self._close_oldest()
             stack = ExitStack()
             self._open[name] = stack, stack.enter_context(open_it())

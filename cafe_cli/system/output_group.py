@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from cafe_cli.system.atomic_write import (
     translate_os_errors,
     translate_refusals,
 )
+from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.locks import lock_outputs
 
 log = logging.getLogger("cafe")
@@ -93,7 +95,8 @@ def replace_together(paths: Sequence[Path], overwrite: bool = True) -> Iterator[
             stack.enter_context(made_folder(path.absolute().parent))
         _remove_all(new.values())
         try:
-            yield new
+            with undo_when_ended(partial(_remove_all, new.values())):
+                yield new
             steps = _Steps(
                 [(new[path], path.absolute()) for path in paths if new[path].exists()],
                 [path.absolute() for path in paths if not new[path].exists()],

@@ -8,12 +8,9 @@ from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
 
-log = logging.getLogger("cafe")
+from cafe_cli.system.interrupts import is_ignored
 
-# Schedulers send SIGTERM or SIGUSR1 some time before SIGKILL.
-_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if name in dir(signal)
-]
+log = logging.getLogger("cafe")
 
 
 class StopReason(IntEnum):
@@ -21,14 +18,37 @@ class StopReason(IntEnum):
 
     NONE = 0
     TIME_LIMIT = 1
-    SIGNAL = 2
+    SIGHUP = 2
+    SIGUSR1 = 3
+    SIGTERM = 4
+    SIGINT = 5
+
+    @property
+    def signal(self) -> int | None:
+        """Number of the signal; None for other reasons."""
+        return None if self <= StopReason.TIME_LIMIT else int(getattr(signal, self.name))
+
+
+# Schedulers send SIGTERM or SIGUSR1 some time before SIGKILL; a terminal that closes, SIGHUP.
+_REASONS = {
+    getattr(signal, reason.name): reason for reason in StopReason if reason.name in dir(signal)
+}
+
+
+class StopRequestedError(Exception):
+    """All processes have agreed to stop, for `reason`, in the middle of a validation."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
 
 
 @contextmanager
 def watch_for_stop(limit: float | None, started: float) -> Iterator[Callable[[], StopReason]]:
     """Handle signals; yield a function that returns, between steps, the reason to stop.
 
-    A second Ctrl-C raises KeyboardInterrupt at once.
+    A second Ctrl-C raises KeyboardInterrupt at once. Signals that are ignored, as under ``nohup``
+    or in the background, stay ignored.
 
     Parameters
     ----------
@@ -37,7 +57,7 @@ def watch_for_stop(limit: float | None, started: float) -> Iterator[Callable[[],
     started : float
         A time of `time.monotonic`.
     """
-    received = False
+    received = StopReason.NONE
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
@@ -47,11 +67,11 @@ def watch_for_stop(limit: float | None, started: float) -> Iterator[Callable[[],
             raise KeyboardInterrupt
         if not received:
             log.warning("stopping after this step; Ctrl-C again stops at once")
-        received = True
+            received = _REASONS[number]
 
     def reason() -> StopReason:
         if received:
-            return StopReason.SIGNAL
+            return received
         up = limit is not None and time.monotonic() - started >= limit
         return StopReason.TIME_LIMIT if up else StopReason.NONE
 
@@ -63,8 +83,9 @@ def watch_for_stop(limit: float | None, started: float) -> Iterator[Callable[[],
 def _install_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {}
     try:
-        for number in _SIGNALS:
-            before[number] = signal.signal(number, handler)
+        for number in _REASONS:
+            if not is_ignored(number):
+                before[number] = signal.signal(number, handler)
     except ValueError:  # only the main thread may set handlers: leave signals to the caller
         before = {}
     try:

@@ -27,7 +27,7 @@ from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.history import EpochRecord
 from cafe_cli.training.plan import TrainPlan, plan, settle_batch_size
 from cafe_cli.training.report.run import BEST
-from cafe_cli.training.signals import StopReason, watch_for_stop
+from cafe_cli.training.signals import StopReason, StopRequestedError, watch_for_stop
 from cafe_cli.training.trainer import TrainingRun
 
 log = logging.getLogger("cafe")
@@ -156,16 +156,23 @@ def _set_up(planned: TrainPlan, team: Processes) -> TrainingRun:
 
 def _loop(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], StopReason]) -> str:
     """Train until there is a reason to stop; return that reason, "" if all epochs are done."""
+    try:
+        return _train_epochs(run, report, stop)
+    except StopRequestedError as asked:
+        return _stop_early(run, asked.reason, stop)
+
+
+def _train_epochs(run: TrainingRun, report: TrainCallbacks, stop: Callable[[], StopReason]) -> str:
     while (ended := run.state.why_ended(run.config.train)) is None:
         with _translate_torch_errors(run.config, stop):
             reason = run.train_epoch(report.step, stop)
-        if reason == StopReason.SIGNAL or (reason and not run.epoch_is_over):
-            return _stop_early(run, reason)
+        if reason.signal or (reason and not run.epoch_is_over):
+            return _stop_early(run, reason, stop)
         with _translate_torch_errors(run.config, stop):
-            record, best = run.finish_epoch()
+            record, best = run.finish_epoch(stop)
         report.epoch(record, best)
         if (reason := StopReason(run.processes.max(stop()))) and not run.is_over:
-            return _stop_early(run, reason)
+            return _stop_early(run, reason, stop)
     if ended:
         log.info(ended)
     return ended
@@ -181,7 +188,7 @@ def _translate_torch_errors(config: Config, stop: Callable[[], StopReason]) -> I
             raise TrainingError(_out_of_memory_message(config)) from error
         if not (config.train.compile and isinstance(error, TorchDynamoException)):
             raise
-        if stop() == StopReason.SIGNAL:  # Ctrl-C interrupts the compiler's process, too
+        if stop().signal:  # Ctrl-C interrupts the compiler's process, too
             raise KeyboardInterrupt from error
         raise TrainingError(
             f"torch.compile failed ({first_line(error)}): go on with --resume --set "
@@ -189,14 +196,14 @@ def _translate_torch_errors(config: Config, stop: Callable[[], StopReason]) -> I
         ) from error
 
 
-def _stop_early(run: TrainingRun, reason: StopReason) -> str:
+def _stop_early(run: TrainingRun, reason: StopReason, stop: Callable[[], StopReason]) -> str:
     """Save a run to be resumed; raise on a signal, return the reason after a time limit."""
     done = f"at step {run.done} of {run.total}; go on with --resume -o {run.output}"
-    if reason == StopReason.SIGNAL:
+    if reason.signal:
         run.save_for_later()
-        raise run.processes.ending(RunInterruptedError(f"stopped {done}"))
+        raise run.processes.ending(RunInterruptedError(f"stopped {done}", reason.signal))
     # A time limit always leaves a model, even within the first epoch.
-    run.save_for_later(model=not run.state.history)
+    run.save_for_later(None if run.state.history else stop)
     log.info("the time is up %s", done)
     return f"the time was up at step {run.done} of {run.total}"
 

@@ -210,11 +210,17 @@ class TrainingRun:
         own = [self._tiles[batch.keys[position].tile] for position in positions]
         return self.processes.gather(nonfinite.describe_tiles(own))
 
-    def finish_epoch(self) -> tuple[EpochRecord, bool]:
-        """Validate and save; return the record of the epoch and whether it is the best so far."""
+    def finish_epoch(self, stop: Callable[[], StopReason]) -> tuple[EpochRecord, bool]:
+        """Validate and save; return the record of the epoch and whether it is the best so far.
+
+        Raises
+        ------
+        StopRequestedError
+            See `validate`.
+        """
         spent = max(time.monotonic() - self._started, 1e-9)
         steps = self.state.batch - self._first
-        result, counted = self.validate()
+        result, counted = self.validate(stop)
         record = replace(
             self._record(result),
             data_wait=round(min(self._loader.waited / spent, 1.0), 4),
@@ -261,13 +267,22 @@ class TrainingRun:
             f1={name: result.classes[name].f1 for name in names},
         )
 
-    def validate(self) -> tuple[Scores | None, ValidationAccumulator]:
-        """Score the network on the validation tiles; None without such tiles."""
+    def validate(
+        self, stop: Callable[[], StopReason]
+    ) -> tuple[Scores | None, ValidationAccumulator]:
+        """Score the network on the validation tiles; None without such tiles.
+
+        Raises
+        ------
+        StopRequestedError
+            A process received a signal; nothing is lost but the scores.
+        """
         counted = ValidationAccumulator(self._validation_tiles, len(self._classes), self._watched)
         if not self._validation_tiles:
             return None, counted
         with closing(self._validation.batches(self._order)) as batches:
-            validate(self.step.result, batches, counted, self.processes)
+            rounds = self.processes.max(len(self._order))
+            validate(self.step.result, batches, counted, self.processes, rounds, stop)
         return compute_scores(Confusion.of(counted.counts), self._classes), counted
 
     def save_best(self, result: Scores | None, counted: ValidationAccumulator) -> None:
@@ -278,13 +293,13 @@ class TrainingRun:
             path = self.output / tile_scores.VALIDATION_FILE
             tile_scores.write_tile_scores(path, counted.rows, self._validation_tiles, self._classes)
 
-    def save_for_later(self, model: bool = False) -> None:
-        """Write a checkpoint in the middle of an epoch; with `model` models for inference, too.
+    def save_for_later(self, stop: Callable[[], StopReason] | None = None) -> None:
+        """Write a checkpoint in the middle of an epoch; with `stop` models for inference, too.
 
         They are not recorded as the best, so the next epoch replaces them: a resumed run leaves
         the same files as an uninterrupted run.
         """
-        found = self.validate() if model else None
+        found = self.validate(stop) if stop else None
         with self.processes.sync_errors():
             if self.processes.first:
                 if found:

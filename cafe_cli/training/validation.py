@@ -1,7 +1,7 @@
 """Validation: confusion counts of all tiles, the errors of each tile, and sums to calibrate by."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from cafe_cli.model.calibration import CalibrationSums
 from cafe_cli.tilesets.tileset import Tile, TileSet
 from cafe_cli.training.data.loader import Batch
 from cafe_cli.training.distributed.processes import Processes
+from cafe_cli.training.signals import StopReason, StopRequestedError
 
 _PIXELS, _PIXELS_OF_A_TILE = 262_144, 4096  # sampled for the temperature, at most
 
@@ -128,23 +129,47 @@ def validate(
     batches: Iterable[Batch],
     counted: ValidationAccumulator,
     processes: Processes,
+    rounds: int,
+    stop: Callable[[], StopReason],
 ) -> None:
     """Predict and count this process's `batches`, then all-reduce the counts.
+
+    Parameters
+    ----------
+    network : CaFE
+    batches : iterable of Batch
+    counted : ValidationAccumulator
+    processes : Processes
+    rounds : int
+        Number of batches of the process that has most.
+    stop : callable
+        Returns the reason to stop; only signals stop a validation.
 
     Raises
     ------
     InputError, LabelError
         A tile cannot be read or used; raised in all processes.
+    StopRequestedError
+        A process received a signal; raised in all processes.
     """
     # Bypass DistributedDataParallel, which needs equally many batches in all processes.
     network.eval()
-    with processes.sync_errors(), torch.inference_mode(), processes.fabric.autocast():
-        for batch in batches:
-            inputs, labels = batch.sample
-            logits = network(*inputs)
-            counted.add([key.tile for key in batch.keys], labels, logits.argmax(dim=1))
-            counted.add_logits(labels, logits)
+    following = iter(batches)
+    with torch.inference_mode(), processes.fabric.autocast():
+        for _ in range(rounds):
+            with processes.sync_errors():
+                if (batch := next(following, None)) is not None:
+                    _count(network, batch, counted)
+            if (reason := StopReason(processes.max(stop()))).signal:
+                raise StopRequestedError(reason)
     counted.reduce(processes)
+
+
+def _count(network: CaFE, batch: Batch, counted: ValidationAccumulator) -> None:
+    inputs, labels = batch.sample
+    logits = network(*inputs)
+    counted.add([key.tile for key in batch.keys], labels, logits.argmax(dim=1))
+    counted.add_logits(labels, logits)
 
 
 def describe_shared_scenes(tileset: TileSet) -> str:

@@ -63,6 +63,25 @@ def test_a_pattern_that_the_shell_expanded(here, invoke, words, says):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["evaluate", *ORTHO, "y.tif"], "each, but 4 were {}: cafe evaluate 'ortho/*.tif' y.tif; "),
+        (["evaluate", *ORTHO, *DSM], "but 5 were {}: cafe evaluate 'ortho/*.tif' 'dsm/*.tif'; "),
+        (["evaluate", *ORTHO, "-c", "c.toml"], "3 were {}: cafe evaluate 'ortho/*.tif'; "),
+        (["evaluate", "1.tif", "x/2.tif", "y/3.tif"], "'MAPS/*.tif' 'REFERENCE/*.tif'; "),
+        (["areas", *ORTHO, "--json"], "MAP is one name, but 3 were {}: cafe areas 'ortho/*.tif'; "),
+        (["sample", *DSM, "-o", "y.gpkg"], "cafe sample 'dsm/*.tif'; "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_pattern_for_one_name(here, invoke, words, says):
+    code, said = invoke(*words)
+    assert code == 2
+    assert says.format("given: quote the pattern, so that the shell does not expand it") in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
         (["predict", "m.safetensors", "--optical", *ORTHO], "--optical 'ortho/*.tif'"),
         (["tile", "--elevation", "1.asc", "2.asc", "--optical", "a.tif"], "--elevation '*.asc'"),
         (["check", "--labels", "x/1.gpkg", "y/1.gpkg", "--optical", "a"], "'FOLDER/*.gpkg'"),

@@ -135,7 +135,11 @@ def test_the_lock_of_a_killed_run_is_no_obstacle(folder, name):
 @pytest.mark.parametrize("name", ["tile", "mosaic", "evaluate"])
 @pytest.mark.parametrize(
     ("number", "code", "says"),
-    [("SIGTERM", 143, "Error: terminated"), ("SIGINT", 130, "Error: interrupted")],
+    [
+        ("SIGTERM", 143, "Error: terminated"),
+        ("SIGINT", 130, "Error: interrupted"),
+        ("SIGHUP", 129, "Error: hung up: the terminal was closed"),
+    ],
 )
 def test_a_signal_leaves_nothing_behind(folder, name, number, code, says):
     seen = contents(folder)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cafe_cli.errors import RunInterruptedError
 from cafe_cli.evaluation import metrics
 from cafe_cli.model import model_file
-from cafe_cli.training import curves, trainer
+from cafe_cli.training import curves, trainer, validation
 from cafe_cli.training.plan import LAST
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.signals import StopReason, watch_for_stop
@@ -21,6 +21,7 @@ pytest_plugins = ["tests.support.fixtures"]
 pytestmark = pytest.mark.slow
 
 STEPS = 3  # of an epoch
+ROUNDS = 3  # batches of a validation
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +65,28 @@ def test_time(age, expected):
         assert reason() == expected
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_signals(name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with watch_for_stop(1, time.monotonic() - 9) as reason:
         signal.raise_signal(number)
-        assert reason() == StopReason.SIGNAL  # rather than time
+        assert reason() == StopReason[name]  # rather than time
+        assert reason().signal == number
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_an_ignored_signal_stays_ignored(name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with watch_for_stop(None, 0) as reason:
+            signal.raise_signal(number)
+            assert reason() == StopReason.NONE
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_launcher_and_terminal_stop_together():
@@ -79,7 +94,7 @@ def test_launcher_and_terminal_stop_together():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        assert reason() == StopReason.SIGNAL
+        assert reason() == StopReason.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -95,12 +110,41 @@ def test_sigterm_saves(tileset, tmp_path, reports):
     assert reports == []
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_validation_ends_at_once_and_is_repeated(name, tileset, tmp_path, reports, monkeypatch):
+    count = validation._count
+
+    def signalled(*args):
+        signal.raise_signal(getattr(signal, name))
+        count(*args)
+
+    output, number = tmp_path / "run", getattr(signal, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_count", signalled)
+        with pytest.raises(RunInterruptedError, match="stopped at step 3 of 6") as caught:
+            run(tileset, output)
+    assert caught.value.exit_code == 128 + number
+    assert model_file.load_training(output / LAST)[2]["progress"]["batch"] == STEPS
+    run(tileset, output, resume=True)
+    run(tileset, tmp_path / "whole")
+    for file in (LAST, BEST):
+        assert same_weights(output / file, tmp_path / "whole" / file)
+
+
+def test_a_signal_ends_the_validation_after_a_time_limit(tileset, tmp_path, monkeypatch):
+    """The run says that it was stopped, since it leaves no model."""
+    monkeypatch.setattr(validation, "_count", lambda *args: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(RunInterruptedError, match="stopped at step 1 of 6") as caught:
+        run(tileset, tmp_path / "run", {"train__time_limit": 1e-3})
+    assert caught.value.exit_code == 143
+
+
 # --- time limit --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Make the time be up after a number of calls, which is one for each step and each epoch."""
+    """Make the time be up after a number of calls, one per step, validation batch and epoch."""
 
     def after(calls: int):
         count = 0
@@ -136,7 +180,7 @@ def test_time_is_up(tileset, tmp_path, reports):
 def test_time_is_up_in_a_later_epoch(tileset, tmp_path, reports, clock, caplog):
     caplog.set_level("INFO", "cafe")
     output = tmp_path / "run"
-    clock(STEPS + 1 + 2)
+    clock(STEPS + ROUNDS + 1 + 2)
     card = run(tileset, output)
     assert card.epoch == 1  # the best so far is that of the whole epoch
     assert f"the time is up at step 5 of 6; go on with --resume -o {output}" in caplog.text
@@ -144,14 +188,14 @@ def test_time_is_up_in_a_later_epoch(tileset, tmp_path, reports, clock, caplog):
 
 
 def test_time_is_up_between_epochs(tileset, tmp_path, reports, clock):
-    clock(STEPS + 1)
+    clock(STEPS + ROUNDS + 1)
     assert run(tileset, tmp_path / "run").epoch == 1
     progress = model_file.load_training(tmp_path / "run" / LAST)[2]["progress"]
     assert (progress["epoch"], progress["batch"]) == (1, 0)
 
 
 def test_time_is_up_at_the_end(tileset, tmp_path, reports, clock):
-    clock(2 * STEPS + 2)
+    clock(2 * (STEPS + ROUNDS + 1))
     run(tileset, tmp_path / "run")
     assert reports == [""]
 

@@ -1,0 +1,37 @@
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from cafe_cli.system import open_files
+from cafe_cli.system.open_files import Pool, most_open
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(8, 1), (64, 4), (256, 16), (1024, 64), (10**6, 64), (-1, 64)]
+)
+def test_a_low_limit_of_open_files(monkeypatch, limit, expected):
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda kind: (limit, limit))
+    assert most_open() == expected
+
+
+@pytest.mark.parametrize("limit", [48, 256, 4096])
+def test_a_pool_keeps_to_it(monkeypatch, limit):
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda kind: (limit, limit))
+    opened, most = set(), []
+
+    @contextmanager
+    def opening(name):
+        opened.add(name)
+        most.append(len(opened))
+        yield name
+        opened.remove(name)
+
+    pool = Pool()
+    names = [f"{n}.tif" for n in range(200)]
+    assert [pool.get(name, lambda name=name: opening(name)) for name in names] == names
+    assert max(most) == most_open()
+    pool.close()
+    assert opened == set()
