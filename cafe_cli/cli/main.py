@@ -57,11 +57,7 @@ def _run() -> int:
     try:
         for word in sys.argv[1:]:
             check_name(word)
-        with _exit_on_sigterm(), _without_unreadable_messages():
-            code = cli.main(prog_name="cafe", standalone_mode=False)
-    except _TerminatedError:
-        code = _fail("terminated", 128 + signal.SIGTERM)
-        with end_on_signals(_report_end):
+        with end_on_signals(_report_end), _without_unreadable_messages():
             code: int = cli.main(prog_name="cafe", standalone_mode=False)
     except EndedBySignalError as error:
         code = _fail(_ENDED[error.number], 128 + error.number)

@@ -149,15 +149,23 @@ class _Watcher:
 
 @contextmanager
 def _quiet_callbacks() -> Iterator[None]:
-    """Do not print that a signal was received in a callback, which cannot pass on exceptions."""
-    before = sys.unraisablehook
+    """Print nothing of a signal received in a callback, which cannot pass on exceptions.
 
-    def hook(error: Any) -> None:
-        if not isinstance(error.exc_value, KeyboardInterrupt | EndedBySignalError):
-            before(error)
+    Python prints them by one hook, Cython by both.
+    """
+    before = sys.excepthook, sys.unraisablehook
+    asked = (KeyboardInterrupt, EndedBySignalError)
 
-    sys.unraisablehook = hook
+    def print_exception(kind: type[BaseException], value: BaseException, trace: Any) -> None:
+        if not issubclass(kind, asked):
+            before[0](kind, value, trace)
+
+    def print_unraisable(failed: Any) -> None:
+        if not issubclass(failed.exc_type, asked):
+            before[1](failed)
+
+    sys.excepthook, sys.unraisablehook = print_exception, print_unraisable
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.excepthook, sys.unraisablehook = before
