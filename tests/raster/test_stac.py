@@ -16,8 +16,9 @@ from shapely.geometry import shape
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.acquired import Acquired
+from cafe_cli.raster.footprint import footprint
 from cafe_cli.raster.product import confidence_product, label_product
-from cafe_cli.raster.stac import ModelFacts, footprint, item_text, require_pystac
+from cafe_cli.raster.stac import ModelFacts, item_text, require_pystac
 from cafe_cli.raster.writer import create_maps
 from tests.support.rasters import LAMBERT, TABLE, grid
 
