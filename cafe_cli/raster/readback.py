@@ -14,7 +14,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from cafe_cli.raster.reader import keep_environment
-from cafe_cli.raster.value_counts import count_values, statistics_tags
+from cafe_cli.raster.value_counts import FloatStatistics, count_values, statistics_tags
 from cafe_cli.raster.window import Window, blocks
 
 _BLOCK = 2048  # pixels along each side that are read at a time
@@ -35,6 +35,7 @@ class CheckedWriter(DatasetWriter):  # type: ignore[misc]
         keep_environment()
         super().__init__(str(path), "w", **profile)
         self.counts = np.zeros((1, 256), np.int64)
+        self._statistics = FloatStatistics()
         self._sums: dict[_Slices, int] = {}
         self._header: dict[str, object] = {}
 
@@ -48,12 +49,16 @@ class CheckedWriter(DatasetWriter):  # type: ignore[misc]
             self._sums[place] = _checksum(stored)
             if self.dtypes[0] == "uint8":
                 self.counts += count_values(stored.reshape(1, *stored.shape[-2:]))
+            else:
+                self._statistics.add(stored, self.nodata)
         super().write(values, band, window=place)
 
     def close(self) -> None:
         """Close the file, after a note of its header; it gets the statistics of its values."""
         if not self.closed:
-            self.update_tags(1, **statistics_tags(self.counts[0], self.width * self.height))
+            pixels = self.width * self.height
+            counted = statistics_tags(self.counts[0], pixels)
+            self.update_tags(1, **(counted or self._statistics.tags(pixels)))
             self._header = _header(self)
         super().close()
 

@@ -1,7 +1,8 @@
-"""How often each value occurs in a uint8 raster: for attribute tables and statistics."""
+"""How often each value occurs in a raster: for attribute tables and statistics."""
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -60,10 +61,42 @@ def statistics_tags(counts: NDArray[np.int64], pixels: int) -> dict[str, str]:
     present = np.flatnonzero(valid)
     mean = int(valid @ values) / total
     variance = max(int(valid @ values**2) / total - mean**2, 0.0)
-    share = 100 * total / pixels
-    found: dict[str, Any] = {
-        "MAXIMUM": present[-1], "MEAN": f"{mean:.14g}", "MINIMUM": present[0],
-        "STDDEV": f"{math.sqrt(variance):.14g}",
-        "VALID_PERCENT": "100" if total == pixels else f"{min(share, 99.99):.4g}",
-    }  # fmt: skip
-    return {f"STATISTICS_{name}": str(value) for name, value in found.items()}
+    return _tags(present[0], present[-1], mean, math.sqrt(variance), total / pixels)
+
+
+@dataclass
+class FloatStatistics:
+    """Running statistics of a band of floating point numbers, in float64."""
+
+    count: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: NDArray[Any], nodata: float) -> None:
+        """Add the pixels that are neither `nodata` nor NaN."""
+        known = values[(values != nodata) & ~np.isnan(values)].astype(np.float64)
+        if known.size:
+            self.count += known.size
+            self.low, self.high = min(self.low, known.min()), max(self.high, known.max())
+            self.total += float(known.sum())
+            self.squares += float(known @ known)
+
+    def tags(self, pixels: int) -> dict[str, str]:
+        """Return what `statistics_tags` returns, for a band of that many pixels."""
+        if not self.count:
+            return {}
+        mean = self.total / self.count
+        deviation = math.sqrt(max(self.squares / self.count - mean**2, 0.0))
+        # Fewer digits than sums keep, whose last ones depend on how the band was divided.
+        mean, deviation = float(f"{mean:.9g}"), float(f"{deviation:.9g}")
+        return _tags(self.low, self.high, mean, deviation, self.count / pixels)
+
+
+def _tags(low: float, high: float, mean: float, deviation: float, share: float) -> dict[str, str]:
+    # As GDAL does, 100 only if no pixel is without data.
+    valid = "100" if share == 1 else f"{min(100 * share, 99.99):.4g}"
+    numbers = {"MAXIMUM": high, "MEAN": mean, "MINIMUM": low, "STDDEV": deviation}
+    found = {name: f"{value:.14g}" for name, value in numbers.items()}
+    return {f"STATISTICS_{name}": text for name, text in {**found, "VALID_PERCENT": valid}.items()}

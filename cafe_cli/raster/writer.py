@@ -187,12 +187,17 @@ def _cog_writer(
 
 @contextmanager
 def create_height_cog(
-    path: Path, grid: Grid, overwrite: bool, description: str, texts: Mapping[Path, str]
+    path: Path,
+    grid: Grid,
+    overwrite: bool,
+    description: str,
+    tags: Mapping[str, str],
+    texts: Mapping[Path, str],
 ) -> Iterator[DatasetWriter]:
     """Write heights in metres window by window: float32, nodata `HEIGHT_NODATA`.
 
-    `description` is that of the band, whose unit is ``metre``. The file appears together with the
-    text files `texts`. See `create_maps`.
+    `description` is that of the band, whose unit is ``metre``; `tags` are those of the file, which
+    appears together with the text files `texts`. See `create_maps`.
     """
     check_file(path)
     profile = _profile(grid, 1, "float32", nodata=HEIGHT_NODATA, predictor=3)
@@ -200,6 +205,7 @@ def create_height_cog(
         with _converted(path, new[path], profile, "average", predictor="yes") as dataset:
             dataset.units = ["metre"]
             dataset.set_band_description(1, description)
+            dataset.update_tags(**tags)
             yield dataset
         for text_file, text in texts.items():
             new[text_file].write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cafe_cli.config.provenance import dump_settings, settings_path
+from cafe_cli.config.provenance import dump_settings, provenance_tags, settings_path
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.findings import Finding, Report, log_warnings
 from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
@@ -135,10 +135,10 @@ def write_heights(
     todo = list(blocks(plan.grid.width, plan.grid.height, _WINDOW))
     lowest, highest, known = np.inf, -np.inf, 0
     made = dump_settings({"source": vars(source), "height": settings.model_dump()})
-    texts = {settings_path(output): made}
+    texts, tags = {settings_path(output): made}, provenance_tags(source.paths, [])
     with (
         claim_outputs([output], overwrite),
-        create_height_cog(output, plan.grid, overwrite, description, texts) as dataset,
+        create_height_cog(output, plan.grid, overwrite, description, tags, texts) as dataset,
         closing(HeightReader(plan.rasters, plan.grid, ground)) as reader,
     ):
         for done, window in enumerate(todo, start=1):

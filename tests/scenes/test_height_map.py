@@ -3,6 +3,7 @@
 import math
 import os
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,9 +86,20 @@ def test_heights_are_those_of_a_scene(files, tmp_path, rasters, changes):
         assert dataset.transform == inspection.grid.transform
         assert dataset.crs == inspection.grid.crs
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        last = Path(HeightSource(**given).paths[-1]).name
+        assert dataset.tags()["CAFE_INPUTS"].split(", ")[-1] == last
+        statistics = {key: float(text) for key, text in dataset.tags(1).items()}
     assert np.array_equal(valid, patch.height_valid)
     assert np.array_equal(values[valid], patch.height[valid])
     assert (values[~valid] == -9999).all()
+    known = values[valid].astype(float)
+    assert statistics == {
+        "STATISTICS_MINIMUM": pytest.approx(known.min()),
+        "STATISTICS_MAXIMUM": pytest.approx(known.max()),
+        "STATISTICS_MEAN": pytest.approx(known.mean(), rel=1e-6, abs=1e-6),
+        "STATISTICS_STDDEV": pytest.approx(known.std(), rel=1e-6, abs=1e-6),
+        "STATISTICS_VALID_PERCENT": pytest.approx(100 * valid.mean(), abs=0.01),
+    }
     assert found.lowest == values[valid].min()
     assert found.highest == values[valid].max()
     assert found.void == pytest.approx((~valid).mean(), abs=1e-12)
