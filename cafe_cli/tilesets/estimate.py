@@ -43,7 +43,7 @@ def estimate_cutting(plan: TilePlan, config: Config, jobs: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         for name, own in groupby(chosen, key=lambda group: group[0].scene):
             seconds += _time_cutting(plan, config, name, list(own), Path(folder))
-        disk = sum(p.stat().st_size for p in Path(folder).rglob("*.tif"))
+        disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
     share = len(plan.tiles) / done
     return Cost(seconds * share / jobs, _memory(plan, groups, jobs), round(disk * share))
 

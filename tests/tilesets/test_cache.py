@@ -123,7 +123,7 @@ def test_test_tiles_are_not_kept(own):
 
 
 def touch(folder):
-    path = next((folder / "validation" / "label").iterdir())
+    path = next((folder / "validation" / "label").glob("*.tif"))
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
 
 
