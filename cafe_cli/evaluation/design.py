@@ -16,6 +16,8 @@ from cafe_cli.text import list_some
 from cafe_cli.vector.features import AttributeValue
 from cafe_cli.vector.points import PointFeatures, read_table
 
+_COLUMNS = ("stratum_pixels", "stratum_sampled", "inclusion_probability", "map_fingerprint")
+_SHORT = 10  # characters of a column's name in a Shapefile
 _SAME = 1e-6  # relative difference of sums of pixels that rounding explains
 
 
@@ -71,7 +73,7 @@ def find_design(points: PointFeatures) -> Design | str:
     LabelError
         The columns contradict each other, or a stratum has more points than were drawn.
     """
-    columns = {**points.columns, **_joined(points)}
+    columns = _full_names({**points.columns, **_joined(points)})
     chance = columns.get("inclusion_probability")
     if "stratum" not in columns and chance is not None and len(set(chance)) == 1:
         columns["stratum"] = ["all"] * len(chance)  # a simple random sample
@@ -148,6 +150,12 @@ def _joined(points: PointFeatures) -> dict[str, list[AttributeValue]]:
         )
     order = [rows[number] for number in points.columns["id"]]
     return {name: [column[row] for row in order] for name, column in table.items() if name != "id"}
+
+
+def _full_names(columns: dict[str, list[AttributeValue]]) -> dict[str, list[AttributeValue]]:
+    """Return columns by their names, of which Shapefiles keep ten characters."""
+    short = {name[:_SHORT]: name for name in _COLUMNS}
+    return {short.get(name, name): values for name, values in columns.items()}
 
 
 def _stratum_pixels(

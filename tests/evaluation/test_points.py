@@ -230,6 +230,32 @@ def test_a_blind_sample_is_joined_to_its_design(map_path, drawn, tmp_path):
         score(map_path, wrong)
 
 
+@pytest.mark.parametrize(
+    ("driver", "suffix", "epsg"),
+    [("ESRI Shapefile", "shp", 32632), ("GeoJSON", "geojson", 4326), ("FlatGeobuf", "fgb", 2154)],
+)
+@pytest.mark.filterwarnings("ignore:Normalized/laundered field name")
+def test_a_sample_may_have_been_through_another_format(
+    map_path, drawn, tmp_path, driver, suffix, epsg
+):
+    path = answered(drawn, tmp_path / "p.gpkg")
+    meta, _, wkb, data = pyogrio.raw.read(path)
+    xy = shapely.get_coordinates(shapely.from_wkb(wkb)).T.tolist()
+    x, y = transform(CRS.from_user_input(meta["crs"]), CRS.from_epsg(epsg), *xy)
+    pyogrio.raw.write(
+        tmp_path / f"p.{suffix}", shapely.to_wkb(shapely.points(x, y)), list(data),
+        list(meta["fields"]), driver=driver, geometry_type="Point", crs=f"EPSG:{epsg}",
+    )  # fmt: skip
+    found = score(map_path, str(tmp_path / f"p.{suffix}")).first
+    expected = score(map_path, path).first
+    assert found.scores.confusion == expected.scores.confusion
+    assert found.estimates.strata == expected.estimates.strata
+    # FlatGeobuf orders its features anew, so that sums are rounded elsewhere.
+    for name in TABLE.names:
+        area, wanted = (s.estimates.square_metres[name] for s in (found, expected))
+        assert vars(area) == pytest.approx(vars(wanted))
+
+
 def test_another_map_is_refused_with_what_differs(map_path, drawn, tmp_path, write):
     path = answered(drawn, tmp_path / "p.gpkg")
     fewer = MAP.copy()
