@@ -82,5 +82,7 @@ def vectorize(
         made = engine.vectorize(
             map_, output, options, classes=classes, overwrite=overwrite, progress=progress
         )
-    merged = f"; {made.merged:,} small ones went to neighbours" if made.merged else ""
-    say(f"wrote {made.polygons:,} polygons to {output}{merged}")
+    merged = {0: "", 1: "; 1 small one went to a neighbour"}.get(
+        made.merged, f"; {made.merged:,} small ones went to neighbours"
+    )
+    say(f"wrote {made.polygons:,} polygon{'s'[: made.polygons > 1]} to {output}{merged}")

@@ -128,7 +128,7 @@ class MapReader:
             raise LabelError(
                 f"{self._name} holds the value {values[wrong][0]}, but its classes are 0 to "
                 f"{len(self._classes) - 1}; is it a map made with this class table? (the map is "
-                "given first, the reference second)"
+                "given before its reference)"
             )
 
 
@@ -159,7 +159,7 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
             if len(bands) != 1:
                 raise BandError(
                     f"{path} has {sheet.count} bands, a land-cover map has one; "
-                    "give the map first and the reference second"
+                    "name the map, and its reference, if there is one, after it"
                 )
             declared = sheet.nodatavals[bands[0] - 1]
             nodata |= {declared} if declared is not None else set()

@@ -144,7 +144,7 @@ def _write_parquet(path: Path, layer: Layer, features: Iterable[Features]) -> No
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    writer, bounds = None, []
+    writer = None
     try:
         for some in features:
             arrays = {
@@ -152,24 +152,21 @@ def _write_parquet(path: Path, layer: Layer, features: Iterable[Features]) -> No
             }
             shapes = pa.array(shapely.to_wkb(some.geometry).tolist(), pa.binary())
             table = pa.table({**arrays, "geometry": shapes})
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table)
-            bounds.append(shapely.total_bounds(some.geometry))
-        if writer:
-            box = np.array(bounds)
-            extent = [*np.nanmin(box[:, :2], axis=0), *np.nanmax(box[:, 2:], axis=0)]
-            writer.add_key_value_metadata({"geo": json.dumps(_geo(layer, extent))})
+            schema = table.schema.with_metadata({"geo": json.dumps(_geo(layer.crs))})
+            writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
+            writer.write_table(table.cast(schema))
     finally:
         if writer:
             writer.close()
 
 
-def _geo(layer: Layer, extent: Sequence[float]) -> dict[str, Any]:
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Polygon"]}
-    # Without the key, readers take the coordinates for longitudes and latitudes.
-    column["crs"] = layer.crs.to_dict(projjson=True) if layer.crs else None
-    if np.isfinite(extent).all():
-        column["bbox"] = [float(value) for value in extent]
+def _geo(crs: CRS | None) -> dict[str, Any]:
+    """Return the metadata of GeoParquet; without the key ``crs``, readers would assume degrees."""
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": crs.to_dict(projjson=True) if crs else None,
+    }
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 

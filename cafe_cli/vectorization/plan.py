@@ -22,6 +22,7 @@ log = logging.getLogger("cafe")
 
 _OWN_COLUMNS = ("class", "name", "area_m2", "confidence", "fid", "geom", "geometry")
 _TOLERANCE = 1.5  # pixels: steps of one pixel go where the border is not level
+_STYLE = 1_000_000  # bytes of a style that are looked at
 _STATISTICS = ("mean", "min", "max")
 
 
@@ -74,6 +75,8 @@ class VectorizePlan:
     statistics : tuple of GroundRaster
     inputs : tuple of str
         All rasters to read.
+    side_files : tuple of Path
+        Files that are written with the output: its settings, and its style.
     """
 
     map: LandCoverMap
@@ -84,6 +87,7 @@ class VectorizePlan:
     probabilities: GroundRaster | None
     statistics: tuple[GroundRaster, ...]
     inputs: tuple[str, ...]
+    side_files: tuple[Path, ...]
 
 
 def plan(
@@ -108,7 +112,8 @@ def plan(
     found = {key: expand_inputs([value]) for key, value in named.items() if value}
     scores = expand_inputs([probabilities]) if probabilities and options.min_area else []
     inputs = (*paths, *scores, *(p for some in found.values() for p in some))
-    check_outputs([output], inputs, overwrite, dict.fromkeys(side_files(output, overwrite), output))
+    sides = _side_files(output, overwrite)
+    check_outputs([output], inputs, overwrite, dict.fromkeys(sides, output))
     rasters = {
         key: inspect_ground_raster(
             key, some, paths[0], grid, percent=key == "confidence", crs=options.crs
@@ -127,17 +132,32 @@ def plan(
         ) if scores else None,
         tuple(rasters.values()),
         inputs,
+        sides,
     )  # fmt: skip
 
 
-def side_files(output: Path, overwrite: bool) -> list[Path]:
+def _side_files(output: Path, overwrite: bool) -> tuple[Path, ...]:
     """Return the files that are written with an output: its settings, and its style.
 
-    A style that is there, perhaps of another format with the same name, stays unless `overwrite`.
+    A style that is there, perhaps of polygons in another format, stays unless `overwrite`; that of
+    a raster stays anyway.
     """
     style = style_path(output)
-    wanted = style is not None and (overwrite or not style.exists())
-    return [settings_path(output), *([style] if style and wanted else [])]
+    wanted = style is not None and _may_write_style(style, overwrite)
+    return (settings_path(output), style) if style and wanted else (settings_path(output),)
+
+
+def _may_write_style(style: Path, overwrite: bool) -> bool:
+    if not style.is_file():
+        return True
+    with style.open("rb") as file:
+        raster = b"<rasterrenderer" in file.read(_STYLE)
+    if raster:
+        log.warning(
+            "%s is the style of a raster and stays: QGIS will show the polygons without colours; "
+            "name them differently from the raster, or write a GeoPackage", style,
+        )  # fmt: skip
+    return overwrite and not raster
 
 
 def _check_options(options: VectorizeOptions) -> None:

@@ -28,7 +28,6 @@ from cafe_cli.vectorization.plan import (
     VectorizeOptions,
     VectorizePlan,
     plan,
-    side_files,
     statistic_columns,
 )
 from cafe_cli.vectorization.regions import TILE, Regions, Seams, label_tiles
@@ -92,7 +91,7 @@ def vectorize(
     files = InputFiles.behind(planned.inputs)
     settings = dump_settings({"map": list(planned.inputs), "vectorize": vars(options)})
     layer = Layer(output.stem, planned.grid.crs, planned.classes.classes)
-    paths = [output, *side_files(output, overwrite)]
+    paths = [output, *planned.side_files]
     with claim_outputs([output], overwrite), replace_together(paths, overwrite) as new:
         work = _Work(planned, options, progress)
         write_features(new[output], output, layer, work.features())
