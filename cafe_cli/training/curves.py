@@ -3,7 +3,9 @@
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree  # nosec B405  # parses what matplotlib wrote
@@ -282,7 +284,7 @@ def _write_tensorboard(
     step = record.step
     try:
         # purge_step hides what a killed run logged for this epoch and later ones.
-        with SummaryWriter(str(folder), purge_step=step) as writer:
+        with _quiet_threads(), SummaryWriter(str(folder), purge_step=step) as writer:
             for name, value in record.as_row().items():
                 if (prefix := group(name)) and math.isfinite(value):
                     writer.add_scalar(f"{prefix}/{name}", value, step)
@@ -290,3 +292,19 @@ def _write_tensorboard(
                 writer.add_image(f"validation/{name}", picture, step, dataformats="HWC")
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Print no traceback where a thread cannot write: TensorBoard tells the main thread, too."""
+    before = threading.excepthook
+
+    def hook(error: threading.ExceptHookArgs) -> None:
+        if not isinstance(error.exc_value, OSError):
+            before(error)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import re
@@ -12,7 +13,7 @@ from matplotlib import image as reader
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.errors import OutputError
-from cafe_cli.training.curves import Chart, Line, draw_curves, lines_of, to_svg
+from cafe_cli.training.curves import Chart, Line, draw_curves, lines_of, to_svg, write_history
 from cafe_cli.training.history import EpochRecord
 from tests.support.rasters import TABLE
 from tests.test_plotting import check, inked
@@ -259,3 +260,16 @@ def test_default_colours_are_readable_as_they_are():
 @pytest.mark.parametrize("color", ["#1f77b4", "#2e8b3d", "#7f7f7f"])
 def test_readable_colours_of_classes_stay(color):
     assert Chart("x", [1], [Line("a", [1], color)]).styles == [(color, ())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_tensorboard_that_cannot_write_is_one_error(tmp_path, monkeypatch, capfd, number):
+    def fail(self, content):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", fail)
+    with pytest.raises(OutputError, match=f"cannot write .*tensorboard: {os.strerror(number)}$"):
+        write_history(tmp_path, records(rows(2)), TABLE, {})
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (tmp_path / "history.csv").exists()
