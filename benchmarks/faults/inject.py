@@ -189,7 +189,14 @@ def io(trial: Trial, count: int) -> Iterator[Row]:
             lost = one_line(ended, [0, 1]) + trial.torn(folder, False) + trial.litter(folder)
             done = ended.code == 0
             lost += trial.again(folder)
-            yield {"fault": error, "call": name, "nth": nth, "passed": done, "lost": lost}
+            yield {
+                "fault": error,
+                "call": name,
+                "nth": nth,
+                "said": ended.lines[-2:],
+                "passed": done,
+                "lost": lost,
+            }
             break
 
 

@@ -135,7 +135,9 @@ class Run:
     def send(self, number: int, group: bool) -> None:
         """Send a signal to the process, or to its group as a terminal does."""
         with suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.pid, number)
+            # A process that has just been forked has no group of its own yet.
+            leads = os.getpgid(self.pid) == self.pid
+            (os.killpg if group and leads else os.kill)(self.pid, number)
 
     def end(self, timeout: float = _TIMEOUT) -> Ended:
         """Wait for the end; kill what hangs."""

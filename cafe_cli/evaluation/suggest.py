@@ -5,6 +5,7 @@ whether its class is another than the label, where there are some. A place is a 
 hold much of either; places lie apart, so that not all labels come from one kind of ground.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -422,13 +423,16 @@ def _write(path: Path, name: Path, grid: Grid, places: Sequence[tuple[Place, Win
     }
     kinds = {"rank": np.int32, "reason": object}
     values = [column.astype(kinds.get(key, np.float64)) for key, column in columns.items()]
+    # In memory first: SQLite reports a failed write to GDAL, which closes the file without a word.
+    content = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
-                str(path), shapely.to_wkb(np.array(outlines, object)), values, list(columns),
+                content, shapely.to_wkb(np.array(outlines, object)), values, list(columns),
                 driver="GPKG", layer="places", geometry_type="Polygon",
                 crs=grid.crs.to_wkt() if grid.crs else None,
             )  # fmt: skip
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise OutputError(f"cannot write {name}: {error}") from error
+    path.write_bytes(content.getbuffer())

@@ -1,5 +1,6 @@
 """Footprints of tiles: the index of a tile set, and the ground that tiles of two splits share."""
 
+import io
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -131,11 +132,13 @@ def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:
         for name in ("name", "split", "scene", "row", "col", "valid", "labelled")
     }
     path = folder / "index.gpkg"
+    # In memory first: SQLite reports a failed write to GDAL, which closes the file without a word.
+    content = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
-                str(path),
+                content,
                 shapely.to_wkb(outlines),
                 [v.astype(object) if v.dtype.kind == "U" else v for v in columns.values()],
                 list(columns),
@@ -146,3 +149,4 @@ def write_index(folder: Path, tileset: TileSet, grids: Grids) -> None:
             )
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise OutputError(f"cannot write {path}: {error}") from error
+    path.write_bytes(content.getbuffer())

@@ -1,7 +1,11 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 
+from cafe_cli.errors import OutputError
 from cafe_cli.raster.window import Window
-from cafe_cli.tilesets.index import shared_ground
+from cafe_cli.tilesets.index import shared_ground, write_index
 from cafe_cli.tilesets.tileset import Tile
 from tests.support.rasters import LAMBERT, UTM, around, grid
 
@@ -29,3 +33,25 @@ def test_shared_ground_of_scenes_in_several_crs():
     tiles_there = [tile_at("train", "a", 0, 0), tile_at("validation", "b", 0, 0)]
     shared = shared_ground(tiles_there, {"a": where, "b": other}, SIZE)
     assert 0.85 * 256 < shared < 256
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of the size of files")
+def test_an_index_that_cannot_be_written_to_its_end_is_an_error(tmp_path):
+    """SQLite tells GDAL of a failed write, which closed the file without a word."""
+    import resource
+
+    where = grid(160, 128)
+    tiles = [tile_at(split, "a", 0, col) for split, col in (("train", 0), ("validation", 64))]
+    tileset = SimpleNamespace(tiles=tiles, size=SIZE)
+    path = tmp_path / "index.gpkg"
+    write_index(tmp_path, tileset, {"a": where})
+    size = path.stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 4096, size // 2, size - 4096, size - 1):
+        path.unlink(missing_ok=True)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            with pytest.raises((OSError, OutputError)):
+                write_index(tmp_path, tileset, {"a": where})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
