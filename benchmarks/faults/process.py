@@ -89,6 +89,7 @@ class Run:
         logs = self.logs or self.folder
         self._said = logs.with_name(f"{logs.name}.said")
         self.printed = self.printed or logs.with_name(f"{logs.name}.printed")
+        self._said.write_bytes(b"")
         self.began = time.monotonic()
         if self.anew or self.prefix:
             self._start_anew()
