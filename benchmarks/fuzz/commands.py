@@ -1,6 +1,7 @@
 """Raster cases: commands in a fork of this process, with their time and memory watched."""
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -65,7 +66,7 @@ class Commands:
         if code < 0:
             raise FailedError(f"{words[0]}: ended by {signal.Signals(-code).name}\n{command}")
         if "Traceback" in text or code not in (0, 1, 2, 3):
-            last = text.strip().rpartition("\n")[2][:80]
+            last = re.sub(r"0x\w\w|/\S+|\d+", "N", text.strip().rpartition("\n")[2])[:80]
             raise FailedError(f"{words[0]}: code {code}, {last}\n{command}")
         if code and "Error" not in text:
             raise FailedError(f"{words[0]}: code {code} without an error\n{command}")

@@ -4,6 +4,7 @@ import json
 import struct
 import tomllib
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -156,7 +157,7 @@ def _mutate_tree(tree: Any, donor: Any, random: Random) -> Any:
     for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
         places = list(_places(tree))
         if not places:
-            return random.choice(NASTY)
+            return deepcopy(random.choice(NASTY))
         if len(places) > _LARGEST:
             return tree
         parent, key = random.choice(places)
@@ -176,7 +177,7 @@ def _mutate_tree(tree: Any, donor: Any, random: Random) -> Any:
         elif kind == 5 and isinstance(parent[key], int | float):
             parent[key] = parent[key] * random.choice((-1, 0, 2, 1e6, 1e-6)) + random.choice((0, 1))
         else:
-            parent[key] = random.choice(NASTY)
+            parent[key] = deepcopy(random.choice(NASTY))
     return tree
 
 
