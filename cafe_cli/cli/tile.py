@@ -13,10 +13,12 @@ from cafe_cli.cli.options import (
     config_options,
     dry_option,
     jobs_option,
+    on_error_option,
     output_options,
     read_config,
     take_overrides,
 )
+from cafe_cli.config.choices import OnError
 from cafe_cli.text import percent
 
 if TYPE_CHECKING:
@@ -28,17 +30,19 @@ if TYPE_CHECKING:
 @add_options(SCENE_OPTIONS)
 @click.option("--virtual", is_flag=True, help="Copy no pixels: tiles are windows into the rasters.")
 @jobs_option
+@on_error_option
 @dry_option
 @output_options("Folder of the tile set.")
 def tile(
     config_path: Path | None, assignments: tuple[str, ...], output: Path, overwrite: bool,
-    virtual: bool, jobs: int | None, dry_run: bool, **options: Any,
+    virtual: bool, jobs: int | None, on_error: OnError, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Cut scenes into a training set, split by ground.
 
     A config declares scenes and classes; options lie over it.
     """
     from cafe_cli.cli.console import progress_bar
+    from cafe_cli.raster.skipped import check_skipped
     from cafe_cli.tilesets.make import tile as run
 
     config = read_config(config_path, assignments, take_overrides(SCENE_OPTIONS, options))
@@ -46,8 +50,11 @@ def tile(
         check_scenes(config, output, overwrite, jobs=jobs)
         return
     with progress_bar("tile") as progress:
-        tileset = run(config, output, overwrite, progress, virtual=virtual, jobs=jobs)
+        tileset = run(
+            config, output, overwrite, progress, virtual=virtual, jobs=jobs, on_error=on_error
+        )
     _show_tileset(output, tileset)
+    check_skipped(tileset.skipped, output)
 
 
 def _show_tileset(output: Path, tileset: "TileSet") -> None:

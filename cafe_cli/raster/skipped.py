@@ -74,6 +74,12 @@ class Skipped:
         other._slow = self._slow
         return other
 
+    def on_grid(self) -> "Skipped":
+        """Return a collector for a grid of its own: its files are counted here, not its areas."""
+        other = self.aside()
+        other._lock, other._windows, other._extents = self._lock, self._windows, self._extents
+        return other
+
     def attempt(self, name: str, read: Callable[[], T]) -> T | None:
         """Return what a function reads of a file; None if it fails.
 
@@ -108,9 +114,13 @@ class Skipped:
                 self._areas.add(window)
 
     def affects(self, window: Window) -> bool:
+        """Whether what was skipped has an influence on a window of the output's grid."""
+        return self._everywhere or self.lacks(window)
+
+    def lacks(self, window: Window) -> bool:
         """Whether pixels of a window of the output's grid were skipped."""
         with self._lock:
-            return self._everywhere or any(window.intersection(area) for area in self._areas)
+            return any(window.intersection(area) for area in self._areas)
 
     def files(self) -> tuple[SkippedFile, ...]:
         """Return what was skipped of each file, in the order of their names."""
@@ -170,6 +180,6 @@ def check_skipped(files: Sequence[SkippedFile], output: Path) -> None:
     if files:
         listed = list_some([*map(str, files)], 3)
         raise PartialFailureError(
-            f"{output} lacks what could not be read (nodata): {listed}; run it again with whole "
-            "files and --overwrite"
+            f"{output} lacks what could not be read: {listed}; run it again with whole files and "
+            "--overwrite"
         )

@@ -208,7 +208,8 @@ def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
             f"{surface[0].path} has {grid.width} x {grid.height} ground cells of {settings.cell} "
             f"m, more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
         )
-    lowest_view = _height_view(surface, grid, Resampling.min, settings, rasters.skipped)
+    skipped = rasters.skipped and rasters.skipped.on_grid()  # on a grid of its own
+    lowest_view = _height_view(surface, grid, Resampling.min, settings, skipped)
     with closing(lowest_view) as view:
         heights, valid, lost = _in_metres(view, rasters, grid.extent, surface[0].path)
     if rasters.skipped and lost is not None:

@@ -214,12 +214,14 @@ def _open_labels(
             changes = (*file_stamps([source]).items(),)
             layers.append(_vector_corrections(source, changes, grid, settings, name))
         else:
-            layers.append(_open_rasters(stack, [source], grid))
+            layers.append(_open_rasters(stack, [source], inspection))
     return CorrectedLabels(labels, layers)
 
 
-def _open_rasters(stack: ExitStack, members: Sequence[Member], grid: Grid) -> RasterLabels:
-    labels = RasterLabels(members, grid)
+def _open_rasters(
+    stack: ExitStack, members: Sequence[Member], inspection: SceneInspection
+) -> RasterLabels:
+    labels = RasterLabels(members, inspection.grid, inspection.skipped)
     stack.callback(labels.close)
     return labels
 
@@ -229,7 +231,7 @@ def _open_older_labels(
 ) -> RasterLabels | VectorLabels | None:
     files, grid = inspection.files, inspection.grid
     if inspection.labels:
-        return _open_rasters(stack, inspection.labels, grid)
+        return _open_rasters(stack, inspection.labels, inspection)
     if not files.labels:
         return None
     changes = (*file_stamps(files.labels).items(),)

@@ -92,15 +92,17 @@ class TileCutter:
     virtual: bool = False
 
     def cut(self, scene: Scene, strip: Sequence[PlannedTile]) -> list[CutTile]:
-        """Read a strip once and cut its tiles."""
+        """Read a strip once and cut its tiles, but for those that show what cannot be read."""
         whole = Window.hull([planned.window for planned in strip])
         patch = scene.read(whole)
         labels = scene.read_labels(whole, self.classes, self.config.labels).ids
         if not patch.optical_valid.all():
             labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
+        skipped = scene.inspection.skipped
         return [
             self._cut_tile(scene, planned, patch.at(place), labels[place])
             for planned in strip
+            if skipped is None or not skipped.lacks(planned.window)
             for place in [planned.window.slices(whole)]
         ]
 

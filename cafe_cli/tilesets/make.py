@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from cafe_cli.classes import ClassTable
+from cafe_cli.config.choices import OnError
 from cafe_cli.config.load import dump_config
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError, LabelError
 from cafe_cli.raster.grid import describe_crs
 from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.skipped import Skipped, files_of
 from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.redaction import redact_all
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
@@ -56,6 +58,7 @@ def tile(
     *,
     virtual: bool = False,
     jobs: int | None = None,
+    on_error: OnError = "fail",
 ) -> TileSet:
     """Cut the scenes of a config into a tile set.
 
@@ -73,6 +76,9 @@ def tile(
         Copy no pixels: the tiles are windows into the scenes, which training reads.
     jobs : int, optional
         Threads, by default one per core. Their number does not change the tile set.
+    on_error : {"fail", "skip"}
+        Where a file cannot be read: raise an error, or leave out the tiles that show it; what was
+        skipped is in the tile set.
 
     Raises
     ------
@@ -91,17 +97,36 @@ def tile(
         watched = InputFiles.behind(files)
         if virtual and watched.unknown:
             log.info("whether %s changes later cannot be known", watched.unknown[0])
-        planned = plan(config, jobs)
+        skipped = Skipped() if on_error == "skip" else None
+        planned = plan(config, jobs, skipped=skipped)
         inputs = input_files([scene.files for scene in planned.scenes], config)
         check_outputs([output], inputs, overwrite)
         _check_plan(planned, config, jobs)
         folder.mkdir()
         tileset = _cut(planned, config, folder, virtual, jobs, progress)
+        tileset = tileset.model_copy(update={"skipped": files_of(skipped)})
+        _report_left_out(len(planned.tiles) - len(tileset.tiles), tileset)
         watched.check_unchanged()
         save_tileset(folder, tileset)
         write_text(folder / "config.toml", dump_config(config))
         write_index(folder, tileset, planned.grids)
     return tileset
+
+
+def _report_left_out(count: int, tileset: TileSet) -> None:
+    """Say how many tiles show what cannot be read; refuse a tile set without training tiles."""
+    if not count:
+        return
+    if not tileset.of("train"):
+        raise InputError(
+            "no training tile is left: all of them show what cannot be read, such as "
+            f"{tileset.skipped[0]}"
+        )
+    log.warning(
+        "%d of %d tiles are left out: they show what cannot be read",
+        count,
+        count + len(tileset.tiles),
+    )
 
 
 def input_files(scenes: Sequence[SceneFiles], config: Config) -> list[str]:

@@ -16,6 +16,7 @@ from cafe_cli.errors import ConfigError, InputError, LabelError
 from cafe_cli.findings import log_warnings
 from cafe_cli.raster.categories import propose_classes
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.skipped import Skipped
 from cafe_cli.raster.window import Window, blocks
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import SceneInspection
@@ -136,6 +137,7 @@ def plan(
     progress: ProgressCallback = lambda done, total: None,
     *,
     inspected: Sequence[SceneInspection] | None = None,
+    skipped: Skipped | None = None,
 ) -> TilePlan:
     """Inspect every scene of a config, count its labels, and plan the tiles of every split.
 
@@ -151,6 +153,8 @@ def plan(
         Called with the number of scenes done and in total.
     inspected : sequence of SceneInspection, optional
         The scenes of the config, if they have been inspected and compared with each other already.
+    skipped : Skipped, optional
+        Collects what cannot be read, which is an error without it.
 
     Raises
     ------
@@ -169,7 +173,8 @@ def plan(
     counted = LabelCounts(_tiling(config))
     found = find_scenes(config.scenes, config.root)
     for done, files in enumerate(found, start=1):
-        scene = inspected[done - 1] if inspected else inspect_config_scene(files, config)
+        own = skipped and skipped.on_grid()
+        scene = inspected[done - 1] if inspected else inspect_config_scene(files, config, own)
         scenes.append(scene)
         _count_scene(scene, counted, config, classes, jobs)
         progress(done, len(found))

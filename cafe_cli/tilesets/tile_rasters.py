@@ -18,6 +18,7 @@ from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.output_files import metadata_path
 from cafe_cli.raster.reader import open_raster, read_valid, read_window
 from cafe_cli.raster.side_files import attribute_table
+from cafe_cli.raster.skipped import Skipped
 from cafe_cli.raster.value_counts import count_values
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import write_geotiff
@@ -175,7 +176,9 @@ class _Inspections:
             return self._found[files.id]
 
 
-def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
+def inspect_config_scene(
+    files: SceneFiles, config: Config, skipped: Skipped | None = None
+) -> SceneInspection:
     """Call `inspect_scene` with the settings of a config, and log its warnings."""
     inspection = inspect_scene(
         files,
@@ -186,6 +189,7 @@ def inspect_config_scene(files: SceneFiles, config: Config) -> SceneInspection:
         crs=config.crs,
         pixel_size=config.pixel_size,
         optical_nodata=config.optical_nodata,
+        skipped=skipped,
     )
     log_warnings(inspection.findings)
     return inspection

@@ -37,6 +37,7 @@ from cafe_cli.config.schema import HeightSettings
 from cafe_cli.config.types import GroundSamplingDistance, Name, PixelType, Share, Window
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.raster.input_files import InputFiles, Stamp, restamp
+from cafe_cli.raster.skipped import SkippedFile
 from cafe_cli.raster.statistics import Statistics
 from cafe_cli.redaction import redact
 from cafe_cli.scenes.discovery import SceneFiles
@@ -159,6 +160,8 @@ class TileSet(_Stored):
         Square metres of ground that tiles of two splits show.
     virtual : VirtualSource or None
         None if the pixels are in the tile set's own folder.
+    skipped : tuple of SkippedFile
+        What of the files could not be read when the tiles were cut; none of them shows it.
     """
 
     format: Literal["cafe tileset 1"] = "cafe tileset 1"
@@ -176,6 +179,7 @@ class TileSet(_Stored):
     height_statistics: Statistics
     shared_ground: Annotated[float, Field(ge=0)]
     virtual: VirtualSource | None = None
+    skipped: tuple[SkippedFile, ...] = ()
     tiles: tuple[Tile, ...]
 
     @model_validator(mode="after")
@@ -296,4 +300,5 @@ def _is_own(tiles: set[str] | None, parts: tuple[str, ...]) -> bool:
 
 def save_tileset(folder: Path, tileset: TileSet) -> None:
     """Write the description of a tile set."""
-    write_text(folder / DESCRIPTION, tileset.model_dump_json(indent=1))
+    absent = None if tileset.skipped else {"skipped"}
+    write_text(folder / DESCRIPTION, tileset.model_dump_json(indent=1, exclude=absent))

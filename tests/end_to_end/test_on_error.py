@@ -1,5 +1,6 @@
 """``--on-error skip``: what cannot be read is nodata in every output, counted, and exit code 3."""
 
+import itertools
 import os
 import re
 import tomllib
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import rasterio
 
+from cafe_cli.config.load import dump_config
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import InputError, OutputError
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.raster.window import Window
+from cafe_cli.tilesets.make import tile
+from cafe_cli.tilesets.tileset import load_tileset
 from tests.support.damage import cut_off, overwrite
-from tests.support.engines import predict, town, write
+from tests.support.engines import predict, settings, town, write
 from tests.support.rasters import read
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -99,8 +103,8 @@ def test_the_bytes_do_not_depend_on_how_it_was_computed(damaged, model, scene, t
     written = []
     for number, (jobs, batch) in enumerate([(1, 1), (4, 1), (3, 5)]):
         labels, others = outputs(tmp_path / f"{number}")
-        settings = PredictSettings(window=64, overlap=32, batch_size=batch)
-        predict(model, scene, labels, jobs=jobs, settings=settings, **others)
+        windows = PredictSettings(window=64, overlap=32, batch_size=batch)
+        predict(model, scene, labels, jobs=jobs, settings=windows, **others)
         written.append([p.read_bytes() for p in (labels, *others.values())])
     assert written[0] == written[1] == written[2]
 
@@ -151,7 +155,7 @@ def test_the_command_line_says_it_last_and_exits_with_3(model, scene, tmp_path, 
     assert code == 3
     last = captured.err.splitlines()[-1]
     assert re.search(
-        r"lacks what could not be read \(nodata\): 4,096 pixels \(6\.2 %\) of .*town\.tif in 1 "
+        r"lacks what could not be read: 4,096 pixels \(6\.2 %\) of .*town\.tif in 1 "
         r"window within column 64, row 64, 64 x 64 pixels",
         last,
     )
@@ -186,11 +190,11 @@ def test_strips_that_may_lack_pixels_are_made_again(model, scene, tmp_path, monk
     """A run is interrupted; then the file is mended, and its size and time are the old ones."""
     path = Path(scene.optical[0])
     content, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    settings = PredictSettings(window=64, overlap=32)
+    windows = PredictSettings(window=64, overlap=32)
     monkeypatch.setattr("cafe_cli.inference.tiling._STRIP", 32 * SIDE)
     monkeypatch.setattr("cafe_cli.inference.window_reader._PIECE", 64 * SIDE)
     whole, others = outputs(tmp_path / "whole")
-    predict(model, scene, whole, settings=settings, **others)
+    predict(model, scene, whole, settings=windows, **others)
     overwrite(str(path), 1, 2)
     os.utime(path, ns=times)
 
@@ -200,12 +204,12 @@ def test_strips_that_may_lack_pixels_are_made_again(model, scene, tmp_path, monk
 
     labels, others = outputs(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        predict(model, scene, labels, settings=settings, progress=stop, jobs=1, **others)
+        predict(model, scene, labels, settings=windows, progress=stop, jobs=1, **others)
     _, *listed = (labels.parent / ".map.tif.strips/journal.jsonl").read_text().splitlines()
     assert 0 < len(listed) < 5
     path.write_bytes(content)
     os.utime(path, ns=times)
-    meter = predict(model, scene, labels, settings=settings, resume=True, **others)
+    meter = predict(model, scene, labels, settings=windows, resume=True, **others)
     assert meter.skipped == ()
     assert labels.read_bytes() == whole.read_bytes()
 
@@ -303,3 +307,90 @@ def test_an_output_that_lacks_pixels_is_not_complete(model, scene, tmp_path):
     with pytest.raises(OutputError, match="lacks what could not be read"):
         predict(model, scene, labels, resume=True)
     predict(model, scene, labels, overwrite=True)
+
+
+# Tile
+
+
+@pytest.fixture
+def towns(tmp_path):
+    """Two scenes whose files have blocks of 64 pixels; `a` trains, `b` validates."""
+    for number, name in enumerate("ab"):
+        image, metres, labels = town(SIDE, SIDE, seed=number)
+        streams = {"ortho": image, "dsm": metres, "labels": labels}
+        for kind, values in streams.items():
+            path, void = tmp_path / f"{name}_{kind}.tif", 255 if kind == "labels" else None
+            place = (0, 1000 * number)
+            write(path, values, place, nodata=void, compress="deflate", **TILED)
+    return tmp_path
+
+
+def make_tiles(folder, output, **options):
+    names = {
+        f"scenes__{stream}": str(folder / f"{{id}}_{kind}.tif")
+        for stream, kind in (("optical", "ortho"), ("elevation", "dsm"), ("labels", "labels"))
+    }
+    config = settings(**names, **options.pop("changes", {}))
+    return tile(config, output, **options)
+
+
+@pytest.mark.parametrize("kind", ["ortho", "dsm", "labels"])
+@pytest.mark.parametrize("virtual", [False, True])
+def test_tiles_that_show_what_cannot_be_read_are_left_out(kind, virtual, towns, tmp_path, caplog):
+    whole = make_tiles(towns, tmp_path / "whole")
+    path = str(towns / f"a_{kind}.tif")
+    bad = overwrite(path, 1, 2)
+    with pytest.raises(InputError, match=rf"cannot read {path} at column"):
+        make_tiles(towns, tmp_path / "tiles")
+    assert not (tmp_path / "tiles").exists()
+    made = [
+        make_tiles(towns, tmp_path / f"{jobs}", on_error="skip", virtual=virtual, jobs=jobs)
+        for jobs in (1, 4)
+    ]
+    left_out = {t.name for t in whole.tiles} - {t.name for t in made[0].tiles}
+    assert left_out == {f"a_{bad.row:06d}_{bad.col:06d}"}
+    assert [(f.file, f.pixels) for f in made[0].skipped] == [(path, 64 * 64)]
+    assert made[0].tiles == made[1].tiles
+    assert made[0].optical_statistics == made[1].optical_statistics
+    told = f"1 of {len(whole.tiles)} tiles are left out" in caplog.text
+    assert told == (kind != "labels")  # without labels, the tile is not even planned
+    assert load_tileset(tmp_path / "1").skipped == made[0].skipped
+
+
+def test_lost_labels_are_no_unlabelled_ground(towns, tmp_path):
+    whole = make_tiles(towns, tmp_path / "whole")
+    overwrite(str(towns / "a_labels.tif"), 1, 2)
+    changes = {"labels__unlabelled": "ground"}
+    made = make_tiles(towns, tmp_path / "tiles", on_error="skip", changes=changes)
+    assert len(made.tiles) == len(whole.tiles) - 1
+    assert sum(made.pixels["train"].values()) == (len(whole.of("train")) - 1) * 64 * 64
+
+
+def test_whole_files_make_the_same_tile_set(towns, tmp_path):
+    for on_error in ("fail", "skip"):
+        make_tiles(towns, tmp_path / on_error, on_error=on_error)
+    texts = [(tmp_path / name / "tileset.json").read_bytes() for name in ("fail", "skip")]
+    assert texts[0] == texts[1]
+    assert b"skipped" not in texts[0]
+
+
+def test_a_tile_set_without_training_tiles_is_an_error(towns, tmp_path):
+    path = towns / "a_ortho.tif"
+    for column, row in itertools.product(range(4), range(4)):
+        if (column, row) != (0, 0):  # what the samples see
+            overwrite(str(path), column, row)
+    overwrite(str(towns / "a_dsm.tif"), 0, 0)
+    with pytest.raises(InputError, match=r"no training tile is left: .* pixels .* of .*a_dsm\.tif"):
+        make_tiles(towns, tmp_path / "tiles", on_error="skip")
+    assert not (tmp_path / "tiles").exists()
+
+
+def test_the_command_tile_exits_with_3(towns, tmp_path, invoke):
+    overwrite(str(towns / "b_dsm.tif"), 3, 3)
+    config = tmp_path / "config.toml"
+    config.write_text(dump_config(settings()))
+    code, captured = invoke("tile", "-c", config, "-o", tmp_path / "tiles", "--on-error", "skip")
+    assert code == 3
+    last = captured.err.splitlines()[-1]
+    assert "tiles lacks what could not be read: 4,096 pixels (6.2 %) of" in last
+    assert "b_dsm.tif in 1 window within column 192, row 192, 64 x 64 pixels" in last
