@@ -1,7 +1,11 @@
 """Write polygons with attributes: GeoPackage, FlatGeobuf, GeoJSON and GeoParquet."""
 
+import errno
 import importlib.util
 import json
+import os
+import shutil
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +25,13 @@ from cafe_cli.errors import ConfigError, OutputError
 from cafe_cli.vectorization.style import make_qml, store_style
 
 _GEOMETRY = "geom"  # the geometry column
+_FULL = 1_000_000  # bytes; with less free space, a failed write means a full disk
+_FAILURES = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.GeometryError,
+)
 _WGS84 = CRS.from_epsg(4326)
 
 
@@ -61,8 +72,10 @@ def write_features(path: Path, output: Path, layer: Layer, features: Iterable[Fe
     """
     try:
         FORMATS[output.suffix.lower()](path, layer, features)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise OutputError(f"cannot write {output}: {' '.join(str(error).split())}") from error
+    except (*_FAILURES, sqlite3.Error) as error:
+        full = shutil.disk_usage(path.parent).free < _FULL
+        why = os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
+        raise OutputError(f"cannot write {output}: {why}") from error
 
 
 def check_format(path: Path, crs: CRS | None) -> None:

@@ -50,7 +50,8 @@ class Occupied:
     def __init__(self, x: Whole, y: Whole) -> None:
         self._taken = np.zeros((int(y.max(initial=0)) + 1, int(x.max(initial=0)) + 1), bool)
         self._taken[y, x] = True
-        self._sums = np.zeros((self._taken.shape[0], self._taken.shape[1] + 1), np.int32)
+        height, width = self._taken.shape
+        self._sums = np.zeros((height, width + 1), np.int16 if width < 2**15 else np.int32)
         self.refresh()
 
     def remove(self, x: Whole, y: Whole) -> None:
@@ -59,7 +60,7 @@ class Occupied:
 
     def refresh(self) -> None:
         """Count anew."""
-        np.cumsum(self._taken, axis=1, dtype=np.int32, out=self._sums[:, 1:])
+        np.cumsum(self._taken, axis=1, dtype=self._sums.dtype, out=self._sums[:, 1:])
 
     def count(self, x: NDArray[Any], y: NDArray[Any]) -> Whole:
         """Count the vertices in triangles, edges included: (n,).
