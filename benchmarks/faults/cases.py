@@ -101,6 +101,7 @@ CASES = (
         "--method last",
     ),
     _case("evaluate", "1.tif 2.tif --areas areas.csv --json", "--ignore 2 --areas areas.csv"),
+    _case("vectorize", "1.tif -o polygons.gpkg", "--simplify 0"),
     _case("heights", "--elevation a_dsm.tif -o heights.tif", "--height-unit foot"),
 )
 
@@ -162,7 +163,8 @@ def _write_maps(folder: Path, seed: int) -> None:
     for number in range(1, 5):
         grid = Grid(rasterio.CRS.from_epsg(32632), _PLACE, 700, 500)
         labels = number < 3
-        values = draw.integers(3 if labels else 101, size=(grid.height, grid.width))
+        coarse = draw.integers(3 if labels else 101, size=(grid.height // 20, grid.width // 20))
+        values = np.kron(coarse, np.ones((20, 20), int))
         classes = large.CLASSES if labels else None
         with create_cog(folder / f"{number}.tif", grid, False, classes) as dataset:
             dataset.write(values.astype(np.uint8), 1)

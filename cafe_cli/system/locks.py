@@ -122,11 +122,21 @@ def _open_locked(path: Path, output: Path) -> int | None:
             raise OutputError(f"{who} is writing {output}; wait for it, or name another output")
         with suppress(FileNotFoundError):  # the process that held it has removed it
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.truncate(descriptor, 0)
-                os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                _name_holder(descriptor, path)
                 return descriptor
         os.close(descriptor)
     return None
+
+
+def _name_holder(descriptor: int, path: Path) -> None:
+    """Write into a lock who holds it; remove it where that fails, e.g. on a full disk."""
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    except OSError:
+        _remove_lock(descriptor, path)
+        os.close(descriptor)
+        raise
 
 
 def _try_lock(descriptor: int, output: Path) -> bool:

@@ -152,3 +152,23 @@ def test_where_no_lock_can_be_made(tmp_path):
         lock_outputs([tmp_path / "a.tif"]),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["pwrite", "truncate"])
+def test_a_lock_that_cannot_be_written_is_removed(tmp_path, monkeypatch, call, number):
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    descriptors = len(os.listdir("/dev/fd"))
+    with monkeypatch.context() as broken:
+        broken.setattr(locks.os, call, fail)
+        with (
+            pytest.raises(OutputError, match=f"a.tif: {os.strerror(number)}"),
+            lock_outputs([tmp_path / "a.tif"]),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/dev/fd")) == descriptors
+    with lock_outputs([tmp_path / "a.tif"]):
+        pass
