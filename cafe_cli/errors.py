@@ -21,7 +21,7 @@ names files without passwords and tokens (see `cafe_cli.redaction`).
 import signal
 import sys
 
-from cafe_cli.redaction import redact
+from cafe_cli.redaction import name_outputs, redact
 
 
 class CafeError(Exception):
@@ -30,7 +30,7 @@ class CafeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(message))
+        super().__init__(name_outputs(redact(message)))
 
 
 class ConfigError(CafeError):

@@ -32,6 +32,17 @@ _DATABASE = re.compile(
 _GEORASTER = re.compile(r"\b(GeoRaster|GeoR):(?!\*\*\*)[^\s,/\"'<>]*,[^\s,\"'<>]*", re.IGNORECASE)
 _XML = re.compile(r"(<(UserPwd|Password|ApiKey|AccessToken)>)[^<]*(?=</)", re.IGNORECASE)
 
+# Names of `cafe_cli.system.atomic_write.temporary_path` and of the strips of a map.
+_TEMPORARY = re.compile(r"(?<![^/\s])\.([^/\n]+?)\.(?:partial|old)(\.\w+)?(?![^/\s:;,)])")
+_STRIP = re.compile(r"(?<![^/\s])\.([^/\n]+?)\.strips(?:/[^/\s]+)?\.tif(?![^\s:;,)])")
+
+
+def name_outputs(text: str) -> str:
+    """Return a message with the names of outputs in place of those of their hidden drafts."""
+    if ".partial" not in text and ".old" not in text and ".strips" not in text:
+        return text
+    return _STRIP.sub(r"\1", _TEMPORARY.sub(r"\1\2", text))
+
 
 def redact(text: str) -> str:
     """Return a name, or a text with names in it, without what gives access to files.

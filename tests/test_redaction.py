@@ -7,7 +7,7 @@ import pytest
 from cafe_cli.config.load import dump_config, parse_config
 from cafe_cli.config.provenance import save_beside
 from cafe_cli.errors import ConfigError, InputError
-from cafe_cli.redaction import base_name, redact, redact_all, stem
+from cafe_cli.redaction import base_name, name_outputs, redact, redact_all, stem
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.tilesets.make import tile
 from tests.support.engines import settings
@@ -150,3 +150,22 @@ def test_a_name_as_it_was_written_down_is_told_from_one_that_opens():
     name = "https://***@host/x.tif"
     with pytest.raises(InputError, match="without its password or token; name it in full"):
         open_raster(name).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cannot write /a/.map.partial.tif: full", "cannot write /a/map.tif: full"),
+        ("cannot write .map.partial.tif", "cannot write map.tif"),
+        ("cannot write /a/.t.partial/train/a_0.tif: full", "cannot write /a/t/train/a_0.tif: full"),
+        ("/a/.map.tif.strips/.0-0-9x9.labels.partial.tif: full", "/a/map.tif: full"),
+        ("/a/.map.tif.strips.tif: full", "/a/map.tif: full"),
+        ("/a/.my map.partial.tif: full", "/a/my map.tif: full"),
+        ("/a/.run.old: busy", "/a/run: busy"),
+        ("map.partial.tif, a.old and b.strips.tif stay", None),
+        ("/a/.map.tif.strips/journal.jsonl is damaged", None),
+        ("remove /a/.map.tif.replacing", None),
+    ],
+)
+def test_messages_name_outputs_not_their_drafts(text, expected):
+    assert name_outputs(text) == (expected or text)

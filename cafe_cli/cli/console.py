@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.redaction import redact
+from cafe_cli.redaction import name_outputs, redact
 from cafe_cli.system.threads import ProgressCallback
 from cafe_cli.text import percent, printable
 from cafe_cli.training.history import EpochRecord
@@ -282,7 +282,7 @@ def print_line(prefix: str | tuple[str, str], message: str) -> None:
     Files are named without passwords and tokens.
     `prefix` may be a pair of text and style.
     """
-    text = Text.assemble(prefix, printable(redact(" ".join(message.splitlines()))))
+    text = Text.assemble(prefix, printable(name_outputs(redact(" ".join(message.splitlines())))))
     console.print(text, soft_wrap=True, highlight=False)
 
 
