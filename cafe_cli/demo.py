@@ -13,8 +13,8 @@ from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import predict
+from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.mosaic import mosaic
-from cafe_cli.mosaic.plan import Confidences
 from cafe_cli.plotting import draw_scene
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_window
@@ -116,7 +116,11 @@ def _run_commands(
         maps.append(str(labels))
         confidences.append(str(confidence))
     say(f"cafe mosaic {' '.join(maps)} --method confidence ... -o {town}")
-    mosaic(maps, town, method="confidence", confidences=Confidences(tuple(confidences)))
+    mosaic(
+        MosaicInputs(tuple(maps), tuple(confidences)),
+        MosaicOutputs(town),
+        MosaicOptions(method="confidence"),
+    )
     say(f"cafe evaluate {town} {truth}")
     scores = evaluate(str(town), str(truth))
     write_text(output / "scores.json", json.dumps(scores.as_json(), indent=1))

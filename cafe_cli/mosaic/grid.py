@@ -9,9 +9,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import ConfigError, GridError
+from cafe_cli.mosaic.distances import open_distances
 from cafe_cli.raster.grid import Bounds, Grid, describe_crs
 from cafe_cli.raster.proximity import find_distant
 from cafe_cli.raster.reader import open_raster
@@ -23,6 +25,7 @@ from cafe_cli.raster.warp import (
     locate,
     open_on_grid,
     pixels_around,
+    read_warped,
 )
 from cafe_cli.raster.window import Window
 from cafe_cli.system.open_files import Pool
@@ -64,17 +67,18 @@ class TargetGrid:
 
 @dataclass(frozen=True)
 class MosaicInput:
-    """A label raster, and its confidence raster if there is one.
+    """A label raster, and the rasters of its confidence and probabilities if there are any.
 
     `model` is the name and the SHA-256 of the model that made it, as its tags say them, "" for what
     is not known.
     """
 
     path: str
-    confidence: str | None
     grid: Grid
     classes: ClassTable | None
     model: tuple[str, str] = ("", "")
+    confidence: str | None = None
+    probabilities: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,21 +154,37 @@ def place(sources: Sequence[MosaicInput], grid: Grid) -> list[PlacedInput]:
 class OpenRasters:
     """The inputs of a mosaic; a bounded number of files stays open between windows.
 
-    With `skipped`, what cannot be read is collected there, and is no error.
+    With `skipped`, what cannot be read is collected there, and is no error. `most` files are open
+    at a time.
     """
 
-    def __init__(self, grid: Grid, skipped: Skipped | None = None) -> None:
+    def __init__(self, grid: Grid, skipped: Skipped | None = None, most: int | None = None) -> None:
         self._grid, self._skipped = grid, skipped
-        self._pool = Pool[RasterReader]()
+        self._pool = Pool[RasterReader](most)
+        self._distances = Pool[WarpedVRT](most)  # in memory
 
-    def read(self, path: str, placed: PlacedInput, window: Window) -> NDArray[np.uint8]:
-        """Read a window of the mosaic's grid, (height, width); 255 where there is nothing."""
+    def read(
+        self, path: str, placed: PlacedInput, window: Window, bands: Sequence[int] | None = None
+    ) -> NDArray[np.uint8]:
+        """Read a window of the mosaic's grid, (bands, height, width); 255 where there is nothing.
+
+        `bands` are numbers from 1; the only one if None.
+        """
         nearest = Resampling.nearest
         reader = self._pool.get(path, lambda: open_on_grid(path, self._grid, placed.exact, nearest))
-        found = read_or_skip(reader, placed.box, window, skipped=self._skipped)
-        labels: NDArray[np.uint8] = np.where(found.valid, found.values[0], np.uint8(NODATA))
-        return labels
+        found = read_or_skip(reader, placed.box, window, bands, skipped=self._skipped)
+        values: NDArray[np.uint8] = np.where(found.valid, found.values, np.uint8(NODATA))
+        return values
+
+    def read_distances(self, path: str, window: Window) -> NDArray[np.float32]:
+        """Read how far the pixels of a window lie from the edge of an input, (height, width)."""
+        key = f"distances {path}"
+        view = self._distances.get(key, lambda: open_distances(path, self._grid))
+        values, valid = read_warped(view, window)
+        metres: NDArray[np.float32] = np.where(valid, values[0], np.float32(0))
+        return metres
 
     def close(self) -> None:
         """Close the open files."""
         self._pool.close()
+        self._distances.close()

@@ -1,43 +1,25 @@
 """Plan a mosaic: check options, inputs and outputs, for the run and for the dry run."""
 
-import logging
-from collections.abc import Sequence
+import colorsys
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
-from rasterio.io import DatasetReader
+import numpy as np
 
-from cafe_cli.classes import ClassTable
-from cafe_cli.config.provenance import settings_path
-from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError
-from cafe_cli.mosaic.grid import MosaicInput, PlacedInput, TargetGrid, place, target_grid
+from cafe_cli.classes import NODATA, ClassTable, LandClass
+from cafe_cli.errors import ConfigError, LabelError
+from cafe_cli.mosaic.grid import PlacedInput, place, target_grid
+from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.methods import METHODS, Method
+from cafe_cli.mosaic.sources import common_classes, inspect_inputs
 from cafe_cli.raster.acquired import Acquired, find_acquired
-from cafe_cli.raster.grid import Grid, describe_crs
-from cafe_cli.raster.header import read_tags
+from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.product import Product, confidence_product, label_product
-from cafe_cli.raster.reader import open_raster
-from cafe_cli.raster.stac import StacOptions, require_pystac
-from cafe_cli.raster.writer import check_nodata, read_classes
-
-log = logging.getLogger("cafe")
-
-
-@dataclass(frozen=True)
-class Confidences:
-    """Confidence rasters (0 to 100, 255 for none), one per input in the same order.
-
-    Parameters
-    ----------
-    inputs : tuple of str
-        Each on the same grid as its label raster.
-    output : Path, optional
-        Where to write the confidence of the mosaic.
-    """
-
-    inputs: tuple[str, ...]
-    output: Path | None = None
+from cafe_cli.raster.stac import require_pystac
+from cafe_cli.raster.window import Window
+from cafe_cli.redaction import base_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +28,7 @@ class MosaicPlan:
 
     Attributes
     ----------
-    output, confidence_output : Path, Path or None
+    outputs : MosaicOutputs
     grid : Grid
     classes : ClassTable or None
         None if no input has a table.
@@ -56,8 +38,7 @@ class MosaicPlan:
         When the images behind the inputs were taken; None unless a STAC item is written.
     """
 
-    output: Path
-    confidence_output: Path | None
+    outputs: MosaicOutputs
     grid: Grid
     classes: ClassTable | None
     method: Method
@@ -67,9 +48,11 @@ class MosaicPlan:
     @property
     def products(self) -> list[Product]:
         """The rasters to write, labels first."""
-        products = [label_product(self.output, self.classes)]
-        if self.confidence_output:
-            products.append(confidence_product(self.confidence_output))
+        products = [label_product(self.outputs.labels, self.classes)]
+        if self.outputs.confidence:
+            products.append(confidence_product(self.outputs.confidence))
+        if path := self.outputs.sources:
+            products.append(Product("sources", path, 1, self._names(), ("source",)))
         return products
 
     @property
@@ -78,128 +61,91 @@ class MosaicPlan:
         found = dict.fromkeys(placed.source.model for placed in self.inputs)
         return [model for model in found if any(model)]
 
+    @property
+    def bands(self) -> int:
+        """Bands that are read of each input at a time."""
+        summed = self.method.needs == "probabilities" and self.classes
+        return 1 + len(self.classes or ()) if summed else 1
 
-def plan(
-    inputs: Sequence[str],
-    output: Path,
-    *,
-    method: str = "majority",
-    confidences: Confidences | None = None,
-    target: TargetGrid | None = None,
-    overwrite: bool = False,
-    stac: StacOptions | None = None,
-) -> MosaicPlan:
-    """Check options, outputs and inputs; arguments and errors as in `cafe_cli.mosaic.mosaic`."""
-    _check_options(inputs, method, confidences)
-    partners, second = (confidences.inputs, confidences.output) if confidences else ((), None)
-    outputs = [path for path in (output, second) if path]
-    like = [target.like] if target and target.like else []
-    check_rasters(outputs, [*inputs, *partners, *like], overwrite, [settings_path(output)])
-    sources = _inspect(inputs, confidences)
+    def near(self, window: Window) -> list[tuple[int, PlacedInput]]:
+        """Return the inputs whose boxes touch a window, with their positions."""
+        start, end = np.hsplit(self._boxes, 2)
+        left, top, right, bottom = window.bounds
+        touching = ((start < (right, bottom)) & (end > (left, top))).all(axis=1)
+        return [(int(i), self.inputs[i]) for i in np.flatnonzero(touching)]
+
+    @cached_property
+    def _boxes(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        return np.array([placed.box.bounds for placed in self.inputs], float)
+
+    def _names(self) -> ClassTable:
+        """Return the inputs as classes, so that a viewer names and colours them."""
+        count, seen = len(self.inputs), Counter[str]()
+        rows = []
+        for i, placed in enumerate(self.inputs):
+            name = base_name(placed.source.path)
+            seen[name] += 1
+            rgb = colorsys.hsv_to_rgb(i * 0.618 % 1, 0.5 + 0.5 * (i % 2), 0.6 + 0.4 * (i % 3) / 2)
+            color = "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+            rows.append(
+                LandClass(i, name if seen[name] == 1 else f"{name} ({i} of {count})", color)
+            )
+        return ClassTable(tuple(rows))
+
+
+def plan(inputs: MosaicInputs, outputs: MosaicOutputs, options: MosaicOptions) -> MosaicPlan:
+    """Check options, outputs and inputs; errors as in `cafe_cli.mosaic.mosaic`."""
+    method = _check_options(inputs, outputs, options)
+    like = [options.target.like] if options.target.like else []
+    check_rasters(outputs.paths, [*inputs.paths, *like], outputs.overwrite, [outputs.settings])
+    summed = method.needs == "probabilities"
+    sources = inspect_inputs(
+        inputs,
+        confidences=method.needs == "confidences" or bool(outputs.confidence and not summed),
+        probabilities=summed,
+    )
+    classes = common_classes(sources)
+    _check_sources(len(sources), outputs, classes, summed)
     acquired = None
-    if stac:
+    if outputs.stac:
         require_pystac()
-        acquired = find_acquired(stac.datetime, inputs)
-    grid = target_grid(sources, target or TargetGrid())
-    classes = _common_classes(sources)
-    placed = place(sources, grid)
-    return MosaicPlan(output, second, grid, classes, METHODS[method], placed, acquired)
+        acquired = find_acquired(outputs.stac.datetime, [source.path for source in sources])
+    grid = target_grid(sources, options.target)
+    return MosaicPlan(outputs, grid, classes, method, place(sources, grid), acquired)
 
 
-def describe_grid(grid: Grid) -> str:
-    """Write size, upper left corner and CRS of a grid."""
-    left, _, _, top = grid.bounds
-    place = f"from x {left:.10g}, y {top:.10g} in {describe_crs(grid.crs)}"
-    return f"{grid.width} x {grid.height} pixels {place}"
-
-
-def _check_options(inputs: Sequence[str], method: str, confidences: Confidences | None) -> None:
-    if not inputs:
-        raise ConfigError("no inputs: name at least one label raster")
-    if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    if confidences is None:
-        if method == "confidence":
-            raise ConfigError(
-                "method 'confidence' needs the confidence rasters of the inputs; pass them, "
-                "or choose another method"
-            )
-        return
-    if len(confidences.inputs) != len(inputs):
+def _check_options(inputs: MosaicInputs, outputs: MosaicOutputs, options: MosaicOptions) -> Method:
+    if options.method not in METHODS:
+        raise ConfigError(f"unknown method {options.method!r}; known: {', '.join(METHODS)}")
+    method = METHODS[options.method]
+    if inputs.confidences and method.needs != "confidences" and outputs.confidence is None:
         raise ConfigError(
-            f"{len(confidences.inputs)} confidence rasters for {len(inputs)} inputs; pass one per "
-            "input, in the same order; quote a pattern, so that the shell does not make inputs of "
-            "it: --confidence 'FOLDER/*.tif'"
+            f"nothing uses the confidence rasters: method {options.method!r} does not, and no "
+            "confidence output is asked for; leave them out, or choose method 'confidence'"
         )
-    if method != "confidence" and confidences.output is None:
+    if inputs.probabilities and method.needs != "probabilities":
         raise ConfigError(
-            f"nothing uses the confidence rasters: method {method!r} does not, and no confidence "
-            "output is asked for; leave them out, or choose method 'confidence'"
+            f"nothing uses the probabilities: method {options.method!r} does not; leave them out, "
+            "or choose method 'probabilities'"
         )
-
-
-def _inspect(inputs: Sequence[str], confidences: Confidences | None) -> list[MosaicInput]:
-    """Inspect every input: it has to be a label raster, with its confidence raster if given."""
-    partners: Sequence[str | None] = confidences.inputs if confidences else [None] * len(inputs)
-    sources = []
-    for path, partner in zip(inputs, partners, strict=True):
-        with open_raster(path) as dataset:
-            _check_kind(path, dataset, "label raster")
-            tags = read_tags(dataset)
-            model = tags.get("CAFE_MODEL", ""), tags.get("CAFE_MODEL_SHA256", "")
-            source = MosaicInput(path, partner, Grid.of(dataset), read_classes(dataset), model)
-            if source.classes:
-                check_nodata(dataset, source.classes)
-        if partner is not None:
-            _check_confidence(partner, source)
-        sources.append(source)
-    return sources
-
-
-def _check_kind(path: str, dataset: DatasetReader, kind: str) -> None:
-    if dataset.count != 1:
-        raise BandError(f"{path} has {dataset.count} bands, a {kind} has one; leave it out")
-    if dataset.dtypes[0] != "uint8":
-        raise InputError(
-            f"{path} is {dataset.dtypes[0]}, a {kind} is uint8; leave it out, or convert it with "
-            "gdal_translate -ot Byte"
+    if outputs.sources and method.choose is None:
+        raise ConfigError(
+            f"method {options.method!r} takes no label from one input, so that there are no "
+            "sources; leave --sources out, or choose another method"
         )
+    return method
 
 
-def _check_confidence(path: str, source: MosaicInput) -> None:
-    with open_raster(path) as dataset:
-        _check_kind(path, dataset, "confidence raster")
-        grid = Grid.of(dataset)
-    if not grid.same_pixels(source.grid):
-        raise GridError(
-            f"{path} ({describe_grid(grid)}) does not have the pixels of {source.path} "
-            f"({describe_grid(source.grid)}); pass the confidences in the order of the inputs"
+def _check_sources(
+    count: int, outputs: MosaicOutputs, classes: ClassTable | None, summed: bool
+) -> None:
+    if outputs.sources and count > NODATA:
+        raise ConfigError(
+            f"--sources tells at most {NODATA} inputs apart, there are {count}; join them in "
+            "groups, or leave it out"
         )
-
-
-def _common_classes(sources: Sequence[MosaicInput]) -> ClassTable | None:
-    """Return the table of the first input, None if no input has one."""
-    first, classes = sources[0].path, sources[0].classes
-    for source in sources[1:]:
-        if (classes is None) != (source.classes is None):
-            knows, lacks = (first, source.path) if classes else (source.path, first)
-            raise LabelError(
-                f"{lacks} does not say what its values mean, {knows} does: they may not be the "
-                "same classes; leave it out, or predict it anew"
-            )
-        if classes and source.classes and classes.names != source.classes.names:
-            difference = _first_difference(classes.names, source.classes.names)
-            raise LabelError(
-                f"{first} and {source.path} have different classes: {difference}; mosaic only "
-                "what was made with the same class table"
-            )
-    if classes is None:
-        log.warning("no input says what its values mean, so the mosaic has no class names either")
-    return classes
-
-
-def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    for id_, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-        if one != other:
-            return f"{id_} is {one!r} in the first, {other!r} in the second"
-    return f"the first has {len(ours)}, the second {len(theirs)}"
+    if summed and classes is None:
+        raise LabelError(
+            "the sum of probabilities needs label rasters that say what their values mean; "
+            "predict them with cafe, or choose another method"
+        )

@@ -237,6 +237,13 @@ def parse_crs(text: str | None) -> CRS | None:
         raise ConfigError(f"{short_repr(text)} is no CRS; write it like EPSG:25832") from error
 
 
+def describe_grid(grid: Grid) -> str:
+    """Write size, upper left corner and CRS of a grid."""
+    left, _, _, top = grid.bounds
+    place = f"from x {left:.10g}, y {top:.10g} in {describe_crs(grid.crs)}"
+    return f"{grid.width} x {grid.height} pixels {place}"
+
+
 def describe_crs(crs: CRS | None) -> str:
     """Return a short name of a CRS: its authority code, or else its title."""
     if crs is None:

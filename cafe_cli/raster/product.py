@@ -1,11 +1,13 @@
 """The rasters that cafe writes: what their bands and values stand for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cafe_cli.classes import ClassTable
 from cafe_cli.raster.output_files import style_path
 
+_TAG = "CAFE_PRODUCT"
 PERCENT = "%"
 """Unit of bands that hold 0 to 100 per cent."""
 
@@ -40,6 +42,11 @@ class Product:
     overviews: str | None = None
 
     @property
+    def tags(self) -> dict[str, str]:
+        """Say what the raster is, so that others are not taken for labels; see `product_of`."""
+        return {_TAG: self.name}
+
+    @property
     def claimed(self) -> tuple[Path, Path]:
         """The files to lock: a raster whose name ends otherwise would share the style."""
         return self.path, style_path(self.path)
@@ -48,6 +55,11 @@ class Product:
     def overview_resampling(self) -> str:
         """Resampling of the overviews."""
         return self.overviews or ("mode" if self.classes else "average")
+
+
+def product_of(tags: Mapping[str, str]) -> str:
+    """Return the name of the product that a raster with these tags is; "" if they do not say."""
+    return tags.get(_TAG, "")
 
 
 def label_product(path: Path, classes: ClassTable | None) -> Product:

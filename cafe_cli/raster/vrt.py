@@ -40,7 +40,7 @@ def strips_vrt(
     return (
         f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">\n'
         f"{crs}<GeoTransform>{place}</GeoTransform>"
-        f"{_metadata({**tags, **class_tags(product.classes)})}\n"
+        f"{_metadata({**product.tags, **tags, **class_tags(product.classes)})}\n"
         f"{bands}</VRTDataset>\n"
     )
 

@@ -181,7 +181,7 @@ def _cog_writer(
         if product.descriptions:
             dataset.set_band_description(1, product.descriptions[0])
         dataset.units = [product.unit or None]
-        dataset.update_tags(**tags, **class_tags(product.classes))
+        dataset.update_tags(**product.tags, **tags, **class_tags(product.classes))
         yield dataset
 
 

@@ -27,14 +27,19 @@ def most_open() -> int:
 
 
 class Pool(Generic[V]):
-    """A least-recently-used cache of open files, by name; `most_open` bounds their number.
+    """A least-recently-used cache of open files, by name.
 
     Not thread-safe.
+
+    Parameters
+    ----------
+    most : int, optional
+        Files that are open at a time; `most_open` if None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._open: OrderedDict[str, tuple[ExitStack, V]] = OrderedDict()
-        self._most = most_open()
+        self._most = most or most_open()
 
     def get(self, name: str, open_it: Callable[[], AbstractContextManager[V]]) -> V:
         """Return the open file of a name, opened with `open_it` if necessary."""

@@ -11,12 +11,12 @@ import rasterio.shutil
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import InputError, OutputError
 from cafe_cli.inference.job import PredictInput
-from cafe_cli.mosaic.mosaic import mosaic
 from cafe_cli.tilesets import cache
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.train import TrainCallbacks, train
 from tests.support.engines import predict, settings, town, write, write_town
+from tests.support.maps import mosaic
 
 pytest_plugins = ["tests.support.fixtures"]
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ import rasterio
 import rasterio.shutil
 import tomli_w
 
-from cafe_cli.mosaic.mosaic import mosaic
 from cafe_cli.raster.writer import create_cog
 from tests.end_to_end.test_resume import Command, Moment, contents, run, save_model
 from tests.support.engines import SETTINGS, TABLE, cut, write_town
+from tests.support.maps import mosaic
 from tests.support.rasters import grid, noise
 
 pytest_plugins = ["tests.support.fixtures"]

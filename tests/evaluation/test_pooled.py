@@ -12,8 +12,8 @@ from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
 from cafe_cli.evaluation.counting import CountSettings
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.pooled import evaluate_pairs, evaluate_scenes
-from cafe_cli.mosaic.mosaic import mosaic
 from cafe_cli.tilesets.make import tile
+from tests.support.maps import mosaic
 from tests.support.rasters import TABLE, UTM, grid, noise, write
 
 PLACES = {name: grid(160, 128, left=300_000 + 1000 * i) for i, name in enumerate("abcd")}

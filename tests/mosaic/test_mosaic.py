@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
 from cafe_cli.classes import ClassTable, LandClass
-from cafe_cli.config.provenance import provenance_tags
+from cafe_cli.config.provenance import provenance_tags, read_beside
 from cafe_cli.errors import (
     BandError,
     CafeError,
@@ -27,12 +27,13 @@ from cafe_cli.errors import (
     LabelError,
     OutputError,
 )
+from cafe_cli.inference.job import PredictInput
+from cafe_cli.mosaic import merge
 from cafe_cli.mosaic import mosaic as engine
-from cafe_cli.mosaic import plan as planning
+from cafe_cli.mosaic import sources as planning
 from cafe_cli.mosaic.grid import TargetGrid
-from cafe_cli.mosaic.methods import METHODS
-from cafe_cli.mosaic.mosaic import mosaic
-from cafe_cli.mosaic.plan import Confidences
+from cafe_cli.mosaic.job import MosaicInputs, MosaicOutputs
+from cafe_cli.mosaic.methods import METHODS, Method
 from cafe_cli.raster import reader, warp, writer
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster
@@ -40,6 +41,11 @@ from cafe_cli.raster.stac import StacOptions
 from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import _to_cog, class_tags, create_cog, read_classes, write_geotiff
+from tests.support.engines import predict, town
+from tests.support.engines import write as write_scene
+from tests.support.maps import Confidences, mosaic
+
+pytest_plugins = ["tests.support.fixtures"]
 
 UTM = CRS.from_epsg(32632)
 TABLE = ClassTable(
@@ -192,7 +198,7 @@ def placed_pieces(draw):
 @settings(max_examples=30, deadline=None)
 @given(
     pieces=placed_pieces(),
-    method=st.sampled_from(sorted(METHODS)),
+    method=st.sampled_from(["first", "last", "majority", "confidence"]),
     window=st.sampled_from([5, 16, 1024]),
     samples=st.sampled_from([100, 10**6]),
 )
@@ -215,7 +221,7 @@ def test_every_method_agrees_with_looking_at_each_pixel(
     output, beside = folder / "out.tif", folder / "confidence.tif"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_WINDOW", window)
-        patch.setattr(engine, "_SAMPLES", samples)
+        patch.setattr(merge, "_SAMPLES", samples)
         mosaic(inputs, output, method=method, confidences=Confidences(known, beside))
     moved = [(c - left, r - top, a, k) for c, r, a, k in pieces]
     labels, confidence = brute_force(moved, shape, method)
@@ -264,7 +270,7 @@ def test_bytes_do_not_depend_on_the_windows(tmp_path, monkeypatch):
     results = []
     for window, samples in ((1024, 10**9), (512, 10**9), (2048, 50_000), (200, 10**9)):
         monkeypatch.setattr(engine, "_WINDOW", window)
-        monkeypatch.setattr(engine, "_SAMPLES", samples)
+        monkeypatch.setattr(merge, "_SAMPLES", samples)
         mosaic(inputs, tmp_path / "out.tif", overwrite=True)
         results.append((tmp_path / "out.tif").read_bytes())
     assert len(set(results)) == 1
@@ -458,7 +464,8 @@ def count_opening(monkeypatch, counting):
 
 
 @pytest.mark.slow
-def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch, jobs):
     whole = random_labels(11, 200, 160)
     inputs = []
     for row in range(0, 200, 10):
@@ -479,10 +486,10 @@ def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch):
 
     count_opening(monkeypatch, counting)
     monkeypatch.setattr(engine, "_WINDOW", 64)
-    mosaic(inputs, tmp_path / "out.tif")
+    mosaic(inputs, tmp_path / "out.tif", jobs=jobs)
     assert np.array_equal(read(tmp_path / "out.tif"), whole)
     assert state["open"] == 0
-    assert state["most"] == 64
+    assert state["most"] <= 64
     assert max(opened.values()) <= 5  # once to look, and once per window it touches at worst
 
 
@@ -497,21 +504,21 @@ def test_rasters_stay_open_between_windows(tmp_path, monkeypatch):
 
     count_opening(monkeypatch, counting)
     monkeypatch.setattr(engine, "_WINDOW", 64)
-    mosaic([path], tmp_path / "out.tif")
+    mosaic([path], tmp_path / "out.tif", jobs=1)
     assert opened[path] == 2
 
 
 def test_what_is_in_memory_does_not_grow_with_the_inputs(tmp_path, monkeypatch):
     labels = [random_labels(seed, 40, 50) for seed in range(20)]
     inputs = [write_quickly(tmp_path / f"{i}.tif", a, at(0, 0, a)) for i, a in enumerate(labels)]
-    sizes, first = [], METHODS["first"]
+    sizes, first = [], METHODS["first"].choose
 
     def spying(stack, confidence):
         sizes.append(stack.size)
         return first(stack, confidence)
 
-    monkeypatch.setitem(METHODS, "first", spying)
-    monkeypatch.setattr(engine, "_SAMPLES", 3000)
+    monkeypatch.setitem(METHODS, "first", Method(spying))
+    monkeypatch.setattr(merge, "_SAMPLES", 3000)
     mosaic(inputs, tmp_path / "out.tif", method="first")
     assert sum(sizes) == 20 * 40 * 50
     assert max(sizes) <= 3000
@@ -583,9 +590,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path, rows, confidences):
         mosaic([], output)
     with refused(tmp_path, ConfigError, "'mode'; known: first, last, majority, confidence"):
         mosaic(rows, output, method="mode")
-    with refused(tmp_path, ConfigError, "needs the confidence rasters"):
+    with refused(tmp_path, ConfigError, "a.tif needs its confidence raster"):
         mosaic(rows, output, method="confidence")
-    with refused(tmp_path, ConfigError, "2 confidence rasters for 3 inputs"):
+    with refused(tmp_path, ConfigError, "2 confidence rasters for 3 label rasters"):
         mosaic(rows, output, method="confidence", confidences=Confidences(confidences[:2]))
     with refused(tmp_path, ConfigError, "nothing uses the confidence rasters"):
         mosaic(rows, output, method="first", confidences=Confidences(confidences))
@@ -688,7 +695,11 @@ def test_both_outputs_appear_or_none(tmp_path, rows, confidences, monkeypatch, v
 def made_of(path: Path) -> dict[str, str]:
     with rasterio.open(path) as dataset:
         tags = dataset.tags()
-    return {k: v for k, v in tags.items() if k.startswith("CAFE_") and k != "CAFE_VERSION"}
+    return {
+        k: v
+        for k, v in tags.items()
+        if k.startswith("CAFE_") and k[5:] not in ("VERSION", "PRODUCT")
+    }
 
 
 def write_from(path: Path, **tags: str) -> str:
@@ -746,7 +757,8 @@ def test_a_mosaic_of_maps_without_a_date(tmp_path):
     path = write_row(tmp_path / "a.tif", 0, 0, 1)
     with pytest.raises(ConfigError, match=r"a\.tif does not say when it was taken"):
         mosaic([path], tmp_path / "map.tif", stac=StacOptions())
-    report = engine.dry_run([path], tmp_path / "map.tif", stac=StacOptions())
+    outputs = MosaicOutputs(tmp_path / "map.tif", stac=StacOptions())
+    report = engine.dry_run(MosaicInputs((path,)), outputs)
     assert "a.tif does not say when" in report.findings[0].message
     assert sorted(p.name for p in tmp_path.glob("map*")) == []
 
@@ -759,3 +771,159 @@ def test_names_of_inputs_hold_no_secret_and_no_folder(tmp_path):
     assert named.endswith("049.tif and 10 more")
     tags = provenance_tags(["/vsicurl/https://a:b@host/x.tif?token=c", "dir/a\x1bb.tif"], [])
     assert tags["CAFE_INPUTS"] == "x.tif, a\\x1bb.tif"
+
+
+# Rasters beside the maps
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    """Two maps of one scene that overlap, each with its confidence, quality and probabilities."""
+    image, metres, _ = town(70, 130)
+    for name, left in (("west", 0), ("east", 50)):
+        part = (slice(None), slice(None), slice(left, left + 80))
+        optical = write_scene(tmp_path / f"{name}.tif", image[part], (left, 0))
+        heights = write_scene(tmp_path / f"{name}_h.tif", metres[part], (left, 0))
+        kinds = ("confidence", "probabilities", "quality")
+        beside = {kind: tmp_path / "maps" / f"{name}_{kind}.tif" for kind in kinds}
+        source = PredictInput((optical,), (heights,))
+        predict(model, source, tmp_path / "maps" / f"{name}.tif", **beside)
+    return tmp_path / "maps"
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*.tif"))
+
+
+def beside(folder: Path, kind: str) -> list[str]:
+    return [str(folder / f"{name}_{kind}.tif") for name in ("east", "west")]
+
+
+MAPS = ("east", "west")
+
+
+def test_a_folder_of_maps_and_what_lies_beside_them(folder, tmp_path, caplog):
+    maps = [str(folder / f"{name}.tif") for name in MAPS]
+    with caplog.at_level(logging.INFO, "cafe"):
+        result = mosaic(files_in(folder), tmp_path / "all.tif", method="confidence")
+    assert result.labels == tuple(maps)
+    assert "2 of confidence, 2 of probabilities, 2 of quality" in caplog.text
+    given = Confidences(beside(folder, "confidence"))
+    mosaic(maps, tmp_path / "named.tif", method="confidence", confidences=given)
+    assert np.array_equal(read(tmp_path / "all.tif"), read(tmp_path / "named.tif"))
+
+
+def test_summed_probabilities(folder, tmp_path):
+    output = Confidences((), tmp_path / "confidence.tif")
+    for name, files in (("found", files_in(folder)), ("given", files_in(folder)[::4])):
+        assert len(files) in (8, 2)
+        more = beside(folder, "probabilities") if name == "given" else ()
+        mosaic(
+            files, tmp_path / f"{name}.tif", method="probabilities", probabilities=more,
+            confidences=output, overwrite=True,
+        )  # fmt: skip
+    total, count = np.zeros((3, 70, 130)), np.zeros((70, 130))
+    for name, left in (("west", 0), ("east", 50)):
+        with rasterio.open(folder / f"{name}_probabilities.tif") as dataset:
+            total[:, :, left : left + 80] += dataset.read()
+            count[:, left : left + 80] += 1
+    want = total.argmax(axis=0)
+    assert np.array_equal(read(tmp_path / "found.tif"), want)
+    assert np.array_equal(read(tmp_path / "given.tif"), want)
+    assert np.array_equal(
+        read(tmp_path / "confidence.tif"), np.rint(total.max(axis=0) / count).astype(int)
+    )
+
+
+def test_of_a_raster_beside_a_map_there_has_to_be_one(folder, tmp_path):
+    files = files_in(folder)
+    short = [name for name in files if not name.endswith("east_confidence.tif")]
+    with refused(tmp_path, ConfigError, "east.tif needs its confidence raster, and none among"):
+        mosaic(short, tmp_path / "all.tif", method="confidence")
+    shutil.copy(folder / "east_confidence.tif", folder / "copy.tif")
+    with refused(tmp_path, ConfigError, "east.tif needs its confidence raster, and 2 fit"):
+        mosaic(files_in(folder), tmp_path / "all.tif", method="confidence")
+    with refused(tmp_path, InputError, "none of the 2 inputs is a label raster, .* of quality"):
+        mosaic(beside(folder, "quality"), tmp_path / "all.tif")
+    with refused(tmp_path, ConfigError, "nothing uses the probabilities"):
+        mosaic(files, tmp_path / "all.tif", probabilities=beside(folder, "probabilities"))
+    with refused(tmp_path, BandError, "east_confidence.tif has 1 bands, .* has 3"):
+        mosaic(
+            [str(folder / f"{name}.tif") for name in MAPS], tmp_path / "all.tif",
+            method="probabilities", probabilities=beside(folder, "confidence"),
+        )  # fmt: skip
+
+
+# Distance to the edge, sources, seams
+
+
+def test_the_label_of_the_input_whose_edge_is_farthest(tmp_path):
+    left, right = np.zeros((40, 60), np.uint8), np.ones((40, 60), np.uint8)
+    left[:, :10] = 255  # its data end here, not at the edge of the raster
+    inputs = [
+        write(tmp_path / "l.tif", left, at(0, 0, left)),
+        write(tmp_path / "r.tif", right, at(30, 0, right)),
+    ]
+    mosaic(inputs, tmp_path / "out.tif", method="distance", sources=tmp_path / "from.tif")
+    got = read(tmp_path / "out.tif")
+    assert (got[:, :10] == 255).all()
+    assert (got[18:22, 10:44] == 0).all()  # nearer to the top and bottom, both are as far
+    assert (got[18:22, 46:] == 1).all()
+    assert np.array_equal(read(tmp_path / "from.tif"), got)  # here, ids are positions
+
+
+def test_distance_works_across_crs(tmp_path):
+    a, b = np.zeros((60, 90), np.uint8), np.ones((60, 90), np.uint8)
+    here = at(0, 0, a)
+    inputs = [
+        write(tmp_path / "a.tif", a, here),
+        write(tmp_path / "b.tif", b, Grid(UTM, *_warped(at(45, 0, b)))),
+    ]
+    mosaic(inputs, tmp_path / "out.tif", method="distance", target=TargetGrid(like=inputs[0]))
+    got = read(tmp_path / "out.tif")[20:40]
+    assert (got[:, :60] == 0).all()
+    assert (got[:, 75:100] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("first", [0, 0, 0, 0, 1, 0, 1, 1, 2]),
+        ("last", [0, 0, 2, 2, 2, 0, 2, 1, 2]),
+        ("majority", [0, 0, 0, 0, 1, 0, 1, 1, 2]),
+    ],
+)
+def test_sources_by_hand(tmp_path, rows, method, expected):
+    mosaic(rows, tmp_path / "out.tif", method=method, sources=tmp_path / "from.tif")
+    assert read(tmp_path / "from.tif")[0].tolist() == expected
+    with rasterio.open(tmp_path / "from.tif") as dataset:
+        assert read_classes(dataset).names == ("a.tif", "b.tif", "c.tif")
+
+
+def test_sources_that_cannot_be_are_refused(tmp_path, rows):
+    with refused(tmp_path, ConfigError, "'probabilities' takes no label from one input"):
+        mosaic(rows, tmp_path / "out.tif", method="probabilities", sources=tmp_path / "from.tif")
+    many = [rows[0]] * 256
+    with refused(tmp_path, ConfigError, "at most 255 inputs apart, there are 256"):
+        mosaic(many, tmp_path / "out.tif", sources=tmp_path / "from.tif")
+
+
+@pytest.mark.parametrize("window", [2, 1024])
+def test_seams_by_hand(tmp_path, rows, monkeypatch, window):
+    monkeypatch.setattr(engine, "_WINDOW", window)
+    result = mosaic(rows, tmp_path / "out.tif", method="first")
+    # Columns 2 to 7: a 0 1 _ 2 - - / b 1 1 1 _ 1 0 / c 2 2 1 _ 2 _
+    assert (result.seams.overlap, result.seams.disagreement) == (4, 3)
+    assert result.seams.inputs.tolist() == [[2, 0], [4, 1], [4, 3]]
+    assert result.seams.worst() == (2, 0.75)
+    stored = read_beside(tmp_path / "out.tif")["seams"]
+    assert stored["overlap_pixels"] == 4
+    assert stored["inputs"][2] == {
+        "input": "c.tif", "overlap_pixels": 4, "differs_pixels": 3,
+    }  # fmt: skip
+
+
+def test_without_overlap_there_are_no_seams(tmp_path):
+    inputs = [write_row(tmp_path / "a.tif", 0, 0, 1), write_row(tmp_path / "b.tif", 2, 1, 2)]
+    seams = mosaic(inputs, tmp_path / "out.tif").seams
+    assert (seams.overlap, seams.share, seams.worst()) == (0, 0, None)
