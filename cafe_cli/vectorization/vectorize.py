@@ -15,7 +15,7 @@ from cafe_cli.config.provenance import dump_settings, settings_path
 from cafe_cli.errors import LabelError
 from cafe_cli.evaluation.land_cover_map import MapReader, refuse_hidden
 from cafe_cli.findings import Report
-from cafe_cli.mosaic.plan import describe_grid
+from cafe_cli.raster.grid import describe_grid
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window
 from cafe_cli.system.output_group import claim_outputs, finish_replacing, replace_together
