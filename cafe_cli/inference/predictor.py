@@ -103,7 +103,8 @@ class Predictor:
         meter = Meter(plan.window_count, name)
         if outputs.resume and plan.is_complete:
             log.info("%s is complete", outputs.labels)
-            with lock_outputs([*outputs.paths.values()]):
+            products = outputs.products(self.ensemble.card.classes)
+            with lock_outputs([path for product in products for path in product.claimed]):
                 remove_leftovers(outputs.labels)
                 if outputs.stac:
                     self._describe(plan)
