@@ -13,9 +13,9 @@ A fault is survived if all of this holds:
 - where the command could still speak, it said one line without a traceback, and its exit code is
   the one that the documentation promises.
 
-Files are compared by their bytes but for what holds times: GeoPackages are made with a fixed date;
-model files are compared by tensors and metadata, the history without its columns of times; of the
-report and the TensorBoard files only the presence is.
+Files are compared by their bytes but for what holds times: those in GeoPackages are left out; model
+files are compared by tensors and metadata, the history without its columns of times; of the report
+and the TensorBoard files only the presence is.
 
 ===========  ==================================================================
 kill         SIGKILL to the command and its children at random moments

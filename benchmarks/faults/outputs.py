@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 _TIMES = ("data_wait", "crops_per_second", "seconds")
 """Columns of a history that hold times."""
 
+_TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 _ANY = "present"
 
 
@@ -49,6 +50,8 @@ def checksum(path: Path, folder: Path) -> str:
     except (OSError, ValueError, KeyError, SafetensorError):
         pass
     content = path.read_bytes()
+    if path.suffix == ".gpkg":
+        content = re.sub(_TIME, b"", content)
     return _digest(content.replace(bytes(folder), b"") if path.suffix == ".toml" else content)
 
 

@@ -134,6 +134,7 @@ def write_files(folder: Path, seconds: float) -> None:
     )
     with (folder / "history.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["epoch", "loss", "seconds"], [1, 0.5, seconds]])
+    (folder / "a.gpkg").write_text(f"A 2026-01-01T00:00:0{seconds}00Z B")
     (folder / f"events.out.tfevents.{seconds}").write_text(str(seconds))
     (folder / "config.toml").write_text(f'root = "{folder}"')
 
@@ -144,17 +145,17 @@ def test_times_and_the_folder_do_not_count(tmp_path):
         write_files(tmp_path / name, seconds)
     one, two = outputs.contents(tmp_path / "one"), outputs.contents(tmp_path / "two")
     assert one == two
-    assert len(one) == 4
+    assert len(one) == 5
 
 
-@pytest.mark.parametrize("name", ["m.safetensors", "history.csv", "config.toml"])
+@pytest.mark.parametrize("name", ["m.safetensors", "history.csv", "config.toml", "a.gpkg"])
 def test_all_else_does(folder, name):
     write_files(folder, 1.0)
     before = outputs.contents(folder)
     if name == "m.safetensors":
         save_file({"w": np.arange(1, 5.0)}, folder / name, {"training": "{}"})
     else:
-        (folder / name).write_text((folder / name).read_text().replace("o", "a"))
+        (folder / name).write_text((folder / name).read_text().replace("o", "a").replace("B", "C"))
     assert outputs.differences(before, outputs.contents(folder)) == [f"{name} differs"]
 
 
