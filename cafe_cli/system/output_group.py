@@ -132,9 +132,12 @@ def _write_journal(first: Path, steps: _Steps) -> None:
         }
     )
     draft = journal.with_name(f"{journal.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    sync(draft)
-    draft.replace(journal)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        draft.replace(journal)
+    finally:
+        remove(draft)
     flush(journal.parent)
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -133,3 +134,19 @@ def test_a_rename_that_fails_is_done_later(tmp_path, monkeypatch):
     with claim_outputs(paths):
         pass
     assert contents(tmp_path) == {"a.tif": "new", "b.tif": "new"}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_journal_that_cannot_be_written_leaves_the_old_group(tmp_path, monkeypatch, number):
+    def fail(path):
+        if path.name.startswith(".a.replacing"):
+            raise OutputError(f"cannot write {path}: {os.strerror(number)}")
+
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_text("old")
+    monkeypatch.setattr(output_group, "sync", fail)
+    with pytest.raises(OutputError), replace_together(paths) as new:
+        for path in paths:
+            new[path].write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
