@@ -139,14 +139,13 @@ def test_a_rename_that_fails_is_done_later(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_a_journal_that_cannot_be_written_leaves_the_old_group(tmp_path, monkeypatch, number):
     def fail(path):
-        if path.name.startswith(".a.replacing"):
+        if path.name == f".{NAMES[0]}.replacing.partial":
             raise OutputError(f"cannot write {path}: {os.strerror(number)}")
 
-    paths = [tmp_path / "a", tmp_path / "b"]
+    paths = [tmp_path / name for name in NAMES]
     for path in paths:
         path.write_text("old")
     monkeypatch.setattr(output_group, "sync", fail)
-    with pytest.raises(OutputError), replace_together(paths) as new:
-        for path in paths:
-            new[path].write_text("new")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+    with pytest.raises(OutputError, match=os.strerror(number)):
+        write_new(paths, paths)
+    assert contents(tmp_path) == OLD
