@@ -42,6 +42,12 @@ METHODS = ("first", "last", "majority", "confidence", "probabilities", "distance
     help="Rasters of probabilities, like --confidence.  [default: those among INPUTS]",
 )
 @click.option("--confidence-output", type=PATH, help="Second output: confidence of the labels.")
+@click.option(
+    "--min-area",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Square metres; smaller regions are given to the neighbour with the longest border.",
+)
 @click.option("--sources", type=PATH, help="Output: which input each label comes from.")
 @click.option("--like", help="Raster whose CRS and pixels the map takes, instead of the first's.")
 @click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
@@ -55,7 +61,7 @@ def mosaic(
     confidences: tuple[str, ...], probabilities: tuple[str, ...], confidence_output: Path | None,
     sources: Path | None, like: str | None, resolution: float | None,
     bbox: tuple[float, float, float, float] | None, jobs: int | None, on_error: OnError,
-    dry_run: bool, **options: Any,
+    min_area: float, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Join label rasters into one map.
 
@@ -77,7 +83,7 @@ def mosaic(
 
     rasters = MosaicInputs(*(tuple(expand_inputs(n)) for n in (inputs, confidences, probabilities)))
     outputs = MosaicOutputs(output, confidence_output, sources, overwrite, take_stac(options))
-    how = MosaicOptions(method, TargetGrid(like, resolution, bbox), on_error, jobs)
+    how = MosaicOptions(method, TargetGrid(like, resolution, bbox), on_error, jobs, min_area)
     if dry_run:
         print_reports([engine.dry_run(rasters, outputs, how)])
         return

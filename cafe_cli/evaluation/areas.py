@@ -96,9 +96,8 @@ def measure_areas(
 ) -> Areas:
     """Measure the area of each class of a map.
 
-    The size of a pixel is that of `Grid.gsd`, taken anew for every 64 rows and 1024 columns, as it
-    depends on the latitude in degrees and in some projections. A degree is taken on a sphere, so
-    that areas are off by up to about 1 %; UTM and national grids are off by up to 0.2 % or so.
+    The size of a pixel is that of `row_areas`: on the ellipsoid in degrees, else taken anew every
+    64 rows. UTM and national grids are off by up to 0.2 % or so.
 
     Parameters
     ----------

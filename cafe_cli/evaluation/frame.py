@@ -11,13 +11,12 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.evaluation.land_cover_map import LandCoverMap, refuse_hidden
 from cafe_cli.evaluation.reference import blocks_of
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.window import Window
 from cafe_cli.system.threads import ProgressCallback
 
 Visit: TypeAlias = Callable[[Window, NDArray[np.uint8]], None]
 """Takes a window of a map and its class ids, (height, width); 255 is no class."""
-
-_ROWS = 64  # rows of one latitude, where a pixel's area depends on it
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def survey(
 ) -> Frame:
     """Read a whole map by windows, each pixel once, and measure its classes.
 
-    The size of a pixel is that of `Grid.gsd`, taken anew for every 64 rows and 1024 columns.
+    The size of a pixel is that of `row_areas`.
 
     Parameters
     ----------
@@ -70,12 +69,9 @@ def survey(
         for done, window in enumerate(windows, start=1):
             found = reader.read(window)
             hidden += np.bincount(found.hidden.ravel(), minlength=NODATA + 1)
-            for row in range(0, window.height, _ROWS):
-                rows = found.ids[row : row + _ROWS]
-                here = np.bincount(rows.ravel(), minlength=NODATA + 1)
-                strip = Window(window.col, window.row + row, window.width, len(rows))
-                pixels += here
-                metres += here * grid.at(strip).gsd ** 2
+            pixels += np.bincount(found.ids.ravel(), minlength=NODATA + 1)
+            sizes = np.broadcast_to(row_areas(grid, window)[:, None], found.ids.shape)
+            metres += np.bincount(found.ids.ravel(), sizes.ravel(), minlength=NODATA + 1)
             for visit in visits:
                 visit(window, found.ids)
             progress(done, len(windows))

@@ -17,6 +17,7 @@ from cafe_cli.evaluation.areas import Areas, ClassArea
 from cafe_cli.evaluation.land_cover_map import class_table, inspect_map, refuse_hidden
 from cafe_cli.evaluation.reference import blocks_of
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.window import Window
 from cafe_cli.system.threads import ProgressCallback
 from cafe_cli.vector.features import AttributeValue, read_features
@@ -101,7 +102,8 @@ def measure_zones(
                 hidden += np.bincount(found.hidden.ravel(), minlength=NODATA + 1)
                 pixels = _covered(found.ids, pieces[near], window)
                 np.add.at(totals[0], zone[near], pixels)
-                np.add.at(totals[1], zone[near], pixels * grid.at(window).gsd ** 2)
+                size = float(row_areas(grid, window).mean())
+                np.add.at(totals[1], zone[near], pixels * size)
             progress(done, len(windows))
     refuse_hidden(map_, table, hidden[: len(table)])
     sizes, known = shapely.area(polygons), bool(grid.crs or grid.pixel_size)
@@ -142,11 +144,9 @@ def _read_zones(
 
 
 def _even(block: Window, grid: Grid) -> Iterator[Window]:
-    """Divide a block into parts within which pixels have one size on the ground."""
-    top = Window(block.col, block.row, block.width, 1)
-    bottom = Window(block.col, block.bottom - 1, block.width, 1)
-    first, last = grid.at(top).gsd, grid.at(bottom).gsd
-    rows = block.height if abs(first - last) <= _SAME_SIZE * first else _ROWS
+    """Divide a block into parts within which pixels have nearly one size on the ground."""
+    areas = row_areas(grid, block)
+    rows = block.height if np.ptp(areas) <= _SAME_SIZE * areas[0] else _ROWS
     for row in range(block.row, block.bottom, rows):
         yield Window(block.col, row, block.width, min(rows, block.bottom - row))
 

@@ -84,9 +84,13 @@ class MosaicOptions:
         Where an input cannot be read: raise an error, or take it for nodata.
     jobs : int, optional
         Number of threads; one per core if None. The map does not depend on it.
+    min_area : float
+        Square metres; smaller regions are given to a neighbour. Confidence and sources stay those
+        of the labels before.
     """
 
     method: str = "majority"
     target: TargetGrid = field(default_factory=TargetGrid)
     on_error: OnError = "fail"
     jobs: int | None = None
+    min_area: float = 0.0

@@ -1,12 +1,12 @@
 """``cafe mosaic``: overlapping label rasters merged into one, window by window."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rasterio.io import DatasetWriter
+from rasterio.io import DatasetReader, DatasetWriter
 
 from cafe_cli.classes import NODATA
 from cafe_cli.config.provenance import dump_settings, provenance_tags
@@ -18,9 +18,11 @@ from cafe_cli.mosaic.methods import Labels
 from cafe_cli.mosaic.plan import MosaicPlan, plan
 from cafe_cli.mosaic.seams import Seams, sum_seams
 from cafe_cli.raster.acquired import Acquired
-from cafe_cli.raster.grid import describe_grid
+from cafe_cli.raster.grid import Grid, describe_grid
+from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.output_files import stac_path
+from cafe_cli.raster.reader import read_window
 from cafe_cli.raster.skipped import (
     Skipped,
     SkippedFile,
@@ -30,8 +32,11 @@ from cafe_cli.raster.skipped import (
 )
 from cafe_cli.raster.stac import item_text
 from cafe_cli.raster.window import Window, blocks
-from cafe_cli.raster.writer import Text, create_maps
+from cafe_cli.raster.writer import Text, create_maps, revised
 from cafe_cli.redaction import base_name
+from cafe_cli.regions.labelling import relabel
+from cafe_cli.regions.sieve import merge_small
+from cafe_cli.regions.survey import survey
 from cafe_cli.system.open_files import most_open
 from cafe_cli.system.output_group import claim_outputs, finish_replacing
 from cafe_cli.system.threads import ProgressCallback, cores, in_order
@@ -100,6 +105,7 @@ def mosaic(
         "on_error": options.on_error,
         "inputs": list(inputs.labels),
     }
+    made["min_area"] = options.min_area
     made |= {"confidences": list(inputs.confidences), "target": vars(options.target)}
     made["probabilities"] = list(inputs.probabilities)
     texts: dict[Path, Text] = {outputs.settings: ""}  # when it is known what is skipped
@@ -112,7 +118,8 @@ def mosaic(
         claim_outputs([path for p in products for path in p.claimed], outputs.overwrite),
         create_maps(products, planned.grid, outputs.overwrite, tags, texts) as writers,
     ):
-        seams = _fill(planned, writers, skipped, options.jobs, progress)
+        with _labels_to(writers[0], planned, options.min_area) as labels:
+            seams = _fill(planned, [labels, *writers[1:]], skipped, options.jobs, progress)
         files.check_unchanged()
         lost = files_of(skipped)
         made |= {"seams": _describe_seams(names, seams), **skipped_settings(lost)}
@@ -175,6 +182,29 @@ def _fill(
 
     with closing(merged):
         return sum_seams(write(), len(planned.inputs))
+
+
+def _labels_to(
+    writer: DatasetWriter, planned: MosaicPlan, min_area: float
+) -> AbstractContextManager[DatasetWriter]:
+    """Return a raster to write the labels to; with `min_area`, small regions are merged after."""
+    if not min_area:
+        return nullcontext(writer)
+    merge = partial(_merge_small, writer, planned.grid, min_area)
+    return revised(writer, planned.grid, merge)
+
+
+def _merge_small(writer: DatasetWriter, grid: Grid, min_area: float, draft: DatasetReader) -> None:
+    """Write the labels of a draft, regions below an area given to their neighbours."""
+
+    def read(window: Window) -> Labels:
+        values: Labels = read_window(draft, window, [1])[0]
+        return values
+
+    found = survey(grid.width, grid.height, read, partial(row_areas, grid), min_area)
+    classes = merge_small(found, min_area)
+    for window, labels in relabel(grid.width, grid.height, read, classes):
+        _write(writer, window, labels)
 
 
 def _write(dataset: DatasetWriter, window: Window, values: Labels) -> None:

@@ -98,6 +98,8 @@ def plan(inputs: MosaicInputs, outputs: MosaicOutputs, options: MosaicOptions) -
     method = _check_options(inputs, outputs, options)
     like = [options.target.like] if options.target.like else []
     check_rasters(outputs.paths, [*inputs.paths, *like], outputs.overwrite, [outputs.settings])
+    if not options.min_area >= 0:
+        raise ConfigError(f"min area {options.min_area} is below 0: give square metres")
     summed = method.needs == "probabilities"
     sources = inspect_inputs(
         inputs,

@@ -216,21 +216,52 @@ def _converted(
     path: Path, cog: Path, profile: dict[str, Any], overviews: str, **options: str
 ) -> Iterator[CheckedWriter]:
     """Write a plain GeoTIFF, and convert it to the COG `cog`, which errors call `path`."""
-    # Sparse: blocks that are never written take no space and are nodata.
-    blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
     plain = cog.with_name(f".{path.name}.strips.tif")
     try:
-        with (
-            undo_when_ended(partial(remove, plain)),
-            CheckedWriter(plain, **profile, **blocks) as dataset,
-        ):
+        with _plain_raster(plain, profile) as dataset:
             yield dataset
-        dataset.check_written(plain)
         _to_cog(plain, cog, overviews, **options)
     except GDAL_ERRORS as error:
         raise _write_error(path, error) from error
     finally:
         remove(plain)
+
+
+@contextmanager
+def _plain_raster(path: Path, profile: dict[str, Any]) -> Iterator[CheckedWriter]:
+    """Write a tiled GeoTIFF window by window, and read it back; the caller removes it."""
+    # Sparse: blocks that are never written take no space and are nodata.
+    blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "zlevel": 1}
+    with (
+        undo_when_ended(partial(remove, path)),
+        CheckedWriter(path, **profile, **blocks) as dataset,
+    ):
+        yield dataset
+    dataset.check_written(path)
+
+
+@contextmanager
+def revised(
+    writer: DatasetWriter, grid: Grid, revise: Callable[[DatasetReader], None]
+) -> Iterator[DatasetWriter]:
+    """Write a draft of a raster of `create_maps`, which `revise` reads to write the raster itself.
+
+    Parameters
+    ----------
+    writer : DatasetWriter
+        The raster.
+    grid : Grid
+    revise : callable
+        Called with the complete draft, open for reading.
+    """
+    draft = Path(writer.name).with_suffix(".draft.tif")
+    try:
+        with _plain_raster(draft, _profile(grid, 1, "uint8", nodata=NODATA)) as dataset:
+            yield dataset
+        with rasterio.open(draft) as complete:
+            revise(complete)
+    finally:
+        remove(draft)
 
 
 def class_tags(classes: ClassTable | None) -> dict[str, str]:

@@ -8,9 +8,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from cafe_cli.regions.labelling import Ids
 from cafe_cli.vectorization.order import order_lists
 from cafe_cli.vectorization.outlines import Outlines
-from cafe_cli.vectorization.regions import Ids
 
 Whole = NDArray[np.int64]
 Geometries = NDArray[Any]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.raster.window import Window
-from cafe_cli.vectorization.regions import Ids
+from cafe_cli.regions.labelling import Ids
 
 NONE = -1
 EAST, SOUTH, WEST, NORTH = range(4)

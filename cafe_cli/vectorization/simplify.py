@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.raster.window import Window
+from cafe_cli.regions.labelling import TILE
 from cafe_cli.vectorization.outlines import NONE, Outlines
-from cafe_cli.vectorization.regions import TILE
 
 Whole = NDArray[np.int64]
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe_cli.regions.labelling import TILE
 from cafe_cli.vectorization.assemble import Chains
-from cafe_cli.vectorization.regions import TILE
 from cafe_cli.vectorization.simplify import Occupied
 
 Points = NDArray[np.float64]

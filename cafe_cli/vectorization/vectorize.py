@@ -16,12 +16,16 @@ from cafe_cli.errors import LabelError
 from cafe_cli.evaluation.land_cover_map import MapReader, refuse_hidden
 from cafe_cli.findings import Report
 from cafe_cli.raster.grid import describe_grid
+from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.window import Window
+from cafe_cli.regions.labelling import TILE, Regions, Seams, label_tiles
+from cafe_cli.regions.sieve import merge_small
+from cafe_cli.regions.survey import ReadScores, survey
 from cafe_cli.system.output_group import claim_outputs, finish_replacing, replace_together
 from cafe_cli.system.threads import ProgressCallback
 from cafe_cli.vectorization.assemble import Chains, assemble, order_chains
-from cafe_cli.vectorization.attributes import GroundReader, RegionStatistics, open_all, row_areas
+from cafe_cli.vectorization.attributes import GroundReader, RegionStatistics, open_all
 from cafe_cli.vectorization.formats import Features, Layer, style_path, write_features
 from cafe_cli.vectorization.outlines import Outlines, join_seams, trace
 from cafe_cli.vectorization.plan import (
@@ -30,12 +34,9 @@ from cafe_cli.vectorization.plan import (
     plan,
     statistic_columns,
 )
-from cafe_cli.vectorization.regions import TILE, Regions, Seams, label_tiles
-from cafe_cli.vectorization.sieve import merge_small
 from cafe_cli.vectorization.simplify import simplify_across, simplify_tile
 from cafe_cli.vectorization.smooth import smooth
 from cafe_cli.vectorization.style import make_qml
-from cafe_cli.vectorization.survey import ReadScores, survey
 
 
 class Summary(NamedTuple):

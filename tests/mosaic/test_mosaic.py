@@ -41,6 +41,7 @@ from cafe_cli.raster.stac import StacOptions
 from cafe_cli.raster.warp import open_warped, read_warped
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import _to_cog, class_tags, create_cog, read_classes, write_geotiff
+from cafe_cli.regions import labelling
 from tests.support.engines import predict, town
 from tests.support.engines import write as write_scene
 from tests.support.maps import Confidences, mosaic
@@ -927,3 +928,51 @@ def test_without_overlap_there_are_no_seams(tmp_path):
     inputs = [write_row(tmp_path / "a.tif", 0, 0, 1), write_row(tmp_path / "b.tif", 2, 1, 2)]
     seams = mosaic(inputs, tmp_path / "out.tif").seams
     assert (seams.overlap, seams.share, seams.worst()) == (0, 0, None)
+
+
+# Small regions
+
+
+def bumpy_map(height: int, width: int):
+    labels = np.zeros((height, width), np.uint8)
+    labels[:, width // 2 :] = 1
+    labels[5:8, 5:8] = 2  # 9 pixels in class 0
+    labels[5, width - 4 :] = 0  # 4 pixels in class 1
+    labels[10:20, 10:20] = 2  # large enough
+    labels[15, 15] = 255  # no class stays no class
+    labels[30:32, :2] = 255
+    return labels
+
+
+@pytest.mark.parametrize("tile", [7, 16, 1024])
+def test_small_regions_are_given_to_their_neighbours(tmp_path, monkeypatch, tile):
+    monkeypatch.setattr(labelling, "TILE", tile)
+    labels = bumpy_map(40, 60)
+    inputs = [write(tmp_path / "a.tif", labels, at(0, 0, labels))]
+    mosaic(inputs, tmp_path / "out.tif", min_area=10 * 0.2**2)
+    want = labels.copy()
+    want[5:8, 5:8], want[5, -4:] = 0, 1
+    assert np.array_equal(read(tmp_path / "out.tif"), want)
+    assert sorted(path.suffix for path in tmp_path.glob(".*")) == []
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.overviews(1) == []
+        assert read_classes(dataset).names == TABLE.names
+    mosaic(inputs, tmp_path / "out.tif", min_area=9 * 0.2**2, overwrite=True)
+    want[5:8, 5:8] = 2  # of just that area
+    assert np.array_equal(read(tmp_path / "out.tif"), want)
+
+
+def test_a_region_that_inputs_cut_is_one(tmp_path):
+    labels = bumpy_map(40, 60)
+    parts = [labels[:, :6], labels[:, 6:]]
+    inputs = [
+        write(tmp_path / f"{c}.tif", part, at(c, 0, part))
+        for c, part in zip((0, 6), parts, strict=True)
+    ]
+    mosaic(inputs, tmp_path / "out.tif", min_area=9 * 0.2**2)
+    assert (read(tmp_path / "out.tif")[5:8, 5:8] == 2).all()
+
+
+def test_a_negative_area_is_refused(tmp_path, rows):
+    with refused(tmp_path, ConfigError, "min area -1 is below 0"):
+        mosaic(rows, tmp_path / "out.tif", min_area=-1)

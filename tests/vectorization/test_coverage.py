@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from cafe_cli.vectorization import regions, simplify, smooth
+from cafe_cli.regions import labelling
+from cafe_cli.regions.sieve import merge_small
+from cafe_cli.regions.survey import survey
+from cafe_cli.vectorization import simplify, smooth
 from cafe_cli.vectorization.assemble import assemble, order_chains
 from cafe_cli.vectorization.order import order_lists
 from cafe_cli.vectorization.outlines import Outlines, join_seams, trace
-from cafe_cli.vectorization.sieve import merge_small
-from cafe_cli.vectorization.survey import survey
 
 _ = 255
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -44,12 +45,12 @@ def polygons_of(values, tolerance=0.0, limit=0.0, rounded=False, tile=1024):
     """Return regions and polygons, by the numbers of the regions from 1."""
     height, width = values.shape
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regions, "TILE", tile)
+        patch.setattr(labelling, "TILE", tile)
         patch.setattr(simplify, "TILE", tile)
         patch.setattr(smooth, "TILE", tile)
         found = find_regions(values, limit)
-        seams, first, parts = regions.Seams(width), 1, []
-        for part in regions.label_tiles(width, height, lambda window: values[window.slices()]):
+        seams, first, parts = labelling.Seams(width), 1, []
+        for part in labelling.label_tiles(width, height, lambda window: values[window.slices()]):
             after = first + len(part.classes)
             numbers = np.append(np.int32(0), found.number[first:after])
             first = after
@@ -171,7 +172,7 @@ def test_holes_and_touching_corners(values, holes, counts):
 def test_small_regions_go_to_the_class_with_the_longest_border(
     monkeypatch, limit, values, merged, tile
 ):
-    monkeypatch.setattr(regions, "TILE", tile)
+    monkeypatch.setattr(labelling, "TILE", tile)
     assert paint(np.array(values, np.uint8), limit).tolist() == merged
 
 
@@ -180,7 +181,7 @@ def paint(values, limit, scores=None):
     found = find_regions(values, limit, scores)
     out, first = np.empty_like(values), 1
     height, width = values.shape
-    for part in regions.label_tiles(width, height, lambda window: values[window.slices()]):
+    for part in labelling.label_tiles(width, height, lambda window: values[window.slices()]):
         after = first + len(part.classes)
         numbers = np.append(np.int32(0), found.number[first:after])
         out[part.window.slices()] = found.classes[numbers[part.local]]
@@ -196,7 +197,7 @@ def paint(values, limit, scores=None):
 def test_small_regions_go_to_the_most_probable_class_around_them(
     monkeypatch, tile, probable, expected
 ):
-    monkeypatch.setattr(regions, "TILE", tile)
+    monkeypatch.setattr(labelling, "TILE", tile)
     values = np.array([[0, 0, 0, 2], [0, 1, 1, 2], [0, 0, 0, 2]], np.uint8)
     scores = np.ones((3, 3, 4), np.float32) * np.array(probable, np.float32)[:, None, None]
     assert paint(values, 3, scores)[1].tolist() == [0, expected, expected, 2]

@@ -25,9 +25,9 @@ from cafe_cli.errors import (
     OutputError,
 )
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.writer import create_cog
 from cafe_cli.vectorization import regions, vectorize
-from cafe_cli.vectorization.attributes import row_areas
 from cafe_cli.vectorization.plan import VectorizeOptions
 from tests.support.rasters import TABLE, UTM, grid
 from tests.vectorization.test_coverage import blobs, check_coverage

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe_cli.vectorization.regions import Contacts, Ids, Regions, join_contacts
-from cafe_cli.vectorization.survey import Survey
+from cafe_cli.regions.labelling import Contacts, Ids, Regions, join_contacts
+from cafe_cli.regions.survey import Survey
 
 _LEAST = 1 - 1e-9  # a region of just the limit stays, whatever the rounding of its area
 

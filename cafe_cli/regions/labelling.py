@@ -92,6 +92,18 @@ def label_tiles(width: int, height: int, read: ReadClasses) -> Iterator[Labelled
         yield LabelledTile(window, local, np.concatenate(classes))
 
 
+def relabel(
+    width: int, height: int, read: ReadClasses, regions: Regions
+) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """Yield each tile of a raster with the classes (height, width) that its regions have."""
+    first = 1
+    for tile in label_tiles(width, height, read):
+        after = first + len(tile.classes)
+        classes = regions.classes[regions.number[first:after]]
+        first = after
+        yield tile.window, np.append(np.uint8(NODATA), classes)[tile.local]
+
+
 class Seams:
     """Remembers the last row and column of the tiles, so that each tile has what lies before it."""
 

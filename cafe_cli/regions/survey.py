@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.raster.window import Window
-from cafe_cli.vectorization.regions import (
+from cafe_cli.regions.labelling import (
     Contacts,
     ReadClasses,
     Regions,
