@@ -5,17 +5,25 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from cafe_cli.errors import OutputError
 from cafe_cli.raster.window import Window
 from cafe_cli.system.atomic_write import replace_atomically, translate_os_errors
 from cafe_cli.system.untrusted import parse_json
 
-Strips: TypeAlias = dict[Window, dict[str, int]]
-"""By strip: the sizes in bytes of its files, by product name."""
 
-_FORMAT = "cafe strips 1"
+class StripFile(NamedTuple):
+    """A file of a strip: its size in bytes, 0 if there is none, and the CRC-32 of its content."""
+
+    bytes: int
+    crc32: int
+
+
+Strips: TypeAlias = dict[Window, dict[str, StripFile]]
+"""By strip: its files, by product name."""
+
+_FORMAT = "cafe strips 2"
 _SHORT = 40  # characters of the longest value that a message shows
 _NAMED = 3  # changes that a message names
 
@@ -71,11 +79,11 @@ class Journal:
                 temporary.write_bytes(b"".join(lines))
             self._file = self._path.open("ab", buffering=0)
 
-    def add(self, window: Window, sizes: Mapping[str, int]) -> None:
+    def add(self, window: Window, files: Mapping[str, StripFile]) -> None:
         """Append a strip and flush it to the disk; not to be called from two threads at once."""
         if self._file is None:
             raise ValueError("the journal is not started")
-        line = _line(_entry(window, sizes))
+        line = _line(_entry(window, files))
         with translate_os_errors(self._path):
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -111,15 +119,16 @@ def _line(value: Mapping[str, object]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _entry(window: Window, sizes: Mapping[str, int]) -> dict[str, object]:
-    return {"strip": [window.col, window.row, window.width, window.height], "bytes": sizes}
+def _entry(window: Window, files: Mapping[str, StripFile]) -> dict[str, object]:
+    place = [window.col, window.row, window.width, window.height]
+    return {"strip": place, "files": {name: list(file) for name, file in files.items()}}
 
 
-def _parse_entry(line: bytes) -> tuple[Window, dict[str, int]] | None:
+def _parse_entry(line: bytes) -> tuple[Window, dict[str, StripFile]] | None:
     try:
         entry = parse_json(line)
-        sizes = {str(name): int(size) for name, size in entry["bytes"].items()}
-        return Window(*map(int, entry["strip"])), sizes
+        files = {str(name): StripFile(*map(int, file)) for name, file in entry["files"].items()}
+        return Window(*map(int, entry["strip"])), files
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

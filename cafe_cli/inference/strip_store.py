@@ -7,6 +7,7 @@ journal lists it.
 import logging
 import shutil
 import threading
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config.provenance import settings_path
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.job import PredictOutput
-from cafe_cli.inference.journal import Journal, Strips
+from cafe_cli.inference.journal import Journal, StripFile, Strips
 from cafe_cli.raster.creation_options import check_creation_options
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.output_files import check_rasters
@@ -163,12 +164,12 @@ class StripStore:
         """
         if window.intersection(self._grid.extent) != window:
             raise ValueError(f"{window} is not within {self._grid.extent}")
-        sizes = {p.name: self._write(p, window, planes[p.name]) for p in self._products}
+        files = {p.name: self._write(p, window, planes[p.name]) for p in self._products}
         with self._mutex:
             if keep:
-                self._journal.add(window, sizes)
-                self._kept[window] = sizes
-            self._done[window] = sizes
+                self._journal.add(window, files)
+                self._kept[window] = files
+            self._done[window] = files
 
     def finish(self, tags: Mapping[str, str] = MappingProxyType({})) -> None:
         """Assemble the products from the strips, and rename them once all are complete.
@@ -208,17 +209,17 @@ class StripStore:
         """Whether outputs may be replaced: with `overwrite`, or if the resumed run wrote them."""
         return self._outputs.overwrite or (self._outputs.resume and self._naming.exists())
 
-    def _write(self, product: Product, window: Window, values: NDArray[np.uint8]) -> int:
-        """Write a file of a strip and return its bytes; 0 and no file if all pixels are nodata."""
+    def _write(self, product: Product, window: Window, values: NDArray[np.uint8]) -> StripFile:
+        """Write a file of a strip; none if all pixels are nodata."""
         if values.shape != (product.count, window.height, window.width):
             raise ValueError(f"{product.name} of {window}: {values.shape}")
         if (values == NODATA).all():
-            return 0
+            return StripFile(0, 0)
         blocks = {"blockxsize": block_side(window.width), "blockysize": block_side(window.height)}
         how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
         with replace_atomically(self._file(product.name, window)) as temporary:
             write_geotiff(temporary, values, self._grid.at(window), **how)
-            return temporary.stat().st_size
+            return _strip_file(temporary)
 
     def _file(self, product: str, window: Window) -> Path:
         place = f"{window.row}-{window.col}-{window.height}x{window.width}"
@@ -229,7 +230,7 @@ class StripStore:
         if self._outputs.overwrite and not self._outputs.resume:
             return {}
         listed, changes = self._journal.read()
-        whole = {w: sizes for w, sizes in listed.items() if self._is_complete(w, sizes)}
+        whole = {w: files for w, files in listed.items() if self._is_complete(w, files)}
         if whole and not self._outputs.resume:
             raise OutputError(
                 f"an interrupted run left {self._summary(whole)}; pass --resume to go on with it, "
@@ -240,15 +241,23 @@ class StripStore:
                 f"cannot resume {self._path}: {changes}; pass --overwrite without --resume to "
                 "start again"
             )
-        return {w: sizes for w, sizes in whole.items() if sizes.keys() == self._names}
+        return {w: files for w, files in whole.items() if files.keys() == self._names}
 
-    def _is_complete(self, window: Window, sizes: Mapping[str, int]) -> bool:
-        """Whether all files of a strip exist in the size that the journal lists."""
-        files = {self._file(name, window): size for name, size in sizes.items()}
-        return all(
-            size == 0 or (file.is_file() and file.stat().st_size == size)
-            for file, size in files.items()
-        )
+    def _is_complete(self, window: Window, files: Mapping[str, StripFile]) -> bool:
+        """Whether all files of a strip exist, as the journal lists them; say which is damaged."""
+        for name, listed in files.items():
+            path = self._file(name, window)
+            if not listed.bytes:
+                continue
+            if not path.is_file() or path.stat().st_size != listed.bytes:
+                return False
+            if _strip_file(path) != listed:
+                log.warning(
+                    "the %s of %s in rows %d to %d are damaged on the disk, and are made again",
+                    name, self._path, window.row, window.bottom,
+                )  # fmt: skip
+                return False
+        return True
 
     def _summary(self, strips: Iterable[Window]) -> str:
         """Return a message with the number of strips and the share of the map that they cover."""
@@ -273,7 +282,7 @@ class StripStore:
     def _convert(self, product: Product, cog: Path, tags: Mapping[str, str]) -> Counts:
         """Write a product from its strips; return its pixels by band and value."""
         with self._mutex:
-            windows = [w for w, sizes in self._done.items() if sizes[product.name]]
+            windows = [w for w, files in self._done.items() if files[product.name].bytes]
         windows.sort(key=lambda w: (w.row, w.col))
         files = [self._file(product.name, window) for window in windows]
         strips = [(window, file.name) for window, file in zip(windows, files, strict=True)]
@@ -283,6 +292,11 @@ class StripStore:
             vrt.write_text(strips_vrt(product, self._grid, tags, strips, counts), "utf-8")
         convert_to_cog(vrt, cog, product.overview_resampling, self._outputs.options, product.path)
         return counts
+
+
+def _strip_file(path: Path) -> StripFile:
+    content = path.read_bytes()
+    return StripFile(len(content), zlib.crc32(content))
 
 
 def strips_folder(path: Path) -> Path:

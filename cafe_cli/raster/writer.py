@@ -116,7 +116,7 @@ def create_cog(
 
     See `create_maps`. `overviews` is their resampling.
     """
-    product = Product("map", path, classes=classes, overviews=overviews)
+    product = Product("labels", path, classes=classes, overviews=overviews)
     with create_maps([product], grid, overwrite, tags, {}) as (dataset,):
         yield dataset
 

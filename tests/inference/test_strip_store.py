@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -345,8 +346,9 @@ def test_a_journal_that_lists_nothing(tmp_path, values, content):
     assert np.array_equal(read(make(tmp_path, ROWS, values)), values)
 
 
-@pytest.mark.parametrize("line", [b"\xff", b"[]", b'{"strip": [1], "bytes": {}}', b"null",
-                                  b'{"strip": [0, 0, 0, 5], "bytes": {}}'])  # fmt: skip
+@pytest.mark.parametrize("line", [b"\xff", b"[]", b'{"strip": [1], "files": {}}', b"null",
+                                  b'{"strip": [0, 0, 0, 5], "files": {}}',
+                                  b'{"strip": [0, 0, 5, 5], "files": {"labels": 3}}'])  # fmt: skip
 def test_lines_that_say_nothing(tmp_path, values, line):
     interrupted(tmp_path, ROWS[:2], values)
     listed = work(tmp_path) / "journal.jsonl"
@@ -354,6 +356,20 @@ def test_lines_that_say_nothing(tmp_path, values, line):
     listed.write_bytes(b"\n".join([first, line, *others]))
     with store_in(tmp_path, resume=True) as store:
         assert store.done == set(ROWS[:2])
+
+
+@pytest.mark.parametrize("place", [0, 200, -1])
+def test_a_strip_that_was_damaged_on_the_disk_is_made_again(tmp_path, values, place, caplog):
+    interrupted(tmp_path, ROWS[:2], values)
+    path = work(tmp_path) / "0-0-20x20.labels.tif"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with store_in(tmp_path, resume=True) as store:
+        assert store.done == {ROWS[1]}
+    assert "in rows 0 to 20 are damaged on the disk, and are made again" in caplog.text
+    assert len(caplog.messages) == 2  # and what is kept
+    assert np.array_equal(read(make(tmp_path, ROWS, values, resume=True)), values)
 
 
 def test_a_killed_process(tmp_path, values):
@@ -505,5 +521,6 @@ def test_the_journal_can_be_read_by_people(tmp_path, values):
     )
     assert header["made_of"]["height.unit"] == "metre"
     assert first["strip"] == [0, 0, 20, 20]
-    assert first["bytes"]["labels"] == (work(tmp_path) / "0-0-20x20.labels.tif").stat().st_size
-    assert second == {"strip": [20, 0, 20, 20], "bytes": {"labels": 0}}
+    content = (work(tmp_path) / "0-0-20x20.labels.tif").read_bytes()
+    assert first["files"]["labels"] == [len(content), zlib.crc32(content)]
+    assert second == {"strip": [20, 0, 20, 20], "files": {"labels": [0, 0]}}
