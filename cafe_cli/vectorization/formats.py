@@ -92,7 +92,7 @@ def check_format(path: Path, crs: CRS | None) -> None:
             "other formats"
         )
     if FORMATS[suffix] is _write_parquet and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(f"{path}: GeoParquet needs pyarrow: pip install 'cafe-cli[parquet]'")
+        raise ConfigError(f"{path}: GeoParquet needs pyarrow: pip install pyarrow")
     if FORMATS[suffix] is _write_geojson and crs is None:
         raise ConfigError(
             f"{path}: GeoJSON holds longitudes and latitudes, and the map has no CRS; give it with "

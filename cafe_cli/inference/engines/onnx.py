@@ -1,4 +1,4 @@
-"""The ONNX engine: ONNX Runtime on CPUs, with the extra ``pip install cafe-cli[onnx]``.
+"""The ONNX engine: ONNX Runtime on CPUs, with ``pip install onnx onnxruntime``.
 
 A network is exported in memory for every run, so that there is no file to keep, to trust or to
 remove. The export takes 2 to 5 seconds of a core, which pays off from 15 to 60 windows on. The
@@ -108,7 +108,7 @@ def _runtime() -> Any:
         importlib.import_module("onnx")  # for the exporter
         return importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise ConfigError("--engine onnx needs: pip install cafe-cli[onnx]") from error
+        raise ConfigError("--engine onnx needs: pip install onnx onnxruntime") from error
 
 
 def _options(runtime: Any) -> Any:

@@ -170,7 +170,7 @@ def test_an_operation_without_an_onnx_counterpart_is_one_line(capfd):
 def test_what_is_missing_is_said_in_one_line(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     importlib.reload(onnx)  # which does not need it yet
-    with pytest.raises(ConfigError, match=r"--engine onnx needs: pip install cafe-cli\[onnx\]"):
+    with pytest.raises(ConfigError, match=r"--engine onnx needs: pip install onnx onnxruntime"):
         onnx.OnnxNetwork(network(heights=False), [(1, 64, 64)])
 
 
