@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from cafe_cli.errors import GridError, InputError, OutputError
 from cafe_cli.raster.grid import Grid
 from cafe_cli.vector.features import AttributeValue, check_crs, read_layer, to_attribute_value
+from cafe_cli.vector.geopackage import check_geopackage
 from cafe_cli.vector.layers import (
     READ_ERRORS,
     find_layer,
@@ -165,6 +166,10 @@ def write_points(
                 )
             except READ_ERRORS as error:
                 raise OutputError(f"cannot write {path}: {first_sentence(error)}") from error
+    try:
+        check_geopackage(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def _as_column(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

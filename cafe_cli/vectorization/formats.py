@@ -22,6 +22,7 @@ from rasterio.warp import transform
 
 from cafe_cli.classes import LandClass
 from cafe_cli.errors import ConfigError, OutputError
+from cafe_cli.vector.geopackage import check_geopackage
 from cafe_cli.vectorization.style import make_qml, store_style
 
 _GEOMETRY = "geom"  # the geometry column
@@ -72,7 +73,7 @@ def write_features(path: Path, output: Path, layer: Layer, features: Iterable[Fe
     """
     try:
         FORMATS[output.suffix.lower()](path, layer, features)
-    except (*_FAILURES, sqlite3.Error) as error:
+    except (*_FAILURES, OSError, sqlite3.Error) as error:
         full = shutil.disk_usage(path.parent).free < _FULL
         why = os.strerror(errno.ENOSPC) if full else " ".join(str(error).split())
         raise OutputError(f"cannot write {output}: {why}") from error
@@ -113,6 +114,7 @@ def _write_geopackage(path: Path, layer: Layer, features: Iterable[Features]) ->
         } if number == 0 else {}  # fmt: skip
         _write(path, some, "GPKG", layer.crs, layer=layer.name, append=number > 0, **options)
     store_style(path, layer.name, _GEOMETRY, make_qml(layer.classes))
+    check_geopackage(path)
 
 
 def _write_flatgeobuf(path: Path, layer: Layer, features: Iterable[Features]) -> None:

@@ -27,7 +27,8 @@ from cafe_cli.errors import (
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.writer import create_cog
-from cafe_cli.vectorization import regions, vectorize
+from cafe_cli.regions import labelling
+from cafe_cli.vectorization import vectorize
 from cafe_cli.vectorization.plan import VectorizeOptions
 from tests.support.rasters import TABLE, UTM, grid
 from tests.vectorization.test_coverage import blobs, check_coverage
@@ -101,7 +102,7 @@ def test_every_region_is_a_polygon_with_its_class_and_area(write_map, tmp_path):
 def test_a_map_is_covered_without_gaps_and_overlaps(
     write_map, tmp_path, monkeypatch, transform, options
 ):
-    monkeypatch.setattr(regions, "TILE", 64)
+    monkeypatch.setattr(labelling, "TILE", 64)
     values = blobs(size=150, classes=3)
     values[values == _] = 0
     where = Grid(UTM, transform, 150, 150)
@@ -141,7 +142,7 @@ def test_degrees_are_measured_on_the_ellipsoid_row_by_row():
 
 @pytest.mark.parametrize("tile", [2, 5, 1024])
 def test_confidence_and_statistics_of_rasters(write_map, write, tmp_path, monkeypatch, tile):
-    monkeypatch.setattr(regions, "TILE", tile)
+    monkeypatch.setattr(labelling, "TILE", tile)
     where = grid()
     percent = np.arange(48).reshape(6, 8)
     percent[0, :3] = _
