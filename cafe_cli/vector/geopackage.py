@@ -32,8 +32,8 @@ def _is_indexed(database: sqlite3.Connection, layer: str, column: str) -> bool:
         _quoted(name) for name in (f"rtree_{layer}_{column}_rowid", layer, column)
     )
     counts = (  # of names in the file itself, which are quoted
-        f"SELECT count(*) FROM {index}",  # nosec B608 - names of the file, quoted
-        f"SELECT count({geometry}) FROM {table}",  # nosec B608 - the same
+        f"SELECT count(*) FROM {index}",  # nosec B608
+        f"SELECT count({geometry}) FROM {table}",
     )
     indexed, geometries = (int(database.execute(text).fetchone()[0]) for text in counts)
     return indexed == geometries
