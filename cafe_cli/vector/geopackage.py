@@ -33,7 +33,7 @@ def _is_indexed(database: sqlite3.Connection, layer: str, column: str) -> bool:
     )
     counts = (  # of names in the file itself, which are quoted
         f"SELECT count(*) FROM {index}",  # nosec B608
-        f"SELECT count({geometry}) FROM {table}",
+        f"SELECT count({geometry}) FROM {table}",  # nosec B608
     )
     indexed, geometries = (int(database.execute(text).fetchone()[0]) for text in counts)
     return indexed == geometries
