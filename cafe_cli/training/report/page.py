@@ -1,6 +1,5 @@
 """``report.html``: a training run on one self-contained page, which loads no other files."""
 
-import base64
 import math
 import platform
 import shlex
@@ -8,28 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
+from jinja2 import Environment
 
 from cafe_cli.config.load import dump_config
 from cafe_cli.model.calibration import BINS
-from cafe_cli.plotting import encode
+from cafe_cli.pages.pictures import Panel, make_panel
+from cafe_cli.pages.tables import Table, by_class, confusion, number, percent
+from cafe_cli.pages.templates import make_environment, read_style
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.text import duration
-from cafe_cli.text import percent as format_share
 from cafe_cli.training.curves import Chart, Line, line_of, lines_of, to_svg
 from cafe_cli.training.history import HISTORY_FILE, MEAN_SCORES, loss_names
 from cafe_cli.training.report import examples, tables, tile_scores
 from cafe_cli.training.report.examples import Example
 from cafe_cli.training.report.run import Run, read_run
-from cafe_cli.training.report.tables import number, percent
 from cafe_cli.training.report.tile_scores import TileScore
 from cafe_cli.training.validation import describe_shared_scenes
 
@@ -43,17 +39,8 @@ _PHOTOGRAPHS = ("image", "height")
 @cache
 def templates() -> Environment:
     """Return the Jinja environment of this folder; it escapes values that are not marked safe."""
-    environment = Environment(
-        loader=PackageLoader("cafe_cli.training.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["anchor"] = lambda title: title.lower().replace(" ", "-")
+    environment = make_environment("cafe_cli.training.report")
     environment.filters["svg"] = to_svg
-    environment.filters["share"] = format_share
     return environment
 
 
@@ -90,10 +77,9 @@ def render_page(run: Run, device: torch.device, ended: str = "") -> str:
 
 def _values(run: Run, device: torch.device, ended: str) -> dict[str, Any]:
     """Return the values that the template of the page shows."""
-    style = files("cafe_cli.training.report").joinpath("page.css").read_text(encoding="utf-8")
     return {
         "title": f"cafe train: {run.folder.absolute().name}",
-        "style": style,
+        "style": read_style(),
         "lead": _lead(run),
         "ended": ended,
         "facts": _facts(run, device),
@@ -150,10 +136,10 @@ def _device(device: torch.device) -> str:
     return f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _scores(run: Run) -> list[tables.Table]:
+def _scores(run: Run) -> list[Table]:
     if run.scores is None:
         return []
-    return [tables.by_class(run.scores, run.classes), tables.confusion(run.scores, run.classes)]
+    return [by_class(run.scores, run.classes), confusion(run.scores, run.classes)]
 
 
 def _reliability(run: Run) -> list[Chart]:
@@ -206,24 +192,13 @@ def _chart(
 
 
 @dataclass(frozen=True)
-class _Panel:
-    """A picture of a tile; `source` is a data URL."""
-
-    title: str
-    note: str
-    source: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class _TileFigure:
     """A tile with its pictures and a description of its wrong pixels."""
 
     name: str
     mistake: str
     place: str
-    panels: Sequence[_Panel]
+    panels: Sequence[Panel]
 
 
 def _worst_tiles(run: Run, device: torch.device) -> list[_TileFigure]:
@@ -264,18 +239,13 @@ def _place(score: TileScore, centre: tuple[float, float] | None, crs: str) -> st
     return f"{text}; its middle is {x}, {y} {crs and f'in {crs}'}"
 
 
-def _panels(run: Run, example: Example) -> list[_Panel]:
+def _panels(run: Run, example: Example) -> list[Panel]:
     heights = example.patch.height[example.patch.height_valid]
     notes = {"height": f", {heights.min():.1f} to {heights.max():.1f} m"} if heights.size else {}
     return [
-        _Panel(title, notes.get(title, ""), _data_url(title, picture), *picture.shape[1::-1])
+        make_panel(title, picture, "jpeg" if title in _PHOTOGRAPHS else "png", notes.get(title, ""))
         for title, picture in example.panels(run.classes).items()
     ]
-
-
-def _data_url(title: str, picture: NDArray[np.uint8]) -> str:
-    kind: Literal["jpeg", "png"] = "jpeg" if title in _PHOTOGRAPHS else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(encode(picture, kind)).decode()}"
 
 
 def _command(run: Run) -> str:

@@ -17,11 +17,12 @@ from cafe_cli.errors import InputError, ModelFileError
 from cafe_cli.evaluation.metrics import Confusion, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.calibration import CalibrationSums
+from cafe_cli.pages.tables import confusion
 from cafe_cli.system.atomic_write import write_text
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.history import HISTORY_FILE, EpochRecord, to_csv
-from cafe_cli.training.report import examples, tables, tile_scores
+from cafe_cli.training.report import examples, tile_scores
 from cafe_cli.training.report import page as page_module
 from cafe_cli.training.report.page import REPORT_FILE, templates, write_report
 from cafe_cli.training.report.run import BEST, SCORES
@@ -287,7 +288,7 @@ def test_many_classes():
     counts[3, 7], counts[9, 1] = 500, 20
     result = compute_scores(Confusion.of(counts), table)
     macros = templates().get_template("macros.html.jinja").module
-    found = Page(macros.table(tables.confusion(result, table)))
+    found = Page(macros.table(confusion(result, table)))
     assert "The 2 commonest mistakes" in found.text
     assert "class 3class 7500" in found.text
     assert len(found.of("tr")) == 3

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
+from cafe_cli.pages.tables import Cell, Table
 from cafe_cli.training.curves import Chart, Line
 from cafe_cli.training.report.page import templates
-from cafe_cli.training.report.tables import Cell, Table
 from tests.training.report.test_page import Page
 
 macros = templates().get_template("macros.html.jinja").module
+chart_macros = templates().get_template("charts.html.jinja").module
 
 # A parser takes a carriage return for the end of a line, and NUL for nothing.
 anything = st.text().map(lambda text: text.replace("\r", "").replace("\0", ""))
@@ -43,7 +44,7 @@ def test_text_stays_text(text, note):
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a & b", '"><img src=x>', "&lt;"])
 def test_names_of_lines_stay_text(text):
     plain, named = (
-        Page(macros.charts([Chart(name, [1, 2], [Line(name, [1, 2]), Line("b", [2, 1])])]))
+        Page(chart_macros.charts([Chart(name, [1, 2], [Line(name, [1, 2]), Line("b", [2, 1])])]))
         for name in ("a", text)
     )
     assert [tag for tag, _ in named.elements] == [tag for tag, _ in plain.elements]
@@ -54,7 +55,7 @@ def test_names_of_lines_stay_text(text):
 def test_names_of_tiles_stay_text(text):
     panel = {"title": text, "note": text, "source": "data:image/png;base64,", "width": 1}
     tile = {"name": text, "mistake": text, "place": text, "panels": [panel | {"height": 1}]}
-    found = Page(macros.tile(tile))
+    found = Page(macros.pictures(tile, "tile"))
     assert [tag for tag, _ in found.elements] == [
         "figure", "figcaption", "small", "small", "div", "div", "img",
     ]  # fmt: skip
@@ -64,7 +65,7 @@ def test_names_of_tiles_stay_text(text):
 
 def test_a_chart_without_values_is_left_out():
     chart = Chart("loss", [1, 2], [Line("a", [float("nan")] * 2)])
-    assert Page(macros.charts([chart])).elements == [("div", {"class": "charts"})]
+    assert Page(chart_macros.charts([chart])).elements == [("div", {"class": "charts"})]
 
 
 def test_a_value_that_is_missing_is_an_error():
@@ -72,7 +73,13 @@ def test_a_value_that_is_missing_is_an_error():
         templates().get_template("page.html.jinja").render()
 
 
-@pytest.mark.parametrize("name", ["page.html.jinja", "macros.html.jinja", "page.css"])
-def test_templates_belong_to_the_package(name):
-    assert files("cafe_cli.training.report").joinpath(name).is_file()
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("training.report", "page.html.jinja"), ("training.report", "charts.html.jinja"),
+        ("pages", "base.html.jinja"), ("pages", "macros.html.jinja"), ("pages", "page.css"),
+    ],
+)  # fmt: skip
+def test_templates_belong_to_the_packages(package, name):
+    assert files(f"cafe_cli.{package}").joinpath(name).is_file()
     assert name in templates().list_templates()
