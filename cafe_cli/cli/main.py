@@ -22,6 +22,7 @@ from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
 from cafe_cli.cli.heights import heights
 from cafe_cli.cli.info import info
+from cafe_cli.cli.map_report import report
 from cafe_cli.cli.mosaic import mosaic
 from cafe_cli.cli.predict import predict
 from cafe_cli.cli.sample import sample
@@ -140,7 +141,7 @@ def cli(verbose: int, quiet: int) -> None:
 
 
 for command in (
-    areas, check, demo, evaluate, heights, info, mosaic, predict, sample, suggest, tile,
+    areas, check, demo, evaluate, heights, info, mosaic, predict, report, sample, suggest, tile,
     train, vectorize,
 ):  # fmt: skip
     cli.add_command(command)

@@ -41,15 +41,28 @@ class CellSums:
         return cls(width, height, cell, np.zeros(shape))
 
     def add(self, window: Window, values: NDArray[np.float32]) -> None:
-        """Add values (n, height, width) of a window, whose first pixel begins a cell."""
-        rows, columns = (-(-n // self.cell) for n in values.shape[1:])
+        """Add values (n, height, width) of a window."""
+        down, right = window.row % self.cell, window.col % self.cell
+        rows, columns = (
+            -(-(before + n) // self.cell)
+            for before, n in zip((down, right), values.shape[1:], strict=True)
+        )
         padded = np.zeros((len(values), rows * self.cell, columns * self.cell), np.float32)
-        padded[:, : values.shape[1], : values.shape[2]] = values
+        padded[:, down : down + values.shape[1], right : right + values.shape[2]] = values
         blocks = padded.reshape(len(values), rows, self.cell, columns, self.cell)
         row, column = window.row // self.cell, window.col // self.cell
         self.sums[:, row : row + rows, column : column + columns] += blocks.sum(
             axis=(2, 4), dtype=np.float64
         )
+
+    def coarsened(self, factor: int) -> "CellSums":
+        """Return the sums over cells `factor` times as large."""
+        count, high, wide = self.sums.shape
+        rows, columns = -(-high // factor), -(-wide // factor)
+        padded = np.zeros((count, rows * factor, columns * factor))
+        padded[:, :high, :wide] = self.sums
+        sums = padded.reshape(count, rows, factor, columns, factor).sum(axis=(2, 4))
+        return CellSums(self.width, self.height, self.cell * factor, sums)
 
     def in_windows(self) -> NDArray[np.float64]:
         """Return the sums (n, rows, columns) in the window that begins at each cell.

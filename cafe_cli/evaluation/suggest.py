@@ -194,7 +194,7 @@ def dry_run(
     report = Report("suggest")
     with report.capture_errors():
         map_, table = _plan(source, output, count, size, overwrite)
-        with _open_doubt(source, map_, table):
+        with open_doubt(source, map_, table):
             report.facts |= {
                 "map": f"{map_.grid.width} x {map_.grid.height} pixels of {map_.name}",
                 "classes": list(table.names),
@@ -268,7 +268,7 @@ def _gather(
     windows = _blocks(map_, grid, block)
     with ExitStack() as stack:
         read_map = stack.enter_context(map_.open(grid, classes)).read
-        read_doubt = stack.enter_context(_open_doubt(source, map_, classes))
+        read_doubt = stack.enter_context(open_doubt(source, map_, classes))
         read_labels = stack.enter_context(_open_labels(source, map_, classes))
         for done, window in enumerate(windows, start=1):
             predicted = read_map(window).ids
@@ -308,7 +308,7 @@ _Doubt = Callable[[Window], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
 
 @contextmanager
-def _open_doubt(source: SuggestInput, map_: LandCoverMap, classes: ClassTable) -> Iterator[_Doubt]:
+def open_doubt(source: SuggestInput, map_: LandCoverMap, classes: ClassTable) -> Iterator[_Doubt]:
     """Open the rasters that tell how undecided the model was; yields what reads a window.
 
     A window is 1 - margin, float32, and the mask of the pixels that have it, (height, width).

@@ -38,6 +38,21 @@ def test_sums_do_not_depend_on_blocks():
     assert (whole == parts).all()
 
 
+@pytest.mark.parametrize("block", [3, 7, 10, 33])
+def test_blocks_may_begin_inside_a_cell(block):
+    values = np.random.default_rng(1).random((50, 45)) < 0.5
+    whole, parts = (sums_of(values, 6, side).sums for side in (None, block))
+    assert (whole == parts).all()
+
+
+@pytest.mark.parametrize(("height", "width", "factor"), [(64, 64, 2), (65, 70, 3), (7, 5, 4)])
+def test_coarser_cells_hold_the_same(height, width, factor):
+    values = np.random.default_rng(3).random((height, width)) < 0.5
+    coarse = sums_of(values, 4).coarsened(factor)
+    assert coarse.cell == 4 * factor
+    assert (coarse.sums == sums_of(values, 4 * factor).sums).all()
+
+
 def picked(scores, count):
     """Choose among windows of 4 x 4 cells of one pixel."""
     cells = sums_of(np.ones(scores.shape), 1)

@@ -3,8 +3,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -28,41 +26,13 @@ from cafe_cli.training.report.page import REPORT_FILE, templates, write_report
 from cafe_cli.training.report.run import BEST, SCORES
 from cafe_cli.training.validation import ValidationAccumulator
 from tests.support.engines import card_of, settings, tiny_model, write_town
+from tests.support.pages import Page, browse
 
 EVIL = "<script>alert(1)</script>"
 NAMES = (EVIL, "\"&amp;'><img src=https://example.org/a.png>", "tree")
 SCENE = "b<img src=x onerror=alert(2)>"
 CPU = torch.device("cpu")
-VOID = {"meta", "img", "br", "link", "input", "hr", "col"}
 SECTIONS = ["scores", "curves", "worst-validation-tiles", "class-balance", "speed", "settings"]
-
-
-class Page(HTMLParser):
-    """What a parser sees of a page: its elements in order, its text, tags that do not match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        text = str(text)  # what is added to the markup of a template would be escaped
-        self.elements: list[tuple[str, dict]] = []
-        self.source = text
-        self.text, self.open, self.wrong = "", [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if self.open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_data(self, data):
-        self.text += data
-
-    def of(self, tag: str) -> list[dict]:
-        return [attrs for name, attrs in self.elements if name == tag]
 
 
 def a_config(names=NAMES):
@@ -321,7 +291,6 @@ def test_damage(run, tileset, tmp_path, name, text, error, message):
 
 # --- in a browser ------------------------------------------------------------------------------
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PROBE = """<script>addEventListener("load", () => {
   const all = (what) => [...document.querySelectorAll(what)];
   const found = {
@@ -336,20 +305,6 @@ PROBE = """<script>addEventListener("load", () => {
   };
   document.body.dataset.found = JSON.stringify(found);
 })</script></body>"""
-
-
-def browse(path: Path, profile: Path, *options: str) -> tuple[str, str]:
-    """Open a page; return its elements when it is loaded, and the messages of its console."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking", "--enable-logging=stderr", f"--user-data-dir={profile}",
-         *options, "--dump-dom", path.as_uri()],
-        capture_output=True, text=True, timeout=600, check=True,
-    )  # fmt: skip
-    return done.stdout, "\n".join(re.findall(r":CONSOLE.*", done.stderr))
 
 
 @pytest.mark.slow

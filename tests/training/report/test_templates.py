@@ -10,7 +10,7 @@ from jinja2 import UndefinedError
 from cafe_cli.pages.tables import Cell, Table
 from cafe_cli.training.curves import Chart, Line
 from cafe_cli.training.report.page import templates
-from tests.training.report.test_page import Page
+from tests.support.pages import Page
 
 macros = templates().get_template("macros.html.jinja").module
 chart_macros = templates().get_template("charts.html.jinja").module
@@ -55,7 +55,7 @@ def test_names_of_lines_stay_text(text):
 def test_names_of_tiles_stay_text(text):
     panel = {"title": text, "note": text, "source": "data:image/png;base64,", "width": 1}
     tile = {"name": text, "mistake": text, "place": text, "panels": [panel | {"height": 1}]}
-    found = Page(macros.pictures(tile, "tile"))
+    found = Page(macros.pictures(tile, "tile " + text))
     assert [tag for tag, _ in found.elements] == [
         "figure", "figcaption", "small", "small", "div", "div", "img",
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""``cafe report``: a map on one page that needs no other file."""
