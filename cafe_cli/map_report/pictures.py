@@ -17,6 +17,7 @@ from cafe_cli.plotting import error_map, shade, to_rgb
 from cafe_cli.raster.mosaic_view import MosaicView
 from cafe_cli.raster.overview import read_overview
 from cafe_cli.raster.window import Window
+from cafe_cli.system.threads import ProgressCallback
 
 Picture = NDArray[np.uint8]
 
@@ -26,23 +27,27 @@ _SIDE = 256  # pixels along each side of the picture of a place
 _RIGHT, _WRONG, _UNKNOWN = ((247, 247, 247), (215, 25, 28), (176, 176, 176))
 
 
-def overview_panels(subject: Subject, summary: MapSummary) -> list[Panel]:
+def overview_panels(
+    subject: Subject,
+    summary: MapSummary,
+    progress: ProgressCallback = lambda done, total: None,
+) -> list[Panel]:
     """Return pictures of the whole map: image, heights, map, reference, errors, confidence."""
-    return [*_photographs(subject), *_maps(subject, summary)]
+    return [*_photographs(subject, progress), *_maps(subject, summary)]
 
 
-def _photographs(subject: Subject) -> Iterator[Panel]:
+def _photographs(subject: Subject, progress: ProgressCallback) -> Iterator[Panel]:
     grid, factor, config = subject.grid, subject.factor, subject.source.config
     if subject.image:
         values, valid = read_overview(
-            subject.image, grid, factor, Resampling.average, bands=_BANDS,
-            nodata=config.optical_nodata,
+            subject.image, grid, factor, bands=_BANDS, nodata=config.optical_nodata,
+            progress=progress,
         )  # fmt: skip
         yield make_panel("image", _draw_image(values, valid), "jpeg")
     if subject.heights:
         values, valid = read_overview(
-            subject.heights, grid, factor, Resampling.nearest, bands=1,
-            nodata=config.height.nodata,
+            subject.heights, grid, factor, bands=1, nodata=config.height.nodata,
+            progress=progress,
         )  # fmt: skip
         yield _height_panel(subject, values[0], valid)
 

@@ -30,7 +30,7 @@ def report(
 ) -> int:
     """Write the report of a map; return the size of the file in bytes.
 
-    Map, reference and confidence are read block by block, the rest at the size of the pictures.
+    All rasters are read block by block.
 
     Parameters
     ----------
@@ -42,7 +42,8 @@ def report(
     overwrite : bool
         Replace an output that exists.
     progress : callable
-        Called with the number of blocks done and of all, first of the scores, then of the map.
+        Called with the number of blocks done and of all: of the scores, then of the map, then of
+        image and heights.
 
     Raises
     ------
@@ -65,7 +66,7 @@ def report(
         estimated = accuracy.areas if accuracy is not None else None
         content = Content(
             title=title or base_name(source.map),
-            panels=overview_panels(subject, summary),
+            panels=overview_panels(subject, summary, progress),
             areas=estimated or summary.areas,
             accuracy=accuracy,
             places=worst_places(subject, summary),

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from rasterio.enums import Resampling
 
 from cafe_cli.errors import InputError
 from cafe_cli.raster.mosaic_view import inspect_rasters
@@ -10,9 +9,9 @@ from tests.support.rasters import LAMBERT, UTM, around, grid, moved, noise, writ
 WHERE = grid(60, 42)
 
 
-def overview(paths, where=WHERE, factor=5, resampling=Resampling.average, **options):
+def overview(paths, where=WHERE, factor=5, **options):
     members = inspect_rasters([paths] if isinstance(paths, str) else paths, None, where)
-    return read_overview(members, where, factor, resampling, **options)
+    return read_overview(members, where, factor, **options)
 
 
 def test_means_of_whole_cells(tmp_path):
@@ -22,13 +21,13 @@ def test_means_of_whole_cells(tmp_path):
     assert valid.all()
     whole = values[:, :40].astype(float).reshape(3, 8, 5, 12, 5).mean(axis=(2, 4))
     assert np.abs(found[:, :8] - whole).max() <= 0.5 + 1e-6  # rounded
+    rest = values[:, 40:].astype(float).reshape(3, 2, 12, 5).mean(axis=(1, 3))
+    assert np.abs(found[:, 8] - rest).max() <= 0.5 + 1e-6
 
 
 def test_one_to_one_is_the_raster(tmp_path):
     values = noise(1, WHERE, "uint16")
-    found, valid = overview(
-        write(tmp_path / "a.tif", values, WHERE), factor=1, resampling=Resampling.nearest
-    )
+    found, valid = overview(write(tmp_path / "a.tif", values, WHERE), factor=1)
     assert (found == values).all()
     assert valid.all()
 
@@ -36,7 +35,7 @@ def test_one_to_one_is_the_raster(tmp_path):
 def test_bands_that_were_named_keep_their_order(tmp_path):
     path = write(tmp_path / "a.tif", noise(4, WHERE), WHERE)
     members = inspect_rasters([path], None, WHERE, bands=(4, 1, 2))
-    found, _ = read_overview(members, WHERE, 1, Resampling.nearest, bands=2)
+    found, _ = read_overview(members, WHERE, 1, bands=2)
     assert (found == noise(4, WHERE)[[3, 0]]).all()
 
 
@@ -55,6 +54,18 @@ def test_voids(tmp_path, marks):
     assert (found[0][valid] == 100).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
+def test_voids_have_no_part_in_a_mean(tmp_path, dtype):
+    nodata = 0 if dtype == "uint8" else -9999
+    values = np.where(np.arange(WHERE.width) < 28, nodata, 150) * np.ones((WHERE.height, 1))
+    path = write(tmp_path / "a.tif", values.astype(dtype), WHERE, nodata=nodata)
+    found, valid = overview(path)
+    assert (valid == (np.arange(12) >= 5)).all()  # a part of the sixth column has data
+    assert (found[0][valid] == 150).all()
+    told = write(tmp_path / "b.tif", values.astype(dtype), WHERE)
+    assert (overview(told, nodata=nodata)[1] == valid).all()
+
+
 def test_sheets(tmp_path):
     """Two sheets side by side, of which the first wins where both have data."""
     right = moved(WHERE, 20, 0, width=40)
@@ -62,7 +73,7 @@ def test_sheets(tmp_path):
         write(tmp_path / "a.tif", np.full((42, 30), 1, np.uint8), moved(WHERE, 0, 0, width=30)),
         write(tmp_path / "b.tif", np.full((42, 40), 2, np.uint8), right),
     ]
-    found, valid = overview(paths, resampling=Resampling.nearest)
+    found, valid = overview(paths)
     assert valid.all()
     assert (found[0] == np.where(np.arange(12) < 6, 1, 2)).all()
 
@@ -87,5 +98,5 @@ def test_damage(tmp_path):
     data = (tmp_path / "a.tif").read_bytes()
     middle = len(data) // 2
     (tmp_path / "a.tif").write_bytes(data[:middle] + b"\xff" * 60_000 + data[middle + 60_000 :])
-    with pytest.raises(InputError, match=r"cannot read .*a\.tif: .*; the file is truncated or"):
+    with pytest.raises(InputError, match=r"cannot read .*a\.tif at .*; the file is truncated or"):
         overview(path, grid(400, 400))

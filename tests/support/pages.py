@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-VOID = {"meta", "img", "br", "link", "input", "hr", "col", "rect"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "col"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         """Note a tag that closes no open element."""
-        if self.open.pop() != tag:
+        if not self.open or self.open.pop() != tag:
             self.wrong.append(tag)
 
     def handle_data(self, data: str) -> None:
