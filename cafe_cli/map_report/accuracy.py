@@ -36,6 +36,8 @@ class Accuracy:
         A sentence on where the intervals come from, or why there are none.
     areas : Areas or None
         Areas with estimates, where points tell them.
+    matrix : list of lists of float, or None
+        Estimated shares of the map, rows are the reference, where points tell them.
     """
 
     scores: Scores
@@ -44,6 +46,7 @@ class Accuracy:
     overall: Interval | None
     note: str
     areas: Areas | None = None
+    matrix: list[list[float]] | None = None
 
 
 def measure_accuracy(
@@ -93,10 +96,12 @@ def _of_points(found: PointScores) -> Accuracy:
         f"Scores and 95 % intervals are estimated from {found.scores.pixels:,} points in "
         f"{len(found.estimates.strata)} strata, for the whole map.{left_out}"
     )
-    overall = _interval(found.estimates.overall["overall_accuracy"])
+    estimates = found.estimates
+    overall, matrix = estimates.overall["overall_accuracy"], estimates.matrix.tolist()
     return Accuracy(
-        found.scores, "points", _limits(found.estimates), overall, note, found.estimates.areas()
-    )
+        found.scores, "points", _limits(estimates), _interval(overall), note, estimates.areas(),
+        matrix,
+    )  # fmt: skip
 
 
 def _limits(estimates: SampleEstimates) -> Mapping[str, Mapping[str, Interval]]:

@@ -88,7 +88,7 @@ def render_page(subject: Subject, content: Content) -> str:
     if accuracy is not None:
         values["tables"] = [
             by_class(accuracy.scores, subject.classes, accuracy.limits, accuracy.unit),
-            confusion(accuracy.scores, subject.classes, accuracy.unit),
+            confusion(accuracy.scores, subject.classes, accuracy.unit, accuracy.matrix),
         ]
         values["accuracy_note"] = redact(accuracy.note)
     return templates().get_template("page.html.jinja").render(values)

@@ -110,18 +110,37 @@ def by_class(
     )
 
 
-def confusion(scores: Scores, classes: ClassTable, unit: str = "pixels") -> Table:
-    """Return the confusion matrix, or the commonest mistakes if it has too many classes."""
+def confusion(
+    scores: Scores,
+    classes: ClassTable,
+    unit: str = "pixels",
+    estimated: Sequence[Sequence[float]] | None = None,
+) -> Table:
+    """Return the confusion matrix, or the commonest mistakes if it has too many classes.
+
+    Parameters
+    ----------
+    scores : Scores
+    classes : ClassTable
+    unit : str
+        What the scores count.
+    estimated : sequence of sequences of float, optional
+        Shares of the map that a sample tells, as `Scores.confusion` has counts: what is counted
+        stands for more of one class than of another.
+    """
     if len(classes) > _MATRIX:
         return _mistakes(scores, classes, unit)
-    counts = scores.confusion
+    counts, weights = scores.confusion, estimated or scores.confusion
     predicted = [sum(column) for column in zip(*counts, strict=True)]
     rows: list[Row] = []
-    for i, (c, row) in enumerate(zip(classes, counts, strict=True)):
-        cells = [_pair(count, sum(row), i == j) for j, count in enumerate(row)]
-        rows.append([name_cell(c), *cells, percent(row[i], sum(row)), number(sum(row), 0)])
-    right = [percent(counts[i][i], predicted[i]) for i in range(len(classes))]
-    overall = percent(sum(counts[i][i] for i in range(len(classes))), sum(predicted))
+    for i, c in enumerate(classes):
+        whole = sum(weights[i])
+        cells = [_pair(counts[i][j], weights[i][j], whole, i == j) for j in range(len(classes))]
+        producers = percent(weights[i][i], whole)
+        rows.append([name_cell(c), *cells, producers, number(sum(counts[i]), 0)])
+    columns = [sum(column) for column in zip(*weights, strict=True)]
+    right = [percent(weights[i][i], columns[i]) for i in range(len(classes))]
+    overall = percent(sum(weights[i][i] for i in range(len(classes))), sum(columns))
     rows.append(["user's accuracy", *right, overall, ""])
     totals = (number(n, 0) for n in predicted)
     rows.append([f"{unit} predicted", *totals, "", number(sum(predicted), 0)])
@@ -129,8 +148,7 @@ def confusion(scores: Scores, classes: ClassTable, unit: str = "pixels") -> Tabl
         "Confusion matrix",
         ["reference \\ predicted", *map(name_cell, classes), "producer's accuracy", unit],
         rows,
-        f"Of the {unit} of the class that a row is named after, the share and the number that were "
-        "given the class of the column. Where the accuracies meet is the overall accuracy.",
+        _explain_matrix(unit, estimated is not None),
         kind="matrix",
     )
 
@@ -148,10 +166,24 @@ def _score(value: float, limits: Interval | None) -> Cell:
     return Cell(number(value), note=f" ({low:.2f} to {high:.2f})")
 
 
-def _pair(count: int, whole: int, right: bool) -> Cell:
-    share = count / whole if whole else 0.0
+def _explain_matrix(unit: str, is_estimated: bool) -> str:
+    if is_estimated:
+        text = (
+            "Of the ground of the class that a row is named after, the estimated share that has "
+            f"the class of the column in the map; below it the number of {unit}."
+        )
+    else:
+        text = (
+            f"Of the {unit} of the class that a row is named after, the share and the number that "
+            "were given the class of the column."
+        )
+    return f"{text} Where the accuracies meet is the overall accuracy."
+
+
+def _pair(count: int, part: float, whole: float, right: bool) -> Cell:
+    share = part / whole if whole else 0.0
     kind: Literal["right", "wrong"] = "right" if right else "wrong"
-    return Cell(percent(count, whole), note=f"{count:,}", share=share, kind=kind)
+    return Cell(percent(part, whole), note=f"{count:,}", share=share, kind=kind)
 
 
 def _mistakes(scores: Scores, classes: ClassTable, unit: str) -> Table:

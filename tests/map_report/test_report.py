@@ -6,19 +6,24 @@ import json
 import re
 
 import numpy as np
+import pyogrio.raw
 import pytest
+import shapely
+from rasterio.io import MemoryFile
 
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.provenance import save_beside
+from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError, OutputError
 from cafe_cli.evaluation.evaluate import evaluate
+from cafe_cli.evaluation.points import evaluate_points
 from cafe_cli.evaluation.sample import SampleSettings, sample
 from cafe_cli.map_report.gather import DIFFERS, LABELLED, MAPPED, gather
 from cafe_cli.map_report.report import report
 from cafe_cli.map_report.source import ReportInput, Subject
 from tests.evaluation.test_points import answered
 from tests.support.pages import Page, browse
-from tests.support.rasters import TABLE, grid, moved, noise, write
+from tests.support.rasters import LAMBERT, TABLE, around, grid, moved, noise, write
 
 pytest_plugins = ["tests.support.fixtures"]
 
@@ -188,6 +193,38 @@ def test_the_least_sure_place(files, tmp_path):
     assert "compared with no reference" in found.text
 
 
+def test_vector_labels(files, tmp_path):
+    """Polygons cover ground like a raster: they are drawn, scored and have worst places."""
+    corners = [WHERE.transform @ corner for corner in ((0, 0), (200, 150))]
+    box = shapely.to_wkb(shapely.box(*corners[0], *corners[1]))
+    labels = str(tmp_path / "labels.gpkg")
+    pyogrio.raw.write(
+        labels, np.array([box], object), [np.array([1])], ["code"], driver="GPKG",
+        geometry_type="Polygon", crs="EPSG:32632",
+    )  # fmt: skip
+    config = a_config().model_copy(update={"labels": LabelSettings(attribute="code")})
+    known = {**files, "reference": labels}
+    found = written(known, tmp_path / "a.html", "reference", config=config)
+    assert "overall accuracy 25.0 %" in found.text  # one of four stripes
+    assert "100.0 % of " in found.text
+    assert [a["alt"] for a in found.of("img") if "src" in a][:3] == ["map", "reference", "errors"]
+
+
+def test_an_image_in_another_crs(files, tmp_path, write):
+    x, y = WHERE.footprint.centroid.coords[0]
+    other = around(x, y, 300, 0.8, LAMBERT)
+    image = np.zeros((3, other.height, other.width), np.uint8)
+    image[0] = 200
+    known = {**files, "image": str(write("lambert.tif", image, other))}
+    found = written(known, tmp_path / "a.html", "image")
+    (source,) = [a["src"] for a in found.of("img") if a.get("alt") == "image"]
+    with MemoryFile(base64.b64decode(source.split(",")[1])) as memory, memory.open() as picture:
+        red, green, blue = picture.read().reshape(3, -1)
+    assert picture.shape == (300, 400)
+    assert red.min() > 190
+    assert max(green.max(), blue.max()) < 10
+
+
 def test_a_map_alone(files, tmp_path):
     found = written(files, tmp_path / "a.html")
     assert not found.of("select")
@@ -279,6 +316,14 @@ def test_points_of_a_sample_give_areas_with_intervals(tmp_path, write):
     assert re.search(r"building[\d.]+ %0\.\d\d0\.\d\d0\.\d\d to 0\.\d\d", found.text)
     assert "estimated from 300 points in 3 strata" in found.text
     assert "points predicted" in found.text
+    told = evaluate_points([map_], points, classes=TABLE).first.scores
+    rows = found.text[found.text.index("Confusion matrix") :].splitlines()
+    for name, row in told.classes.items():  # the matrix and the table of scores say the same
+        (shown,) = [line for line in rows if line.startswith(name) and "%" in line]
+        assert f"{100 * row.recall:.1f} %" in shown
+    (users,) = [line for line in rows if line.startswith("user's accuracy")]
+    shares = [*(row.precision for row in told.classes.values()), told.overall_accuracy]
+    assert users == "user's accuracy" + "".join(f"{100 * share:.1f} %" for share in shares)
     assert "Nothing says where the map is bad" in found.text
 
 
