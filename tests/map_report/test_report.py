@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pyogrio.raw
@@ -13,7 +15,7 @@ from rasterio.io import MemoryFile
 
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.provenance import save_beside
-from cafe_cli.config.schema import LabelSettings
+from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import BandError, ConfigError, GridError, InputError, LabelError, OutputError
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.points import evaluate_points
@@ -225,6 +227,19 @@ def test_an_image_in_another_crs(files, tmp_path, write):
     assert max(green.max(), blue.max()) < 10
 
 
+@pytest.mark.parametrize(
+    ("units", "given", "metres"),
+    [("m", "auto", 1.0), ("ft", "auto", 0.3048), (None, "foot", 0.3048)],
+)
+def test_heights_are_in_metres(files, tmp_path, units, given, metres):
+    heights = np.full((300, 400), -9999, np.float32)
+    heights[50:, 50:] = np.linspace(100, 200, 350)
+    path = write(tmp_path / "feet.tif", heights, WHERE, nodata=-9999, units=units)
+    config = a_config().model_copy(update={"height": HeightSettings(unit=given)})
+    found = written({**files, "heights": path}, tmp_path / "a.html", "heights", config=config)
+    assert f"heights, {100 * metres:.1f} to {200 * metres:.1f} m" in found.text
+
+
 def test_a_map_alone(files, tmp_path):
     found = written(files, tmp_path / "a.html")
     assert not found.of("select")
@@ -382,6 +397,22 @@ def test_an_output_that_exists(files, tmp_path):
     written(files, path, overwrite=True)
     assert path.read_text().startswith("<!doctype html>")
     assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_an_output_that_another_process_writes(files, tmp_path):
+    path = tmp_path / "a.html"
+    code = (
+        "import sys; from pathlib import Path; from cafe_cli.system.locks import lock_outputs\n"
+        "with lock_outputs([Path(sys.argv[1])]): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match=f"{other.pid}"):
+            written(files, path)
+    assert not path.exists()
 
 
 def test_an_output_that_is_an_input(tmp_path, write):
