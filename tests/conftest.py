@@ -1,9 +1,17 @@
 """Fixtures for all tests; what they are made of is in rasters.py."""
 
 import os
+import signal
 
 # Tiny networks on two busy cores: a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A job in the background ignores Ctrl-C, one of nohup the end of its terminal; processes that tests
+# start would ignore them, too.
+for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -138,7 +138,6 @@ def test_no_command(run):
         (["predict", "m", "-o", "x", "--optical", "a", "--ovrlap", "3"], "--ovrlap"),
         (["mosaic", "-o", "x"], "Missing argument 'INPUTS...'"),
         (["mosaic", "a.tif", "-o", "x", "--method", "best"], "'best' is not one of 'first'"),
-        (["mosaic", "a.tif", "-o", "x", "--confidence-output", "y"], "needs --confidence"),
         (["mosaic", "a.tif", "-o", "x", "--datetime", "2024"], "--datetime is for --stac"),
         (["train", "t", "-o", "x", "--epochs", "0"], "train.epochs"),
         (["train", "t", "-o", "x", "--epochs", "many"], "'many' is not a valid integer"),
@@ -364,7 +363,8 @@ def test_mosaic_fails(run, maps, words, says):
 def test_mosaic(run, maps):
     result = run("mosaic", "a.tif", "b.tif", "-o", "m.tif")
     assert result.code == 0
-    assert result.lines == ["joined 2 rasters into m.tif"]
+    overlap = "where rasters overlap (400 px), 0.0 % disagree"
+    assert result.lines == ["joined 2 rasters into m.tif", overlap]
     with rasterio.open("m.tif") as joined, rasterio.open("truth.tif") as truth:
         assert np.array_equal(joined.read(), truth.read())
         assert joined.transform == truth.transform
@@ -701,7 +701,8 @@ def test_whole_path(run, here, scenes):
         "mosaic", "west.tif", "east.tif", "-o", "map.tif", "--method", "confidence",
         "--confidence", "west_confidence.tif", "--confidence", "east_confidence.tif",
     )  # fmt: skip
-    assert (joined.code, joined.lines) == (0, ["joined 2 rasters into map.tif"])
+    assert (joined.code, joined.lines[0]) == (0, "joined 2 rasters into map.tif")
+    assert "where rasters overlap (3,200 px)" in joined.lines[1]
     with rasterio.open("map.tif") as dataset:
         assert dataset.shape == (64, 320)
         assert (dataset.read(1) != 255).all()

@@ -119,14 +119,6 @@ def test_models_may_follow_options(here, invoke, model_name, height):
     assert (here / "y.tif").exists()
 
 
-def test_confidences_that_the_shell_expanded(here, invoke):
-    words = ["mosaic", *DSM, "--confidence", *ORTHO, "-o", "m.tif", "--method", "confidence"]
-    code, said = invoke(*words)
-    assert code == 2
-    assert "1 confidence rasters for 4 inputs" in said.err
-    assert "quote a pattern" in said.err
-
-
 # Names of outputs
 
 

@@ -125,7 +125,7 @@ def test_a_virtual_tile_set_knows_the_files_behind_virtual_rasters(tmp_path):
 @pytest.mark.parametrize("kind", ["image", "label"])
 def test_train_without_a_cache(kind, tileset, tmp_path):
     shutil.copytree(tileset, tmp_path / "tiles", ignore=shutil.ignore_patterns("cache"))
-    tile = next((tmp_path / "tiles/train" / kind).iterdir())
+    tile = next((tmp_path / "tiles/train" / kind).glob("*.tif"))
     config = settings(train__cache="none", train__epochs=1)
 
     def change(step, total, loss):

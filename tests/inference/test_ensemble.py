@@ -39,7 +39,11 @@ def test_models_that_belong_together(tmp_path):
     ]
     ensemble = Ensemble.load(paths)
     assert ensemble.has_height
-    assert ensemble.names == "a.safetensors, b.safetensors, c.safetensors"
+    assert [name for name, _ in ensemble.hashes] == [
+        "a.safetensors",
+        "b.safetensors",
+        "c.safetensors",
+    ]
     hashes = list(ensemble.fingerprint.values())
     assert len(set(hashes)) == 3
     assert Ensemble.load(paths[:1]).fingerprint == dict([next(iter(ensemble.fingerprint.items()))])

@@ -97,9 +97,10 @@ MOSAIC = """
 import signal, sys
 from cafe_cli.cli import main
 from cafe_cli.mosaic import mosaic
+from cafe_cli.mosaic.seams import sum_seams
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-mosaic._fill = lambda *_: None
+mosaic._fill = lambda *_: sum_seams([], 1)
 sys.argv = ["cafe", "mosaic", "a.tif", "-o", "m.tif", "--bbox", "300000", "5000000", "400000",
             "5100000"]
 main.main()
@@ -112,12 +113,13 @@ from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.strip_store import StripStore
 from cafe_cli.raster.product import Product
 from cafe_cli.raster.window import Window
+from cafe_cli.system.interrupts import end_on_signals
 from tests.support.rasters import TABLE, grid, noise
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 product = Product("labels", Path("m.tif"), classes=TABLE)
 with (
-    main._exit_on_sigterm(),
+    end_on_signals(main._report_end),
     StripStore([product], grid(200_000, 200_000), {}, PredictOutput(Path("m.tif")), {}) as store,
 ):
     store.write(Window(0, 0, 8, 6), {"labels": noise(1, grid()) % 3})

@@ -437,7 +437,7 @@ def test_dry_run_of_a_resume(whole, tileset, tmp_path):
 
 
 def test_other_settings_are_refused_before_any_work(whole, tileset, monkeypatch):
-    monkeypatch.setattr(trainer, "build_network", None)
+    monkeypatch.setattr(trainer.fine_tuning, "build", None)
     with pytest.raises(TrainingError, match=r"train\.seed was 0, now it is 9"):
         run(tileset, whole, {"train__seed": 9}, resume=True)
 
@@ -671,7 +671,7 @@ def test_labels_are_for_training_only(tileset, tmp_path, no_pictures, monkeypatc
 def test_validation_labels_change_scores_only(whole, tileset, tmp_path, no_pictures):
     other = tmp_path / "tiles"
     shutil.copytree(tileset, other)
-    for path in (other / "validation" / "label").iterdir():
+    for path in (other / "validation" / "label").glob("*.tif"):
         with rasterio.open(path, "r+") as dataset:
             dataset.write((dataset.read() + 1) % 3)
     run(other, tmp_path / "run")
@@ -880,7 +880,7 @@ def test_full_disk_leaves_the_checkpoint(whole, tileset, tmp_path, no_pictures, 
 def test_damaged_tile(tileset, tmp_path, no_pictures, workers):
     other = tmp_path / "tiles"
     shutil.copytree(tileset, other)
-    path = sorted((other / "train" / "image").iterdir())[2]
+    path = sorted((other / "train" / "image").glob("*.tif"))[2]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=path.name) as caught:
         run(other, tmp_path / "run", {**ONE, "train__workers": workers})
