@@ -273,9 +273,7 @@ def test_pictures_and_heights_are_not_maps(tmp_path):
     with pytest.raises(BandError, match=r"rgb.tif has 3 bands"):
         evaluate(rgb, truth)
     dsm = write_labels(tmp_path / "dsm.tif", np.full((4, 4), 0.5, np.float32), nodata=None)
-    with pytest.raises(
-        LabelError, match=r"dsm.tif holds the value 0.5, .* before its ref"
-    ):
+    with pytest.raises(LabelError, match=r"dsm.tif holds the value 0.5, .* before its ref"):
         evaluate(dsm, truth, classes=TABLE)
     predicted = write_map(tmp_path / "map.tif", np.zeros((4, 4), np.uint8))
     with pytest.raises(LabelError, match=r"rgb.tif has 3 bands.*'colors'"):
