@@ -31,6 +31,7 @@ def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> 
         heights=tileset.has_height,
         height_encoder=None if settings.height_encoder == "same" else settings.height_encoder,
         attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
+        stream_heads=config.train.stream_heads > 0,
         **settings.model_dump(exclude={"weights", "height_encoder", "height_weights", "attention"}),
     )
     initial = settings.initial_weights if pretrained else ("none", "none")

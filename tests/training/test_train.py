@@ -523,6 +523,12 @@ def busy(tileset, tmp_path_factory) -> Path:
     return output
 
 
+def test_every_auxiliary_loss_trains(busy):
+    losses = {key: float(value) for key, value in history(busy)[-1].items() if "_" in key}
+    assert min(losses["stream_heads"], losses["category_contrast"]) > 0
+    assert not model_file.load(busy / BEST)[1].architecture.stream_heads
+
+
 @settings_of_hypothesis(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_killed_at_any_step(busy, tileset, no_pictures, data):
