@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.errors import BandError, LabelError
+from cafe_cli.errors import BandError, InputError, LabelError
 from cafe_cli.raster.grid import Grid, parse_crs
+from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.mosaic_view import Member, MosaicView, inspect_rasters, union_grid
+from cafe_cli.raster.product import NO_LABELS, product_of
 from cafe_cli.raster.reader import image_bands, open_raster
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import read_classes
@@ -139,7 +141,7 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
     ----------
     names : str or sequence of str
         Files, folders, globs, @lists and patterns with ``{placeholders}``; their sheets are read as
-        one map.
+        one map. Of several rasters, those of confidence, quality and the like are left out.
     crs : str, optional
         CRS of the sheets that have none.
 
@@ -150,11 +152,15 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
     BandError
         A raster has several bands.
     """
-    paths = [p for name in ([names] if isinstance(names, str) else names) for p in _expand(name)]
+    found = [p for name in ([names] if isinstance(names, str) else names) for p in _expand(name)]
+    paths = list[str]()
     nodata = set[float]()
     tables = dict[str, ClassTable]()
-    for path in paths:
+    for path in found:
         with open_raster(path) as sheet:
+            if len(found) > 1 and product_of(read_tags(sheet)) in NO_LABELS:
+                continue  # as in a folder: it lies beside a sheet
+            paths.append(path)
             bands = image_bands(sheet, None)
             if len(bands) != 1:
                 raise BandError(
@@ -165,6 +171,8 @@ def inspect_map(names: str | Sequence[str], crs: str | None = None) -> LandCover
             nodata |= {declared} if declared is not None else set()
             if table := read_classes(sheet):
                 tables[path] = table
+    if not paths:
+        raise InputError(f"none of {found[0]} and {len(found) - 1} more is a map; name the maps")
     _check_tables(tables)
     members = tuple(inspect_rasters(paths, parse_crs(crs), stream="labels"))
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""

@@ -13,13 +13,11 @@ from cafe_cli.mosaic.grid import MosaicInput
 from cafe_cli.mosaic.job import MosaicInputs
 from cafe_cli.raster.grid import Grid, describe_grid
 from cafe_cli.raster.header import read_tags
-from cafe_cli.raster.product import product_of
+from cafe_cli.raster.product import NO_LABELS, product_of
 from cafe_cli.raster.reader import open_raster
 from cafe_cli.raster.writer import check_nodata, read_classes
 
 log = logging.getLogger("cafe")
-
-_NO_LABELS = ("confidence", "probabilities", "quality", "sources")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def inspect_inputs(
         with open_raster(path) as dataset:
             tags = read_tags(dataset)
             product = product_of(tags)
-            if product in _NO_LABELS:
+            if product in NO_LABELS:
                 others.append(_Other(path, product, Grid.of(dataset), _origin(tags)))
                 continue
             _check_kind(path, dataset, "label raster")

@@ -8,6 +8,9 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.raster.output_files import style_path
 
 _TAG = "CAFE_PRODUCT"
+NO_LABELS = ("confidence", "probabilities", "quality", "sources")
+"""Products that lie beside a map and are none."""
+
 PERCENT = "%"
 """Unit of bands that hold 0 to 100 per cent."""
 

@@ -10,7 +10,10 @@ from rasterio.enums import Resampling
 
 from cafe_cli.errors import BandError, InputError
 from cafe_cli.raster.grid import Grid, parse_crs
+from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.mosaic_view import Member, MosaicView, covered_share, inspect_rasters
+from cafe_cli.raster.product import product_of
+from cafe_cli.raster.reader import open_raster
 from cafe_cli.raster.window import Window
 from cafe_cli.regions.labelling import Ids
 
@@ -57,6 +60,7 @@ def inspect_ground_raster(
     InputError
         It is missing or damaged.
     """
+    paths = _of_product(name, paths)
     members = tuple(inspect_rasters(paths, parse_crs(crs), grid, stream="labels"))
     found = len(members[0].bands)
     if found != bands:
@@ -69,6 +73,24 @@ def inspect_ground_raster(
         )
     covered_share(members, map_name, grid)
     return GroundRaster(name, members, percent)
+
+
+def _of_product(name: str, paths: Sequence[str]) -> Sequence[str]:
+    """Leave out the rasters that cafe wrote as something else than that product, as in a folder.
+
+    Any raster may be one to take statistics of.
+    """
+    if name not in ("confidence", "probabilities"):
+        return paths
+    kept = []
+    for path in paths:
+        with open_raster(path) as dataset:
+            if product_of(read_tags(dataset)) in ("", name):
+                kept.append(path)
+    if not kept:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        raise InputError(f"{paths[0]}{more}: cafe did not write it as {name}; name the raster")
+    return kept
 
 
 class GroundReader:

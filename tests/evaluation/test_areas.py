@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from cafe_cli.errors import LabelError
+from cafe_cli.errors import InputError, LabelError
 from cafe_cli.evaluation import reference
 from cafe_cli.evaluation.areas import measure_areas
 from cafe_cli.raster.grid import Grid
@@ -142,3 +143,18 @@ def test_hidden_and_unknown_values_are_refused(tmp_path):
         measure_areas(str(path), classes=TABLE)
     with pytest.raises(LabelError, match=r"pass a config with \[\[classes\]\]"):
         measure_areas(str(path))
+
+
+def test_rasters_beside_a_map_are_left_out(tmp_path):
+    where = grid(200, 300, pixel=0.5)
+    (tmp_path / "maps").mkdir()
+    for name, product in (("a", "quality"), ("b", "labels"), ("c", "confidence")):
+        path = write(tmp_path / "maps" / f"{name}.tif", IDS if name == "b" else IDS * 0 + 1, where)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(CAFE_PRODUCT=product)
+    found = measure_areas(str(tmp_path / "maps"), classes=TABLE)
+    alone = measure_areas(str(tmp_path / "maps" / "b.tif"), classes=TABLE)
+    assert found == alone
+    (tmp_path / "maps" / "b.tif").unlink()
+    with pytest.raises(InputError, match=r"none of .*a\.tif and 1 more is a map; name the maps"):
+        measure_areas(str(tmp_path / "maps"), classes=TABLE)

@@ -349,7 +349,8 @@ def test_a_map_of_sheets_is_one_map(write_map, tmp_path):
         ({"statistics": {"confidence": "x.tif"}}, "out.gpkg", ConfigError, "rename it"),
         ({"statistics": {"z": "x.tif", "Z": "x.tif"}}, "out.gpkg", ConfigError, "rename it"),
         ({"statistics": {"z": "nothing.tif"}}, "out.gpkg", InputError, "does not exist"),
-        ({"confidence": "map.tif"}, "map.tif.gpkg", None, ""),
+        ({"confidence": "map.tif"}, "out.gpkg", InputError, "did not write it as confidence"),
+        ({}, "map.tif.gpkg", None, ""),
     ],
 )
 def test_options_that_cannot_be(write_map, tmp_path, monkeypatch, options, output, error, message):
