@@ -162,9 +162,7 @@ def _fill(
 ) -> Seams:
     """Merge window after window, in threads, and write them in order; return the seams."""
     todo = list(blocks(planned.grid.width, planned.grid.height, _WINDOW))
-    wanted = [
-        name for name in ("labels", "confidence", "sources") if getattr(planned.outputs, name)
-    ]
+    names = [product.name for product in planned.products]
     threads = min(jobs or cores(), len(todo), _THREADS)
     merged = in_order(
         lambda: closing(OpenRasters(planned.grid, skipped, max(most_open() // threads, 1))),
@@ -175,7 +173,7 @@ def _fill(
 
     def write() -> Iterator[Seams]:
         for done, (window, found) in enumerate(zip(todo, merged, strict=True), start=1):
-            for writer, name in zip(writers, wanted, strict=True):
+            for writer, name in zip(writers, names, strict=True):
                 _write(writer, window, getattr(found, name))
             progress(done, len(todo))
             yield found.seams
