@@ -1,8 +1,16 @@
 """Types of values in the config, and the base of its sections."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 
 from cafe_cli.text import find_control_character, parse_duration
 
@@ -18,6 +26,10 @@ def _without_null(text: str) -> str:
         raise ValueError("a file name cannot hold a null byte: remove \\0")
     return text
 
+
+STRIDE = 32
+"""Stride in pixels of the network's coarsest features. Windows begin at its multiples; elsewhere,
+labels would differ by several per cent."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -42,7 +54,15 @@ def _seconds(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 2}]}
+    ),
+]
+"""Seconds, or a text such as ``1h30m``."""
 
 
 class Section(BaseModel):
@@ -50,3 +70,27 @@ class Section(BaseModel):
 
     # JSON has no NaN, which is a valid nodata value: it is written as a string.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+def describe(
+    text: str, *, unit: str | None = None, unset: str | None = None, examples: Sequence[Any] = ()
+) -> Any:
+    """Describe a key of the config, for `cafe_cli.config.reference`.
+
+    Parameters
+    ----------
+    text : str
+        What the key means, in full sentences; names of keys and values between backticks.
+    unit : str, optional
+        Unit of a number.
+    unset : str, optional
+        What holds while the key is not set, if that is not its default value.
+    examples : sequence, optional
+        Values as a config may have them. Choices and switches need none.
+    """
+    about = {"unit": unit, "unset": unset}
+    return Field(
+        description=text,
+        examples=list(examples) or None,
+        json_schema_extra={key: value for key, value in about.items() if value is not None},
+    )
