@@ -115,8 +115,9 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    from cafe_cli.inference.engines.torch import example_inputs
-    from cafe_cli.model.cafe import Architecture, CaFE
+    from cafe_cli.model.inputs import example_inputs
+    from cafe_cli.model.architecture import Architecture
+    from cafe_cli.model.cafe import CaFE
 
     torch.manual_seed(0)
     network = CaFE(
@@ -146,7 +147,8 @@ def build(network, shape: tuple[int, int, int], parts: list[str]):
     import torch
 
     from cafe_cli.inference.engines.onnx import OnnxNetwork
-    from cafe_cli.inference.engines.torch import example_inputs, fold_batchnorm
+    from cafe_cli.inference.engines.torch import fold_batchnorm
+    from cafe_cli.model.inputs import example_inputs
 
     if "fold" in parts:
         network = fold_batchnorm(network, *example_inputs(network, 1, 64, 64))

@@ -41,8 +41,9 @@ from cafe_cli.config.schema import HeightSettings
 from cafe_cli.inference.strip_store import strips_folder
 from cafe_cli.inference.tiling import WindowGrid, bands
 from cafe_cli.model import model_file
-from cafe_cli.model.cafe import Architecture, CaFE
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.card import ModelCard
 from cafe_cli.raster.window import Window as Extent
 
 PIXEL = 0.5  # metres

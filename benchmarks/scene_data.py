@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.model import model_file
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.card import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene

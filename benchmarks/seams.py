@@ -33,8 +33,8 @@ from cafe_cli.config.schema import STRIDE
 from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE, ChannelAttention
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.inputs import to_tensors
-from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene

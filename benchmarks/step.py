@@ -17,7 +17,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
 from cafe_cli.training.losses import training_loss
 from cafe_cli.training.step import compile_encoders
 

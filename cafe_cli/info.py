@@ -95,16 +95,16 @@ def _describe_vectors(name: str) -> Facts:
 
 
 def _describe_model(path: Path) -> Facts:
-    from cafe_cli.model import model_file
+    from cafe_cli.model import stored
 
-    card = model_file.read_card(path)
+    card = stored.read_card(path)
     details = {"training_pixels", "calibration", "config"}
     plain = card.model_dump(mode="json", exclude={"classes", "scores", "format", *details})
     return {
         "kind": "model",
         "path": str(path),
         "bytes": path.stat().st_size,
-        "sha256": model_file.sha256(path),
+        "sha256": stored.sha256(path),
         "classes": _describe_classes(card.classes),
         "validation_miou": (card.scores or {}).get("miou"),
         "temperature": card.calibration.temperature if card.calibration else None,

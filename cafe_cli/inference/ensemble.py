@@ -16,11 +16,11 @@ from cafe_cli.inference.engines.onnx import OnnxNetwork
 from cafe_cli.inference.engines.torch import prepare_network
 from cafe_cli.inference.forward import BatchedForward, Network, blank_patch, tta_transforms
 from cafe_cli.inference.tiling import WindowGrid, default_overlap, fit_window_grid, whole_strides
-from cafe_cli.model import model_file
+from cafe_cli.model import model_file, stored
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.device import windows_that_fit
 from cafe_cli.model.distribution import PixelDistribution
-from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.stac import ModelFacts
 from cafe_cli.raster.window import Window
 from cafe_cli.system.malloc import keep_memory
@@ -146,7 +146,7 @@ class Ensemble:
     @cached_property
     def hashes(self) -> list[tuple[str, str]]:
         """Name and SHA-256 of every model file."""
-        return [(path.name, model_file.sha256(path)) for path in self.paths]
+        return [(path.name, stored.sha256(path)) for path in self.paths]
 
     def facts(self, window: int) -> ModelFacts:
         """Return what a STAC item says about the models, run on windows of that many pixels."""

@@ -17,9 +17,9 @@ from cafe_cli.findings import Finding
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.foreign_ground import describe_foreign_ground
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values, find_order
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
-from cafe_cli.model.model_file import ModelCard
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.scenes.band_names import band_colors, color_of, reordering
 from cafe_cli.scenes.height_rasters import HeightRasters, says_unit

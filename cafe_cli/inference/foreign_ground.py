@@ -7,8 +7,8 @@ mountains are foreign to a town.
 from collections.abc import Iterator
 
 from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
-from cafe_cli.model.model_file import ModelCard
 from cafe_cli.scenes.sampling import sample
 from cafe_cli.scenes.scene import Scene
 from cafe_cli.text import list_some, percent

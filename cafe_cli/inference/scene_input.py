@@ -11,7 +11,7 @@ from cafe_cli.findings import log_warnings
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.fit import order_bands
 from cafe_cli.inference.job import PredictInput
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.card import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.skipped import Skipped

@@ -28,19 +28,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal, Self, get_args
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cafe_cli.classes import NODATA
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
+from cafe_cli.model.architecture import Architecture, Enhancement
 from cafe_cli.model.encoders import STRIDES, build_encoder, feature_channels
-
-Fusion = Literal["sum", "gated"]
-Guidance = Literal["none", "labels", "distill"]
-Enhancement = Literal["none", "1-p", "exp", "inverse"]
 
 CLAMP = 10.0
 """Standardised inputs are clipped at this many standard deviations: a spike in a surface model (a
@@ -51,79 +49,7 @@ SHARE_BOUNDS = (0.05, 0.95)
 times as much as another. Without bounds, ``1 - p`` is as extreme as ``1 / p`` (for two categories
 they are the same after scaling), and a single stray pixel would outweigh the rest of the image."""
 
-_CELL = STRIDES[-1]  # pixels; windows begin at its multiples, so that all share the same cells
-
 _NO_LIMIT = torch.finfo(torch.float32).max
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The arguments that define the network: plain values, as the model file stores them.
-
-    Parameters
-    ----------
-    classes : int
-        Number of classes K, 1 to 255.
-    optical_bands : int
-        Bands of the optical image.
-    heights : bool
-        Whether the network takes heights; without them it has no height encoder.
-    optical_encoder, height_encoder : str
-        Names in `segmentation_models_pytorch`, with the prefix ``tu-`` for encoders of `timm`. The
-        height encoder is by default of the same kind as the optical encoder.
-    width : int
-        Channels of the decoder.
-    fusion : {"sum", "gated"}
-        Attention over the sum of both streams, or a gate for each stream.
-    attention : int
-        Extent in pixels of the mean that the plain path's attention is computed from. 0, as in the
-        paper, is the whole window: labels then depend on the window. Otherwise it is a multiple of
-        64, and the mean is that of the square cells of 32 pixels that begin at most half as many
-        pixels away from the pixel's own cell: windows on multiples of 32 pixels then agree except
-        at their rims. The network has the same weights in both cases.
-    guidance : {"none", "labels", "distill"}
-        Training only: the plain path, the guided path, or both, with the guided path as teacher.
-    enhancement : {"none", "1-p", "exp", "inverse"}
-        Training only: CEL's weight of a category, see `enhancement_weights`.
-    pyramid : bool
-        Training only: heads on B1..B3, too (pyramid loss supervision).
-    stream_heads : bool
-        Training only: a linear head on each of R1..R4 and D1..D4.
-
-    Raises
-    ------
-    ConfigError
-        A value is out of its range.
-    """
-
-    classes: int
-    optical_bands: int
-    heights: bool = True
-    optical_encoder: str = "resnet18"
-    height_encoder: str | None = None
-    width: int = 128
-    fusion: Fusion = "sum"
-    attention: int = 0
-    guidance: Guidance = "none"
-    enhancement: Enhancement = "1-p"
-    pyramid: bool = True
-    stream_heads: bool = False
-
-    def __post_init__(self) -> None:
-        """Validate the values, which may come from a file."""
-        for field, highest in (("classes", NODATA), ("optical_bands", 65535), ("width", 65535)):
-            if not 1 <= (value := getattr(self, field)) <= highest:
-                raise ConfigError(f"{field} is {value}: it has to be 1 to {highest}")
-        kinds = {"fusion": Fusion, "guidance": Guidance, "enhancement": Enhancement}
-        for field, kind in kinds.items():
-            if (value := getattr(self, field)) not in (choices := get_args(kind)):
-                raise ConfigError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
-        reach = self.attention
-        if not isinstance(reach, int) or reach not in range(0, 65536, 2 * _CELL):
-            raise ConfigError(
-                f"attention is {reach!r}: it has to be 0, for the whole window, or a multiple of "
-                f"{2 * _CELL} pixels below 65536"
-            )
 
 
 @dataclass(frozen=True)
@@ -402,10 +328,10 @@ class CategoryFusion(nn.Module):
     (plain path) or over the regions of the label map (guided path). So guidance adds no parameters.
     """
 
-    def __init__(self, channels: int, architecture: Architecture, stride: int = _CELL) -> None:
+    def __init__(self, channels: int, architecture: Architecture, stride: int = STRIDE) -> None:
         super().__init__()
-        self.cell = _CELL // stride
-        self.reach = architecture.attention // 2 // _CELL
+        self.cell = STRIDE // stride
+        self.reach = architecture.attention // 2 // STRIDE
         self.gated = architecture.fusion == "gated"
         self.enhancement = architecture.enhancement
         gates = 2 if self.gated and architecture.heights else 1

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.encoders import build_encoder
 from cafe_cli.text import list_some
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cafe_cli.config.schema import FROM_MODEL, STRIDE, Config, TrainSettings
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
 from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.data.augment import crop_side
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from cafe_cli.config.schema import FROM_MODEL, Config, HeightSettings
 from cafe_cli.errors import ConfigError, ModelFileError
-from cafe_cli.model import model_file
-from cafe_cli.model.cafe import Architecture, CaFE
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model import model_file, stored
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.transfer import Matching, TakenPart, encoder_names, plain_name, take_weights
 from cafe_cli.scenes.band_names import color_of
 from cafe_cli.text import short_repr
@@ -77,7 +78,7 @@ def settle_model(config: Config) -> Config:
         return config
     path = Path(config.train.from_model)
     card = _read_card(path)
-    digest = model_file.sha256(path)
+    digest = stored.sha256(path)
     if config.train.from_sha256 not in (None, digest):
         raise ConfigError(
             f"{path} is another file than before: its SHA-256 is {digest}, train.from_sha256 is "
@@ -94,7 +95,7 @@ def _read_card(path: Path) -> ModelCard:
             f"{path} is no model that cafe train wrote, such as best.safetensors: training cannot "
             "go on from other formats; weights of an encoder (.pth, .pt) go to --weights"
         )
-    return model_file.read_card(path)
+    return stored.read_card(path)
 
 
 def _with_architecture(config: Config, architecture: Architecture) -> Config:
@@ -154,7 +155,7 @@ def build(tileset: TileSet, config: Config, *, resume: bool = False) -> Start:
         return Start([], network)
     path = Path(config.train.from_model)
     source, card = model_file.load(path)
-    if config.train.from_sha256 not in (None, model_file.sha256(path)):
+    if config.train.from_sha256 not in (None, stored.sha256(path)):
         raise ModelFileError(f"{path} was replaced since this run was planned; start it again")
     bands = match_bands(tileset.band_names, card.band_names)
     classes = Matching.of(tileset.classes.names, card.classes.names)
@@ -230,7 +231,7 @@ def warnings(tileset: TileSet, config: Config) -> list[str]:
     """Return warnings about a model to start from that has seen another kind of ground."""
     if config.train.from_model is None or FROM_MODEL not in config.model.initial_weights:
         return []
-    card = model_file.read_card(Path(config.train.from_model))
+    card = stored.read_card(Path(config.train.from_model))
     found = []
     ratio = card.gsd / tileset.gsd
     if not 1 / _FINER <= ratio <= _FINER:

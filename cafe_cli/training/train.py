@@ -16,8 +16,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
-from cafe_cli.model import model_file
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model import stored
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.transfer import TakenPart
 from cafe_cli.system.locks import lock_folder
 from cafe_cli.text import first_line
@@ -108,7 +108,7 @@ def train(
     )
     with _claim(planned, overwrite):
         _run(planned, report or TrainCallbacks(), started)
-    return model_file.read_card(output / BEST)
+    return stored.read_card(output / BEST)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from cafe_cli.errors import CafeError, InputError, ModelFileError, OutputError, 
 from cafe_cli.evaluation.metrics import Confusion, Scores, compute_scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.card import ModelCard
 from cafe_cli.redaction import redact_all
 from cafe_cli.system.atomic_write import make_empty_folder, write_text
 from cafe_cli.system.malloc import keep_memory

@@ -12,7 +12,7 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config.load import load_config
 from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.evaluation.metrics import Confusion
-from cafe_cli.model import model_file
+from cafe_cli.model import stored
 from cafe_cli.scenes.scene import Patch
 from tests.support.engines import town
 from tests.support.rasters import grid, read, write
@@ -297,7 +297,7 @@ def test_the_last_weights_are_scored_recorded_once_and_reported(
     assert "| distill | 1 |" in said
     assert (out / "report.md").read_text() in said
     (folder,) = (out / "runs").iterdir()
-    card = model_file.read_card(folder / "training" / "final.safetensors")
+    card = stored.read_card(folder / "training" / "final.safetensors")
     assert card.architecture.guidance == "none"
 
 

@@ -13,9 +13,9 @@ from cafe_cli.inference.job import PredictInput
 from cafe_cli.inference.scene_input import height_settings
 from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.inference.window_reader import WindowReader
-from cafe_cli.model.cafe import Architecture
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.inputs import to_tensors
-from cafe_cli.model.model_file import ModelCard
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene

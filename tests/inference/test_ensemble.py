@@ -11,7 +11,7 @@ from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.ensemble import Ensemble, choose_engine
 from cafe_cli.inference.tiling import WindowGrid
 from cafe_cli.model import model_file
-from cafe_cli.model.cafe import Architecture
+from cafe_cli.model.architecture import Architecture
 from cafe_cli.raster.window import Window
 from tests.support.engines import TABLE, card_of, tiny_model
 

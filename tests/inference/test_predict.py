@@ -29,8 +29,8 @@ from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model import model_file
-from cafe_cli.model.cafe import Architecture
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.card import ModelCard
 from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.window import offsets
 from cafe_cli.raster.writer import read_classes

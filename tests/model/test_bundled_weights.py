@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from cafe_cli.model import bundled_weights, encoders
+from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.bundled_weights import DEFAULT_ENCODER, find_weights, rename_layers
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.encoders import build_encoder, read_weights
 
 EPSILON = 1e-3  # of EfficientNet's BatchNorm

@@ -22,9 +22,10 @@ from cafe_cli.config.schema import Config, HeightSettings, PredictSettings
 from cafe_cli.inference import predict as predict_engine
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.card import ModelCard
 from cafe_cli.model.inputs import Sample
-from cafe_cli.model.model_file import ModelCard
 from cafe_cli.tilesets.make import tile
 
 UTM = CRS.from_epsg(32632)

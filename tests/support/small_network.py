@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
 
 K = 3
 SMALL = Architecture(

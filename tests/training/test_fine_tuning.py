@@ -10,7 +10,7 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.config.load import dump_config, load_config
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import ConfigError, ModelFileError, TrainingError
-from cafe_cli.model import model_file
+from cafe_cli.model import model_file, stored
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import fine_tuning
 from cafe_cli.training.plan import dry_run
@@ -39,7 +39,7 @@ def info(tileset):
 def altered(model, path, change):
     """Write the model with other tensors or metadata."""
     tensors = load_file(model)
-    metadata = {"cafe": model_file.read_card(model).model_dump_json()}
+    metadata = {"cafe": stored.read_card(model).model_dump_json()}
     change(tensors, metadata)
     save_file(tensors, path, metadata)
     return path
@@ -54,11 +54,11 @@ def test_no_model_to_start_from(info):
 def test_the_model_gives_its_architecture(model):
     given = unset(settings(train__from_model=str(model)), "width", "optical_encoder")
     config = fine_tuning.settle_model(given)
-    card = model_file.read_card(model)
+    card = stored.read_card(model)
     assert config.model.width == card.architecture.width != Config().model.width
     assert config.model.optical_encoder == ENCODER
     assert config.model.initial_weights == ("from_model", "from_model")
-    assert config.train.from_sha256 == model_file.sha256(model)
+    assert config.train.from_sha256 == stored.sha256(model)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_run_is_the_same_when_it_is_resumed_without_the_model(model, tileset, 
     train(tileset, tmp_path / "whole", config, report=TrainCallbacks(start=tables.append))
     assert len(tables) == 1
     saved = load_config(tmp_path / "whole" / "config.toml")
-    assert saved.train.from_sha256 == model_file.sha256(path)
+    assert saved.train.from_sha256 == stored.sha256(path)
     assert saved.train.from_model == str(path)
 
     def stop(step, total, loss):
@@ -243,7 +243,7 @@ def test_a_run_is_the_same_when_it_is_resumed_without_the_model(model, tileset, 
     train(tileset, tmp_path / "parts", config, resume=True)
     whole, parts = (load_file(tmp_path / name / BEST) for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert model_file.read_card(tmp_path / "parts" / BEST).config["train"]["from_sha256"]
+    assert stored.read_card(tmp_path / "parts" / BEST).config["train"]["from_sha256"]
     other = settings(train__from_model=str(model), train__epochs=2)
     with pytest.raises(TrainingError, match=r"train\.from_model was .*base"):
         train(tileset, tmp_path / "parts", other, resume=True)

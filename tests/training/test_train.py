@@ -32,7 +32,7 @@ from cafe_cli.errors import (
     TrainingError,
 )
 from cafe_cli.evaluation import metrics
-from cafe_cli.model import model_file
+from cafe_cli.model import model_file, stored
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.calibration import CalibrationSums
 from cafe_cli.model.encoders import build_encoder
@@ -149,7 +149,7 @@ def test_history(whole):
 
 def test_card(whole, tileset):
     info = load_tileset(tileset)
-    best, last = model_file.read_card(whole / BEST), model_file.read_card(whole / LAST)
+    best, last = stored.read_card(whole / BEST), stored.read_card(whole / LAST)
     top = max(history(whole), key=lambda row: float(row["miou"]))
     assert best.scores["miou"] == pytest.approx(float(top["miou"]))
     assert (best.epoch, last.epoch) == (int(top["epoch"]), 2)
@@ -237,7 +237,7 @@ def test_interrupted_run_resumes_exactly(whole, tileset, tmp_path, no_pictures, 
     assert history(output) == history(whole)
     assert same_weights(output, whole)
     assert same_weights(output, whole, BEST)
-    assert model_file.read_card(output / BEST) == model_file.read_card(whole / BEST)
+    assert stored.read_card(output / BEST) == stored.read_card(whole / BEST)
 
 
 def test_interrupted_twice(whole, tileset, tmp_path, no_pictures):
@@ -347,7 +347,7 @@ def test_resume_of_a_finished_run(whole, tileset, tmp_path, no_pictures):
     card = run(
         tileset, output, resume=True, report=TrainCallbacks(lambda *args: steps.append(args))
     )
-    assert card == model_file.read_card(whole / BEST)
+    assert card == stored.read_card(whole / BEST)
     assert steps == []
     assert history(output) == history(whole)
 
@@ -398,7 +398,7 @@ def test_the_average_is_validated_and_saved(tileset, tmp_path, no_pictures):
             assert value.equal(extra[f"average/module.{name}"])
             differing += not value.equal(trained[name])
     assert differing > 50
-    assert (card.epoch, card.scores) == (1, model_file.read_card(output / BEST).scores)
+    assert (card.epoch, card.scores) == (1, stored.read_card(output / BEST).scores)
     assert card.scores is not None
 
 
@@ -477,7 +477,7 @@ def test_resume_of_a_run_that_knew_fewer_settings(whole, tileset, tmp_path, no_p
     del values["progress"]["stale"]
     network, _ = model_file.load(output / LAST)
     network.load_state_dict(tensors)
-    model_file.save(output / LAST, network, model_file.read_card(output / LAST), (extra, values))
+    model_file.save(output / LAST, network, stored.read_card(output / LAST), (extra, values))
     with pytest.raises(TrainingError, match=r"train\.accumulate was 1, now it is 2; set it back"):
         run(tileset, output, {"train__accumulate": 2}, resume=True)
     run(tileset, output, resume=True)

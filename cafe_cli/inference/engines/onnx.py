@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from cafe_cli.errors import ConfigError
-from cafe_cli.inference.engines.torch import TOLERANCE, example_inputs
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.inputs import TOLERANCE, example_inputs
 
 _Inputs = tuple[Tensor | None, ...]
 

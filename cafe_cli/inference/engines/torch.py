@@ -12,13 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.inputs import TOLERANCE, example_inputs
 
 log = logging.getLogger("cafe")
-
-TOLERANCE = 1e-3
-"""Largest difference of logits after folding, relative to the largest logit. Rounding alone causes
-1e-6 to 3e-6 in networks of 40 to 240 layers, a wrongly folded BatchNorm 0.1 and more. The limit is
-far from both, and an error of this size changes labels only where classes nearly tie."""
 
 # Errors of symbolic tracing where control flow or shapes depend on data.
 _NOT_TRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -31,35 +27,6 @@ def prepare_network(model: CaFE, device: torch.device) -> CaFE:
     network = model.deployed()
     folded = fold_batchnorm(network, *example_inputs(network, 1, 64, 64))
     return folded.to(device).to(memory_format=torch.channels_last)
-
-
-def example_inputs(network: CaFE, *shape: int) -> tuple[Tensor | None, ...]:
-    """Draw random inputs of `CaFE.forward` with the statistics of the training data.
-
-    Parameters
-    ----------
-    network : CaFE
-    *shape : int
-        Batch size, height and width in pixels.
-
-    Returns
-    -------
-    tuple of (Tensor or None)
-        Optical image, its mask, heights and their mask, on the CPU; None for the heights of a
-        network without a height stream.
-    """
-    random = torch.Generator().manual_seed(0)
-    batch, *size = shape
-    valid = torch.rand(shape, generator=random) < 0.95
-
-    def draw(mean: Tensor, std: Tensor) -> Tensor:
-        noise = torch.randn(batch, len(mean), *size, generator=random)
-        return noise * std.cpu()[:, None, None] + mean.cpu()[:, None, None]
-
-    optical = draw(network.optical_mean, network.optical_std)
-    if not network.architecture.heights:
-        return optical, valid, None, None
-    return optical, valid, draw(network.height_mean, network.height_std), valid
 
 
 def fold_batchnorm(network: _Module, *inputs: Tensor | None) -> _Module:

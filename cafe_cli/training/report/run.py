@@ -10,7 +10,7 @@ from cafe_cli.errors import InputError
 from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
-from cafe_cli.model.model_file import ModelCard
+from cafe_cli.model.card import ModelCard
 from cafe_cli.system.untrusted import parse_json
 from cafe_cli.tilesets.tileset import TileSet, load_tileset
 from cafe_cli.training.history import HISTORY_FILE, EpochRecord, read_history

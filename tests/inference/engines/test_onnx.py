@@ -8,8 +8,10 @@ from torch import nn
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.engines import onnx
-from cafe_cli.inference.engines.torch import example_inputs, fold_batchnorm
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.inference.engines.torch import fold_batchnorm
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.inputs import example_inputs
 
 SMALL = "tu-test_resnet"
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from cafe_cli.inference.engines.torch import TOLERANCE, example_inputs, fold_batchnorm
-from cafe_cli.model.cafe import Architecture, CaFE
+from cafe_cli.inference.engines.torch import fold_batchnorm
+from cafe_cli.model.inputs import TOLERANCE, example_inputs
+from cafe_cli.model.architecture import Architecture
+from cafe_cli.model.cafe import CaFE
 
 
 def network(encoder, **changes):

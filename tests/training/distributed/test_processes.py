@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from cafe_cli.config.load import dump_config
 from cafe_cli.config.schema import TrainSettings
 from cafe_cli.errors import ConfigError, InputError, TrainingError
-from cafe_cli.model import model_file
+from cafe_cli.model import stored
 from cafe_cli.training.distributed import processes, sync_batchnorm
 from cafe_cli.training.distributed.processes import Launcher, Processes, detect_launcher, plan
 from cafe_cli.training.report.run import BEST
@@ -233,7 +233,7 @@ def assert_same_curve(output: Path, single: Path) -> None:
         for name in ("loss", "student", "teacher"):
             assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-4)
         assert float(mine["miou"]) == pytest.approx(float(other["miou"]), abs=5e-3)
-    cards = [model_file.read_card(folder / BEST) for folder in (output, single)]
+    cards = [stored.read_card(folder / BEST) for folder in (output, single)]
     assert cards[0].scores["pixels"] == cards[1].scores["pixels"]
     ours, theirs = (card.calibration for card in cards)
     assert ours.temperature == pytest.approx(theirs.temperature, rel=0.1)

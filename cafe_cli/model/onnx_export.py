@@ -1,0 +1,114 @@
+"""Export of a network to an ONNX file that describes itself, with torch's exporter."""
+
+import importlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cafe_cli.config.schema import STRIDE
+from cafe_cli.errors import ConfigError
+from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.card import ModelCard
+from cafe_cli.model.inputs import example_inputs
+from cafe_cli.model.onnx_file import AXES, INPUTS, LOGITS, PARAMETERS, PROBABILITIES
+
+_OPSET = 18
+
+
+def export_onnx(network: CaFE, card: ModelCard, *, softmax: bool = True) -> bytes:
+    """Return a network as an ONNX file, see `cafe_cli.model.onnx_file`.
+
+    Batch, rows and columns are free; rows and columns have to be multiples of 32 pixels.
+
+    Parameters
+    ----------
+    network : CaFE
+        In inference mode, on the CPU; it is not changed.
+    card : ModelCard
+        Goes into the metadata as JSON, under ``cafe``.
+    softmax : bool
+        Whether the output is class probabilities or logits.
+
+    Raises
+    ------
+    ConfigError
+        `onnx` is not installed, or the encoder cannot be exported.
+    """
+    onnx = _onnx()
+    graph = _trace(network.deployed(), softmax)
+    proto = onnx.load_model_from_string(graph)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    onnx.helper.set_model_props(
+        proto, {"cafe": card.model_dump_json(), PARAMETERS: str(parameters)}
+    )
+    proto.producer_name, proto.producer_version = "cafe", card.cafe_version
+    return bytes(proto.SerializeToString())
+
+
+class _Probabilities(nn.Module):
+    """A network whose logits have gone through the softmax."""
+
+    def __init__(self, network: CaFE) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        logits: Tensor = self.network(*inputs)
+        return logits.softmax(dim=1)
+
+
+def _trace(network: CaFE, softmax: bool) -> bytes:
+    """Return the graph without metadata."""
+    # Smaller windows have fewer cells than the neighbourhood of the attention, which then takes
+    # another branch: the branch for large windows computes the same, but for rounding.
+    side = network.architecture.attention // 2 + 3 * STRIDE
+    inputs = example_inputs(network, 2, side, side + STRIDE)
+    names = INPUTS if network.architecture.heights else INPUTS[:2]
+    output = PROBABILITIES if softmax else LOGITS
+    batch, rows, columns = AXES
+    masks = {0: batch, 1: rows, 2: columns}
+    images = {0: batch, 2: rows, 3: columns}
+    axes = {name: masks if name.endswith("valid") else images for name in (*names, output)}
+    buffer: Any = io.BytesIO()  # the exporter writes to it, although its annotation says otherwise
+    module = _Probabilities(network) if softmax else network
+    try:
+        with warnings.catch_warnings(), _no_stdout(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # dynamo=True takes 2 to 6 times as long to export a graph of the same speed.
+            torch.onnx.export(
+                module, inputs, buffer, dynamo=False, input_names=list(names),
+                output_names=[output], dynamic_axes=axes, opset_version=_OPSET,
+            )  # fmt: skip
+    except (RuntimeError, TypeError, ValueError) as error:
+        encoder = network.architecture.optical_encoder
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"encoder {encoder!r} cannot be exported to ONNX ({reason}): use --engine torch"
+        ) from error
+    return bytes(buffer.getvalue())
+
+
+def _onnx() -> Any:
+    try:
+        return importlib.import_module("onnx")
+    except ImportError as error:
+        raise ConfigError("exporting a model needs: pip install onnx onnxruntime") from error
+
+
+@contextmanager
+def _no_stdout() -> Iterator[None]:
+    """Discard the standard output of the process: a failed export prints its graph, from C++."""
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
