@@ -115,9 +115,9 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    from cafe_cli.model.inputs import example_inputs
     from cafe_cli.model.architecture import Architecture
     from cafe_cli.model.cafe import CaFE
+    from cafe_cli.model.inputs import example_inputs
 
     torch.manual_seed(0)
     network = CaFE(

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from cafe_cli.inference.engines.torch import fold_batchnorm
-from cafe_cli.model.inputs import TOLERANCE, example_inputs
 from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.inputs import TOLERANCE, example_inputs
 
 
 def network(encoder, **changes):
