@@ -19,13 +19,14 @@ from cafe_cli.plotting import draw_scene
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.reader import open_raster, read_window
 from cafe_cli.raster.writer import read_classes
+from cafe_cli.sample_data import SAMPLE_CONFIG, find_sample
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.system.atomic_write import (
     check_output,
-    find_foreign_file,
     is_temporary,
+    refuse_others,
     remove,
     write_text,
 )
@@ -36,7 +37,7 @@ from cafe_cli.training.train import TrainCallbacks, train
 
 
 def demo(
-    config_path: Path,
+    config_path: Path | None,
     output: Path,
     *,
     device: str = "auto",
@@ -48,8 +49,8 @@ def demo(
 
     Parameters
     ----------
-    config_path : Path
-        ``configs/sample.toml``, which names the folder of the sample data.
+    config_path : Path, optional
+        Names the folder of the sample data; by default the config that is installed with them.
     output : Path
         Folder of all outputs; ``demo.png`` and ``scores.json`` in it are the result.
     device : str
@@ -69,15 +70,16 @@ def demo(
     Raises
     ------
     InputError
-        The sample data is missing.
+        The sample data are missing.
     OutputError
         `output` exists and may not be replaced.
     """
+    config_path = config_path or find_sample() / SAMPLE_CONFIG
     config = load_config(config_path)
     data = Path(config.root)
     pieces = sorted(data.glob("town_*_ortho.tif"))
     if not pieces:
-        raise InputError(f"no sample data in {data}; run cafe demo in the source tree")
+        raise InputError(f"no town_*_ortho.tif in {data}; cafe demo without -c has its own data")
     check_output(output, overwrite)
     with claim_outputs([output], overwrite):
         _create_folder(output, config)
@@ -134,11 +136,7 @@ def _create_folder(output: Path, config: Config) -> None:
         raise OutputError(
             f"{output} is not the folder of a demo; remove it yourself or name another"
         )
-    if output.is_dir() and (foreign := find_foreign_file(output, _is_own)):
-        raise OutputError(
-            f"{output} holds {foreign.relative_to(output)} besides a demo; move it away or name "
-            "another folder"
-        )
+    refuse_others(output, "a demo", _is_own)
     remove(output)
     output.mkdir(parents=True)
     write_text(output / "config.toml", dump_config(config))

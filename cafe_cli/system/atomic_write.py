@@ -321,6 +321,21 @@ def find_foreign_file(folder: Path, is_own: Callable[[tuple[str, ...]], bool]) -
     return None
 
 
+def refuse_others(folder: Path, what: str, is_own: Callable[[tuple[str, ...]], bool]) -> None:
+    """Refuse to replace a folder that holds more than `what`, as `find_foreign_file` finds it.
+
+    Raises
+    ------
+    OutputError
+        It holds a file that `is_own` does not know.
+    """
+    if folder.is_dir() and (foreign := find_foreign_file(folder, is_own)):
+        raise OutputError(
+            f"{folder} holds {foreign.relative_to(folder)} besides {what}; move it away or name "
+            "another folder"
+        )
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -43,9 +43,9 @@ from cafe_cli.redaction import redact
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.splits.assign import SPLITS, Split
 from cafe_cli.system.atomic_write import (
-    find_foreign_file,
     is_remote,
     is_temporary,
+    refuse_others,
     write_text,
 )
 
@@ -267,11 +267,7 @@ def check_replaceable(folder: Path) -> None:
     tiles: set[str] | None = None
     with suppress(InputError):  # a damaged tile set may be replaced, too
         tiles = {tile.name for tile in load_tileset(folder).tiles}
-    if foreign := find_foreign_file(folder, partial(_is_own, tiles)):
-        raise OutputError(
-            f"{folder} holds {foreign.relative_to(folder)} besides a tile set; move it away or "
-            "name another folder"
-        )
+    refuse_others(folder, "a tile set", partial(_is_own, tiles))
 
 
 def _is_own(tiles: set[str] | None, parts: tuple[str, ...]) -> bool:

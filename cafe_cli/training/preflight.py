@@ -7,8 +7,8 @@ from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.system.atomic_write import (
     LOCK,
     check_outputs,
-    find_foreign_file,
     is_temporary,
+    refuse_others,
 )
 from cafe_cli.tilesets.plan import check_training_classes
 from cafe_cli.tilesets.tileset import TileSet, is_tileset_path
@@ -43,11 +43,7 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{output} is not the folder of a run; remove it yourself or name another"
         )
-    if foreign := find_foreign_file(output, _is_own):
-        raise OutputError(
-            f"{output} holds {foreign.relative_to(output)} besides a run; move it away or name "
-            "another folder"
-        )
+    refuse_others(output, "a run", _is_own)
 
 
 def check_weights(output: Path, config: Config) -> None:
