@@ -18,6 +18,7 @@ import click
 from cafe_cli import __version__
 from cafe_cli.cli.areas import areas
 from cafe_cli.cli.check import check
+from cafe_cli.cli.config import config
 from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
 from cafe_cli.cli.heights import heights
@@ -141,7 +142,7 @@ def cli(verbose: int, quiet: int) -> None:
 
 
 for command in (
-    areas, check, demo, evaluate, heights, info, mosaic, predict, report, sample, suggest, tile,
-    train, vectorize,
+    areas, check, config, demo, evaluate, heights, info, mosaic, predict, report, sample, suggest,
+    tile, train, vectorize,
 ):  # fmt: skip
     cli.add_command(command)

@@ -1,4 +1,4 @@
-"""Choices of settings that the command line shares; free of pydantic, which is slow to import."""
+"""Facts of the config that the command line shares; free of pydantic, which is slow to import."""
 
 from typing import Literal, TypeAlias
 
@@ -11,3 +11,24 @@ Blend: TypeAlias = Literal["hann", "gaussian", "crop"]
 TTA: TypeAlias = Literal["none", "flips", "d4"]
 Engine: TypeAlias = Literal["auto", "torch", "onnx"]
 OnError: TypeAlias = Literal["fail", "skip"]
+
+_SCENES = ("root", "scenes", "classes", "height", "labels", "split", "tile")
+_TRAINING = ("model", "train", "augment")
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    "check": _SCENES,
+    "tile": _SCENES,
+    "train": ("root", *_TRAINING),
+    "demo": (*_SCENES, *_TRAINING),
+    "evaluate": _SCENES,
+    "heights": ("scenes.crs", "scenes.pixel_size", "height"),
+    "areas": ("scenes.crs", "classes"),
+    "sample": ("scenes.crs", "classes"),
+    "suggest": ("root", "scenes.crs", "classes", "labels"),
+    "vectorize": ("scenes.crs", "scenes.pixel_size", "classes"),
+    "report": (
+        "root", "scenes.bands", "scenes.crs", "scenes.optical_nodata", "classes", "height",
+        "labels",
+    ),
+}  # fmt: skip
+"""Sections and keys that each command reads of a config."""

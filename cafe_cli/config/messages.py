@@ -1,16 +1,14 @@
 """Translate errors of pydantic into messages for the author of a config."""
 
 import re
-import types
-import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import groupby
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cafe_cli.config.schema import AugmentSettings, Config
+from cafe_cli.config.types import Section, sections_in
 from cafe_cli.text import did_you_mean, short_repr
 
 _ALTERNATIVE = re.compile(r"(literal|constrained-\w+|int|float|str)(\[.*\])?$")
@@ -53,17 +51,8 @@ def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -
 
 def _fields_at(path: Iterable[str]) -> Iterable[str]:
     """Return the names of the fields of the section at `path`."""
-    model: type[BaseModel] = Config
+    model: type[Section] = Config
     for key in path:
         if key in model.model_fields:
-            model = next(_models_in(model.model_fields[key].annotation), model)
+            model = next(sections_in(model.model_fields[key].annotation), model)
     return model.model_fields
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        if issubclass(annotation, BaseModel):
-            yield annotation
-        return
-    for part in typing.get_args(annotation):
-        yield from _models_in(part)

@@ -1,7 +1,8 @@
 """Types of values in the config, and the base of its sections."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -94,3 +95,13 @@ def describe(
         examples=list(examples) or None,
         json_schema_extra={key: value for key, value in about.items() if value is not None},
     )
+
+
+def sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """Yield the sections in the annotation of a field: one for a section, none for a key."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        if issubclass(annotation, Section):
+            yield annotation
+        return
+    for part in get_args(annotation):
+        yield from sections_in(part)

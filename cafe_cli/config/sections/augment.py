@@ -13,8 +13,6 @@ from cafe_cli.config.types import (
     describe,
 )
 
-_RANGE = "share of the range of pixel values"
-
 
 class AugmentSettings(Section):
     """How training tiles are changed, each at random and each anew in every epoch.
@@ -40,9 +38,9 @@ class AugmentSettings(Section):
     brightness: Annotated[
         BelowOne,
         describe(
-            "Exposure: a gain of all bands, up to 1 plus or minus this strength, and an offset a "
-            "fifth as large.",
-            unit=_RANGE,
+            "Exposure: a gain of all bands, up to 1 plus or minus this strength, and an offset of "
+            "up to a fifth of it, as a share of the range of pixel values.",
+            unit="strength",
             examples=[0.1],
         ),
     ] = 0.2
@@ -50,8 +48,8 @@ class AugmentSettings(Section):
         BelowOne,
         describe(
             "White balance: a gain of each band, up to 1 plus or minus this strength, and an "
-            "offset a fifth as large.",
-            unit=_RANGE,
+            "offset of up to a fifth of it, as a share of the range of pixel values.",
+            unit="strength",
             examples=[0.1],
         ),
     ] = 0.06
@@ -107,7 +105,11 @@ class AugmentSettings(Section):
     ] = 0.7
     noise: Annotated[
         BelowOne,
-        describe("Largest standard deviation of the sensor's noise.", unit=_RANGE, examples=[0.01]),
+        describe(
+            "Largest standard deviation of the sensor's noise.",
+            unit="share of the range of pixel values",
+            examples=[0.01],
+        ),
     ] = 0.02
     jpeg: Annotated[
         Strength,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from cafe_cli.config.choices import Ground, HeightKind, Unit
 from cafe_cli.config.types import (
@@ -135,6 +135,7 @@ class ClassSettings(Section):
 
     id: Annotated[
         int,
+        WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 254}),
         describe(
             "Value of the class in all label rasters that cafe writes. Ids run 0, 1, 2, ... up to "
             "254 without gaps; 255 is nodata.",
@@ -214,7 +215,8 @@ class HeightSettings(Section):
         Field(ge=0, le=100),
         describe(
             "Distance over which voids of the heights are filled from the nearest height. Voids "
-            "farther away from any height stay nodata.",
+            "farther away from any height stay nodata. At most 100 m, since as much is read around "
+            "every window.",
             unit="metres",
             examples=[5],
         ),
@@ -314,9 +316,8 @@ class LabelSettings(Section):
     priority: Annotated[
         tuple[Name, ...],
         describe(
-            "Vector labels: names of classes. Where features overlap, the class that comes first "
-            "wins, and among features of one class, or of classes that are not named, the later "
-            "feature.",
+            "Vector labels: names of classes. Where features overlap, the class that is named "
+            "first wins, a named class wins over any other, and else the later feature wins.",
             examples=[["building", "tree"]],
         ),
     ] = ()

@@ -94,8 +94,8 @@ class ModelSettings(Section):
     enhancement: Annotated[
         Literal["none", "1-p", "exp", "inverse"],
         describe(
-            "Weight of a class on the guided path, where its share of the image's labels is p: 1 "
-            '(`"none"`), 1 - p, exp(-p), or 1 / p (`"inverse"`). Rare classes weigh more.'
+            "Weight of a class on the guided path, where p is its share of the image's labels: 1 "
+            '(`"none"`), 1-p, exp(-p), or 1/p (`"inverse"`). Rare classes weigh more.'
         ),
     ] = "1-p"
     pyramid: Annotated[

@@ -9,7 +9,10 @@ from cafe_cli.config.types import STRIDE, Count, Section, Window, describe
 
 
 class PredictSettings(Section):
-    """The windows of a scene, and the averaging of predictions."""
+    """The windows of a scene, and the averaging of predictions.
+
+    `cafe predict` takes these settings as options of the same names; it reads no config.
+    """
 
     window: Annotated[
         Literal["auto"] | Annotated[Window, Field(ge=STRIDE)],

@@ -29,19 +29,25 @@ class SplitSettings(Section):
 
     validation: Annotated[
         Share,
-        describe("Labelled ground that validates.", unit="share of the labels", examples=[0.1]),
+        describe(
+            "Labelled ground that is used for validation.",
+            unit="share of the labels",
+            examples=[0.1],
+        ),
     ] = 0.2
     test: Annotated[
         Share,
-        describe("Labelled ground that tests.", unit="share of the labels", examples=[0.1]),
+        describe(
+            "Labelled ground that is used for testing.", unit="share of the labels", examples=[0.1]
+        ),
     ] = 0.0
     validation_scenes: Annotated[
         tuple[Pattern, ...],
-        describe("Ids of scenes that validate as a whole.", examples=[["7", "11"]]),
+        describe("Ids of scenes that are used for validation as a whole.", examples=[["7", "11"]]),
     ] = ()
     test_scenes: Annotated[
         tuple[Pattern, ...],
-        describe("Ids of scenes that test as a whole.", examples=[["2", "4"]]),
+        describe("Ids of scenes that are used for testing as a whole.", examples=[["2", "4"]]),
     ] = ()
     file: Annotated[
         Pattern | None,
@@ -142,8 +148,8 @@ class TileSettings(Section):
         int,
         Field(ge=0),
         describe(
-            "Overlap of neighbouring training tiles. Validation and test tiles do not overlap.",
-            unit="pixels, less than `size`",
+            "Overlap of neighbouring training tiles, less than `size`.",
+            unit="pixels",
             unset="a quarter of `size`",
             examples=[128],
         ),

@@ -207,7 +207,7 @@ class TrainSettings(Section):
         int,
         Field(ge=0),
         describe(
-            "First epochs in which the encoders are frozen.",
+            "Epochs at the start in which the encoders are frozen.",
             unit="epochs",
             examples=[5],
         ),
@@ -226,7 +226,7 @@ class TrainSettings(Section):
         Duration | None,
         describe(
             'Time after which training stops, to be resumed: `"90m"`, `"1h30m"`.',
-            unit="seconds, or a text with units",
+            unit="seconds",
             unset="no limit",
             examples=["90m"],
         ),
@@ -252,7 +252,7 @@ class TrainSettings(Section):
     devices: Annotated[
         Annotated[Count, Field(le=1024)] | None,
         describe(
-            "GPUs, or CPU processes, on each node that share a step.",
+            "GPUs, or CPU processes, on each node; they share every step.",
             unit="processes",
             unset="as many as torchrun or srun started, or 1",
             examples=[2],
@@ -261,7 +261,7 @@ class TrainSettings(Section):
     num_nodes: Annotated[
         Annotated[Count, Field(le=65536)] | None,
         describe(
-            "Nodes that share a step.",
+            "Nodes, which share every step.",
             unit="nodes",
             unset="as many as torchrun or srun started, or 1",
             examples=[2],
