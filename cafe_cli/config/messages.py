@@ -1,7 +1,7 @@
 """Translate errors of pydantic into messages for the author of a config."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from pydantic import ValidationError
@@ -39,14 +39,24 @@ def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -
     if items[0]["type"] == "extra_forbidden":
         if path[0] == "train" and path[-1] in AugmentSettings.model_fields:
             return f"{where} is now augment.{path[-1]}"
-        known = list(_fields_at(path[:-1]))
-        hint = did_you_mean(path[-1], known) or f"known: {', '.join(known)}"
-        return f"unknown key {where!r}, {hint}"
+        return f"unknown key {where!r}, {_suggest_key(path)}"
     if items[0]["type"] == "missing":
         return f"{where!r} is missing"
     first, *others = (item["msg"].removeprefix("Value error, ") for item in items)
     said = [first[0].lower() + first[1:], *(o.removeprefix("Input should be ") for o in others)]
     return f"{where}: {', or '.join(said)}{given}"
+
+
+def _suggest_key(path: Sequence[str]) -> str:
+    """Return the section that has the key, and the nearest key of this section."""
+    *here, name = path
+    known = list(_fields_at(here))
+    near = did_you_mean(name, known)
+    owners = [section for section in Config.model_fields if name in _fields_at([section])]
+    if not owners or name in Config.model_fields:
+        return near or f"known: {', '.join(known)}"
+    owner = f"it belongs to {' or '.join(f'[{section}]' for section in owners)}"
+    return f"{owner}; or {near}" if here and near else owner
 
 
 def _fields_at(path: Iterable[str]) -> Iterable[str]:

@@ -55,6 +55,7 @@ def _list_commands(section: SectionReference) -> str:
 
 def _row(key: Key) -> str:
     default = "required" if key.required else key.unset or f"`{toml(key.default)}`"
-    example = f" Example: `{toml(key.examples[0])}`." if key.examples else ""
+    clear = isinstance(key.default, int | float) and not key.unset
+    example = f" Example: `{toml(key.examples[0])}`." if key.examples and not clear else ""
     cells = [f"`{key.name}`", key.text + example, key.values, default]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -76,6 +76,21 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(toml, text, message)
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optical = 'ortho.tif'", "unknown key 'optical', it belongs to [scenes]"),
+        ("[tile]\nepochs = 5", "unknown key 'tile.epochs', it belongs to [train]"),
+        ("[augment]\nunit = 'foot'", "'augment.unit', it belongs to [height] or [split]"),
+        ("[tile]\nname = 'ground'", "unknown key 'tile.name', it belongs to [classes]"),
+        ("[predict]\nscale = 2", "it belongs to [augment]; or did you mean 'scales'?"),
+        ("[tile]\ntrain = 5", "unknown key 'tile.train', known: gsd, size"),
+    ],
+)
+def test_a_key_under_the_wrong_header_is_named_with_the_right_one(toml, text, message):
+    assert message in refusal(toml(text))
+
+
+@pytest.mark.parametrize(
     ("text", "parts"),
     [
         ("[tile]\nsize = 16", ["tile.size", "32", "got 16"]),

@@ -317,7 +317,7 @@ class LabelSettings(Section):
         tuple[Name, ...],
         describe(
             "Vector labels: names of classes. Where features overlap, the class that is named "
-            "first wins, a named class wins over any other, and else the later feature wins.",
+            "first wins, a named class wins over any other, and otherwise the later feature wins.",
             examples=[["building", "tree"]],
         ),
     ] = ()
