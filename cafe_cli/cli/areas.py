@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cafe_cli.cli.options import PATH, NamesCommand, config_options, overwrite_option, read_config
+from cafe_cli.cli.help import complete_files, option, option_group
+from cafe_cli.cli.options import (
+    PATH,
+    NamesCommand,
+    config_options,
+    file_option,
+    json_option,
+    overwrite_option,
+    read_config,
+)
 from cafe_cli.redaction import redact_all
 
 if TYPE_CHECKING:
@@ -14,26 +23,37 @@ if TYPE_CHECKING:
     from cafe_cli.evaluation.zones import Zone
 
 
-@click.command(cls=NamesCommand)
-@click.argument("maps", metavar="MAP")
-@config_options
-@click.option("--zones", help="Vector file of polygons: measure inside each of them.")
-@click.option("--zone-name", help="Attribute that names the zones.")
-@click.option("-o", "--output", type=PATH, help="Table to write: .csv or .json.")
-@overwrite_option
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON to stdout.")
+EXAMPLES = {
+    "hectares of each class": "cafe areas map.tif -o areas.csv",
+    "square metres of each class in each parcel":
+        "cafe areas map.tif --zones parcels.gpkg --zone-name parcel -o parcels.csv",
+}  # fmt: skip
+
+
+@click.command(cls=NamesCommand, examples=EXAMPLES)
+@click.argument("maps", metavar="MAP", shell_complete=complete_files)
+@option_group(
+    "Inputs",
+    file_option("--zones", help="Vector file of polygons; measure inside each of them."),
+    option("--zone-name", metavar="ATTRIBUTE", show_default="the number of the zone",
+           help="Attribute of the zones that names them."),
+    config_options,
+)  # fmt: skip
+@option_group(
+    "Outputs",
+    option("-o", "--output", type=PATH, metavar="FILE", help="Table to write: .csv or .json."),
+    overwrite_option,
+    json_option,
+)
 def areas(
     maps: str, config_path: Path | None, assignments: tuple[str, ...], zones: str | None,
     zone_name: str | None, output: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the area of each class of a MAP, or of each class in each zone.
+    """Measure the area of each class, in all or by zone.
 
-    MAP is a file, folder, quoted glob or @list.txt, read as one map. Pixels on the edge of a zone
-    count with the share that lies inside. The class table is the map's, or that of the config.
-
-    \b
-    cafe areas map.tif
-    cafe areas map.tif --zones parcels.gpkg --zone-name parcel -o parcels.csv
+    MAP is a classified raster: a file, folder, quoted glob or @list.txt, read as one map. A pixel
+    on the edge of a zone counts with the share that lies inside. Class names come from the map,
+    or from the config if one is given.
     """
     config = read_config(config_path, assignments)
     _check_usage(zones, zone_name, output)

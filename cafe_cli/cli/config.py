@@ -5,31 +5,33 @@ from pathlib import Path
 
 import click
 
+from cafe_cli.cli.help import CafeCommand, option, option_group
 from cafe_cli.cli.options import PATH, overwrite_option
 from cafe_cli.config.choices import READ_BY
 
-_EXAMPLES = """\b
-Examples:
-  cafe config -o town.toml
-  cafe config train
-  cafe config --schema -o cafe.schema.json
-"""
+EXAMPLES = {
+    "a config to begin with": "cafe config -o site.toml",
+    "the settings that cafe train reads": "cafe config train",
+    "the JSON Schema, by which an editor completes keys and checks values":
+        "cafe config --schema -o cafe.schema.json",
+}  # fmt: skip
 
 
-@click.command(epilog=_EXAMPLES)
-@click.argument("command", type=click.Choice(list(READ_BY)), required=False)
-@click.option(
-    "--schema", "form", flag_value="schema",
-    help="Print the JSON Schema, by which editors complete keys and check values.",
+@click.command(cls=CafeCommand, examples=EXAMPLES)
+@click.argument("command", type=click.Choice(list(READ_BY)), required=False, metavar="[COMMAND]")
+@option_group(
+    "Outputs",
+    option("-o", "--output", type=PATH, metavar="FILE", show_default="stdout",
+           help="File to write."),
+    overwrite_option,
+    option("--schema", "form", flag_value="schema", help="Print the JSON Schema for editors."),
+    option("--markdown", "form", flag_value="markdown", help="Print the page of the manual."),
 )  # fmt: skip
-@click.option("--markdown", "form", flag_value="markdown", help="Print the page of the manual.")
-@click.option("-o", "--output", type=PATH, help="File to write.  [default: stdout]")
-@overwrite_option
 def config(command: str | None, form: str | None, output: Path | None, overwrite: bool) -> None:
-    """Print all settings, with their meaning, unit, range and default.
+    """Print a config with all settings, explained.
 
-    The output is a config (TOML) that loads as the defaults. With COMMAND, it holds the settings
-    that this command reads.
+    The output is a config (TOML) that gives the meaning, unit, range and default of each setting,
+    and loads as the defaults. With COMMAND (e.g. train), it holds what this command reads.
     """
     if command and form:
         raise click.UsageError(f"--{form} describes all settings: leave out {command!r}")

@@ -4,25 +4,40 @@ from pathlib import Path
 
 import click
 
+from cafe_cli.cli.help import CafeCommand, option, option_group
 from cafe_cli.cli.options import PATH, device_option, overwrite_option
 
+EXAMPLES = {
+    "all steps; then look at demo/demo.png": "cafe demo",
+    "without a GPU, in place of an earlier demo": "cafe demo --device cpu --overwrite",
+    "the sample data alone, to try the commands one by one": "cafe demo --only-data -o sample",
+}
 
-@click.command()
-@click.option(
-    "-c", "--config", "config_path", type=PATH, show_default="the one installed with cafe",
-    help="Config that names the sample data.",
+
+@click.command(cls=CafeCommand, examples=EXAMPLES)
+@option_group(
+    "Inputs",
+    option("-c", "--config", "config_path", type=PATH, metavar="FILE",
+           show_default="the one installed with cafe",
+           help="Config that names the sample data."),
 )  # fmt: skip
-@click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True)
-@click.option(
-    "--only-data", is_flag=True,
-    help="Copy the sample data and their config to the output folder, and run nothing.",
+@option_group(
+    "Outputs",
+    option("-o", "--output", type=PATH, default=Path("demo"), metavar="FOLDER",
+           help="Folder of all outputs."),
+    option("--only-data", is_flag=True,
+           help="Copy the sample data and their config to the folder, and run nothing."),
+    overwrite_option,
 )  # fmt: skip
-@overwrite_option
-@device_option
+@option_group("Compute", device_option)
 def demo(
     config_path: Path | None, output: Path, only_data: bool, overwrite: bool, device: str
 ) -> None:
-    """Tile, train, predict, mosaic and evaluate on the sample data, and draw the result."""
+    """Run all steps on the sample data and draw the map.
+
+    Tiles two scenes, trains on them for a few minutes, then predicts, mosaics and evaluates a
+    third. The sample data are installed with cafe.
+    """
     from cafe_cli.cli.console import say, show_scores, training_display
 
     if only_data:

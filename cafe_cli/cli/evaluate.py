@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import click
 
+from cafe_cli.cli.help import complete_files, option, option_group
 from cafe_cli.cli.options import (
     PATH,
     NamesCommand,
     config_options,
+    file_option,
     floats,
+    json_option,
     overwrite_option,
     read_config,
 )
@@ -32,33 +35,59 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS = get_args(Split)
 
 
-@click.command(cls=NamesCommand)
-@click.argument("maps", metavar="MAP")
-@click.argument("reference", required=False)
-@config_options
-@click.option(
-    "--split", type=click.Choice(SPLITS), help="Score only this ground of the config's scenes."
-)
-@click.option("--partial", is_flag=True, help="Leave out scenes without a map or a reference.")
-@click.option("--ignore", type=int, multiple=True, help="Reference value that is no class.")
-@click.option("--ignore-class", multiple=True, metavar="CLASS",
-              help="Class whose ground is not scored, such as clutter.")  # fmt: skip
-@click.option("--erode", type=click.FloatRange(min=0), default=0, metavar="PIXELS",
-              help="Leave out reference pixels so near to another class.")  # fmt: skip
-@click.option("--by-distance", callback=floats, metavar="PIXELS,...",
-              help="Score by the distance to boundaries, too, with these limits.")  # fmt: skip
-@click.option("--by-height", metavar="HEIGHTS",
-              help="Score by the height above ground of this raster, too.")  # fmt: skip
-@click.option("--height-limits", callback=floats, default="0.5,2,5,10,20", show_default=True,
-              metavar="METRES,...", help="Limits of --by-height.")  # fmt: skip
-@click.option("--block", type=click.IntRange(min=1), metavar="PIXELS",
-              help="Side of the blocks of intervals.  [default: 100 blocks]")  # fmt: skip
-@click.option("--compare", multiple=True, metavar="MAP", help="Another map to set beside MAP.")
-@click.option("--areas", type=PATH, help="Write the area of each class of MAP: .csv or .json.")
-@overwrite_option
-@click.option("--kappa", is_flag=True, help="Give Cohen's kappa, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON to stdout.")
-@click.option("--min-miou", type=float, help="Exit with 1 if mean IoU is lower.")
+EXAMPLES = {
+    "a map and reference labels": "cafe evaluate town.tif sample_data/town_labels.tif",
+    "points of cafe sample: accuracies and areas with 95 % intervals":
+        "cafe evaluate map.tif points.gpkg --areas areas.csv",
+    "all maps of the test ground; the exit code is the verdict":
+        "cafe evaluate maps/ -c site.toml --split test --min-miou 0.6",
+    "two maps, away from the boundaries of the classes":
+        "cafe evaluate map.tif labels.tif --erode 3 --compare old.tif",
+}  # fmt: skip
+
+
+@click.command(cls=NamesCommand, examples=EXAMPLES)
+@click.argument("maps", metavar="MAP", shell_complete=complete_files)
+@click.argument("reference", required=False, shell_complete=complete_files)
+@option_group(
+    "Inputs",
+    file_option("--compare", metavar="MAP", multiple=True,
+                help="Another map, to score and compare with MAP; may be repeated."),
+    file_option("--by-height", metavar="HEIGHTS",
+                help="Also score by height above ground, read from this raster (DSM or nDSM)."),
+    config_options,
+)  # fmt: skip
+@option_group(
+    "Outputs",
+    option("--areas", type=PATH, metavar="FILE",
+           help="Write the area of each class of MAP: .csv or .json."),
+    overwrite_option,
+    json_option,
+)  # fmt: skip
+@option_group(
+    "Labels",
+    option("--split", type=click.Choice(SPLITS),
+           help="Score only the ground of this split of the config's scenes."),
+    option("--partial", is_flag=True, help="Leave out scenes that lack a map or a reference."),
+    option("--ignore", type=int, multiple=True, metavar="VALUE",
+           help="Reference value without a class; may be repeated."),
+    option("--ignore-class", multiple=True, metavar="CLASS",
+           help="Class whose ground is not scored, e.g. clutter; may be repeated."),
+    option("--erode", type=click.FloatRange(min=0), default=0, metavar="PIXELS",
+           help="Leave out reference pixels within this distance of another class."),
+)  # fmt: skip
+@option_group(
+    "Scores",
+    option("--by-distance", callback=floats, metavar="PIXELS,...",
+           help="Also score by distance to the class boundaries, in groups with these limits."),
+    option("--height-limits", callback=floats, default="0.5,2,5,10,20", metavar="METRES,...",
+           help="Limits of the groups of --by-height."),
+    option("--block", type=click.IntRange(min=1), metavar="PIXELS", show_default="100 blocks",
+           help="Side of the blocks of the bootstrap for the 95 % intervals."),
+    option("--kappa", is_flag=True, help="Also print Cohen's kappa."),
+    option("--min-miou", type=float, metavar="IOU",
+           help="Exit with code 1 if the mean IoU is lower."),
+)  # fmt: skip
 def evaluate(
     maps: str, reference: str | None, config_path: Path | None, assignments: tuple[str, ...],
     split: Split | None, partial: bool, ignore: tuple[int, ...], ignore_class: tuple[str, ...],
@@ -66,21 +95,17 @@ def evaluate(
     height_limits: tuple[float, ...], block: int | None, compare: tuple[str, ...],
     areas: Path | None, overwrite: bool, kappa: bool, as_json: bool, min_miou: float | None,
 ) -> None:  # fmt: skip
-    """Score a MAP against REFERENCE labels, whose grid may be another.
+    """Compare a map with reference labels; grids may differ.
 
-    Both are files, folders, quoted globs or @list.txt, read as one; REFERENCE may be vectors. With
-    {id} in both names, scenes are scored together and one by one. Without REFERENCE, the scenes of
-    the config are: MAP is then a folder of maps named like their orthophotos, or a pattern. With
-    --areas alone, nothing is scored.
+    MAP and REFERENCE are files, folders, quoted globs or @list.txt, each read as one raster;
+    REFERENCE may also be a vector file. With {id} in both names, scenes are scored one by one and
+    pooled. Without REFERENCE, the labels of the config's scenes are the reference, and MAP is a
+    folder of maps named like their orthophotos, or a pattern. With --areas and no REFERENCE,
+    areas are measured and nothing is scored.
 
-    Points that cafe sample drew give accuracies and areas with 95 % intervals; intervals against
-    whole references come from a bootstrap of blocks. The class table is the map's, or that of the
-    config.
-
-    \b
-      cafe evaluate map.tif labels.gpkg --min-miou 0.6
-      cafe evaluate map.tif points.gpkg --areas areas.csv
-      cafe evaluate map.tif labels.tif --erode 3 --ignore-class clutter --compare old.tif
+    Points that cafe sample drew yield accuracies and areas with 95 % intervals; for other
+    references, the intervals come from a bootstrap of blocks. Class names come from the map, or
+    from the config if one is given.
     """
     config = read_config(config_path, assignments)
     scoring = areas is None or any(x is not None for x in (reference, split, min_miou))

@@ -5,51 +5,60 @@ from typing import Any
 
 import click
 
+from cafe_cli.cli.help import option_group
 from cafe_cli.cli.options import (
-    SCENE_OPTIONS,
+    GROUND_OPTIONS,
     RasterCommand,
     add_options,
     config_options,
+    crs_option,
     dry_option,
+    file_option,
     output_options,
+    pixel_size_option,
     read_config,
     take_overrides,
 )
 from cafe_cli.text import percent
 
-HEIGHT_OPTIONS = tuple(option for option in SCENE_OPTIONS if option.key.startswith("height."))
+EXAMPLES = {
+    "above an estimate of the ground":
+        "cafe heights --elevation sample_data/town_dsm.tif -o ndsm.tif",
+    "above a terrain model, on the grid of the orthophoto":
+        "cafe heights --elevation dsm.tif --dtm dtm.tif --optical ortho.tif -o ndsm.tif",
+}  # fmt: skip
 
 
-@click.command(cls=RasterCommand)
-@click.option("--elevation", required=True, multiple=True, help="Surface model.")
-@click.option("--dtm", multiple=True, help="Terrain model to take heights above.")
-@click.option("--optical", multiple=True, help="Orthophoto whose grid the heights take.")
-@output_options("Heights in metres (COG).")
-@add_options(HEIGHT_OPTIONS)
-@click.option("--crs", help="CRS of rasters that do not say theirs, e.g. EPSG:25832.")
-@click.option(
-    "--pixel-size", type=click.FloatRange(min=0, min_open=True),
-    help="Metres per pixel of rasters without georeference.",
+@click.command(cls=RasterCommand, examples=EXAMPLES)
+@option_group(
+    "Inputs",
+    file_option("--elevation", help="Surface model (DSM).", required=True, multiple=True),
+    file_option("--dtm", help="Terrain model (DTM), to compute heights above it.", multiple=True),
+    file_option("--optical", help="Orthophoto whose grid the output has.", multiple=True,
+                show_default="the grid of the DSM"),
+    crs_option,
+    pixel_size_option,
+    config_options,
 )  # fmt: skip
-@config_options
-@dry_option
+@option_group("Outputs", output_options("Heights above ground in metres (COG)."), dry_option)
+@option_group("Heights", add_options(GROUND_OPTIONS))
 def heights(
     elevation: tuple[str, ...], dtm: tuple[str, ...], optical: tuple[str, ...], output: Path,
     overwrite: bool, crs: str | None, pixel_size: float | None, config_path: Path | None,
     assignments: tuple[str, ...], dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Write the height above ground (nDSM) of a surface model.
+    """Write heights above ground (nDSM) from a surface model.
 
-    As tiles and maps get it: above a terrain model, or above an estimate of the ground. Rasters
-    are files, folders, quoted globs, @list.txt or any name GDAL opens; of a config, [height] and
-    the CRS are used.
+    The network sees the same heights: above a terrain model, or above an estimate of the ground.
+    Rasters are files, folders, quoted globs, @list.txt or any name that GDAL opens. The command
+    reads [height] and the CRS from a config.
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports
     from cafe_cli.scenes import height_map
     from cafe_cli.scenes.discovery import expand_inputs
 
-    config = read_config(config_path, assignments, take_overrides(HEIGHT_OPTIONS, options))
+    config = read_config(config_path, assignments, take_overrides(GROUND_OPTIONS, options))
     surface, terrain, image = (tuple(expand_inputs(n)) for n in (elevation, dtm, optical))
     source = height_map.HeightSource(
         surface, terrain, image, crs or config.crs, pixel_size or config.pixel_size

@@ -18,10 +18,12 @@ import click
 from cafe_cli import __version__
 from cafe_cli.cli.areas import areas
 from cafe_cli.cli.check import check
+from cafe_cli.cli.completion import completion
 from cafe_cli.cli.config import config
 from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
 from cafe_cli.cli.heights import heights
+from cafe_cli.cli.help import CafeGroup, option
 from cafe_cli.cli.info import info
 from cafe_cli.cli.map_report import report
 from cafe_cli.cli.mosaic import mosaic
@@ -130,19 +132,25 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="cafe")
-@click.option("-v", "--verbose", count=True, help="Say more; with tracebacks.")
-@click.option("-q", "--quiet", count=True, help="Say nothing but errors.")
+@click.group(
+    cls=CafeGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="cafe", help="Print the version and exit.")
+@option("-v", "--verbose", count=True, show_default=False,
+        help="Print more: all details, and tracebacks of errors.")  # fmt: skip
+@option("-q", "--quiet", count=True, show_default=False, help="Print errors only.")
 def cli(verbose: int, quiet: int) -> None:
-    """Land-cover maps from orthophotos and surface models."""
+    """Make land-cover maps from orthophotos and surface models.
+
+    cafe COMMAND --help shows the options of a command, with examples.
+    """
     from cafe_cli.cli.console import set_up_log
 
     set_up_log(verbose - quiet)
 
 
-for command in (
-    areas, check, config, demo, evaluate, heights, info, mosaic, predict, report, sample, suggest,
-    tile, train, vectorize,
-):  # fmt: skip
-    cli.add_command(command)
+cli.add_section("Make a map", check, tile, train, predict, mosaic)
+cli.add_section("Assess and use a map", evaluate, sample, suggest, areas, vectorize, report)
+cli.add_section("Data and settings", info, heights, config)
+cli.add_section("Getting started", demo, completion)

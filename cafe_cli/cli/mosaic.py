@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cafe_cli.cli.help import CafeCommand, complete_files, option, option_group
 from cafe_cli.cli.options import (
     PATH,
     bbox_option,
     dry_option,
+    file_option,
     jobs_option,
     on_error_option,
     output_options,
@@ -23,39 +25,58 @@ if TYPE_CHECKING:
 METHODS = ("first", "last", "majority", "confidence", "probabilities", "distance")
 
 
-@click.command()
-@click.argument("inputs", nargs=-1, required=True)
-@output_options("Label raster (COG).")
-@click.option(
-    "--method", type=click.Choice(METHODS), default="majority", show_default=True,
-    help="Label where inputs overlap: of the first or last input, of most inputs, of the most "
-    "confident, of the highest summed probability, or of the input whose edge is farthest.",
+EXAMPLES = {
+    "all maps of a folder": "cafe mosaic maps/ -o land_cover.tif",
+    "of overlapping maps, the most confident label":
+        "cafe mosaic maps/ -o land_cover.tif --method confidence",
+    "on the grid of another raster, without small regions":
+        "cafe mosaic 'maps/*.tif' -o land_cover.tif --like ortho.tif --min-area 5",
+}  # fmt: skip
+
+
+@click.command(cls=CafeCommand, examples=EXAMPLES)
+@click.argument("inputs", nargs=-1, required=True, shell_complete=complete_files)
+@option_group(
+    "Inputs",
+    file_option(
+        "--confidence", "confidences", multiple=True, metavar="FILES",
+        help="Confidence rasters in the order of the maps: one file (repeat the option), a quoted "
+        "glob or @list.txt.",
+        show_default="those among INPUTS",
+    ),
+    file_option(
+        "--probabilities", help="Rasters of class probabilities, given like --confidence.",
+        multiple=True, metavar="FILES", show_default="those among INPUTS",
+    ),
 )  # fmt: skip
-@click.option(
-    "--confidence", "confidences", multiple=True,
-    help="Confidence rasters in the order of the label rasters: a file (repeated), a glob or "
-    "@list.  [default: those among INPUTS]",
+@option_group(
+    "Outputs",
+    output_options("Classified raster to write (COG)."),
+    option("--confidence-output", type=PATH, metavar="FILE",
+           help="Also write the confidence of the chosen labels."),
+    option("--sources", type=PATH, metavar="FILE",
+           help="Also write which input each label comes from."),
+    stac_options,
+    dry_option,
 )  # fmt: skip
-@click.option(
-    "--probabilities",
-    multiple=True,
-    help="Rasters of probabilities, like --confidence.  [default: those among INPUTS]",
-)
-@click.option("--confidence-output", type=PATH, help="Second output: confidence of the labels.")
-@click.option(
-    "--min-area",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    help="Square metres; smaller regions are given to the neighbour with the longest border.",
-)
-@click.option("--sources", type=PATH, help="Output: which input each label comes from.")
-@click.option("--like", help="Raster whose CRS and pixels the map takes, instead of the first's.")
-@click.option("--resolution", type=float, help="Side of a pixel in units of the CRS.")
-@bbox_option("Extent in the CRS of the map.  [default: all inputs]")
-@jobs_option
-@on_error_option
-@stac_options
-@dry_option
+@option_group(
+    "Method",
+    option("--method", type=click.Choice(METHODS), default="majority",
+           help="Label where maps overlap: of the first or the last input, of the majority, of the "
+           "most confident, of the highest sum of probabilities, or of the input whose edge is "
+           "farthest away."),
+    option("--min-area", type=click.FloatRange(min=0), default=0, metavar="M2",
+           help="Merge smaller regions, in m², into the neighbour with the longest border."),
+)  # fmt: skip
+@option_group(
+    "Area and grid",
+    file_option("--like", help="Raster whose CRS and pixel grid the output has.",
+                show_default="the first input"),
+    option("--resolution", type=float, metavar="SIZE", show_default="that of the first input",
+           help="Pixel size in units of the CRS."),
+    bbox_option("Extent in the CRS of the output.", "around all inputs"),
+)  # fmt: skip
+@option_group("Compute", jobs_option, on_error_option)
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
     confidences: tuple[str, ...], probabilities: tuple[str, ...], confidence_output: Path | None,
@@ -63,15 +84,11 @@ def mosaic(
     bbox: tuple[float, float, float, float] | None, jobs: int | None, on_error: OnError,
     min_area: float, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Join label rasters into one map.
+    """Merge classified rasters into one map.
 
-    INPUTS are files, folders, quoted globs, @list.txt or any name GDAL opens. Confidence and
-    quality rasters among them are no labels; they serve the methods that need them. The map has
-    the pixel grid of the first, or of --like, and reaches around all of them.
-
-    \b
-    cafe mosaic maps/ -o town.tif --method confidence
-    cafe mosaic 'maps/*.tif' -o town.tif --sources sources.tif
+    INPUTS are files, folders, quoted globs, @list.txt or any name that GDAL opens. Confidence and
+    quality rasters among them are recognised: they are not merged as labels, but serve the methods
+    that need them.
     """
     from cafe_cli.cli.console import progress_bar
     from cafe_cli.cli.report import print_reports

@@ -5,18 +5,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from cafe_cli.cli.help import CafeCommand, Decorator, complete_files, option
 from cafe_cli.config.choices import Ground, HeightKind, OnError, Unit
 from cafe_cli.text import list_some
 
 if TYPE_CHECKING:
     from cafe_cli.config.schema import Config
     from cafe_cli.raster.stac import StacOptions
-
-Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
 QUOTE = "quote the pattern, so that the shell does not expand it"
@@ -32,9 +31,11 @@ class ConfigOption:
         Such as ``--batch-size``; the command's parameter is named after it.
     key : str
         Dotted key of `cafe_cli.config.schema.Config`, such as ``train.batch_size``.
-    help : str, optional
+    help : str
     type : type or Literal
         A Literal offers its values as choices.
+    default : str, optional
+        The key's default, for the help: the schema is slow to import. None if the key has none.
     metavar : str, optional
         Placeholder of the value in the help text.
     multiple : bool
@@ -45,8 +46,9 @@ class ConfigOption:
 
     flag: str
     key: str
-    help: str | None = None
+    help: str
     type: Any = str
+    default: str | None = None
     metavar: str | None = None
     multiple: bool = False
     callback: Callable[[click.Context, click.Parameter, Any], Any] | None = None
@@ -64,9 +66,11 @@ class ConfigOption:
     def decorate(self, command: Callable[..., Any]) -> Callable[..., Any]:
         """Add the option to a command."""
         kind = click.Choice(self.choices) if self.choices else self.type
-        return click.option(
+        files = self.metavar in ("FILE", "FILES")
+        return option(
             self.flag, self.parameter, type=kind, help=self.help, metavar=self.metavar,
-            multiple=self.multiple, callback=self.callback,
+            show_default=self.default or False, multiple=self.multiple, callback=self.callback,
+            shell_complete=complete_files if files else None,
         )(command)  # fmt: skip
 
 
@@ -74,8 +78,8 @@ def add_options(options: Sequence[ConfigOption]) -> Decorator:
     """Return a decorator that adds options in the order of the sequence."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option.decorate(command)
+        for declared in reversed(options):
+            command = declared.decorate(command)
         return command
 
     return add
@@ -83,7 +87,7 @@ def add_options(options: Sequence[ConfigOption]) -> Decorator:
 
 def take_overrides(options: Sequence[ConfigOption], given: dict[str, Any]) -> dict[str, Any]:
     """Remove the options' parameters from `given`; return those that are set by config key."""
-    values = {option.key: given.pop(option.parameter) for option in options}
+    values = {declared.key: given.pop(declared.parameter) for declared in options}
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -116,6 +120,8 @@ floats = _numbers(float, "0.75,1,1.25")
 
 def _absolute(context: click.Context, parameter: click.Parameter, names: Sequence[str]) -> Any:
     """Make file names absolute: those of a config are relative to its own folder."""
+    if not names or context.resilient_parsing:  # the shell completes: nothing may be imported
+        return None
     from cafe_cli.scenes.discovery import expand
     from cafe_cli.system.atomic_write import is_remote
 
@@ -134,55 +140,89 @@ def absolute_path(context: click.Context, parameter: click.Parameter, name: str 
 
 
 def _files(flag: str, key: str, what: str) -> ConfigOption:
-    return ConfigOption(flag, key, what, multiple=True, callback=_absolute)
+    return ConfigOption(flag, key, what, metavar="FILES", multiple=True, callback=_absolute)
 
 
-RASTER_OPTIONS = (
+CONTENT_OPTIONS = (
     ConfigOption(
-        "--bands", "scenes.bands", "Optical bands from 1, in this order.",
-        metavar="B,B,...", callback=integers,
+        "--bands", "scenes.bands", "Optical bands to use, numbered from 1, in this order.",
+        default="all but alpha", metavar="B,B,...", callback=integers,
     ),
-    ConfigOption("--crs", "scenes.crs", "CRS of rasters that do not say theirs, e.g. EPSG:25832."),
     ConfigOption(
-        "--pixel-size", "scenes.pixel_size", "Metres per pixel of rasters without georeference.",
-        float,
+        "--crs", "scenes.crs", "CRS to assume for rasters that have none, e.g. EPSG:25832.",
+        metavar="CRS",
+    ),
+    ConfigOption(
+        "--pixel-size", "scenes.pixel_size",
+        "Pixel size to assume for rasters without a georeference.", float, metavar="METRES",
     ),
     ConfigOption(
         "--optical-nodata", "scenes.optical_nodata",
-        "Value that marks voids of the orthophoto, instead of the raster's nodata or mask.", float,
+        "Nodata value of the orthophoto, in place of the nodata or mask that it declares.", float,
+        metavar="VALUE",
+    ),
+)  # fmt: skip
+"""Options for the content of the orthophoto, and for the georeference of all rasters."""
+
+HEIGHT_OPTIONS = (
+    ConfigOption(
+        "--height-kind", "height.kind",
+        "Meaning of the heights: absolute (dsm), or above ground (ndsm).", HeightKind, "dsm",
     ),
     ConfigOption(
-        "--height-kind", "height.kind", "Absolute heights (dsm) or above ground (ndsm).", HeightKind
+        "--height-unit", "height.unit",
+        "Unit of the heights; auto: the one that the raster states.", Unit, "auto",
     ),
-    ConfigOption("--height-unit", "height.unit", "Unit of the heights.", Unit),
     ConfigOption(
         "--height-nodata", "height.nodata",
-        "Value that marks voids, instead of the raster's nodata.", float,
+        "Nodata value of the heights, in place of the one that the raster declares.", float,
+        metavar="VALUE",
     ),
 )  # fmt: skip
-"""Options for the content of the rasters."""
+"""Options for the content of the height raster."""
 
-SCENE_OPTIONS = (
+GROUND_OPTIONS = (
+    *HEIGHT_OPTIONS,
+    ConfigOption(
+        "--ground", "height.ground",
+        "Ground to subtract from a DSM: the terrain model, an estimate, or none; auto: the terrain "
+        "model if there is one, else the estimate.", Ground, "auto",
+    ),
+)  # fmt: skip
+"""Options for the heights above ground."""
+
+INPUT_OPTIONS = (
     _files(
         "--optical", "scenes.optical",
-        "Orthophoto; {id} in the name makes scenes, * and repetition join files.",
+        "Orthophoto. {id} in its name makes one scene per match; files that * matches are joined.",
     ),
-    _files("--elevation", "scenes.elevation", "Surface model; named like --optical."),
-    _files("--dtm", "scenes.dtm", "Terrain model to take heights above."),
-    _files("--labels", "scenes.labels", "Labels: raster or vectors."),
-    _files("--corrections", "scenes.corrections", "Newer labels on top of these."),
-    *RASTER_OPTIONS,
-    ConfigOption("--ground", "height.ground", type=Ground),
-    ConfigOption("--size", "tile.size", "Side of a tile in pixels.  [default: 512]", int),
+    _files("--elevation", "scenes.elevation", "Surface model (DSM); {id} as in --optical."),
+    _files("--dtm", "scenes.dtm", "Terrain model (DTM), to compute heights above ground."),
+    _files("--labels", "scenes.labels", "Labels: classified rasters or vector files."),
+    _files(
+        "--corrections", "scenes.corrections",
+        "Newer labels, which replace --labels wherever they have a class.",
+    ),
+    *CONTENT_OPTIONS,
+)  # fmt: skip
+"""Options for the files of scenes and their content."""
+
+TILE_OPTIONS = (
     ConfigOption(
-        "--overlap", "tile.overlap", "Overlap of training tiles in pixels.  [default: size / 4]",
-        int,
+        "--size", "tile.size", "Side of a tile.", int, "512", metavar="PIXELS",
+    ),
+    ConfigOption(
+        "--overlap", "tile.overlap", "Overlap of neighbouring training tiles.", int,
+        "a quarter of --size", metavar="PIXELS",
     ),
 )  # fmt: skip
+"""Options for the tiles."""
+
+SCENE_OPTIONS = (*INPUT_OPTIONS, *GROUND_OPTIONS, *TILE_OPTIONS)
 """Options for the scenes, the content of their rasters, and the tiles."""
 
 
-class RasterCommand(click.Command):
+class RasterCommand(CafeCommand):
     """A command that explains the arguments that a shell makes of an unquoted pattern.
 
     Options take one name each, so that all others of ``--optical ortho/*.tif`` become arguments.
@@ -194,9 +234,9 @@ class RasterCommand(click.Command):
         """Parse the command line, and refuse names that follow the value of an option."""
         words = list(args)
         rest = super().parse_args(ctx, args)
-        for option, flag, values, others in _split_by_option(self, words):
+        for parameter, flag, values, others in _split_by_option(self, words):
             if strays := [word for word in others if self.is_stray(ctx, word)]:
-                ctx.fail(_describe_strays(option, flag, values, strays))
+                ctx.fail(_describe_strays(parameter, flag, values, strays))
         if rest:
             ctx.fail(f"Got unexpected extra arguments ({' '.join(rest)})")
         return rest
@@ -240,7 +280,7 @@ def _describe_strays(
     return f"{said}: {QUOTE}: {flag} '{pattern}'"
 
 
-class NamesCommand(click.Command):
+class NamesCommand(CafeCommand):
     """A command of a few names, that explains the others that a shell makes of a pattern."""
 
     allow_extra_args = True  # refused below, with a message of their own
@@ -279,41 +319,45 @@ def _guess_patterns(names: Sequence[str]) -> list[str]:
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --config and --set."""
-    command = click.option(
+    command = option(
         "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
-        help="Set any key of the config.",
+        help="Set any key of the config, e.g. tile.size=256; may be repeated.",
     )(command)  # fmt: skip
-    return click.option("-c", "--config", "config_path", type=PATH, help="Config file (TOML).")(
-        command
-    )
+    return option(
+        "-c", "--config", "config_path", type=PATH, metavar="FILE",
+        help="Config file (TOML): scenes, classes and settings. Options override it.",
+    )(command)  # fmt: skip
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+overwrite_option = option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 
 
-def output_options(what: str) -> Decorator:
+def output_options(what: str, metavar: str = "FILE") -> Decorator:
     """Add --output, described by `what`, and --overwrite."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        output = click.option("-o", "--output", type=PATH, required=True, help=what)
+        output = option("-o", "--output", type=PATH, metavar=metavar, required=True, help=what)
         return output(overwrite_option(command))
 
     return add
 
 
-def bbox_option(what: str) -> Decorator:
+def bbox_option(what: str, default: str | None = None) -> Decorator:
     """Add --bbox, described by `what`."""
-    return click.option("--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP", help=what)
+    return option(
+        "--bbox", type=float, nargs=4, metavar="LEFT BOTTOM RIGHT TOP", help=what,
+        show_default=default or False,
+    )  # fmt: skip
 
 
 def stac_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --stac and --datetime, which `take_stac` reads."""
-    command = click.option(
-        "--datetime", metavar="WHEN",
-        help="When the images were taken, for --stac, e.g. 2024-06-01.  [default: as inputs say]",
+    command = option(
+        "--datetime", metavar="WHEN", show_default="as the inputs state",
+        help="Acquisition time of the images for --stac, e.g. 2024-06-01.",
     )(command)  # fmt: skip
-    return click.option(
-        "--stac", is_flag=True, help="Write a STAC item beside the map: NAME.stac.json."
+    return option(
+        "--stac", is_flag=True, help="Also write a STAC item beside the map: NAME.stac.json."
     )(command)
 
 
@@ -327,16 +371,31 @@ def take_stac(options: dict[str, Any]) -> "StacOptions | None":
     return StacOptions(moment) if asked else None
 
 
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+def file_option(*flags: str, **attributes: Any) -> Decorator:
+    """Add an option for input files: a file, or a folder, pattern or list of files."""
+    return option(*flags, **{"metavar": "FILE", "shell_complete": complete_files, **attributes})
+
+
+crs_option = option(
+    "--crs", metavar="CRS", help="CRS to assume for rasters that have none, e.g. EPSG:25832."
 )
-on_error_option = click.option(
-    "--on-error", type=click.Choice(get_args(OnError)), default="fail", show_default=True,
-    help="Where a file cannot be read: stop, or leave it out, count it and exit with 3.",
+pixel_size_option = option(
+    "--pixel-size", type=click.FloatRange(min=0, min_open=True), metavar="METRES",
+    help="Pixel size to assume for rasters without a georeference.",
 )  # fmt: skip
-jobs_option = click.option(
-    "-j", "--jobs", type=click.IntRange(min=1), help="Threads.  [default: one per core]"
-)
-dry_option = click.option(
-    "--dry-run", is_flag=True, help="Check the inputs and say what would be done; write nothing."
+device_option = option(
+    "--device", default="auto", metavar="DEVICE",
+    help="Device to compute on: auto, cpu, cuda or cuda:N.",
+)  # fmt: skip
+on_error_option = option(
+    "--on-error", type=click.Choice(get_args(OnError)), default="fail",
+    help="Where a file cannot be read: fail, or skip that part, count it and exit with code 3.",
+)  # fmt: skip
+jobs_option = option(
+    "-j", "--jobs", type=click.IntRange(min=1), metavar="N", show_default="one per core",
+    help="Number of threads.",
+)  # fmt: skip
+json_option = option("--json", "as_json", is_flag=True, help="Print the results as JSON to stdout.")
+dry_option = option(
+    "--dry-run", is_flag=True, help="Check the inputs and print what would be done; write nothing."
 )

@@ -2,19 +2,23 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cafe_cli.cli.help import option, option_group
 from cafe_cli.cli.options import (
+    CONTENT_OPTIONS,
+    HEIGHT_OPTIONS,
     PATH,
-    RASTER_OPTIONS,
     ConfigOption,
     RasterCommand,
     add_options,
     bbox_option,
     dry_option,
+    file_option,
     floats,
     jobs_option,
     on_error_option,
@@ -28,22 +32,56 @@ from cafe_cli.config.choices import TTA, Blend, Engine
 
 WINDOW_OPTIONS = (
     ConfigOption(
-        "--window", "predict.window",
-        "Side of the window in pixels.  [default: auto, to suit the scene]",
+        "--window", "predict.window", "Side of the windows; auto: to suit the scene.",
+        default="auto", metavar="PIXELS",
     ),
     ConfigOption(
-        "--overlap", "predict.overlap",
-        "Overlap of windows in pixels.  [default: 128, or a quarter of a small window]",
+        "--overlap", "predict.overlap", "Overlap of neighbouring windows; auto: 128, or a quarter "
+        "of small windows.", default="auto", metavar="PIXELS",
     ),
-    ConfigOption("--blend", "predict.blend", "Weights of a window.  [default: hann]", Blend),
-    ConfigOption("--tta", "predict.tta", "Average over flips, or all symmetries.", TTA),
     ConfigOption(
-        "--scales", "predict.scales", "Average over scales, e.g. 0.75,1,1.25.",
+        "--blend", "predict.blend", "Weights of the pixels of overlapping windows.", Blend, "hann"
+    ),
+    ConfigOption(
+        "--tta", "predict.tta", "Test-time augmentation: average over four flips, or over all "
+        "eight symmetries (d4).", TTA, "none",
+    ),
+    ConfigOption(
+        "--scales", "predict.scales", "Average over these scales, e.g. 0.75,1,1.25.", default="1",
         metavar="S,S,...", callback=floats,
     ),
-    ConfigOption("--batch-size", "predict.batch_size", "Windows at a time.  [default: auto]"),
-    ConfigOption("--engine", "predict.engine", "Runs the network.  [default: auto]", Engine),
 )  # fmt: skip
+COMPUTE_OPTIONS = (
+    ConfigOption(
+        "--batch-size", "predict.batch_size", "Windows per batch; auto: as many as fit on a GPU, "
+        "1 on a CPU.", default="auto", metavar="N",
+    ),
+    ConfigOption(
+        "--engine", "predict.engine", "Library that runs the network; auto: ONNX Runtime on a CPU "
+        "if it is installed and worth its start, else torch.", Engine, "auto",
+    ),
+)  # fmt: skip
+PREDICT_OPTIONS = (*WINDOW_OPTIONS, *COMPUTE_OPTIONS)
+# A model knows what it was trained on.
+IMAGE_OPTIONS = (
+    replace(CONTENT_OPTIONS[0], default="those of the model by name, else all but alpha"),
+    *CONTENT_OPTIONS[1:],
+)
+SURFACE_OPTIONS = tuple(
+    replace(declared, default="as in the training data") for declared in HEIGHT_OPTIONS
+)
+
+EXAMPLES = {
+    "a map of the sample town, whose orthophoto is in four pieces":
+        "cafe predict run/best.safetensors --optical 'sample_data/town_*_ortho.tif' "
+        "--elevation sample_data/town_dsm.tif -o town.tif",
+    "with the probability of the chosen class; continues after an interruption":
+        "cafe predict run/best.safetensors --optical ortho.tif --elevation dsm.tif -o map.tif "
+        "--confidence confidence.tif --resume",
+    "a map of each orthophoto of a folder":
+        "cafe predict run/best.safetensors --optical 'ortho/{id}.tif' --elevation 'dsm/{id}.tif' "
+        "--per-file -o maps",
+}  # fmt: skip
 
 _STREAMS = ("optical", "elevation", "dtm")
 
@@ -60,56 +98,70 @@ def _is_safetensors(path: str) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-@click.command(cls=_PredictCommand)
-@click.argument("models", type=PATH, nargs=-1)
-@click.option("--model", "more", type=PATH, multiple=True, help="Model; several are averaged.")
-@click.option(
-    "--optical", required=True, multiple=True,
-    help="Orthophoto; several are joined. With --per-file, {id} in names pairs files.",
+@click.command(cls=_PredictCommand, examples=EXAMPLES)
+@click.argument("models", type=PATH, nargs=-1, metavar="[MODEL]...")
+@option_group(
+    "Inputs",
+    file_option(
+        "--optical", required=True, multiple=True, help="Orthophoto; several files are joined. "
+        "With --per-file, {id} in the name pairs it with the other files.",
+    ),
+    file_option("--elevation", multiple=True, help="Surface model (DSM)."),
+    file_option(
+        "--dtm", multiple=True, help="Terrain model (DTM), to compute heights above ground."
+    ),
+    option("--model", "more", type=PATH, multiple=True, metavar="FILE",
+           help="Another model; the probabilities of all are averaged. May be repeated."),
+    add_options(IMAGE_OPTIONS),
+    option("--ignore-mismatch", is_flag=True,
+           help="Predict even if values or heights of the scene do not fit the model."),
 )  # fmt: skip
-@click.option("--elevation", multiple=True, help="Surface model.")
-@click.option("--dtm", multiple=True, help="Terrain model to take heights above.")
-@output_options("Label raster (COG); a folder with --per-file.")
-@click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left.")
-@click.option("--per-file", is_flag=True, help="A map for each orthophoto instead of one for all.")
-@click.option("--confidence", type=PATH, help="Second output: probability in per cent (COG).")
-@click.option("--probabilities", type=PATH, help="Output: probability of every class in per cent.")
-@click.option(
-    "--quality", type=PATH,
-    help="Output: 0 image and heights, 1 image only; 2 more where values are foreign to the model.",
+@option_group(
+    "Outputs",
+    output_options("Classified raster to write (COG); with --per-file, a folder."),
+    option("--resume", is_flag=True, help="Resume an interrupted run."),
+    option("--per-file", is_flag=True,
+           help="Write a map for each orthophoto instead of one for all."),
+    option("--confidence", type=PATH, metavar="FILE",
+           help="Also write the probability of the chosen class, 0-100 %."),
+    option("--probabilities", type=PATH, metavar="FILE",
+           help="Also write the probability of every class, 0-100 %, one band each."),
+    option("--quality", type=PATH, metavar="FILE",
+           help="Also write the data behind each label: 0 image and heights, 1 image only; +2 "
+           "where values lie outside the training data of the model."),
+    option("--co", "creation", multiple=True, metavar="KEY=VALUE",
+           help="Creation option of GDAL's COG driver, e.g. COMPRESS=ZSTD; may be repeated."),
+    stac_options,
+    dry_option,
 )  # fmt: skip
-@click.option("--aoi", help="Vector file: predict only within its polygons.")
-@bbox_option("Predict only within, in the CRS of the orthophoto.")
-@click.option("--bbox-crs", help="CRS of --bbox, e.g. EPSG:4326.")
-@add_options(RASTER_OPTIONS)
-@click.option(
-    "--gsd", type=click.Choice(["own", "model"]), default="own", show_default=True,
-    help="Grid of the map: the orthophoto's own, or resampled to the model's GSD.",
+@option_group(
+    "Area and grid",
+    file_option("--aoi", help="Vector file; predict only inside its polygons."),
+    bbox_option("Predict only inside this box, in the CRS of the orthophoto or of --bbox-crs."),
+    option("--bbox-crs", metavar="CRS", show_default="that of the orthophoto",
+           help="CRS of --bbox, e.g. EPSG:4326."),
+    option("--gsd", type=click.Choice(["own", "model"]), default="own",
+           help="Pixel size of the map: the orthophoto's own, or that of the model's training."),
 )  # fmt: skip
-@click.option(
-    "--ignore-mismatch", is_flag=True,
-    help="Predict even where values or heights do not fit the model.",
+@option_group("Heights", add_options(SURFACE_OPTIONS))
+@option_group("Windows", add_options(WINDOW_OPTIONS))
+@option_group(
+    "Compute",
+    option("--device", default="auto", metavar="DEVICE",
+           help="Device to compute on: auto, cpu, cuda, cuda:N, a list of these, or all."),
+    add_options(COMPUTE_OPTIONS),
+    jobs_option,
+    on_error_option,
 )  # fmt: skip
-@on_error_option
-@add_options(WINDOW_OPTIONS)
-@click.option(
-    "--co", "creation", multiple=True, metavar="KEY=VALUE", help="COG creation option; repeat it."
-)
-@stac_options
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, a list of cuda:N, or all."
-)
-@jobs_option
-@dry_option
 def predict(
     models: tuple[Path, ...], more: tuple[Path, ...], output: Path, overwrite: bool, resume: bool,
     per_file: bool, creation: tuple[str, ...], device: str, jobs: int | None, dry_run: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Write the land-cover map of a scene.
+    """Predict the land-cover map of a scene.
 
-    MODELS are averaged if there are several. Rasters are files, folders, quoted globs, @list.txt or
-    any name GDAL opens.
+    MODEL is a file that cafe train wrote (best.safetensors); the probabilities of several models
+    are averaged. Rasters are files, folders, quoted globs, @list.txt or any name that GDAL opens.
     """
     from cafe_cli.cli.console import inference_display, show_meter
     from cafe_cli.cli.report import print_reports
@@ -119,7 +171,7 @@ def predict(
 
     if not (models := (*models, *more)):
         raise click.UsageError("Missing argument 'MODEL'")
-    settings = read_config(None, (), take_overrides(WINDOW_OPTIONS, options)).predict
+    settings = read_config(None, (), take_overrides(PREDICT_OPTIONS, options)).predict
     others = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
     stac = take_stac(options)
     outputs = PredictOutput(

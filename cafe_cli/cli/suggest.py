@@ -5,40 +5,53 @@ from typing import Any
 
 import click
 
-from cafe_cli.cli.options import config_options, dry_option, output_options, read_config
-
-_EXAMPLES = """\b
-Examples:
-  cafe suggest map.tif --probabilities probabilities.tif -o places.gpkg -n 50
-  cafe suggest map.tif --confidence confidence.tif --labels labels.gpkg -c site.toml -o places.gpkg
-"""
-
-
-@click.command(epilog=_EXAMPLES)
-@click.argument("map_", metavar="MAP")
-@output_options("Boxes of the places, the most doubtful first (.gpkg).")
-@click.option("--confidence", help="Confidence raster of the map.")
-@click.option(
-    "--probabilities", help="Probabilities of all classes; better, as they tell the second class."
+from cafe_cli.cli.help import CafeCommand, complete_files, option, option_group
+from cafe_cli.cli.options import (
+    config_options,
+    dry_option,
+    file_option,
+    output_options,
+    read_config,
 )
-@click.option("--labels", help="Labels that there are: rasters or vectors.")
-@click.option(
-    "-n", "--places", type=click.IntRange(1, 10_000), default=50, show_default=True,
-    help="Number of places.",
+
+EXAMPLES = {
+    "where the model hesitated between two classes":
+        "cafe suggest map.tif --probabilities probabilities.tif -o places.gpkg -n 50",
+    "also where the map contradicts the labels":
+        "cafe suggest map.tif --confidence confidence.tif --labels labels.gpkg -c site.toml "
+        "-o places.gpkg",
+}  # fmt: skip
+
+
+@click.command(cls=CafeCommand, examples=EXAMPLES)
+@click.argument("map_", metavar="MAP", shell_complete=complete_files)
+@option_group(
+    "Inputs",
+    file_option("--confidence", help="Confidence raster of the map."),
+    file_option("--probabilities", help="Probabilities of all classes, in place of --confidence: "
+                "they also tell how close the second class was."),
+    file_option("--labels", help="Existing labels: rasters or vector files."),
+    config_options,
 )  # fmt: skip
-@click.option("--size", type=int, default=256, show_default=True, help="Side of a place in pixels.")
-@config_options
-@dry_option
+@option_group(
+    "Outputs", output_options("Boxes of the places, the most doubtful first (.gpkg)."), dry_option
+)
+@option_group(
+    "Method",
+    option("-n", "--places", type=click.IntRange(1, 10_000), default=50, metavar="N",
+           help="Number of places."),
+    option("--size", type=int, default=256, metavar="PIXELS", help="Side of a place."),
+)  # fmt: skip
 def suggest(
     map_: str, output: Path, overwrite: bool, confidence: str | None, probabilities: str | None,
     labels: str | None, places: int, size: int, config_path: Path | None,
     assignments: tuple[str, ...], dry_run: bool,
 ) -> None:  # fmt: skip
-    """Find the places of a MAP where new labels would help most.
+    """Find the places where new labels would help most.
 
-    Places lie apart, where the model was undecided, or where its class is another than the label.
-    All rasters are files, folders, quoted globs or @list.txt. Of a config, [[classes]] and
-    [labels] are used, to read the labels as cafe tile does.
+    These are places where the model was undecided, or where the map contradicts the labels; they
+    lie apart from each other. Rasters are files, folders, quoted globs or @list.txt. The command
+    reads [[classes]] and [labels] from a config, to read the labels as cafe tile does.
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cafe_cli.cli.check import check_scenes
+from cafe_cli.cli.help import option, option_group
 from cafe_cli.cli.options import (
+    GROUND_OPTIONS,
+    INPUT_OPTIONS,
     SCENE_OPTIONS,
+    TILE_OPTIONS,
     RasterCommand,
     add_options,
     config_options,
@@ -25,21 +29,36 @@ if TYPE_CHECKING:
     from cafe_cli.tilesets.tileset import TileSet
 
 
-@click.command(cls=RasterCommand)
-@config_options
-@add_options(SCENE_OPTIONS)
-@click.option("--virtual", is_flag=True, help="Copy no pixels: tiles are windows into the rasters.")
-@jobs_option
-@on_error_option
-@dry_option
-@output_options("Folder of the tile set.")
+EXAMPLES = {
+    "the sample data": "cafe tile -c configs/sample.toml -o tiles",
+    "what would be written, and how much of it":
+        "cafe tile -c configs/sample.toml -o tiles --dry-run",
+    "other files with the classes and settings of a config":
+        "cafe tile -c site.toml --optical 'ortho/{id}.tif' --elevation 'dsm/{id}.tif' "
+        "--labels labels.gpkg -o tiles",
+}  # fmt: skip
+
+
+@click.command(cls=RasterCommand, examples=EXAMPLES)
+@option_group("Inputs", config_options, add_options(INPUT_OPTIONS))
+@option_group(
+    "Outputs",
+    output_options("Folder of the tile set.", "FOLDER"),
+    option("--virtual", is_flag=True,
+           help="Copy no pixels: tiles refer to windows of the input rasters."),
+    dry_option,
+)  # fmt: skip
+@option_group("Heights", add_options(GROUND_OPTIONS))
+@option_group("Tiles", add_options(TILE_OPTIONS))
+@option_group("Compute", jobs_option, on_error_option)
 def tile(
     config_path: Path | None, assignments: tuple[str, ...], output: Path, overwrite: bool,
     virtual: bool, jobs: int | None, on_error: OnError, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Cut scenes into a training set, split by ground.
+    """Cut scenes into tiles for training and validation.
 
-    A config declares scenes and classes; options lie over it.
+    The config declares the scenes and the classes. Training and validation tiles lie on separate
+    ground.
     """
     from cafe_cli.cli.console import progress_bar
     from cafe_cli.raster.skipped import check_skipped

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cafe_cli.cli.help import CafeCommand, option, option_group
 from cafe_cli.cli.options import (
     PATH,
     ConfigOption,
@@ -24,69 +25,106 @@ from cafe_cli.cli.options import (
 from cafe_cli.config.choices import Guidance, Precision
 from cafe_cli.errors import CafeError
 
-TRAIN_OPTIONS = (
-    ConfigOption("--epochs", "train.epochs", type=int),
-    ConfigOption(
-        "--batch-size", "train.batch_size",
-        "Tiles per step, on all devices together; auto: what fits.",
-    ),
-    ConfigOption(
-        "--accumulate", "train.accumulate",
-        "Parts of a step, one after the other: less memory.", int,
-    ),
-    ConfigOption("--learning-rate", "train.learning_rate", type=float),
+MODEL_OPTIONS = (
     ConfigOption(
         "--encoder", "model.optical_encoder",
-        "Encoder of the image (segmentation-models-pytorch names).",
+        "Encoder of the image, by its name in segmentation-models-pytorch (tu-NAME for timm).",
+        default="tu-tf_efficientnet_lite0", metavar="NAME",
     ),
     ConfigOption(
-        "--weights", "model.weights", "Of the image's encoder: imagenet, none, or a local file.",
+        "--weights", "model.weights",
+        "Initial weights of the image encoder: imagenet, none, or a local file.",
+        default="imagenet", metavar="WEIGHTS",
     ),
     ConfigOption(
         "--from", "train.from_model",
-        "cafe model to start from: all that fits; bands and classes by name.",
+        "Fine-tune this cafe model: start from all weights that fit; bands and classes are matched "
+        "by name.",
         metavar="MODEL", callback=absolute_path,
     ),
-    ConfigOption("--guidance", "model.guidance", type=Guidance),
     ConfigOption(
-        "--freeze-epochs", "train.freeze_epochs", "Epochs before the encoders train, too.", int
+        "--guidance", "model.guidance",
+        "Guide the fusion by the labels in training: no, yes, or as a teacher of the unguided "
+        "path (distill).", Guidance, "none",
     ),
-    ConfigOption(
-        "--patience", "train.patience", "End after so many epochs without a better mean IoU.", int
-    ),
-    ConfigOption("--time-limit", "train.time_limit", "End after such a time: 90s, 30m, 1h30m."),
-    ConfigOption(
-        "--devices", "train.devices", "Number of GPUs (or CPU processes) on each node.", int
-    ),
-    ConfigOption(
-        "--num-nodes", "train.num_nodes",
-        "Number of nodes; torchrun and srun tell by themselves.", int,
-    ),
-    ConfigOption("--precision", "train.precision", type=Precision),
-    ConfigOption("--seed", "train.seed", type=int),
 )  # fmt: skip
+SCHEDULE_OPTIONS = (
+    ConfigOption("--epochs", "train.epochs", "Number of epochs.", int, "60", metavar="N"),
+    ConfigOption(
+        "--batch-size", "train.batch_size",
+        "Tiles per training step, over all devices; auto: as many as fit.", default="8",
+        metavar="N",
+    ),
+    ConfigOption(
+        "--accumulate", "train.accumulate",
+        "Split each batch into N parts to save memory (gradient accumulation).", int, "1",
+        metavar="N",
+    ),
+    ConfigOption(
+        "--learning-rate", "train.learning_rate", "Highest learning rate, after the warm-up.",
+        float, "0.001", metavar="RATE",
+    ),
+    ConfigOption(
+        "--freeze-epochs", "train.freeze_epochs", "Keep the encoders frozen for N epochs.", int,
+        "0", metavar="N",
+    ),
+    ConfigOption(
+        "--patience", "train.patience",
+        "Stop after N epochs without a better validation mean IoU; 0: never.", int, "0",
+        metavar="N",
+    ),
+    ConfigOption(
+        "--time-limit", "train.time_limit",
+        "Stop after this time, e.g. 90s, 30m or 1h30m; --resume continues.", metavar="TIME",
+    ),
+    ConfigOption("--seed", "train.seed", "Random seed of the run.", int, "0", metavar="N"),
+)  # fmt: skip
+COMPUTE_OPTIONS = (
+    ConfigOption(
+        "--devices", "train.devices", "GPUs (or CPU processes) per node.", int,
+        "what torchrun or srun started, else 1", metavar="N",
+    ),
+    ConfigOption(
+        "--num-nodes", "train.num_nodes", "Number of nodes.", int,
+        "what torchrun or srun started, else 1", metavar="N",
+    ),
+    ConfigOption(
+        "--precision", "train.precision",
+        "Numeric precision; auto: bf16 on GPUs that support it, else float32.", Precision, "auto",
+    ),
+)  # fmt: skip
+TRAIN_OPTIONS = (*MODEL_OPTIONS, *SCHEDULE_OPTIONS, *COMPUTE_OPTIONS)
+
+EXAMPLES = {
+    "the tile set of the sample data": "cafe train tiles -c configs/sample.toml -o run",
+    "with an early stop, and resumed after an interruption":
+        "cafe train tiles -c site.toml -o run --patience 10 --resume",
+    "fine-tuning an existing model on the labels of another site":
+        "cafe train site_tiles --from run/best.safetensors -o finetuned",
+}  # fmt: skip
 
 
-_EXAMPLES = """\b
-Examples:
-  cafe train tiles -o run
-  cafe train new_tiles --from run/best.safetensors -o finetuned
-"""
-
-
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=CafeCommand, examples=EXAMPLES)
 @click.argument("tileset", type=PATH)
-@config_options
-@output_options("Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
-@add_options(TRAIN_OPTIONS)
-@device_option
-@dry_option
+@option_group("Inputs", config_options)
+@option_group(
+    "Outputs",
+    output_options("Folder of the run.", "FOLDER"),
+    option("--resume", is_flag=True, help="Resume an interrupted run."),
+    dry_option,
+)
+@option_group("Model", add_options(MODEL_OPTIONS))
+@option_group("Training", add_options(SCHEDULE_OPTIONS))
+@option_group("Compute", device_option, add_options(COMPUTE_OPTIONS))
 def train(
     tileset: Path, config_path: Path | None, assignments: tuple[str, ...], output: Path,
     overwrite: bool, resume: bool, device: str, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Train CaFE on a tile set, from the start or --from a model."""
+    """Train a model on a tile set, or fine-tune one.
+
+    TILESET is a folder that cafe tile wrote. The folder of the run gets best.safetensors (the
+    model), report.html and the history of the scores.
+    """
     from cafe_cli.cli.console import say, show_scores, show_taken, training_display
     from cafe_cli.cli.report import print_reports
     from cafe_cli.evaluation.metrics import Scores

@@ -4,7 +4,22 @@ from pathlib import Path
 
 import click
 
-from cafe_cli.cli.options import config_options, dry_option, output_options, read_config
+from cafe_cli.cli.help import CafeCommand, complete_files, option, option_group
+from cafe_cli.cli.options import (
+    config_options,
+    crs_option,
+    dry_option,
+    file_option,
+    output_options,
+    pixel_size_option,
+    read_config,
+)
+
+EXAMPLES = {
+    "polygons of at least 10 m²": "cafe vectorize map.tif -o polygons.gpkg --min-area 10",
+    "simplified to 1 m, with the mean height of each polygon":
+        "cafe vectorize map.tif -o polygons.gpkg --simplify 1 --stats height=ndsm.tif",
+}  # fmt: skip
 
 
 def _parse_statistics(
@@ -21,48 +36,45 @@ def _parse_statistics(
     return found
 
 
-@click.command()
-@click.argument("map_", metavar="MAP")
-@output_options("Polygons: .gpkg, .fgb, .geojson or .parquet.")
-@click.option(
-    "--min-area", type=click.FloatRange(min=0), default=0, metavar="M2",
-    help="Smaller polygons go to a neighbour.",
+@click.command(cls=CafeCommand, examples=EXAMPLES)
+@click.argument("map_", metavar="MAP", shell_complete=complete_files)
+@option_group(
+    "Inputs",
+    file_option("--confidence", help="Confidence raster of the map.",
+                show_default="MAP_confidence.tif"),
+    file_option("--probabilities", help="Probabilities of all classes, which --min-area uses.",
+                show_default="MAP_probabilities.tif"),
+    option("--stats", multiple=True, metavar="NAME=RASTER", callback=_parse_statistics,
+           help="Mean, minimum and maximum of a raster as attributes; may be repeated."),
+    crs_option,
+    pixel_size_option,
+    config_options,
 )  # fmt: skip
-@click.option(
-    "--simplify", type=click.FloatRange(min=0), metavar="METRES",
-    help="Tolerance; 0 keeps the outlines of the pixels.  [default: 1.5 pixels]",
-)  # fmt: skip
-@click.option("--smooth", is_flag=True, help="Round the corners.")
-@click.option("--confidence", help="Confidence raster.  [default: MAP_confidence.tif]")
-@click.option(
-    "--probabilities",
-    help="Probabilities of all classes, for --min-area.  [default: MAP_probabilities.tif]",
+@option_group(
+    "Outputs",
+    output_options("Polygons to write: .gpkg, .fgb, .geojson or .parquet."),
+    dry_option,
 )
-@click.option(
-    "--stats", multiple=True, metavar="NAME=RASTER", callback=_parse_statistics,
-    help="Mean, minimum and maximum of a raster as attributes.",
+@option_group(
+    "Polygons",
+    option("--min-area", type=click.FloatRange(min=0), default=0, metavar="M2",
+           help="Merge smaller polygons, in m², into a neighbour."),
+    option("--simplify", type=click.FloatRange(min=0), metavar="METRES",
+           show_default="1.5 pixels",
+           help="Tolerance of the simplification; 0 keeps the outlines of the pixels."),
+    option("--smooth", is_flag=True, help="Round the corners."),
 )  # fmt: skip
-@click.option("--crs", help="CRS of rasters that do not say theirs, e.g. EPSG:25832.")
-@click.option(
-    "--pixel-size", type=click.FloatRange(min=0, min_open=True),
-    help="Metres per pixel of a map without georeference.",
-)  # fmt: skip
-@config_options
-@dry_option
 def vectorize(
     map_: str, output: Path, overwrite: bool, min_area: float, simplify: float | None,
     smooth: bool, confidence: str | None, probabilities: str | None, stats: dict[str, str],
     crs: str | None, pixel_size: float | None, config_path: Path | None,
     assignments: tuple[str, ...], dry_run: bool,
 ) -> None:  # fmt: skip
-    """Turn a label raster into polygons without gaps and overlaps.
+    """Convert a map to polygons without gaps or overlaps.
 
-    MAP is a file, folder, quoted glob or @list.txt, read as one map. Attributes: class, name,
-    area_m2, confidence, and those of --stats. Of a config, the class table and the CRS are used.
-
-    \b
-    cafe vectorize map.tif -o polygons.gpkg --min-area 10
-    cafe vectorize map.tif -o polygons.gpkg --simplify 1 --stats heights=ndsm.tif
+    MAP is a classified raster: a file, folder, quoted glob or @list.txt, read as one map. The
+    polygons have the attributes class, name, area_m2, confidence, and those of --stats. The
+    command reads the classes and the CRS from a config.
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports

@@ -115,7 +115,7 @@ def test_version(run):
 def test_no_command(run):
     result = run()
     assert result.code == 2
-    assert any(line.split()[:2] == ["predict", "Write"] for line in result.lines)
+    assert any(line.split()[:2] == ["predict", "Predict"] for line in result.lines)
 
 
 # --- errors of use -----------------------------------------------------------------------------

@@ -3,22 +3,23 @@ from typing import Literal, get_args, get_origin
 import click
 import pytest
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
-from cafe_cli.cli.heights import HEIGHT_OPTIONS
 from cafe_cli.cli.main import cli
 from cafe_cli.cli.mosaic import METHODS
-from cafe_cli.cli.options import RASTER_OPTIONS, SCENE_OPTIONS, ConfigOption, take_overrides
-from cafe_cli.cli.predict import WINDOW_OPTIONS
+from cafe_cli.cli.options import GROUND_OPTIONS, SCENE_OPTIONS, ConfigOption, take_overrides
+from cafe_cli.cli.predict import IMAGE_OPTIONS, PREDICT_OPTIONS, SURFACE_OPTIONS
 from cafe_cli.cli.train import TRAIN_OPTIONS
 from cafe_cli.config.schema import Config
 from cafe_cli.mosaic import methods
 
 COMMANDS = {
     "tile": SCENE_OPTIONS, "check": SCENE_OPTIONS, "train": TRAIN_OPTIONS,
-    "heights": HEIGHT_OPTIONS,
-    "predict": (*RASTER_OPTIONS, *WINDOW_OPTIONS),
+    "heights": GROUND_OPTIONS,
+    "predict": (*IMAGE_OPTIONS, *SURFACE_OPTIONS, *PREDICT_OPTIONS),
 }  # fmt: skip
-OPTIONS = [*SCENE_OPTIONS, *TRAIN_OPTIONS, *WINDOW_OPTIONS]
+OPTIONS = [*SCENE_OPTIONS, *TRAIN_OPTIONS, *PREDICT_OPTIONS]
 
 
 def parts(annotation: object) -> list[object]:
@@ -26,12 +27,17 @@ def parts(annotation: object) -> list[object]:
     return [annotation, *(inner for part in get_args(annotation) for inner in parts(part))]
 
 
-def annotation_of(option: ConfigOption) -> list[object]:
-    """Return the parts of the annotation of the config key that an option overrides."""
+def field_of(option: ConfigOption) -> FieldInfo:
+    """Return the field of the config key that an option overrides."""
     section, key = option.key.split(".")
     models = parts(Config.model_fields[section].annotation)
     (model,) = (m for m in models if isinstance(m, type) and issubclass(m, BaseModel))
-    return parts(model.model_fields[key].annotation)
+    return model.model_fields[key]
+
+
+def annotation_of(option: ConfigOption) -> list[object]:
+    """Return the parts of the annotation of the config key that an option overrides."""
+    return parts(field_of(option).annotation)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
@@ -46,6 +52,24 @@ def test_an_option_takes_what_its_config_key_takes(option):
     else:
         assert not choices
         assert option.type in found
+
+
+# What applies where the config does not set these keys depends on others, or on the files.
+IN_WORDS = {
+    "scenes.bands": "all but alpha",
+    "tile.overlap": "a quarter of --size",
+    "train.devices": "what torchrun or srun started, else 1",
+    "train.num_nodes": "what torchrun or srun started, else 1",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
+def test_the_help_of_an_option_states_the_default_of_its_config_key(option):
+    default = field_of(option).get_default()
+    values = default if isinstance(default, tuple) else (default,)
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    expected = None if default in (None, PydanticUndefined) else ",".join(shown)
+    assert option.default == IN_WORDS.get(option.key, expected)
 
 
 @pytest.mark.parametrize(("name", "options"), COMMANDS.items(), ids=COMMANDS)
