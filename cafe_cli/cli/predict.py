@@ -17,6 +17,7 @@ from cafe_cli.cli.options import (
     RasterCommand,
     add_options,
     bbox_option,
+    config_options,
     dry_option,
     file_option,
     floats,
@@ -115,6 +116,7 @@ def _is_safetensors(path: str) -> bool:
     add_options(IMAGE_OPTIONS),
     option("--ignore-mismatch", is_flag=True,
            help="Predict even if values or heights of the scene do not fit the model."),
+    config_options,
 )  # fmt: skip
 @option_group(
     "Outputs",
@@ -156,12 +158,13 @@ def _is_safetensors(path: str) -> bool:
 def predict(
     models: tuple[Path, ...], more: tuple[Path, ...], output: Path, overwrite: bool, resume: bool,
     per_file: bool, creation: tuple[str, ...], device: str, jobs: int | None, dry_run: bool,
-    **options: Any,
+    config_path: Path | None, assignments: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Predict the land-cover map of a scene.
 
     MODEL is a file that cafe train wrote (best.safetensors); the probabilities of several models
     are averaged. Rasters are files, folders, quoted globs, @list.txt or any name that GDAL opens.
+    Of a config, [predict] is used; what else a map depends on, the model says.
     """
     from cafe_cli.cli.console import inference_display, show_meter
     from cafe_cli.cli.report import print_reports
@@ -171,7 +174,8 @@ def predict(
 
     if not (models := (*models, *more)):
         raise click.UsageError("Missing argument 'MODEL'")
-    settings = read_config(None, (), take_overrides(PREDICT_OPTIONS, options)).predict
+    overrides = take_overrides(PREDICT_OPTIONS, options)
+    settings = read_config(config_path, assignments, overrides).predict
     others = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
     stac = take_stac(options)
     outputs = PredictOutput(

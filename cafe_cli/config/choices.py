@@ -19,6 +19,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "check": _SCENES,
     "tile": _SCENES,
     "train": ("root", *_TRAINING),
+    "predict": ("predict",),
     "demo": (*_SCENES, *_TRAINING),
     "evaluate": _SCENES,
     "heights": ("scenes.crs", "scenes.pixel_size", "height"),

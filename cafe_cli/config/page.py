@@ -19,7 +19,7 @@ cafe config --schema -o cafe.schema.json  # for editors
 
 **Order.** A value on the command line (`--set train.epochs=20`, or an option such as `--epochs 20`)
 wins over the config, and the config wins over the default. An unknown key is an error that names
-the nearest right one. The settings of a run are saved with its output, and are a config again.
+the nearest right one. `cafe train` saves all settings of a run in `config.toml`, a config again.
 
 **Editors.** With the schema, an editor completes keys, shows what they mean and marks wrong values.
 In VS Code, install *Even Better TOML* and put `#:schema ./cafe.schema.json` on the first line of
@@ -40,8 +40,7 @@ def _lines(section: SectionReference) -> Iterator[str]:
     yield ""
     if section.name:
         yield from (f"{' '.join(text.split())}\n" for text in section.text.split("\n\n"))
-        if commands := _list_commands(section):
-            yield f"Read by {commands}.\n"
+        yield f"Read by {_list_commands(section)}.\n"
     yield "| Key | Meaning | Values | Default |"
     yield "|---|---|---|---|"
     yield from map(_row, section.keys)

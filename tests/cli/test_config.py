@@ -1,4 +1,5 @@
 import json
+import tomllib
 
 import click
 import pytest
@@ -8,6 +9,8 @@ from cafe_cli.cli.main import cli
 from cafe_cli.config.choices import READ_BY
 from cafe_cli.config.load import load_config
 from cafe_cli.errors import OutputError
+
+pytest_plugins = ["tests.support.fixtures"]
 
 
 def run(*words: str) -> str:
@@ -54,3 +57,25 @@ def test_every_command_with_a_config_says_what_it_reads():
         if any(isinstance(p, click.Option) and "--config" in p.opts for p in command.params)
     }
     assert set(READ_BY) == with_config
+
+
+def test_predict_reads_its_section_and_options_override_it(invoke, scenes, model, tmp_path):
+    config = tmp_path / "map.toml"
+    config.write_text('[predict]\nwindow = 64\noverlap = 0\nblend = "crop"\nscales = [1, 0.5]\n')
+    words = ["predict", model, "--optical", scenes / "a_ortho.tif", "-o", tmp_path / "map.tif"]
+    more = ["-c", config, "--set", "predict.overlap=32", "--blend", "gaussian"]
+    code, captured = invoke(*words, "--elevation", scenes / "a_dsm.tif", *more)
+    assert code == 0, captured.err
+    made = tomllib.loads((tmp_path / "map.tif.toml").read_text(encoding="utf-8"))
+    assert made["predict"]["blend"] == "gaussian"
+    assert made["predict"]["scales"] == [1, 0.5]
+    assert (made["predict"]["window"], made["predict"]["overlap"]) == (64, 32)
+
+
+def test_predict_refuses_a_config_with_an_error(invoke, scenes, model, tmp_path):
+    config = tmp_path / "map.toml"
+    config.write_text("[predict]\nwindows = 64\n")
+    words = ["predict", model, "--optical", scenes / "a_ortho.tif", "-o", tmp_path / "map.tif"]
+    code, captured = invoke(*words, "-c", config)
+    assert code == 2
+    assert "unknown key 'predict.windows', did you mean 'window'?" in captured.err

@@ -9,10 +9,7 @@ from cafe_cli.config.types import STRIDE, Count, Section, Window, describe
 
 
 class PredictSettings(Section):
-    """The windows of a scene, and the averaging of predictions.
-
-    `cafe predict` takes these settings as options of the same names; it reads no config.
-    """
+    """The windows of a scene, and the averaging of predictions."""
 
     window: Annotated[
         Literal["auto"] | Annotated[Window, Field(ge=STRIDE)],
