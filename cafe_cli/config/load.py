@@ -18,7 +18,14 @@ _LARGEST = 4_000_000  # bytes of a config
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file and override it by `overrides` (dotted key -> value).
+    """Read a config file, and check it.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A TOML file; its ``root`` is relative to its folder. All defaults, if None.
+    overrides : mapping, optional
+        Values by dotted key that beat those of the file, e.g. ``{"train.epochs": 20}``.
 
     Raises
     ------

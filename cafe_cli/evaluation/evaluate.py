@@ -122,15 +122,33 @@ def evaluate_in_detail(
 ) -> RasterComparison:
     """Score maps against reference labels, with intervals, and by groups.
 
-    Other parameters and errors are those of `evaluate`.
-
     Parameters
     ----------
     maps : sequence
-        Several are compared with the first, on the pixels where all have a class.
+        Each as `evaluate` takes one. Several are compared with the first, on the pixels where all
+        have a class.
+    reference : str or sequence of str
+        See `evaluate`.
+    classes : ClassTable, optional
+        Also maps the values of the references to classes; by default the table that is stored in
+        the first map.
+    labels : LabelSettings
+        How the references encode the classes.
     ignored : sequence of str
         Classes whose reference pixels are not scored; they have no part in means.
     settings : CountSettings
+        Groups by distance and height, and the blocks of the bootstrap.
+    crs : str, optional
+        CRS of the rasters that have none.
+    progress : callable
+        Called with the number of blocks done and of all.
+
+    Raises
+    ------
+    ConfigError
+        A class that is to be ignored is not in the table.
+    GridError, LabelError, InputError
+        See `evaluate`.
     """
     opened = {_name(one): inspect_map(one, crs) for one in maps}
     table, left_out = leave_out(class_table(next(iter(opened.values())), classes), ignored)

@@ -107,10 +107,38 @@ def evaluate_pairs(
     partial: bool = False,
     progress: ProgressCallback = lambda done, total: None,
 ) -> PooledScores:
-    """Score the maps of a pattern against the references of another; see `pair_files`.
+    """Score the maps of a pattern against the references of another, pooled and one by one.
 
-    `others` are patterns of maps to compare with the first. Other parameters and errors are those
-    of `cafe_cli.evaluation.evaluate.evaluate_in_detail`.
+    Parameters
+    ----------
+    maps, reference : str
+        Patterns with ``{placeholders}``, or a folder of maps; see `pair_files`.
+    others : sequence of str
+        Patterns of maps to compare with the first.
+    classes : ClassTable, optional
+        Also maps the values of the references to classes; by default the table that is stored in
+        the first map.
+    labels : LabelSettings
+        How the references encode the classes.
+    ignored : sequence of str
+        Classes whose reference pixels are not scored; they have no part in means.
+    settings : CountSettings
+        Groups by distance and height, and the blocks of the bootstrap.
+    crs : str, optional
+        CRS of the rasters that have none.
+    partial : bool
+        Whether there may be maps without reference and references without map.
+    progress : callable
+        Called with the number of blocks done and of all.
+
+    Raises
+    ------
+    ConfigError
+        The patterns do not fit together, or a class that is to be ignored is not in the table.
+    InputError
+        A map or a reference is missing, or a file is damaged or of the wrong kind.
+    GridError, LabelError
+        See `cafe_cli.evaluation.evaluate.evaluate`.
     """
     jobs: list[_Job] = []
     more = {

@@ -86,16 +86,20 @@ def predict_per_file(
     compute: ComputeOptions | None = None,
     progress: MeterCallback = lambda meter: None,
 ) -> Meter:
-    """Write the label raster of every orthophoto; arguments as in `predict`.
+    """Write the label raster of every orthophoto.
 
     Parameters
     ----------
+    models : sequence of Path
+        See `predict`.
     source : PredictInput
         Every orthophoto is a scene, with all surface and terrain models. Where names have
         placeholders, as in ``ortho/{id}.tif`` and ``dsm/{id}.tif``, these pair the files, and the
         maps are named by what they match.
     outputs : PredictOutput
         Folders, in which the rasters are named like the orthophotos.
+    settings, compute, progress : optional
+        See `predict`.
 
     Raises
     ------

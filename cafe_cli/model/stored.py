@@ -79,7 +79,18 @@ def read_model(path: Path) -> StoredModel:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read the card of a model file; errors as `read_model`."""
+    """Read what a model file says of its model; torch is not needed.
+
+    Parameters
+    ----------
+    path : Path
+        A model in safetensors or ONNX.
+
+    Raises
+    ------
+    ModelFileError
+        The file is not a model file, is damaged, or has another version.
+    """
     return read_model(path).card
 
 

@@ -211,6 +211,11 @@ class TileSet(_Stored):
 def load_tileset(folder: Path) -> TileSet:
     """Read the description of a tile set.
 
+    Parameters
+    ----------
+    folder : Path
+        As `cafe_cli.tilesets.make.tile` writes it.
+
     Raises
     ------
     InputError
