@@ -78,7 +78,8 @@ def _run(words: list[str], folder: str, variables: dict[str, str], descriptors: 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    sys.argv = ["cafe", *words, *(SHORT if "train" in words[:2] else ())]
+    command = next((word for word in words if not word.startswith("-")), "")
+    sys.argv = ["cafe", *words, *(SHORT if command == "train" else ())]
     main()
 
 
