@@ -75,10 +75,15 @@ def draw(col: int, row: int) -> tuple[NDArray[np.uint8], Array, NDArray[np.uint8
     tint = np.array([0.35, 0.0, -0.35], np.float32)[:, None, None] * contrast * texture[1]
     grain = 1.5 * random.standard_normal((3, BLOCK, BLOCK), np.float32)
     image = COLORS[classes].transpose(2, 0, 1) + light + tint + grain
-    terrain = 420 + 6 * fractal(col, row, 3, range(7, 12))
     bumps = np.array([0.02, 0.04, 0.05, 0.5], np.float32)[classes] * texture[1]
     matching = 0.01 * random.standard_normal((BLOCK, BLOCK), np.float32)
-    return image.clip(0, 255).astype(np.uint8), terrain + above + bumps + matching, classes
+    heights = terrain(col, row) + above + bumps + matching
+    return image.clip(0, 255).astype(np.uint8), heights, classes
+
+
+def terrain(col: int, row: int) -> Array:
+    """Return the metres of the bare ground of the block that starts there: (BLOCK, BLOCK)."""
+    return 420 + 6 * fractal(col, row, 3, range(7, 12))
 
 
 def fractal(col: int, row: int, seed: int, octaves: range) -> Array:
