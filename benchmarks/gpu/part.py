@@ -69,7 +69,8 @@ FULL = Sizes(
 TINY = Sizes(
     scene=160, town=256, crop=64, stride=64, window=64,
     encoder="mobilenet_v2", heavy="resnet18", width=8, batches=(2, "auto"),
-    epochs=2, sample=("scenes.only=['a']", "train.epochs=1", "train.crop=32", "model.width=8"), jobs=(1,), seconds=0.0,
+    epochs=2, sample=("scenes.only=['a']", "train.epochs=1", "train.crop=32", "model.width=8"),
+    jobs=(1,), seconds=0.0,
 )  # fmt: skip
 
 
