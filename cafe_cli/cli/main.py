@@ -22,6 +22,7 @@ from cafe_cli.cli.completion import completion
 from cafe_cli.cli.config import config
 from cafe_cli.cli.demo import demo
 from cafe_cli.cli.evaluate import evaluate
+from cafe_cli.cli.export import export
 from cafe_cli.cli.heights import heights
 from cafe_cli.cli.help import CafeGroup, option
 from cafe_cli.cli.info import info
@@ -151,6 +152,6 @@ def cli(verbose: int, quiet: int) -> None:
 
 
 cli.add_section("Make a map", check, tile, train, predict, mosaic)
-cli.add_section("Assess and use a map", evaluate, sample, suggest, areas, vectorize, report)
+cli.add_section("Assess and use a map", evaluate, sample, suggest, areas, vectorize, report, export)
 cli.add_section("Data and settings", info, heights, config)
 cli.add_section("Getting started", demo, completion)

@@ -11,6 +11,7 @@ Blend: TypeAlias = Literal["hann", "gaussian", "crop"]
 TTA: TypeAlias = Literal["none", "flips", "d4"]
 Engine: TypeAlias = Literal["auto", "torch", "onnx"]
 OnError: TypeAlias = Literal["fail", "skip"]
+ExportTarget: TypeAlias = Literal["cafe", "deepness", "geodeep"]
 
 _SCENES = ("root", "scenes", "classes", "height", "labels", "split", "tile")
 _TRAINING = ("model", "train", "augment")

@@ -4,13 +4,14 @@ import importlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cafe_cli import __version__
 from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
 from cafe_cli.model.cafe import CaFE
@@ -40,14 +41,53 @@ def export_onnx(network: CaFE, card: ModelCard, *, softmax: bool = True) -> byte
     ConfigError
         `onnx` is not installed, or the encoder cannot be exported.
     """
-    onnx = _onnx()
-    graph = _trace(network.deployed(), softmax)
-    proto = onnx.load_model_from_string(graph)
+    deployed = network.deployed()
+    # Smaller windows have fewer cells than the neighbourhood of the attention, which then takes
+    # another branch: the branch for large windows computes the same, but for rounding.
+    side = network.architecture.attention // 2 + 3 * STRIDE
+    inputs = example_inputs(deployed, 2, side, side + STRIDE)
+    names = INPUTS if network.architecture.heights else INPUTS[:2]
+    output = PROBABILITIES if softmax else LOGITS
+    batch, rows, columns = AXES
+    masks = {0: batch, 1: rows, 2: columns}
+    images = {0: batch, 2: rows, 3: columns}
+    axes = {name: masks if name.endswith("valid") else images for name in (*names, output)}
+    module = _Probabilities(deployed) if softmax else deployed
+    graph = trace(module, inputs, names, output, axes, network.architecture.optical_encoder)
+    return add_metadata(graph, describe(network, card))
+
+
+def describe(network: CaFE, card: ModelCard) -> dict[str, str]:
+    """Return what every file says about its model: the card, and the number of trained weights."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    onnx.helper.set_model_props(
-        proto, {"cafe": card.model_dump_json(), PARAMETERS: str(parameters)}
-    )
-    proto.producer_name, proto.producer_version = "cafe", card.cafe_version
+    return {"cafe": card.model_dump_json(), PARAMETERS: str(parameters)}
+
+
+def add_metadata(
+    graph: bytes, metadata: Mapping[str, str], output_shape: Sequence[int | str] | None = None
+) -> bytes:
+    """Return an ONNX file with metadata and, if given, the shape of its output.
+
+    Parameters
+    ----------
+    graph : bytes
+        From `trace`.
+    metadata : mapping
+    output_shape : sequence of (int or str), optional
+        The exporter leaves lengths open that it could know; names stand for free axes.
+
+    Raises
+    ------
+    ConfigError
+        `onnx` is not installed.
+    """
+    onnx = require_onnx()
+    proto = onnx.load_model_from_string(graph)
+    onnx.helper.set_model_props(proto, dict(metadata))
+    if output_shape is not None:
+        made = proto.graph.output[0].type.tensor_type
+        made.CopyFrom(onnx.helper.make_tensor_type_proto(made.elem_type, output_shape).tensor_type)
+    proto.producer_name, proto.producer_version = "cafe", __version__
     return bytes(proto.SerializeToString())
 
 
@@ -63,30 +103,48 @@ class _Probabilities(nn.Module):
         return logits.softmax(dim=1)
 
 
-def _trace(network: CaFE, softmax: bool) -> bytes:
-    """Return the graph without metadata."""
-    # Smaller windows have fewer cells than the neighbourhood of the attention, which then takes
-    # another branch: the branch for large windows computes the same, but for rounding.
-    side = network.architecture.attention // 2 + 3 * STRIDE
-    inputs = example_inputs(network, 2, side, side + STRIDE)
-    names = INPUTS if network.architecture.heights else INPUTS[:2]
-    output = PROBABILITIES if softmax else LOGITS
-    batch, rows, columns = AXES
-    masks = {0: batch, 1: rows, 2: columns}
-    images = {0: batch, 2: rows, 3: columns}
-    axes = {name: masks if name.endswith("valid") else images for name in (*names, output)}
+def trace(
+    module: nn.Module,
+    inputs: tuple[Tensor | None, ...],
+    names: Sequence[str],
+    output: str,
+    axes: Mapping[str, Mapping[int, str]],
+    encoder: str,
+) -> bytes:
+    """Return the graph of a module, without metadata.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In inference mode, on the CPU.
+    inputs : tuple of (Tensor or None)
+        Examples; those that are None are left out of `names`.
+    names : sequence of str
+        Of the inputs.
+    output : str
+        Name of the output.
+    axes : mapping
+        Free axes of inputs and output, by name: their names by number.
+    encoder : str
+        For messages.
+
+    Raises
+    ------
+    ConfigError
+        `onnx` is not installed, or the encoder cannot be exported.
+    """
+    require_onnx()  # for the exporter
     buffer: Any = io.BytesIO()  # the exporter writes to it, although its annotation says otherwise
-    module = _Probabilities(network) if softmax else network
     try:
         with warnings.catch_warnings(), _no_stdout(), torch.no_grad():
             warnings.simplefilter("ignore")
             # dynamo=True takes 2 to 6 times as long to export a graph of the same speed.
             torch.onnx.export(
                 module, inputs, buffer, dynamo=False, input_names=list(names),
-                output_names=[output], dynamic_axes=axes, opset_version=_OPSET,
+                output_names=[output], dynamic_axes={n: dict(a) for n, a in axes.items()},
+                opset_version=_OPSET,
             )  # fmt: skip
     except (RuntimeError, TypeError, ValueError) as error:
-        encoder = network.architecture.optical_encoder
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"encoder {encoder!r} cannot be exported to ONNX ({reason}): use --engine torch"
@@ -94,11 +152,18 @@ def _trace(network: CaFE, softmax: bool) -> bytes:
     return bytes(buffer.getvalue())
 
 
-def _onnx() -> Any:
+def require_onnx() -> Any:
+    """Return the module `onnx`.
+
+    Raises
+    ------
+    ConfigError
+        It is not installed.
+    """
     try:
         return importlib.import_module("onnx")
     except ImportError as error:
-        raise ConfigError("exporting a model needs: pip install onnx onnxruntime") from error
+        raise ConfigError("exporting a model needs: pip install '.[onnx]'") from error
 
 
 @contextmanager

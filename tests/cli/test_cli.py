@@ -35,7 +35,7 @@ from tests.support.engines import (
 
 pytest_plugins = ["tests.support.fixtures"]
 
-COMMANDS = ["tile", "train", "predict", "mosaic", "sample", "evaluate", "heights", "demo"]
+COMMANDS = ["tile", "train", "predict", "mosaic", "sample", "evaluate", "heights", "export", "demo"]
 
 
 class Result:

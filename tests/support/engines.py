@@ -25,7 +25,7 @@ from cafe_cli.inference.throughput import Meter
 from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard
-from cafe_cli.model.inputs import Sample
+from cafe_cli.model.inputs import Sample, example_inputs
 from cafe_cli.tilesets.make import tile
 
 UTM = CRS.from_epsg(32632)
@@ -137,6 +137,19 @@ def tiny_model(seed: int = 0, **changes: Any) -> CaFE:
     bands = network.architecture.optical_bands
     network.set_statistics([128.0] * bands, [64.0] * bands, 2.0, 4.0)
     return network.eval()
+
+
+def decided(network: CaFE) -> CaFE:
+    """Make a network with random weights tell its classes apart, on windows of random values."""
+    with torch.no_grad():
+        logits = network(*example_inputs(network, 1, 64, 64))
+        last = network.head[-1]
+        assert isinstance(last, torch.nn.Conv2d)
+        assert last.bias is not None
+        last.bias -= logits.mean(dim=(0, 2, 3))
+        last.weight /= logits.std()
+        last.bias /= logits.std()
+    return network
 
 
 def card_of(network: CaFE, **changes: Any) -> ModelCard:

@@ -1,0 +1,269 @@
+"""`cafe export`: the file computes what the network computes, and describes itself."""
+
+import json
+import re
+import sys
+import tomllib
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.errors import ConfigError, ModelFileError, OutputError
+from cafe_cli.exporting import export as engine
+from cafe_cli.exporting.export import ExportOptions, dry_run, export
+from cafe_cli.inference.job import PredictInput
+from cafe_cli.model import model_file
+from cafe_cli.model.card import ModelCard
+from cafe_cli.model.inputs import to_tensors
+from cafe_cli.model.onnx_export import export_onnx
+from cafe_cli.model.stored import read_model
+from tests.support.engines import card_of, decided, tiny_model, town, write_town
+
+pytest_plugins = ["tests.support.fixtures"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Write a model file: ``make(card={...}, **architecture)`` -> path."""
+
+    def made(card=None, **changes):
+        network = decided(tiny_model(**changes))
+        path = tmp_path / "model.safetensors"
+        model_file.save(path, network, card_of(network, **(card or {})))
+        return path
+
+    return made
+
+
+@pytest.fixture
+def scene(tmp_path):
+    write_town(tmp_path, "a", 112, 160, seed=3)
+    return PredictInput((str(tmp_path / "a_ortho.tif"),), (str(tmp_path / "a_dsm.tif"),))
+
+
+ARCHITECTURES = [
+    {}, {"heights": False}, {"attention": 64}, {"optical_bands": 4}, {"fusion": "gated"},
+    {"guidance": "distill", "stream_heads": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES, ids=str)
+def test_a_file_for_cafe(make, tmp_path, changes):
+    model, out = make(**changes), tmp_path / "made" / "model.onnx"
+    made = export(model, out)
+    assert made.equal.share > 0.9999
+    assert 0 < made.equal.largest < 1e-4
+    assert made.equal.pixels > 20_000
+    shapes = {*made.equal.shapes}
+    assert {count for count, *_ in shapes} >= {1, 2, 3}
+    assert any(rows != columns for _, rows, columns in shapes)
+    stored = read_model(out)
+    assert stored.card == read_model(model).card
+    assert stored.parameters == sum(p.numel() for p in tiny_model(**changes).parameters())
+    beside = tomllib.loads((tmp_path / "made" / "model.onnx.toml").read_text())
+    assert beside["comparison"]["equal"] == made.equal.equal
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+def test_a_file_for_cafe_of_other_values(make, tmp_path, dtype):
+    made = export(make({"dtype": dtype}), tmp_path / "model.onnx")
+    assert made.equal.share > 0.9999
+
+
+def test_real_windows(make, scene, tmp_path):
+    made = export(make(), tmp_path / "model.onnx", scene=scene)
+    assert made.windows == f"4 windows of {scene.optical[0]}"
+    assert 0 < made.equal.pixels < 8 * 64 * 64  # what lies beyond the scene does not count
+
+
+def test_a_file_says_what_deepness_and_geodeep_read(make, tmp_path):
+    model, out = make({"gsd": 0.3048, "window": 96}), tmp_path / "m.onnx"
+    options = ExportOptions("deepness", window=64, overlap=8)
+    made = export(model, out, options)
+    assert made.tool.bands == ("red", "green", "blue", "height")
+    session = onnxruntime.InferenceSession(out)
+    (given,), (returned,) = session.get_inputs(), session.get_outputs()
+    assert given.shape == ["batch", 4, 64, 64]
+    assert returned.shape == ["batch", 3, 64, 64]
+    found = session.get_modelmeta().custom_metadata_map
+    values = {key: json.loads(text) for key, text in found.items() if key != "cafe"}
+    assert values["model_type"] == "Segmentor"
+    assert values["class_names"] == {"0": "ground", "1": "building", "2": "tree"}
+    assert values["resolution"] == 30.48
+    assert values["tiles_size"] == values["tile_size"] == 64
+    assert values["tiles_overlap"] == 12  # in per cent, a whole number
+    assert values["seg_thresh"] == values["seg_small_segment"] == 0
+    assert values["standardization_mean"] == [0, 0, 0, 0]
+    assert values["standardization_std"] == [1, 1, 1, 1]
+    assert values["bands"] == ["red", "green", "blue", "height"]
+    assert ModelCard.model_validate_json(found["cafe"]) == read_model(model).card
+
+
+def test_default_windows_of_tools(make, tmp_path):
+    model = make()
+    assert dry_run(model, tmp_path / "m.onnx", ExportOptions("geodeep")).facts["windows"] == {
+        "size": 512, "overlap": 128,
+    }  # fmt: skip
+    large = make({"window": 700})
+    found = dry_run(large, tmp_path / "m.onnx", ExportOptions("deepness")).facts
+    assert found["windows"] == {"size": 704, "overlap": 176}
+    assert found["bands"] == ["red", "green", "blue", "height"]
+
+
+def test_what_deepness_feeds(make, tmp_path):
+    """A tile of bytes (side, side, bands), divided by 255 as float64, standardised, transposed."""
+    model, out = make(), tmp_path / "m.onnx"
+    export(model, out, ExportOptions("deepness", window=64))
+    image, metres, _ = town(64, 64, seed=5)
+    valid = np.ones((64, 64), bool)
+    valid[:, 50:] = False  # beyond the raster
+    known = valid & (np.indices((64, 64)).sum(axis=0) % 7 > 0)
+    metres = np.rint(metres * 4) / 4
+    steps = np.where(known, metres[0] * 4, 255)
+    tile = np.where(valid, np.concatenate([image, steps[None]]), 0).astype(np.uint8)
+    batch = np.float32(tile.transpose(1, 2, 0)[None] * 1.0 / 255.0)
+    batch = (batch - np.zeros(4, np.float32)) / np.ones(4, np.float32)
+    session = onnxruntime.InferenceSession(out)
+    made = session.run(None, {"image": batch.transpose(0, 3, 1, 2)})[0]
+    assert made.dtype == np.float32
+    assert np.allclose(made.sum(axis=1), 1, atol=1e-5)
+    network, _ = model_file.load(model)
+    arrays = (np.where(valid, image, 0), valid, np.where(known, metres[0], 0), known)
+    with torch.inference_mode():
+        wanted = network(*(t[None] for t in to_tensors(*map(as_input, arrays)))).softmax(dim=1)
+    assert np.allclose(made, wanted.numpy(), atol=1e-5)
+
+
+def as_input(values):
+    return values if values.dtype == bool else values.astype(np.float32)
+
+
+@pytest.mark.parametrize(("heights", "flag"), [(True, False), (False, True)])
+def test_without_a_height_band(make, tmp_path, heights, flag):
+    """A model that knows heights is told that there are none, one without them needs no telling."""
+    model, out = make(heights=heights), tmp_path / "m.onnx"
+    made = export(model, out, ExportOptions("deepness", window=64, heights=flag))
+    assert made.tool.bands == ("red", "green", "blue")
+    assert made.kept is None
+    image = np.random.default_rng(0).integers(1, 255, (2, 3, 64, 64))
+    batch = (image / 255).astype(np.float32)
+    found = onnxruntime.InferenceSession(out).run(None, {"image": batch})[0]
+    network, _ = model_file.load(model)
+    none = torch.zeros(2, 1, 64, 64), torch.zeros(2, 64, 64, dtype=bool)
+    pixels, valid = torch.from_numpy(image).float(), torch.ones(2, 64, 64, dtype=bool)
+    with torch.inference_mode():
+        wanted = network(pixels, valid, *(none if heights else (None, None))).softmax(dim=1)
+    assert np.allclose(found, wanted.numpy(), atol=1e-5)
+
+
+def test_bands_are_put_in_the_order_of_the_network(make, tmp_path):
+    """GeoDeep feeds red, green, blue, whatever the order of the training was."""
+    model, out = make({"band_names": ("Blue", "green", "red")}), tmp_path / "m.onnx"
+    made = export(model, out, ExportOptions("geodeep", window=64))
+    assert made.tool.bands == ("red", "green", "Blue")
+    image = np.random.default_rng(0).integers(1, 255, (1, 3, 64, 64))
+    found = onnxruntime.InferenceSession(out).run(None, {"image": np.float32(image / 255)})[0]
+    network, _ = model_file.load(model)
+    swapped = torch.from_numpy(image[:, ::-1].copy()).float()
+    valid = torch.ones(1, 64, 64, dtype=bool)
+    with torch.inference_mode():
+        wanted = network(swapped, valid, torch.zeros(1, 1, 64, 64), ~valid).softmax(dim=1)
+    assert np.allclose(found, wanted.numpy(), atol=1e-5)
+
+
+def test_the_order_of_other_bands_stays(make, tmp_path):
+    model = make({"band_names": ("nir", "red", "green")})
+    found = dry_run(model, tmp_path / "m.onnx", ExportOptions("geodeep")).facts
+    assert found["bands"] == ["nir", "red", "green"]
+
+
+def test_what_heights_are_worth(make, scene, tmp_path):
+    model = make()
+    lost = export(model, tmp_path / "a.onnx", ExportOptions("geodeep", window=64), scene)
+    rounded = export(model, tmp_path / "b.onnx", ExportOptions("deepness", window=64), scene)
+    assert lost.kept.share < rounded.kept.share < 1
+    assert min(lost.equal.share, rounded.equal.share) > 0.9999
+
+
+FAULTS = [
+    ({"target": "geodeep"}, {"optical_bands": 4}, {}, "exactly 3 bands, the model takes 4 (red, "),
+    ({"target": "geodeep"}, {"optical_bands": 1}, {}, "exactly 3 bands, the model takes 1 (red)"),
+    ({"target": "geodeep"}, {}, {"dtype": "uint16"}, "trained on uint16, and GeoDeep feeds 8 bits"),
+    ({"target": "deepness"}, {}, {"dtype": "float32"}, "on float32, and Deepness (QGIS) feeds 8"),
+    ({"target": "deepness"}, {}, {"dtype": "int16"}, "on int16, and Deepness (QGIS) feeds 8 bits"),
+    ({"target": "deepness"}, {}, {"height": HeightSettings(ground="none")}, "pass --no-heights"),
+    ({"target": "deepness", "logits": True}, {}, {}, "leave out --logits"),
+    ({"target": "geodeep", "logits": True}, {}, {}, "GeoDeep needs probabilities"),
+    ({"target": "deepness", "window": 100}, {}, {}, "--window 100 has to be a multiple of 32"),
+    ({"target": "deepness", "window": 0}, {}, {}, "e.g. --window 32"),
+    ({"target": "geodeep", "window": 8192}, {}, {}, "up to 4096, e.g. --window 4096"),
+    ({"target": "geodeep", "window": 64, "overlap": 40}, {}, {}, "--overlap 40 has to be 0 to 32"),
+    ({"target": "geodeep", "overlap": -1}, {}, {}, "--overlap -1 has to be 0 to 256 pixels"),
+    ({"window": 256}, {}, {}, "windows of any size: leave out --window"),
+    ({"overlap": 8}, {}, {}, "windows of any size"),
+    ({"heights": False}, {}, {}, "--no-heights is for files for Deepness"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "network", "card", "says"), FAULTS, ids=str)
+def test_what_cannot_be(make, tmp_path, options, network, card, says):
+    model, out = make(card, **network), tmp_path / "m.onnx"
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        export(model, out, ExportOptions(**options))
+    assert not out.exists()
+    (found,) = dry_run(model, out, ExportOptions(**options)).findings
+    assert says in found.message
+
+
+def test_outputs(make, tmp_path):
+    model = make()
+    for name in ("m.tif", "m", "m.onnx.zip"):
+        with pytest.raises(ConfigError, match="the name of an ONNX file ends with"):
+            export(model, tmp_path / name)
+    out = tmp_path / "m.onnx"
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="exists; pass"):
+        export(model, out)
+    assert out.read_text() == "mine"
+    export(model, out, overwrite=True)
+    with pytest.raises(ConfigError, match=r"is exported already: name the .safetensors file"):
+        export(out, tmp_path / "again.onnx")
+    with pytest.raises(ModelFileError, match="does not exist"):
+        export(tmp_path / "none.safetensors", tmp_path / "again.onnx")
+
+
+def test_images_that_no_tool_feeds(make, tmp_path):
+    write_town(tmp_path, "w", 64, 64, dtype="uint16")
+    source = PredictInput((str(tmp_path / "w_ortho.tif"),), ignore_mismatch=True)
+    with pytest.raises(ConfigError, match=r"w_ortho.tif is uint16, .* feeds 8 bits"):
+        export(make(), tmp_path / "m.onnx", ExportOptions("geodeep", window=64), source)
+    assert sorted(path.name for path in tmp_path.glob("m.onnx*")) == []
+
+
+def test_a_file_that_computes_something_else_is_not_written(make, tmp_path, monkeypatch):
+    model = make()
+
+    def other(network, card, *, softmax):
+        return export_onnx(decided(tiny_model(seed=1)), card, softmax=softmax)
+
+    monkeypatch.setattr(engine, "export_onnx", other)
+    with pytest.raises(ConfigError, match=r"m.onnx is not written: on 4 .* \(99.99 % are needed\)"):
+        export(model, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_without_onnx(make, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ConfigError, match=re.escape("pip install '.[onnx]'")):
+        export(make(), tmp_path / "m.onnx")
+
+
+def test_logits(make, tmp_path):
+    made = export(make(), tmp_path / "m.onnx", ExportOptions(logits=True))
+    assert made.equal.share > 0.9999
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    assert [given.name for given in session.get_outputs()] == ["logits"]
