@@ -10,16 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 
 from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError, ModelFileError
-from cafe_cli.model import bundled_weights
+from cafe_cli.model import bundled_weights, efficientnet_lite
 from cafe_cli.text import closest, first_line
 
 STRIDES = (4, 8, 16, STRIDE)
@@ -61,6 +59,11 @@ def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
 
 
 def _check_name(name: str) -> None:
+    if efficientnet_lite.variant(name) is not None:
+        return
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
     known = [*get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
     # The names of timm's encoders may include those of weights, after a dot.
     if (name.partition(".")[0] if _is_of_timm(name) else name) not in known:
@@ -74,6 +77,11 @@ def _construct(name: str, bands: int, weights: str) -> nn.Module:
         raise ConfigError(
             f"encoder {name!r} has no weights {weights!r}: choose imagenet, none or a local file"
         )
+    number = efficientnet_lite.variant(name)
+    if number is not None and weights == "none":
+        return efficientnet_lite.EfficientNetLite(number, bands)
+    from segmentation_models_pytorch.encoders import get_encoder
+
     try:
         download = None if weights == "none" else weights
         encoder: nn.Module = get_encoder(name, in_channels=bands, weights=download)
@@ -104,13 +112,17 @@ def _offline_remedy(name: str) -> str:
 
 
 def feature_channels(encoder: nn.Module, name: str, bands: int) -> list[int]:
-    """Run an encoder once: return the channels of its features at strides 4, 8, 16 and 32.
+    """Return the channels of an encoder's features at strides 4, 8, 16 and 32.
+
+    An encoder of another library is run once for that.
 
     Raises
     ------
     ConfigError
         The encoder takes only images of a fixed size, or its features have other strides.
     """
+    if isinstance(encoder, efficientnet_lite.EfficientNetLite):
+        return encoder.channels
     height, width = 64, 96  # neither square nor a usual input size
     try:
         with torch.no_grad():

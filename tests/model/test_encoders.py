@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from segmentation_models_pytorch import encoders
 from segmentation_models_pytorch.encoders import get_encoder
 
 from cafe_cli.errors import ConfigError, ModelFileError
@@ -54,7 +55,7 @@ def test_encoders_that_do_not_fit(name, message):
 
 def test_features_at_other_strides_are_refused(monkeypatch):
     dilated = get_encoder("resnet18", in_channels=4, output_stride=16)
-    monkeypatch.setattr(module, "get_encoder", lambda *_, **__: dilated)
+    monkeypatch.setattr(module, "_construct", lambda *_: dilated)
     with pytest.raises(ConfigError, match="strides 4, 8, 16, 16, not 4, 8, 16, 32"):
         build()
 
@@ -148,7 +149,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch, encoder, remedy):
     def offline(*_, **__):
         raise FileNotFoundError("cannot reach the hub\nand a second line")
 
-    monkeypatch.setattr(module, "get_encoder", offline)
+    monkeypatch.setattr(encoders, "get_encoder", offline)
     monkeypatch.setattr(bundled_weights, "import_module", not_installed)
     with pytest.raises(ModelFileError, match=f"could not be downloaded .*{remedy}") as caught:
         CaFE(replace(SMALL, optical_encoder=encoder), weights="imagenet")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -95,7 +94,8 @@ def _fold_pair(network: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> boo
     if norm.running_mean is None:
         return False
     fused = fuse_conv_bn_eval(conv, norm)
-    rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    activation = getattr(norm, "act", None)  # of the BatchNormAct2d of timm
+    rest = activation if isinstance(activation, nn.Module) else nn.Identity()
     rows, columns = (8 + d * k for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     x = torch.randn(1, conv.in_channels, rows, columns, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
@@ -29,6 +28,8 @@ def sync_batch_norm(
     if world == 1:
         return nullcontext()
     if device.type == "cuda":
+        from timm.layers.norm_act import convert_sync_batchnorm  # slow to import
+
         convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return nullcontext()
     return _SyncBatchNormMode()
