@@ -94,11 +94,11 @@ class ClassTable(Sequence[LandClass]):
         if not ids or ids != list(range(len(ids))) or len(ids) > NODATA:
             raise ConfigError(
                 f"class ids are {ids[:256]}: they have to run 0, 1, 2, ... up to 254 without "
-                "gaps; other codes in the label rasters are named with `values = [...]`"
+                "gaps; list other codes of the label rasters in `values = [...]`"
             )
         names = [c.name for c in self.classes]
         if len(set(names)) != len(names):
-            raise ConfigError(f"class names repeat: {names}")
+            raise ConfigError(f"class names occur more than once: {names}")
         values = [v for c in self.classes for v in c.values]
         if len(set(values)) != len(values):
             twice = sorted({v for v in values if values.count(v) > 1}, key=str)

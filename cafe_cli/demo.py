@@ -79,7 +79,7 @@ def demo(
     data = Path(config.root)
     pieces = sorted(data.glob("town_*_ortho.tif"))
     if not pieces:
-        raise InputError(f"no town_*_ortho.tif in {data}; cafe demo without -c has its own data")
+        raise InputError(f"no town_*_ortho.tif in {data}; cafe demo without -c uses its own data")
     check_output(output, overwrite)
     with claim_outputs([output], overwrite):
         _create_folder(output, config)

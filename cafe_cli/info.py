@@ -49,8 +49,8 @@ def describe(name: str) -> Facts:
         return _describe_vectors(name)
     if path.is_dir():
         raise InputError(
-            f"{name} holds no {DESCRIPTION} and no {HISTORY_FILE}: it is no tile set and no run; "
-            "name a file in it"
+            f"{name} holds no {DESCRIPTION} and no {HISTORY_FILE}: it is neither a tile set nor a "
+            "run; name a file in it"
         )
     with open_raster(name) as dataset:
         return _describe_raster(name, dataset)

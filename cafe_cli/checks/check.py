@@ -167,7 +167,9 @@ def check(
             if output is not None and facts.cost is not None:
                 _check_space(report, output, facts.cost)
     if report.ok and not config.classes and (proposal := propose_from_scenes(config)):
-        report.add(Finding("note", f"the label raster names classes for the config: {proposal}"))
+        report.add(
+            Finding("note", f"the label raster suggests these classes for the config: {proposal}")
+        )
     report.facts = facts.as_json()
     return report
 

@@ -163,9 +163,9 @@ def check_registration(
     places = f"{round(found.agree * found.windows)} of {found.windows}"
     yield Finding(
         "warning" if found.windows >= 3 else "note",
-        f"the heights fit the image better when moved {right} and {down}{length}: correlation of "
-        f"edges {found.at_zero:.2f}, then {found.at_peak:.2f}, alike in {places} places; compare "
-        "them in a GIS, as roofs that lean do the same",
+        f"the heights fit the image better when shifted {right} and {down}{length}: the "
+        f"correlation of edges rises from {found.at_zero:.2f} to {found.at_peak:.2f}, alike in "
+        f"{places} places; compare them in a GIS, since leaning buildings look the same",
     )
 
 

@@ -59,21 +59,21 @@ def _check_unit(
     whole = np.dtype(dtype).kind in "iu"
     if "foot" in crs_unit.lower() or "feet" in crs_unit.lower():
         yield _warning(
-            f"heights without a unit in a CRS that counts in {crs_unit} are taken for metres; if "
-            "they are feet, set height.unit to 'foot' or 'us-foot'"
+            f"the heights state no unit and are read as metres, but their CRS is in {crs_unit}; "
+            "if they are feet, set height.unit to 'foot' or 'us-foot'"
         )
     elif settings.kind == "ndsm" and whole and top > 30:
         likely = "decimetre" if top <= 400 else "centimetre"
         yield _warning(
-            f"whole numbers ({dtype}) up to {heights.max():.0f} without a unit are taken for "
-            f"metres above ground; they look like {likely}s: set height.unit = '{likely}'"
+            f"the heights are integers ({dtype}) up to {heights.max():.0f} without a unit, read "
+            f"as metres above ground; they look like {likely}s: set height.unit = '{likely}'"
         )
     elif settings.kind == "ndsm" and top > 60:
         yield _too_tall(top)
     elif whole:
         yield _note(
-            f"whole numbers ({dtype}) without a unit are taken for metres; if they are finer, set "
-            "height.unit to 'decimetre' or 'centimetre'"
+            f"the heights are integers ({dtype}) without a unit, read as metres; if their unit is "
+            "smaller, set height.unit to 'decimetre' or 'centimetre'"
         )
 
 
@@ -92,7 +92,7 @@ def _check_kind(heights: Array, settings: HeightSettings) -> Iterator[Finding]:
     if settings.kind == "dsm" and settings.ground != "none" and flat > 0.5 and low > -1:
         yield _warning(
             f"height.kind is 'dsm', but {percent(flat)} of the heights are within 0.3 m of zero, "
-            "as heights above ground are: for those, set height.kind = 'ndsm'"
+            "as is usual for heights above ground: if they are, set height.kind = 'ndsm'"
         )
 
 
@@ -135,8 +135,8 @@ def _too_low(ground: str, given: bool) -> str:
 
 def _too_tall(top: float) -> Finding:
     return _warning(
-        f"1 % of the pixels lie more than {top:.0f} m above ground, more than most towns have: if "
-        "the heights are feet, decimetres or centimetres, set height.unit"
+        f"1 % of the pixels lie more than {top:.0f} m above ground, which is more than in most "
+        "towns: if the heights are feet, decimetres or centimetres, set height.unit"
     )
 
 
@@ -170,5 +170,5 @@ def check_voids(share: float, largest: float, fill: float) -> Iterator[Finding]:
         )
         yield (_warning if share > 0.3 else _note)(
             f"{percent(share)} of the image has no height{widest}; voids are filled up to "
-            f"height.fill = {fill:g} m from the next height, and unknown to the model beyond"
+            f"height.fill = {fill:g} m from the nearest height, and stay nodata beyond"
         )

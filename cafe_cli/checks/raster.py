@@ -118,7 +118,9 @@ def _check_heights(
         changes = {"kind": "dsm", "ground": "none"}
         settings = terrain_settings(settings).model_copy(update=changes)
     if (count := len(image_bands(dataset, None))) > 1:
-        message = f"has {count} bands, the first is taken for heights: check that it is the file"
+        message = (
+            f"has {count} bands; the first is read as heights: check that it is the right file"
+        )
         report.add(Finding("warning", message, dataset.name))
     crs, size = parse_crs(config.crs), config.pixel_size
     member = inspect_rasters([dataset.name], crs, stream="heights", pixel_size=size)[0]

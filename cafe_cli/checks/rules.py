@@ -28,17 +28,17 @@ _error, _warning, _note = (partial(Finding, level) for level in ("error", "warni
 def check_image(values: Array, bands: Sequence[int]) -> Iterator[Finding]:
     """Check the valid pixels (bands, n) of an optical raster; `bands` are their numbers."""
     if not values.size:
-        yield _warning("no valid pixel in any of the places looked at")
+        yield _warning("no valid pixel in any of the sampled windows")
         return
     for number, band in zip(bands, values, strict=True):
         if band.min() == band.max():
-            yield _warning(f"band {number} is {band[0]:g} everywhere: it shows nothing")
+            yield _warning(f"band {number} is {band[0]:g} everywhere: it carries no information")
     bits = int(values.max()).bit_length() if values.dtype.kind in "iu" else 0
     if values.dtype.itemsize == 2 and 0 < bits <= 12:
         used = next(b for b in (8, 10, 11, 12) if bits <= b)
         yield _note(
-            f"{values.dtype.name} of which {used} bits are used (values up to {values.max()}); "
-            "every raster given to one model has to be scaled alike"
+            f"{values.dtype.name} pixels that use only {used} bits (values up to {values.max()}); "
+            "all rasters for one model must be scaled in the same way"
         )
 
 
@@ -50,17 +50,19 @@ def check_labels(
         yield _error(f"{explain_unknown(tally.unknown, classes)}; check --json lists all of them")
     elif tally.unknown:
         listed = list_values(tally.unknown)
-        yield _note(f"label colours of no class, which take the nearest one: {listed}")
+        yield _note(
+            f"label colours without a class, which get the class of the nearest colour: {listed}"
+        )
     elif not counts.any():
         left_out = f" ({list_values(tally.ignored)} ignored)" if tally.ignored else ""
         yield _error(
-            f"no label in any of the places looked at{left_out}; check labels.encoding and the CRS"
+            f"no label in any of the sampled windows{left_out}; check labels.encoding and the CRS"
         )
     for message in explain_nodata(tally, classes, settings):
         yield _note(message)
     unseen = [c.name for c in classes if not counts[c.id] and c.name not in settings.absent]
     if counts.any() and unseen:
-        yield _note(f"classes that were not seen here: {', '.join(unseen)}")
+        yield _note(f"classes without a pixel in the sampled windows: {', '.join(unseen)}")
 
 
 def pixel_shift(grid: Grid, reference: Grid) -> tuple[float, float] | None:
@@ -82,14 +84,14 @@ def check_grid(stream: str, grid: Grid, reference: Grid) -> Iterator[Finding]:
     if shift and max(map(abs, shift)) > 1e-3:
         how = "taken from the nearest pixel" if stream == "labels" else "interpolated"
         yield _note(
-            f"lies {abs(shift[0]):.2f} columns and {abs(shift[1]):.2f} rows off the pixels of the "
-            f"image: {stream} values are {how}"
+            f"lies {abs(shift[0]):.2f} columns and {abs(shift[1]):.2f} rows off the pixel grid of "
+            f"the image: {stream} values are {how}"
         )
     ratio = grid.gsd / reference.gsd
     if ratio > 4 and stream != "dtm":
         yield (_warning if ratio > 10 else _note)(
             f"pixels of {grid.gsd:.3g} m are {ratio:.1f} times as large as those of the image "
-            f"({reference.gsd:.3g} m): outlines will be that coarse"
+            f"({reference.gsd:.3g} m): outlines will be as coarse"
         )
 
 
@@ -98,6 +100,6 @@ def check_storage(raster: RasterFacts) -> Iterator[Finding]:
     strips = raster.block[1] >= raster.width > 1024
     if strips and not raster.overviews and raster.width * raster.height > _BIG:
         yield _note(
-            f"{raster.width} x {raster.height} pixels, neither tiled nor with overviews: every "
-            "window reads whole rows; gdal_translate -of COG makes it faster"
+            f"{raster.width} x {raster.height} pixels without tiling or overviews: every window "
+            "reads whole rows; convert it with gdal_translate -of COG for faster reading"
         )

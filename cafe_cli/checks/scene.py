@@ -150,8 +150,8 @@ def _check_heights(
     attempts = [config.height, plain]
     with report.capture_errors(files.id):
         if (cells := _ground_cells(files, config)) > _MOST_CELLS:
-            text = f"{cells:,.0f} cells of the ground filter would take a while"
-            message = f"heights above ground were not looked at: {text}"
+            text = f"the ground filter would need {cells:,.0f} cells, which takes a while"
+            message = f"heights above ground were not checked: {text}"
             report.add(Finding("note", message, files.id))
             attempts = [plain]
     for settings in attempts:
@@ -252,7 +252,7 @@ def _check_labels(report: Report, facts: SceneFacts, files: SceneFiles, config: 
     )
     report.add_all(check_labels(labelled, tally, classes, config.labels), files.labels[0])
     if tally.corrected:
-        message = f"corrections label {tally.corrected:,} of the {seen:,} pixels looked at"
+        message = f"the corrections label {tally.corrected:,} of the {seen:,} sampled pixels"
         report.add(Finding("note", message, files.corrections[0]))
 
 

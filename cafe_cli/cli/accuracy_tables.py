@@ -35,13 +35,14 @@ def show_estimates(found: "PointScores", title: str) -> None:
     """Print what a sample tells of a map, a row per class, or why it tells nothing."""
     if found.unanswered:
         say(
-            f"{found.unanswered:,} points have no reference class and are left out; those of a "
-            "stratum are taken to be like its others"
+            f"{found.unanswered:,} points have no reference class and are left out; within a "
+            "stratum they are assumed to be like the others"
         )
     if found.estimates is None:
         say(
-            f"no areas and no intervals: the reference is no probability sample ({found.reason}); "
-            f"the scores are those of its {found.scores.pixels:,} points, not of the map"
+            "no areas and no intervals, because the reference is not a probability sample "
+            f"({found.reason}); the scores describe its {found.scores.pixels:,} points, not the "
+            "map"
         )
         return
     estimates = found.estimates

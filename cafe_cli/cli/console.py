@@ -190,7 +190,7 @@ def show_scores(scores: "Scores", title: str) -> None:
     print_table(table)
     say(f"overall accuracy {number(scores.overall_accuracy)}")
     if scores.unpredicted:
-        say(f"{scores.unpredicted:,} labelled pixels have no prediction and are in no score")
+        say(f"{scores.unpredicted:,} labelled pixels have no prediction and are not scored")
 
 
 def show_taken(model: str, parts: "Sequence[TakenPart]") -> None:
@@ -209,7 +209,7 @@ def show_scenes(scenes: "Mapping[str, Scores]") -> None:
     """Print a table of scores with a row per scene; nothing without scenes."""
     if not scenes:
         return
-    table = Table(title=Text("by scene, the worst first"))
+    table = Table(title=Text("by scene, worst first"))
     table.add_column("scene")
     for column in ("mean IoU", "mean F1", "accuracy", "lowest IoU", "pixels", "unpredicted"):
         table.add_column(column, justify="right")
@@ -239,7 +239,7 @@ def show_areas(areas: "Areas", title: str) -> None:
         table.add_row(plain(name), f"{row.pixels:,}", *sizes, percent(row.share))
     print_table(table)
     if any(row.square_metres is None for row in areas.classes.values()):
-        say("areas in pixels only: the map has no CRS, which would say how large they are")
+        say("areas in pixels only: the map has no CRS, so the size of its pixels is unknown")
 
 
 def show_zones(zones: "Sequence[Zone]", title: str) -> None:
@@ -258,7 +258,7 @@ def show_zones(zones: "Sequence[Zone]", title: str) -> None:
         table.add_row(plain(name), *(f"{size:,.0f}" for size in sizes))
     print_table(table)
     if len(zones) > _MOST_ZONES:
-        say(f"and {len(zones) - _MOST_ZONES:,} zones more; -o writes all of them")
+        say(f"and {len(zones) - _MOST_ZONES:,} more zones; -o writes all of them")
 
 
 def _areas_are_known(zones: "Sequence[Zone]") -> bool:

@@ -63,9 +63,7 @@ def _describe(group: Sequence[Finding]) -> str:
     scenes = list(dict.fromkeys(finding.scene for finding in group))
     if len(scenes) > 1:
         differ = len({finding.message for finding in group}) > 1
-        named = (
-            f"{len(scenes)} scenes ({list_some(scenes, 4)}{'; the worst first' if differ else ''})"
-        )
+        named = f"{len(scenes)} scenes ({list_some(scenes, 4)}{'; worst first' if differ else ''})"
         return f"{named}: {worst.message}"
     says_where = not worst.where or worst.message.startswith(worst.where)
     return worst.message if says_where else f"{worst.where}: {worst.message}"

@@ -136,7 +136,7 @@ def train(
     from cafe_cli.training.validation import describe_shared_scenes
 
     if resume and overwrite:
-        raise click.UsageError("--resume goes on with a run, --overwrite replaces it: choose one")
+        raise click.UsageError("--resume continues a run, --overwrite replaces it: choose one")
     if resume and config_path is None and (saved := output / "config.toml").exists():
         config_path = saved
     config = read_config(config_path, assignments, take_overrides(TRAIN_OPTIONS, options))

@@ -94,7 +94,7 @@ def vectorize(
         made = engine.vectorize(
             map_, output, options, classes=classes, overwrite=overwrite, progress=progress
         )
-    merged = {0: "", 1: "; 1 small one went to a neighbour"}.get(
-        made.merged, f"; {made.merged:,} small ones went to neighbours"
+    merged = {0: "", 1: "; 1 small polygon was merged into a neighbour"}.get(
+        made.merged, f"; {made.merged:,} small polygons were merged into neighbours"
     )
     say(f"wrote {made.polygons:,} polygon{'s'[: made.polygons > 1]} to {output}{merged}")

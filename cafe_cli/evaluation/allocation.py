@@ -78,12 +78,12 @@ def allocate(
     if int(pixels.sum()) < count:
         raise InputError(
             f"the map has {int(pixels.sum()):,} pixels with a class, fewer than the {count:,} "
-            "points asked for; take a smaller -n"
+            "points asked for; use a smaller -n"
         )
     if least.sum() > count:
         raise ConfigError(
-            f"{count:,} points (-n) do not give {minimum} to each of {present} strata, which takes "
-            f"{int(least.sum()):,}; take a larger -n, or --min-per-class {count // present}"
+            f"{count:,} points (-n) are too few for {minimum} in each of {present} strata, which "
+            f"need {int(least.sum()):,}; use a larger -n, or --min-per-class {count // present}"
         )
     shares = pixels.astype(float) if rule == "proportional" else (pixels > 0).astype(float)
     low, high = 0.0, float(count)
@@ -105,5 +105,5 @@ def _find(name: str, classes: ClassTable) -> int:
     found = find_class(name, classes)
     if found is None:
         hint = did_you_mean(name, classes.names) or list_classes(classes)
-        raise ConfigError(f"--stratum names {name!r}, which is no class; {hint}")
+        raise ConfigError(f"--stratum names {name!r}, which is not a class; {hint}")
     return found

@@ -66,7 +66,7 @@ class CountSettings:
         for name, limits in (("distances", self.distances), ("heights", self.height_limits)):
             if any(b <= a for a, b in pairwise(limits)):
                 raise ConfigError(
-                    f"limits of {name} have to ascend: {', '.join(f'{v:g}' for v in limits)}"
+                    f"limits of {name} must increase: {', '.join(f'{v:g}' for v in limits)}"
                 )
 
     @property

@@ -93,7 +93,10 @@ def find_design(points: PointFeatures) -> Design | str:
     _check_counts(columns, names.tolist(), stratum, counts, points.path)
     prints = set(columns.get("map_fingerprint", [None])) - {None}
     if len(prints) > 1:
-        raise LabelError(f"{points.path} holds points of {len(prints)} maps; give them one by one")
+        raise LabelError(
+            f"{points.path} holds points of {len(prints)} maps; pass the points of one map at a "
+            "time"
+        )
     return Design(
         points.path,
         tuple(names.tolist()),
@@ -132,8 +135,8 @@ def check_unmoved(design: Design, predicted: NDArray[np.uint8], classes: ClassTa
     if moved:
         raise LabelError(
             f"{moved} of {len(ids)} points of {design.path} do not lie on a pixel of their "
-            "map_class: were they moved? Take the file as cafe sample wrote it, and fill in the "
-            "reference only"
+            "map_class: were they moved? Use the file as cafe sample wrote it, and fill in only "
+            "the reference"
         )
 
 
@@ -197,7 +200,7 @@ def _check_counts(
         if isinstance(most, int) and count > most:
             raise LabelError(
                 f"{path} has {count} points in stratum {name}, of which {most} were drawn: points "
-                "were added or doubled; take them out"
+                "were added or duplicated; remove them"
             )
 
 

@@ -191,8 +191,8 @@ def class_table(map_: LandCoverMap, given: ClassTable | None) -> ClassTable:
     table = given or map_.classes
     if table is None:
         raise LabelError(
-            f"{map_.name} does not say what its values mean (it was not written by cafe); "
-            "pass a config with [[classes]]"
+            f"{map_.name} has no class table (it was not written by cafe); pass a config with "
+            "[[classes]]"
         )
     if map_.classes is not None and map_.classes.names != table.names:
         raise LabelError(
@@ -242,5 +242,5 @@ def _check_tables(tables: dict[str, ClassTable]) -> None:
         if table.names != other.names:
             raise LabelError(
                 f"{first} has the classes {', '.join(other.names)}, {path} has "
-                f"{', '.join(table.names)}: they are no sheets of one map"
+                f"{', '.join(table.names)}: they are not sheets of one map"
             )

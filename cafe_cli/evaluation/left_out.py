@@ -28,5 +28,5 @@ def _find(name: str, classes: ClassTable) -> int:
     found = find_class(name, classes)
     if found is None:
         hint = did_you_mean(name, classes.names) or list_classes(classes)
-        raise ConfigError(f"--ignore-class names {name!r}, which is no class; {hint}")
+        raise ConfigError(f"--ignore-class names {name!r}, which is not a class; {hint}")
     return found

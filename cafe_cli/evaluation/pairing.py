@@ -137,8 +137,8 @@ def report_missing_maps(
     if len(lost) == len(scenes):
         raise InputError(
             f"{where}: none of {len(scenes)} scenes has a map there, by the name of its "
-            f"orthophoto or its own, or by its place: {list_some(scenes)}; a pattern such as "
-            f"'maps/{{{_ID}}}.tif' says how maps are named"
+            f"orthophoto, by its own name or by location: {list_some(scenes)}; a pattern such as "
+            f"'maps/{{{_ID}}}.tif' states how the maps are named"
         )
     _report_missing(lost, len(scenes), "scenes", "map", not required)
     return [scene for scene in scenes if scene in maps]
@@ -162,7 +162,7 @@ def _named_like(scene: SceneFiles, by_stem: Mapping[str, Sequence[str]]) -> tupl
     stems = dict.fromkeys([*(stem(path) for path in scene.optical), scene.id])
     fitting = [by_stem[short] for short in stems if short in by_stem]
     if twice := [paths for paths in fitting if len(paths) > 1]:
-        raise InputError(f"{' and '.join(twice[0])} both fit scene {scene.id}; leave one out")
+        raise InputError(f"{' and '.join(twice[0])} both match scene {scene.id}; leave one out")
     return tuple(path for paths in fitting for path in paths)
 
 

@@ -75,7 +75,7 @@ class PointComparison:
         estimates = self.first.estimates
         if estimates is None:
             raise LabelError(
-                "the reference is no probability sample and tells no areas: "
+                "the reference is not a probability sample, so it gives no areas: "
                 f"{self.first.reason}; draw points with cafe sample, or give --areas without a "
                 "reference to count pixels"
             )
@@ -205,7 +205,7 @@ def _read_maps(
             read.mapped[name] = areas_of(frame, classes)
             difference = find_difference(design, frame, fingerprint.text, classes)
             if difference:
-                unlike.append(f"{design.path} is no sample of {name}: {difference}")
+                unlike.append(f"{design.path} is not a sample of {name}: {difference}")
             elif read.strata is None:
                 check_unmoved(design, picker.ids, classes)
                 read.strata = design.strata(frame, classes)
@@ -292,12 +292,12 @@ def _check_answers(design: Design, truth: NDArray[np.uint8]) -> None:
     answered = np.bincount(design.stratum[truth != NODATA], minlength=len(design.names))
     if empty := [n for n, count in zip(design.names, answered, strict=True) if not count]:
         raise LabelError(
-            f"{design.path}: no point of {list_some(empty)} has a reference class, so that nothing "
-            "is known of that ground; fill in the column, or draw a sample without this stratum"
+            f"{design.path}: no point of {list_some(empty)} has a reference class, so nothing is "
+            "known about that ground; fill in the column, or draw a sample without this stratum"
         )
     if alone := [n for n, count in zip(design.names, answered, strict=True) if count == 1]:
         log.warning(
-            "%s: %s has a single point, which gives no interval; sample at least two of each",
+            "%s: %s has only one point, too few for an interval; sample at least two of each",
             design.path, list_some(alone),
         )  # fmt: skip
 

@@ -228,8 +228,8 @@ def _check_size(grid: Grid, size: int) -> None:
 def _check(source: SuggestInput, output: Path, count: int, size: int) -> None:
     if not (source.confidence or source.probabilities or source.labels):
         raise ConfigError(
-            "nothing says where the map is in doubt: give --confidence or --probabilities, which "
-            "cafe predict writes, or --labels to compare the map with"
+            "cafe cannot know where the map is in doubt: give --confidence or --probabilities, "
+            "which cafe predict writes, or --labels to compare the map with"
         )
     if not 1 <= count <= _MOST:
         raise ConfigError(f"{count} places: ask for 1 to {_MOST:,}")

@@ -138,7 +138,7 @@ def _read_zones(
     column = attribute or next(iter(source.columns), None)
     found = read_features(path, grid, column, source.name, name=name)
     if (shapely.get_dimensions(found.geometries) != 2).any():
-        raise LabelError(f"{path} holds features that are no polygons, but zones are polygons")
+        raise LabelError(f"{path} holds features that are not polygons; zones must be polygons")
     names = found.values if attribute else repeat(None, len(found.values))
     return make_valid(found.geometries), [*names]
 

@@ -31,7 +31,7 @@ from cafe_cli.vector.area_of_interest import Area
 
 log = logging.getLogger("cafe")
 
-_ANYWAY = "--ignore-mismatch predicts all the same"
+_ANYWAY = "--ignore-mismatch predicts anyway"
 _UNITS_APART = 2.5  # times as tall: feet, or taller buildings
 _NORMAL = {"p0_1": -3.1, "p1": -2.3, "p25": -0.67, "p50": 0, "p75": 0.67, "p99": 2.3, "p99_9": 3.1}
 """Percentiles of a normal distribution, in standard deviations."""

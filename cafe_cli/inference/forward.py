@@ -174,7 +174,7 @@ class BatchedForward:
             raise error
         self._halved = True
         self.batch_size //= 2
-        log.warning("out of memory: going on with --batch-size %d", self.batch_size)
+        log.warning("out of memory: continuing with --batch-size %d", self.batch_size)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -99,7 +99,7 @@ class PredictPlan:
         if outputs.labels.exists() and not strips_folder(outputs.labels).exists():
             lacking = "skipped" in read_beside(outputs.labels)
             why = (
-                "lacks what could not be read"
+                "is incomplete, since files could not be read"
                 if lacking
                 else ("was made of other inputs or with other settings")
             )

@@ -123,7 +123,9 @@ def predict_per_file(
         else:
             total.merge(meter)
             for skipped in meter.skipped:
-                log.warning("%s lacks what could not be read: %s", files.labels, skipped)
+                log.warning(
+                    "%s is incomplete, since files could not be read: %s", files.labels, skipped
+                )
     if failed:
         message = f"{len(failed)} of {len(jobs)} orthophotos failed: {', '.join(failed)}"
         if (written := len(jobs) - len(failed)) == 0:

@@ -118,7 +118,7 @@ class Predictor:
             meter.resume(meter.total - sum(strip.window_count for strip in left))
             if store.done and plan.inputs.unknown:
                 log.warning(
-                    "whether %s has changed since the interrupted run cannot be known",
+                    "cannot tell whether %s has changed since the interrupted run",
                     plan.inputs.unknown[0],
                 )
             if left:
@@ -132,7 +132,7 @@ class Predictor:
             save_beside(outputs.labels, self._provenance(plan, meter.skipped))
         meter.written += 1
         if not meter.run and len(left) == len(plan.strips):
-            log.warning("%s holds no pixel that could be labelled", outputs.labels)
+            log.warning("%s has no valid pixel to label", outputs.labels)
         return meter
 
     def forwards(self, plan: PredictPlan) -> list[BatchedForward]:

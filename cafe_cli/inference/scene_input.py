@@ -58,7 +58,9 @@ class SceneInput:
         if source.pixel_size is not None and not 0 < source.pixel_size < math.inf:
             raise ConfigError(f"--pixel-size {source.pixel_size:g} is not above 0")
         if source.dtm and not source.elevation:
-            raise ConfigError("--dtm is the ground to take heights above: give --elevation too")
+            raise ConfigError(
+                "--dtm needs --elevation: cafe subtracts the terrain model from the surface model"
+            )
         if source.bbox is None and source.bbox_crs is not None:
             raise ConfigError("--bbox-crs is the CRS of --bbox: give --bbox too")
         heights = (source.elevation, source.dtm) if ensemble.has_height else ((), ())
@@ -136,10 +138,10 @@ def _warn_about_heights(source: PredictInput, ensemble: Ensemble) -> None:
             unused = ", ".join(source.elevation)
             log.warning("the model was trained without heights: %s will not be read", unused)
     elif not source.elevation:
-        log.warning("the model was trained with heights and gets none: expect a poorer map")
+        log.warning("the model was trained with heights but gets none: expect a poorer map")
     elif ensemble.height.ground == "dtm" and not source.dtm and source.height_kind != "ndsm":
         log.warning(
-            "the model was trained with heights above a terrain model and gets none (--dtm): the "
+            "the model was trained with heights above a terrain model but gets none (--dtm): the "
             "ground is estimated"
         )
 
@@ -167,7 +169,7 @@ def _check_gsd(scene: SceneInspection, card: ModelCard, lenient: bool) -> None:
         return
     # Pixels of unknown size counted as metres in training tiles, too.
     if ratio > _GSD_LIMIT and card.gsd != 1 and not lenient:
-        raise InputError(f"{message}; --ignore-mismatch predicts all the same")
+        raise InputError(f"{message}; --ignore-mismatch predicts anyway")
     if abs(gsd / card.gsd - 1) > _GSD_TOLERANCE:
         log.warning("%s", message)
 

@@ -141,7 +141,7 @@ class StripStore:
 
     def _say_kept(self) -> None:
         if self._kept and not self._finished:
-            log.warning("%s kept; go on with --resume", self._summary(self._kept))
+            log.warning("%s kept; continue with --resume", self._summary(self._kept))
 
     def write(
         self, window: Window, planes: Mapping[str, NDArray[np.uint8]], keep: bool = True
@@ -233,7 +233,7 @@ class StripStore:
         whole = {w: files for w, files in listed.items() if self._is_complete(w, files)}
         if whole and not self._outputs.resume:
             raise OutputError(
-                f"an interrupted run left {self._summary(whole)}; pass --resume to go on with it, "
+                f"an interrupted run left {self._summary(whole)}; pass --resume to continue it, "
                 "or --overwrite to start again"
             )
         if whole and changes:
@@ -253,7 +253,7 @@ class StripStore:
                 return False
             if _strip_file(path) != listed:
                 log.warning(
-                    "the %s of %s in rows %d to %d are damaged on the disk, and are made again",
+                    "the %s of %s in rows %d to %d are damaged on the disk and are computed again",
                     name, self._path, window.row, window.bottom,
                 )  # fmt: skip
                 return False

@@ -74,8 +74,8 @@ class DecidedRows:
         self.wait()
         if self.finite is not None and not self.finite:
             raise ModelFileError(
-                "the network returned scores that are no numbers: its weights are finite, but too "
-                "large for its own arithmetic; use another model of the run, or train again with a "
+                "the network returned NaN or infinite scores: its weights are finite, but too "
+                "large for its arithmetic; use another model of the run, or train again with a "
                 "lower train.learning_rate"
             )
         nodata = np.uint8(NODATA)

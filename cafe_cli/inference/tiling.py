@@ -38,8 +38,8 @@ class WindowGrid:
             near = max(round(self.size / STRIDE), 1) * STRIDE
             raise ConfigError(
                 f"window {self.size} and overlap {self.overlap} have to be multiples of {STRIDE} "
-                "(the network's stride), the overlap the smaller one, e.g. "
-                f"--window {near} --overlap {default_overlap(near)}"
+                f"(the network's stride), and the overlap below the window, e.g. --window {near} "
+                f"--overlap {default_overlap(near)}"
             )
 
     @property
@@ -150,8 +150,8 @@ def fit_window_grid(scene: Window, trained: int, overlap: int | None = None) -> 
             grids.append(WindowGrid(size, size - shared))
     if not grids:
         raise ConfigError(
-            f"overlap {overlap} leaves nothing of windows of {largest} pixels; name a larger "
-            f"window too, e.g. --window {2 * (overlap or 0)}"
+            f"overlap {overlap} is not below the windows of {largest} pixels; also set a larger "
+            f"window, e.g. --window {2 * (overlap or 0)}"
         )
     return min(grids, key=lambda windows: (windows.computed_pixels(scene), -windows.size))
 

@@ -121,7 +121,7 @@ def parse_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     """
     if "cafe" not in metadata:
         raise ModelFileError(
-            f"{path} holds weights, but not those of a cafe model; weights of an encoder go to "
+            f"{path} holds weights, but not those of a cafe model; pass weights of an encoder to "
             "cafe train --weights"
         )
     try:

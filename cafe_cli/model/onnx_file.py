@@ -98,7 +98,7 @@ def _open(runtime: Any, source: Path | bytes, path: Path, options: Any) -> Any:
         return runtime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the classes of ONNX Runtime's errors are not public
         reason = " ".join(str(error).split())
-        raise ModelFileError(f"{path} is no ONNX file, or it is damaged: {reason}") from error
+        raise ModelFileError(f"{path} is not an ONNX file, or it is damaged: {reason}") from error
 
 
 def _check_interface(path: Path, session: Any, card: ModelCard) -> None:

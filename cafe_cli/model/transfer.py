@@ -215,7 +215,7 @@ def _notes(network: CaFE, source: CaFE, bands: Matching, classes: Matching) -> d
             there = f"the model has {theirs.get(module, 'no heights')}"
             notes[_PARTS[module]] = f"new: {name}, {there}"
     if not old.pyramid:
-        notes["heads of the pyramid"] = "begin as the head: the model has none"
+        notes["heads of the pyramid"] = "start as copies of the head: the model has none"
     if not old.stream_heads:
         notes["heads on the streams"] = "new: the model has none"
     if new.width != old.width:

@@ -132,8 +132,8 @@ def _check_options(inputs: MosaicInputs, outputs: MosaicOutputs, options: Mosaic
         )
     if outputs.sources and method.choose is None:
         raise ConfigError(
-            f"method {options.method!r} takes no label from one input, so that there are no "
-            "sources; leave --sources out, or choose another method"
+            f"method {options.method!r} combines all inputs, so no label has a single source; "
+            "leave --sources out, or choose another method"
         )
     return method
 
@@ -143,11 +143,11 @@ def _check_sources(
 ) -> None:
     if outputs.sources and count > NODATA:
         raise ConfigError(
-            f"--sources tells at most {NODATA} inputs apart, there are {count}; join them in "
-            "groups, or leave it out"
+            f"--sources can distinguish at most {NODATA} inputs, but there are {count}; merge "
+            "them in groups, or leave it out"
         )
     if summed and classes is None:
         raise LabelError(
-            "the sum of probabilities needs label rasters that say what their values mean; "
-            "predict them with cafe, or choose another method"
+            "the sum of probabilities needs label rasters with a class table; predict them with "
+            "cafe, or choose another method"
         )

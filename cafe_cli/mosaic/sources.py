@@ -89,8 +89,8 @@ def common_classes(sources: Sequence[MosaicInput]) -> ClassTable | None:
         if (classes is None) != (source.classes is None):
             knows, lacks = (first, source.path) if classes else (source.path, first)
             raise LabelError(
-                f"{lacks} does not say what its values mean, {knows} does: they may not be the "
-                "same classes; leave it out, or predict it anew"
+                f"{lacks} has no class table, {knows} has one: the classes may differ; leave it "
+                "out, or predict it again"
             )
         if classes and source.classes and classes.names != source.classes.names:
             difference = _first_difference(classes.names, source.classes.names)
@@ -99,7 +99,7 @@ def common_classes(sources: Sequence[MosaicInput]) -> ClassTable | None:
                 "what was made with the same class table"
             )
     if classes is None:
-        log.warning("no input says what its values mean, so the mosaic has no class names either")
+        log.warning("no input has a class table, so the mosaic has no class names either")
     return classes
 
 
@@ -117,7 +117,7 @@ def _say_left_out(found: Sequence[MosaicInput], others: Sequence[_Other]) -> Non
             f"{', '.join(counts)}; name the maps"
         )
     if others:
-        log.info("rasters that are no labels are not joined: %s", listed)
+        log.info("not merged, since they are not label rasters: %s", listed)
 
 
 def _partners(

@@ -56,7 +56,7 @@ def parse_acquired(text: str) -> Acquired:
         start, end = _parse(first), _parse(last) if slash else _parse(first)
     except (ValueError, OverflowError) as error:
         raise ConfigError(
-            f"--datetime {text!r} is no date: write 2024, 2024-06, 2024-06-01, "
+            f"--datetime {text!r} is not a date: write 2024, 2024-06, 2024-06-01, "
             "2024-06-01T10:00:00Z, or two of these with / between them"
         ) from error
     if end.end < start.start:
@@ -86,7 +86,7 @@ def find_acquired(text: str | None, inputs: Sequence[str]) -> Acquired:
     if len(known) < len(found):
         unknown = next(name for name, acquired in found.items() if acquired is None)
         raise ConfigError(
-            f"{redact(unknown)} does not say when it was taken, and a STAC item needs that: pass "
+            f"{redact(unknown)} has no acquisition time, which a STAC item needs: pass "
             "--datetime, e.g. --datetime 2024-06-01 or 2024-05/2024-07"
         )
     return Acquired(min(one.start for one in known), max(one.end for one in known))

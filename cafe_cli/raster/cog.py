@@ -101,8 +101,8 @@ def _copy_in_a_process(source: Path, target: Path, options: Mapping[str, object]
         raise RasterioIOError(message)
     if process.returncode:
         raise RasterioIOError(
-            f"the process that converts it ended with code {process.returncode}; -9 is mostly a "
-            "machine that ran out of memory"
+            f"the process that converts it ended with code {process.returncode}; -9 usually means "
+            "that the machine ran out of memory"
         )
     if passed_over:
         raise RasterioIOError(passed_over[1])

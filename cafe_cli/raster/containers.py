@@ -57,8 +57,8 @@ def only_name(path: str, names: Sequence[str]) -> str:
     """
     if not names:
         raise InputError(
-            f"{path} holds no raster: if it holds vectors, give it as labels; if it holds values "
-            "that are no raster, convert it with gdal_translate"
+            f"{path} holds no raster: if it holds vectors, pass it as labels; if it holds other "
+            "data, convert it with gdal_translate"
         )
     if len(names) > 1:
         raise InputError(
@@ -74,7 +74,10 @@ def explain_unreadable(path: str, reason: str) -> str:
         return reason
     suffix = os.path.splitext(path.rstrip("/"))[1].lower()
     if suffix in _POINT_CLOUDS:
-        return "a point cloud is no raster; make a surface model of it, e.g. with pdal or lastools"
+        return (
+            "a point cloud is not a raster; make a surface model from it, e.g. with pdal or "
+            "lastools"
+        )
     if suffix in (".zip", ".tar", ".tgz"):
         return "the archive is truncated or damaged"
     if suffix in _VECTORS:

@@ -73,4 +73,4 @@ def _try_options(options: Mapping[str, str]) -> str | None:
                 used = written.compression.value.upper() if written.compression else "NONE"
     except GDAL_ERRORS as error:
         return gdal_message(error)
-    return None if used == compress or "COMPRESS" not in options else f"it takes {used} instead"
+    return None if used == compress or "COMPRESS" not in options else f"it uses {used} instead"

@@ -157,7 +157,7 @@ def _check_invertible(dataset: DatasetReader) -> None:
     pixel = math.sqrt(abs(place.determinant)) if largest < FARTHEST else math.nan
     if not _SMALLEST < pixel < math.inf:
         raise GridError(
-            f"{dataset.name} has a geotransform that places no pixel: "
+            f"{dataset.name} has an invalid geotransform: "
             f"{', '.join(f'{number:g}' for number in place.to_gdal())}; write it again with "
             "gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM"
         )
@@ -176,14 +176,14 @@ def _refuse_other_placement(dataset: DatasetReader) -> None:
         means, options = "geolocation arrays", "-geoloc -t_srs EPSG:CODE"
     elif dataset.crs is not None:
         raise GridError(
-            f"{dataset.name} is in {describe_crs(dataset.crs)} but has no geotransform, so that "
-            "its pixels lie nowhere: add one with gdal_translate -a_ullr, or a world file"
+            f"{dataset.name} is in {describe_crs(dataset.crs)} but has no geotransform, so its "
+            "position is unknown: add one with gdal_translate -a_ullr, or a world file"
         )
     else:
         return
     raise GridError(
-        f"{dataset.name} has no geotransform, {means} say where it lies: warp it first, e.g. "
-        f"gdalwarp {options} {dataset.name} WARPED.tif"
+        f"{dataset.name} has no geotransform, only {means}: warp it first, e.g. gdalwarp "
+        f"{options} {dataset.name} WARPED.tif"
     )
 
 
@@ -234,7 +234,7 @@ def parse_crs(text: str | None) -> CRS | None:
     try:
         return CRS.from_user_input(text)
     except (CRSError, ValueError) as error:
-        raise ConfigError(f"{short_repr(text)} is no CRS; write it like EPSG:25832") from error
+        raise ConfigError(f"{short_repr(text)} is not a CRS; write it like EPSG:25832") from error
 
 
 def describe_grid(grid: Grid) -> str:

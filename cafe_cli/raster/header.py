@@ -32,11 +32,13 @@ def check_size(dataset: DatasetReader) -> None:
         The pixels are complex, there are too many bands, or a block is too large to decode.
     """
     if any(dtype.startswith("complex") for dtype in dataset.dtypes):
-        raise InputError(f"{dataset.name} holds complex numbers, which are no image and no heights")
+        raise InputError(
+            f"{dataset.name} holds complex numbers, but images and heights are real numbers"
+        )
     if dataset.count > MOST_BANDS:
         raise InputError(
             f"{dataset.name} has {dataset.count:,} bands, at most {MOST_BANDS:,} are read: check "
-            "that it is the file, or take out the bands you need with gdal_translate -b"
+            "that it is the right file, or extract the bands you need with gdal_translate -b"
         )
     if (size := block_bytes(dataset)) > _LARGEST_BLOCK:
         height, width = dataset.block_shapes[0]
@@ -70,7 +72,7 @@ def read_unit(dataset: DatasetReader) -> str:
     except UnicodeDecodeError:
         warn_once(
             dataset.name,
-            f"the unit of {dataset.name} is not UTF-8 and is left out; if it holds heights, say "
+            f"the unit of {dataset.name} is not UTF-8 and is left out; if it holds heights, state "
             "their unit with height.unit (--height-unit)",
         )
         return ""

@@ -51,9 +51,8 @@ class ImageView(NamedTuple):
             return Finding("note", message, name)
         return Finding(
             "warning",
-            f"{name} has a band {self.band} of nothing but 0 and its highest value, which is taken "
-            "for a mask; to read it as a part of the image, name the bands (--bands or "
-            "scenes.bands)",
+            f"{name} has a band {self.band} of only 0 and its highest value, which is read as a "
+            "mask; to use it as part of the image, name the bands (--bands or scenes.bands)",
             name,
         )
 
@@ -93,7 +92,7 @@ def _colors(dataset: DatasetReader) -> Colors:
     except ValueError as error:
         raise InputError(
             f"{dataset.name} is marked as paletted, but has no colour table; if it holds grey "
-            f"values, say so: gdal_edit.py -colorinterp_1 gray {dataset.name}"
+            f"values, declare them: gdal_edit.py -colorinterp_1 gray {dataset.name}"
         ) from error
     return colors
 

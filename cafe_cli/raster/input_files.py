@@ -94,7 +94,7 @@ class InputFiles:
         now = restamp([*self.stamps, *self._absent])
         lost = [name for name in self.stamps if is_remote(name) and name not in now]
         if lost:
-            log.warning("whether %s changed in the meantime cannot be known", lost[0])
+            log.warning("cannot tell whether %s changed in the meantime", lost[0])
         for name in (*self.stamps, *self._absent):
             if name not in lost and now.get(name) != self.stamps.get(name):
                 raise _changed(name)

@@ -93,7 +93,8 @@ def _with_units(members: Sequence["Member"]) -> list["Member"]:
         member
         if member.unit
         else replace(member, unit=unit).noted(
-            f"{member.path} has no unit of its heights; it is taken for that of {source}, {unit}"
+            f"{member.path} states no unit of its heights; it is assumed to be that of {source}, "
+            f"{unit}"
         )
         for member in members
     ]

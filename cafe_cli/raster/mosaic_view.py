@@ -304,8 +304,8 @@ def _inspect(
         )
         if stream == "heights" and ColorInterp.palette in dataset.colorinterp:
             member = member.noted(
-                f"{path} has a colour table; its values are taken for heights: check that it is no "
-                "picture of heights"
+                f"{path} has a colour table; its values are read as heights: check that it is not "
+                "a picture of heights"
             )
         if view is None:
             return _with_bands(member, dataset, bands)
@@ -318,7 +318,9 @@ def _with_bands(member: Member, dataset: DatasetReader, bands: Sequence[int] | N
     chosen = image_bands(dataset, bands)
     dtype = _common_dtype(dataset, chosen or (1,))
     if dtype.startswith("complex"):
-        raise InputError(f"{member.path} holds complex numbers, which are no image and no heights")
+        raise InputError(
+            f"{member.path} holds complex numbers, but images and heights are real numbers"
+        )
     return replace(
         member,
         count=dataset.count,
@@ -348,7 +350,7 @@ def _find_grid(dataset: DatasetReader, crs: CRS | None, reference: Grid | None) 
             "it lies; add a world file, or gdal_translate -a_ullr and -a_srs"
         )
     if grid.transform.is_identity or replace(grid, crs=reference.crs).same_pixels(reference):
-        log.debug("%s is taken to lie on the pixels of the image", dataset.name)
+        log.debug("%s is assumed to lie on the pixel grid of the image", dataset.name)
         return reference
     if reference.crs is not None:
         raise GridError(

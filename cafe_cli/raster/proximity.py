@@ -85,11 +85,14 @@ def _far_from_most(boxes: NDArray[np.object_], distance: float) -> NDArray[np.bo
 
 
 def _remedy(lost: Sequence[str], base: Grid, boxes: NDArray[np.object_]) -> str:
-    apart = "or treat what lies apart as scenes, or maps, of its own"
+    apart = "or treat them as separate scenes or maps"
     if lost:
         return f"{lost[0]} has a corner at 0, 0: has it lost its georeference? correct it, {apart}"
     if _are_parted_by_date_line(base, boxes):
-        return f"the date line parts them: bring them to a CRS without it, e.g. UTM, {apart}"
+        return (
+            "they lie on both sides of the date line: warp them to a CRS that it does not cut, "
+            f"e.g. UTM, {apart}"
+        )
     return f"check their CRS and zone, {apart}"
 
 

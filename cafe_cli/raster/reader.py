@@ -36,7 +36,7 @@ Mask = NDArray[np.bool_]
 log = logging.getLogger("cafe")
 
 _MOST_DECODED = 50_000_000_000  # bytes of a decimated view
-_OF_A_SERVER = "if address and rights are right, try again, or download the file first"
+_OF_A_SERVER = "check the address and your access rights, and try again, or download the file first"
 _thread = threading.local()
 
 set_gdal_options()
@@ -282,7 +282,7 @@ def _damaged(dataset: RasterReader, window: Window, error: Exception) -> InputEr
         remedy = _OF_A_SERVER
     elif source.driver == "VRT":
         reason = " ".join(str(error.__cause__ or error).split())  # names the file of the list
-        remedy = "it is a list of other files: check that they are where it says, and whole"
+        remedy = "it refers to other files: check that they exist and are intact"
     else:
         remedy = "the file is truncated or damaged"
     return InputError(

@@ -135,7 +135,7 @@ class Skipped:
             self._slow[name] += 1
             given_up = self._slow[name] == _MOST_SLOW
         if given_up:
-            log.warning("%s; it failed %d times in a row: not asked again", error, _MOST_SLOW)
+            log.warning("%s; it failed %d times in a row: it is not read again", error, _MOST_SLOW)
 
 
 def _describe(name: str, windows: set[Window], extent: Window) -> SkippedFile:
@@ -180,6 +180,6 @@ def check_skipped(files: Sequence[SkippedFile], output: Path) -> None:
     if files:
         listed = list_some([*map(str, files)], 3)
         raise PartialFailureError(
-            f"{output} lacks what could not be read: {listed}; run it again with whole files and "
-            "--overwrite"
+            f"{output} is incomplete, since files could not be read: {listed}; run again with "
+            "intact files and --overwrite"
         )

@@ -163,9 +163,7 @@ def enclosing_window(name: str, grid: Grid, base: Grid) -> Window:
         raise GridError(f"cannot transform {name} to {describe_crs(base.crs)}: {error}") from error
     corners = [~base.transform @ corner for corner in edge.exterior.coords]
     if not np.isfinite(corners).all():
-        raise GridError(
-            f"{name} lies where {describe_crs(base.crs)} has no coordinates; check both"
-        )
+        raise GridError(f"{name} lies outside the area of {describe_crs(base.crs)}; check both")
     return pixels_around(corners)
 
 

@@ -61,13 +61,12 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     """
     if settings.dtm is not None and settings.elevation is None:
         raise ConfigError(
-            "scenes.dtm is the ground to take heights above: name the surface model too, with "
-            "scenes.elevation (--elevation)"
+            "scenes.dtm needs a surface model, from which it is subtracted: set scenes.elevation "
+            "(--elevation) too"
         )
     if settings.corrections is not None and settings.labels is None:
         raise ConfigError(
-            "scenes.corrections are laid over older labels: name these too, with scenes.labels "
-            "(--labels)"
+            "scenes.corrections need older labels to correct: set scenes.labels (--labels) too"
         )
     known = match_scenes(settings.optical, root, settings.only or ())
     for name in (*(settings.only or ()), *settings.exclude):
@@ -84,7 +83,8 @@ def find_scenes(settings: SceneSettings, root: str = ".") -> list[SceneFiles]:
     if settings.corrections is not None and not any(scene.corrections for scene in scenes):
         named = ", ".join(_join(root, pattern) for pattern in _as_tuple(settings.corrections))
         raise InputError(
-            f"no file fits scenes.corrections = {named}; correct it (--corrections) or leave it out"
+            f"no file matches scenes.corrections = {named}; correct it (--corrections) or leave "
+            "it out"
         )
     return scenes
 
@@ -118,12 +118,14 @@ def match_scenes(
             placeholders, paths = known.setdefault(name, (match, []))
             if placeholders != match:
                 raise InputError(
-                    f"{paths[0]} and {path} have one id, {name!r}, by {setting} = "
+                    f"{paths[0]} and {path} have the same id, {name!r}, by {setting} = "
                     f"{', '.join(patterns)}; rename one of them"
                 )
             paths.append(path)
     if not known:
-        raise InputError(f"no file fits {setting} = {', '.join(_join(root, p) for p in patterns)}")
+        raise InputError(
+            f"no file matches {setting} = {', '.join(_join(root, p) for p in patterns)}"
+        )
     return known
 
 
@@ -195,9 +197,9 @@ def _read_list(path: str) -> list[str]:
     except OSError as error:
         raise InputError(f"cannot read the list {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no list of file names, one per line") from error
+        raise InputError(f"{path} is not a list of file names, one per line") from error
     if any("\0" in line for line in lines):
-        raise InputError(f"{path} is no list of file names, one per line: it holds binary data")
+        raise InputError(f"{path} is not a list of file names, one per line: it holds binary data")
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -288,6 +290,6 @@ def expand_inputs(names: Sequence[str]) -> list[str]:
     for name in names:
         found = expand(name)
         if not found and (name.startswith("@") or Path(name).is_dir() or set("*?[") & set(name)):
-            raise InputError(f"{name} names no file")
+            raise InputError(f"{name} matches no file")
         files += found or [name]
     return files

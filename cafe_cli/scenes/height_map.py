@@ -152,7 +152,7 @@ def write_heights(
                 known += int(valid.sum())
             progress(done, len(todo))
     if not known:
-        log.warning("%s holds no height", output)
+        log.warning("%s has no valid height", output)
         lowest = highest = np.nan
     return HeightSummary(
         description, lowest, highest, 1 - known / (plan.grid.width * plan.grid.height)

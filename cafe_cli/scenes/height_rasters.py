@@ -185,8 +185,8 @@ def metres_per_unit(member: Member, settings: HeightSettings) -> float:
     named = member.unit.lower()
     if named and named not in UNIT_NAMES:
         raise InputError(
-            f"{member.path} gives its heights in {named!r}, which is no unit known here; "
-            f"set height.unit to one of {', '.join(METRES)}"
+            f"{member.path} states its heights in {named!r}, an unknown unit; set height.unit to "
+            f"one of {', '.join(METRES)}"
         )
     return METRES[UNIT_NAMES[named]] if named else _vertical_unit(member.grid.crs)
 
@@ -228,8 +228,8 @@ def _check_values(
         with open_raster(member.path) as dataset:
             if len(bands := image_bands(dataset, None)) > 1:
                 raise BandError(
-                    f"{member.path} has {len(bands)} bands, heights have one; if it is no image, "
-                    "take the band of the heights: gdal_translate -b N"
+                    f"{member.path} has {len(bands)} bands, heights have one; if it is not an "
+                    "image, extract the band with the heights: gdal_translate -b N"
                 )
             parts = read_height_parts(dataset, settings.nodata, len(some), skipped)
             found = find_height_voids(dataset, member, settings, parts, options)
@@ -347,7 +347,7 @@ def check_plausible(
         if not PLAUSIBLE[0] <= height <= PLAUSIBLE[1] or rasters.is_far_code(height, terrain):
             void = rasters.stored(height, terrain)
             raise InputError(
-                f"{name} has heights that nobody declared as voids: it holds heights from "
-                f"{low:.6g} to {high:.6g} m; if {as_written(void)} marks voids, "
+                f"{name} has heights that look like undeclared nodata: they range from {low:.6g} "
+                f"to {high:.6g} m; if {as_written(void)} marks voids, "
                 f"{declare_heights([void], 'FILE', [], not terrain)}, else set height.unit"
             )

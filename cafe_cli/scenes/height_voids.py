@@ -198,7 +198,9 @@ def describe_height_codes(
         listed = " and ".join(f"{as_written(c.value)} ({percent(c.share)})" for c in some)
         remedy = declare_heights([c.value for c in some], path, others, options)
         unit = ", else set height.unit" if certain and options else ""
-        what = "that nobody declared as voids" if certain else "in areas like holes, not like water"
+        what = (
+            "that look like undeclared nodata" if certain else "in areas like holes, not like water"
+        )
         yield (
             certain,
             f"{path} has heights {what}: {listed}{beside}; if they mark voids, {remedy}{unit}",
@@ -217,8 +219,8 @@ def declare_heights(
         )
     edit = f"gdal_edit.py -a_nodata {values[0]} {path}"
     if not options:
-        return f"say so with {edit}"
-    return f"say so with height.nodata = {values[0]} (--height-nodata) or {edit}"
+        return f"declare them with {edit}"
+    return f"declare them with height.nodata = {values[0]} (--height-nodata) or {edit}"
 
 
 def as_written(value: float) -> str:

@@ -180,8 +180,8 @@ def describe_code(value: float, path: str, others: Sequence[float] = ()) -> str:
             f'{as_written(others[0])} --calc "where(isin(A,[{both}]),{as_written(others[0])},A)"'
         )
     return (
-        f"say so with scenes.optical_nodata = {void} (--optical-nodata) or gdal_edit.py -a_nodata "
-        f"{void} {path}"
+        f"declare them with scenes.optical_nodata = {void} (--optical-nodata) or gdal_edit.py "
+        f"-a_nodata {void} {path}"
     )
 
 
@@ -196,9 +196,9 @@ def _check_codes(pixels: Array, path: str, others: Sequence[float]) -> Iterator[
             (first, _), *more = some
             remedy = describe_code(first, path, [*others, *(v for v, _ in more)])
             what = (
-                "has pixels that nobody declared as void"
+                "has pixels that look like undeclared nodata"
                 if certain
-                else "may have undeclared voids"
+                else "may have undeclared nodata"
             )
             message = f"{path} {what}: {listed}{beside}; if they mark voids, {remedy}"
             yield Finding("error" if certain else "warning", message, path)
@@ -217,8 +217,8 @@ def _check_margins(samples: Sequence[Sample], path: str) -> Iterator[Finding]:
         sure = found.edge > _SHARP * top and found.corners > (0 if color == "black" else 1)
         yield Finding(
             "warning" if sure else "note",
-            f"{path} has a {color} margin: {percent(found.share)} of the pixels looked at, along "
-            f"the rim, are {values} in every band and count as image; if they are void, "
+            f"{path} has a {color} margin: {percent(found.share)} of the sampled pixels, along "
+            f"the edge, are {values} in every band and count as image; if they are void, "
             f"{_declare_margin(color, pure, found.lossless, path)}",
             path,
         )
@@ -334,8 +334,8 @@ def _check_speckle(samples: Sequence[Sample], nodata: float, path: str) -> Itera
     if middle > 0.7 if nodata else middle < 0.3:
         yield Finding(
             "warning",
-            f"{path}: {count:,} pixels of {total:,} looked at lie in small areas inside the image "
-            f"and count as void, because nodata is {nodata:g}, but look like "
+            f"{path}: {count:,} of {total:,} sampled pixels lie in small areas inside the "
+            f"image and count as void, because nodata is {nodata:g}, but look like "
             f"{'saturated' if nodata else 'black'} pixels; keep them with gdal_edit.py "
             f"-unsetnodata {path}, then mask a margin with nearblack "
             f"{'-white ' if nodata else ''}-setmask -o NEW.tif",

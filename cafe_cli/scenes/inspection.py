@@ -41,7 +41,7 @@ _ALL = 0.995  # share of a scene that is taken for all of it: grids differ by pa
 _DECODED = 1_000_000_000  # bytes of decoded blocks that all threads may hold
 
 _DOUBTFUL_ALPHA = (
-    "is marked as alpha and taken for a mask, but looks like an image; to use it, name the bands "
+    "is marked as alpha and read as a mask, but looks like an image; to use it, name the bands "
     "(--bands or scenes.bands)"
 )
 

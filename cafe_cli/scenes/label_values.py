@@ -263,7 +263,7 @@ def _twice(first: tuple[Key, str], second: tuple[Key, str]) -> ConfigError:
     if other == _IGNORED:
         within = "" if value == ignored else f" (as {ignored})"
         return ConfigError(
-            f"{value} is a value of {owner!r} and in {other}{within}: take it out of one of them"
+            f"{value} is a value of {owner!r} and in {other}{within}: remove it from one of them"
         )
     if value == ignored:
         return ConfigError(
@@ -323,4 +323,4 @@ def _class_id(text: str, classes: ClassTable, where: str) -> int:
         return NODATA
     if label_key(name) in range(len(classes)):
         return int(label_key(name))
-    raise LabelError(f"labels.table {where}: {name!r} is no class; {list_classes(classes)}")
+    raise LabelError(f"labels.table {where}: {name!r} is not a class; {list_classes(classes)}")

@@ -44,12 +44,12 @@ def check_pixel_size(
         if heights is not None and heights.ground == "estimate":
             raise GridError(f"the ground below {name} cannot be estimated: the image {doubt}")
         yield Finding(
-            "warning", f"a pixel of {name} is taken for {native.gsd:g} m: it {doubt}", name
+            "warning", f"a pixel of {name} is assumed to measure {native.gsd:g} m: it {doubt}", name
         )
     elif native.pixel_size is None and pixel_size and abs(pixel_size / native.gsd - 1) > 0.01:
         message = (
             f"scenes.pixel_size (--pixel-size) is {pixel_size:g} m, but {name} is georeferenced: "
-            f"its own pixels of {native.gsd:.3g} m count"
+            f"its own pixels of {native.gsd:.3g} m are used"
         )
         yield Finding("warning", message, name)
 
@@ -58,7 +58,7 @@ def _describe_doubt(grid: Grid) -> str:
     """Describe why the pixel size of a raster is unknown, and what to do; empty if it is known."""
     if not grid.has_pixel_size:
         return (
-            "has no georeference that tells how large its pixels are; give their metres with "
+            "has no georeference, so its pixel size is unknown; set it in metres with "
             "scenes.pixel_size (--pixel-size)"
         )
     if grid.crs is None and grid.gsd < _SMALLEST:

@@ -148,7 +148,7 @@ class Scene:
         if code is not None:
             raise InputError(
                 f"{self.inspection.files.name} has pixels of {as_written(code)}, far from all "
-                "other values, that nobody declared as void; if they mark voids, "
+                "other values, that look like undeclared nodata; if they mark voids, "
                 f"{describe_code(code, 'FILE')}"
             )
         return optical, valid

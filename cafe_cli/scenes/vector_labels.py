@@ -123,7 +123,7 @@ def _priorities(classes: ClassTable, settings: LabelSettings) -> NDArray[np.intp
     for rank, name in enumerate(reversed(settings.priority), start=1):
         if (class_id := find_class(name, classes)) is None:
             raise ConfigError(
-                f"labels.priority names {name!r}, which is no class; {list_classes(classes)}"
+                f"labels.priority names {name!r}, which is not a class; {list_classes(classes)}"
             )
         priorities[class_id] = rank
     return priorities

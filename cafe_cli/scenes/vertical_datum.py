@@ -28,8 +28,9 @@ _LEVEL_SHARE = 0.05
 _DEEP = -3.0  # metres below ground where more than a tenth of a scene never lies
 
 _REMEDY = (
-    "ellipsoidal and orthometric heights differ so: convert one of them, with gdalwarp -s_srs and "
-    "-t_srs that name the vertical datum (such as EPSG:25832+7837), or by adding the geoid"
+    "ellipsoidal and orthometric heights differ in this way: convert one of them, with gdalwarp "
+    "-s_srs and -t_srs that name the vertical datum (such as EPSG:25832+7837), or by adding the "
+    "geoid"
 )
 
 

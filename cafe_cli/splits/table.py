@@ -50,8 +50,8 @@ def parse_splits(values: Iterable[object], source: str) -> list[Split | None]:
     unknown = [v for v, s in zip(values, splits, strict=True) if s is None and not _is_empty(v)]
     if unknown:
         raise InputError(
-            f"{source} has values that are no split: {name_counts(unknown)}; "
-            f"write {', '.join(SPLITS)} or nothing"
+            f"{source} has values that are not a split: {name_counts(unknown)}; write "
+            f"{', '.join(SPLITS)} or nothing"
         )
     return splits
 

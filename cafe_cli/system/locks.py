@@ -145,7 +145,9 @@ def _try_lock(descriptor: int, output: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:  # network file systems that are mounted without locks
-            log.warning("%s is on a disk without file locks: start no second run on it", output)
+            log.warning(
+                "%s is on a disk without file locks: do not start a second run on it", output
+            )
             return True
         if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
             return False

@@ -64,7 +64,7 @@ def finish_replacing(paths: Sequence[Path]) -> None:
         with lock_outputs([path.absolute(), *(target for _, target in steps.renames)]):
             if (steps := _read_journal(path)) is not None:  # no other process was faster
                 _replace(path, steps)
-                log.warning("finished what a killed run had begun: to replace %s", path)
+                log.warning("completed what a killed run had started: the replacement of %s", path)
 
 
 @contextmanager

@@ -80,9 +80,9 @@ def read_csv(path: Path | str, setting: str = "") -> CsvTable:
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{name} is no CSV table in UTF-8: {error}") from error
+        raise InputError(f"{name} is not a CSV table in UTF-8: {error}") from error
     if "\0" in text:
-        raise InputError(f"{name} is no CSV table in UTF-8: it holds binary data")
+        raise InputError(f"{name} is not a CSV table in UTF-8: it holds binary data")
     if setting:
         rows = [(line, [value.strip() for value in row]) for line, row in rows]
     rows = [(line, row) for line, row in rows if any(row)]

@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
         The name holds a null byte or bytes that are no UTF-8; the message shows them as escapes.
     """
     if "\0" in name:
-        raise InputError(f"{name!r} is no file name: it holds a null byte")
+        raise InputError(f"{name!r} is not a file name: it holds a null byte")
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -56,7 +56,7 @@ def check_file(name: str) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(
-            f"{name} is a pipe, a socket or a device: copy what it gives into a file, and name that"
+            f"{name} is a pipe, a socket or a device: copy its content to a file, and name that"
         )
 
 
@@ -75,7 +75,7 @@ def read_text(path: Path | str, most: int) -> str:
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{path} is larger than {file_size(most)}: it is not the file meant here")
+        raise InputError(f"{path} is larger than {file_size(most)}: it cannot be the right file")
     return content.decode("utf-8-sig")
 
 

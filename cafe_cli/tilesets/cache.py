@@ -163,7 +163,7 @@ def prepare(
     try:
         return stored.open() or stored.make(limit, progress)
     except (OutputError, OSError) as error:
-        log.warning("no cache of the tiles, each epoch decodes them anew: %s", error)
+        log.warning("the tiles are not cached, and every epoch decodes them again: %s", error)
         return None
 
 

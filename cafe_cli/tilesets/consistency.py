@@ -24,7 +24,7 @@ _GSD_TOLERANCE = 0.1
 _FLAT = 0.5  # metres that half of the heights above ground do not exceed
 _WINDOWS = 3  # along each side of a scene
 _ONE_KIND = "a tile set needs heights of one kind and unit (height.kind, height.unit)"
-_ANYWAY = "scenes.ignore_mismatch = true takes them all the same"
+_ANYWAY = "scenes.ignore_mismatch = true accepts them anyway"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _compare(one: _Sampled, other: _Sampled) -> Iterator[Finding]:
     if (places := reordering(one.colors, other.colors)) and places != (*range(len(places)),):
         order = " ".join(f"-b {place + 1}" for place in places)
         own, wanted = (", ".join(map(str, s.colors)) for s in (one, other))
-        found = Mismatch(True, own, wanted, f"gdal_translate {order} gives both one order")
+        found = Mismatch(True, own, wanted, f"gdal_translate {order} gives both the same order")
         yield _finding(one.name, other.name, "bands in the order", found)
 
 

@@ -84,7 +84,7 @@ def find_ground(
             found.setdefault(tile.scene, []).append(tile.scored)
     if not found:
         raise ConfigError(
-            f"no scene has ground of the split {split!r}; give it some in [split], with "
+            f"no scene has ground of the split {split!r}; assign some in [split], with "
             f"split.{split}_scenes, split.{split} or split.file"
         )
     return {name: SplitGround(split, ws, polygons.get(name)) for name, ws in found.items()}

@@ -86,8 +86,8 @@ def shared_ground(tiles: Sequence[Located], grids: Grids, size: int) -> float:
     shared = sum(float(part.area) * _square([part], crs) for part in parts)
     if shared:
         log.warning(
-            "tiles of two splits show the same %.0f m2 of ground: scenes overlap; scores will "
-            "flatter",
+            "tiles of two splits share %.0f m² of ground, because scenes overlap: scores will be "
+            "too high",
             shared,
         )
     return shared

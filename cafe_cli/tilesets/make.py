@@ -96,7 +96,7 @@ def tile(
             check_storable(files)
         watched = InputFiles.behind(files)
         if virtual and watched.unknown:
-            log.info("whether %s changes later cannot be known", watched.unknown[0])
+            log.info("cannot tell whether %s changes later", watched.unknown[0])
         skipped = Skipped() if on_error == "skip" else None
         planned = plan(config, jobs, skipped=skipped)
         inputs = input_files([scene.files for scene in planned.scenes], config)
@@ -119,11 +119,11 @@ def _report_left_out(count: int, tileset: TileSet) -> None:
         return
     if not tileset.of("train"):
         raise InputError(
-            "no training tile is left: all of them show what cannot be read, such as "
+            "no training tile is left: all of them lie where files cannot be read, such as "
             f"{tileset.skipped[0]}"
         )
     log.warning(
-        "%d of %d tiles are left out: they show what cannot be read",
+        "%d of %d tiles are left out: they lie where files cannot be read",
         count,
         count + len(tileset.tiles),
     )

@@ -397,7 +397,7 @@ def _report_unknown(counted: LabelCounts, config: Config, classes: ClassTable) -
         )
     if unknown:
         log.warning(
-            "%s label pixels had no exact class colour and took the nearest one: %s",
+            "%s label pixels had no exact class colour and got the class of the nearest one: %s",
             f"{unknown.total():,}",
             list_values(unknown),
         )

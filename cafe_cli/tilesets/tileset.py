@@ -63,7 +63,7 @@ _NAMES = {DESCRIPTION, "config.toml", "index.gpkg", "ground", "train", "validati
 def _plain_file_name(name: str) -> str:
     """Refuse a name that would lead out of the folder."""
     if name in (".", "..") or set(name) & set("/\\\0"):
-        raise ValueError(f"{name!r} is no file name within the tile set")
+        raise ValueError(f"{name!r} is not a file name within the tile set")
     return name
 
 
@@ -244,7 +244,7 @@ def check_storable(names: Sequence[str]) -> None:
     if hidden := [name for name in names if redact(name) != name]:
         raise ConfigError(
             f"a virtual tile set would store the password or the query of {hidden[0]}: leave out "
-            "--virtual, or let GDAL in by the environment (GDAL_HTTP_USERPWD, "
+            "--virtual, or pass them to GDAL in the environment (GDAL_HTTP_USERPWD, "
             "GDAL_HTTP_HEADER_FILE, s3:// with AWS_...)"
         )
 
@@ -268,7 +268,7 @@ def check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file; name a folder, it will not be replaced")
     if any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
-        raise OutputError(f"{folder} exists and is no tile set; it will not be replaced")
+        raise OutputError(f"{folder} exists and is not a tile set; it will not be replaced")
     tiles: set[str] | None = None
     with suppress(InputError):  # a damaged tile set may be replaced, too
         tiles = {tile.name for tile in load_tileset(folder).tiles}

@@ -49,14 +49,14 @@ def judge_classes(planned: TilePlan, config: Config) -> Iterator[Finding]:
     """Say which classes no tile, or no training tile, shows, and whether all show but one."""
     names, absent = config.class_table.names, config.labels.absent
     if unknown := [name for name in absent if name not in names]:
-        yield Finding("error", f"labels.absent names {unknown[0]!r}, which is no class")
+        yield Finding("error", f"labels.absent names {unknown[0]!r}, which is not a class")
     in_tiles = np.sum(list(planned.pixels.values()), axis=0)[:-1]
     rows = list(zip(names, planned.counts, in_tiles, planned.pixels["train"], strict=False))
     if missing := [name for name, known, _, _ in rows if not known and name not in absent]:
         yield Finding(
             "error",
-            f"no scene shows {_quoted(missing)}: check the label values of that class, take it out "
-            "of the classes, or name it in labels.absent",
+            f"no scene shows {_quoted(missing)}: check the label values of that class, remove it "
+            "from the classes, or name it in labels.absent",
         )
     if lost := [name for name, known, found, _ in rows if known and not found]:
         yield Finding(

@@ -92,8 +92,9 @@ def settle_model(config: Config) -> Config:
 def _read_card(path: Path) -> ModelCard:
     if path.suffix.lower() != ".safetensors" and path.is_file():
         raise ModelFileError(
-            f"{path} is no model that cafe train wrote, such as best.safetensors: training cannot "
-            "go on from other formats; weights of an encoder (.pth, .pt) go to --weights"
+            f"{path} is not a model that cafe train wrote, such as best.safetensors: training "
+            "cannot start from other formats; pass weights of an encoder (.pth, .pt) with "
+            "--weights"
         )
     return stored.read_card(path)
 
@@ -181,8 +182,8 @@ def match_bands(new: tuple[str, ...], old: tuple[str, ...]) -> Matching:
     found = Matching.of(new, old, lambda name: color_of(name) or plain_name(name))
     if not found.taken and len(new) == len(old) and not any(map(color_of, new)):
         log.warning(
-            "the bands of the tile set (%s) do not say what they show: they are taken for those "
-            "of the model, %s, in this order", ", ".join(new), ", ".join(old),
+            "the bands of the tile set (%s) have no names: they are assumed to be those of the "
+            "model, %s, in this order", ", ".join(new), ", ".join(old),
         )  # fmt: skip
         return Matching((*range(len(old)),), new, (), ())
     return found
@@ -237,12 +238,14 @@ def warnings(tileset: TileSet, config: Config) -> list[str]:
     if not 1 / _FINER <= ratio <= _FINER:
         found.append(
             f"the tiles have pixels of {tileset.gsd:.3g} m, {config.train.from_model} was trained "
-            f"at {card.gsd:.3g} m: cut them with tile.gsd = {card.gsd:.3g} to use what it knows"
+            f"at {card.gsd:.3g} m: cut them with tile.gsd = {card.gsd:.3g} to make the most of "
+            "its weights"
         )
     classes = Matching.of(tileset.classes.names, card.classes.names)
     if not classes.taken:
         found.append(
             f"no class of {config.train.from_model} ({short_repr(', '.join(card.classes.names))}) "
-            "is one of the tile set's: the head starts anew; rename [[classes]] if some are"
+            "is one of the tile set's: the head starts from random weights; rename [[classes]] "
+            "if some are"
         )
     return found

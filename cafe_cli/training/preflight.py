@@ -30,12 +30,12 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
         The output exists without `overwrite`, is not a run, or holds the tile set.
     """
     if is_tileset_path(tileset, output):
-        raise OutputError(f"{output} is where the tile set {tileset} keeps its own; name another")
+        raise OutputError(f"{output} belongs to the tile set {tileset}; name another folder")
     if not output.exists() or (output.is_dir() and {p.name for p in output.iterdir()} <= {LOCK}):
         return
     if not overwrite:
         raise OutputError(
-            f"{output} exists; pass --resume to go on with it or --overwrite to replace it"
+            f"{output} exists; pass --resume to continue it, or --overwrite to replace it"
         )
     if tileset.resolve().is_relative_to(output.resolve()):
         raise OutputError(f"{output} holds the tile set {tileset}; name another folder")
@@ -142,8 +142,8 @@ def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
     """
     if settings.patience and not tileset.of("validation"):
         raise ConfigError(
-            f"train.patience is {settings.patience}, but no tiles validate: leave it out, or run "
-            "cafe tile with ground for validation"
+            f"train.patience is {settings.patience}, but there are no validation tiles: leave it "
+            "out, or run cafe tile with ground for validation"
         )
 
 
@@ -156,13 +156,13 @@ def warnings(folder: Path, tileset: TileSet, settings: TrainSettings) -> list[st
     if settings.batch_size != "auto" and settings.batch_size > training:
         found.append(
             f"train.batch_size is {settings.batch_size}, but there are {training} training tiles: "
-            "every step takes all of them"
+            "every step uses all of them"
         )
     for name, pixels in _training_pixels(tileset).items():
         if not pixels and (others := _pixels_in_all_splits(tileset, name)):
             found.append(
                 f"class {name} has no pixel in the training tiles ({others:,} elsewhere) and "
-                "cannot be learnt: split the ground otherwise, or take it out of the classes"
+                "cannot be learnt: change the split, or remove it from the classes"
             )
     return found
 

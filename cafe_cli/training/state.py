@@ -148,8 +148,8 @@ def check_settings(
     for key, now in fixed_settings(config, tileset).items():
         if (then := before.get(key, unset[key])) != now:
             raise TrainingError(
-                f"cannot resume {output}: {key} was {then}, now it is {now}; set it back, or start "
-                "anew with --overwrite"
+                f"cannot resume {output}: {key} was {then}, now it is {now}; set it back, or "
+                "start again with --overwrite"
             )
 
 

@@ -191,21 +191,21 @@ def _translate_torch_errors(config: Config, stop: Callable[[], StopReason]) -> I
         if stop().signal:  # Ctrl-C interrupts the compiler's process, too
             raise KeyboardInterrupt from error
         raise TrainingError(
-            f"torch.compile failed ({first_line(error)}): go on with --resume --set "
+            f"torch.compile failed ({first_line(error)}): continue with --resume --set "
             "train.compile=false"
         ) from error
 
 
 def _stop_early(run: TrainingRun, reason: StopReason, stop: Callable[[], StopReason]) -> str:
     """Save a run to be resumed; raise on a signal, return the reason after a time limit."""
-    done = f"at step {run.done} of {run.total}; go on with --resume -o {run.output}"
+    done = f"at step {run.done} of {run.total}; continue with --resume -o {run.output}"
     if reason.signal:
         run.save_for_later()
         raise run.processes.ending(RunInterruptedError(f"stopped {done}", reason.signal))
     # A time limit always leaves a model, even within the first epoch.
     run.save_for_later(None if run.state.history else stop)
-    log.info("the time is up %s", done)
-    return f"the time was up at step {run.done} of {run.total}"
+    log.info("time limit reached %s", done)
+    return f"the time limit was reached at step {run.done} of {run.total}"
 
 
 def _out_of_memory_message(config: Config) -> str:

@@ -187,8 +187,8 @@ class TrainingRun:
         wrong = self._describe(batch, nonfinite.find_nonfinite_inputs(batch.sample))
         if wrong:
             return (
-                f"not all valid pixels and heights of {', '.join(wrong)} are numbers: give them a "
-                "nodata value, and cut the tile set again"
+                f"pixels or heights of {', '.join(wrong)} are NaN or infinite: declare these "
+                "values as nodata, and cut the tile set again"
             )
         losses = LossModule(self.network, self.config.train)
         autocast = self.processes.fabric.autocast()

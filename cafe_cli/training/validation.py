@@ -178,8 +178,8 @@ def describe_shared_scenes(tileset: TileSet) -> str:
     if not training & validation:
         return ""
     text = (
-        "The validation tiles lie in scenes that were trained on, so these scores flatter: expect "
-        "less on other ground."
+        "The validation tiles lie in scenes that were trained on, so these scores are "
+        "optimistic: expect lower ones on other ground."
     )
     if len(training | validation) > 1:
         text += ' To validate on whole scenes, cut the tiles with split.unit = "scene".'

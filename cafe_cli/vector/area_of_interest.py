@@ -263,8 +263,8 @@ def _polygons(path: str, geometries: Geometries, name: str) -> Geometries:
     areal = shapely.get_dimensions(parts) == 2
     if not areal.any():
         raise InputError(
-            f"{path} has no polygon inside {name}, only {len(parts)} points and lines; an area is "
-            "drawn as polygons"
+            f"{path} has no polygon inside {name}, only {len(parts)} points and lines; draw the "
+            "area as polygons"
         )
     if not areal.all():
         warn_once(
@@ -278,7 +278,7 @@ def _empty(limits: tuple[_Limit, ...], scene: Window, name: str) -> GridError:
     """Return the error for limits that hold no pixel centre."""
     if len(limits) > 1:
         names = " and ".join(limit.name for limit in limits)
-        return GridError(f"{names} share no pixel of {name}; give one of them, or others")
+        return GridError(f"{names} have no common pixel in {name}; give one of them, or others")
     left, top, right, bottom = limits[0].bounds
     return GridError(
         f"no pixel of {name} has its centre in {limits[0].name}, which lies between columns "

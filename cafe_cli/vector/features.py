@@ -113,20 +113,20 @@ def refuse_empty(
     if source.crs and source.crs.is_geographic and np.abs(bounds).max() > 360:
         raise GridError(
             f"{path} is in {describe_crs(source.crs)}, but coordinates such as {left:.10g}, "
-            f"{bottom:.10g} are no degrees (GeoJSON is in EPSG:4326 unless it says otherwise); "
+            f"{bottom:.10g} are not degrees (GeoJSON is in EPSG:4326 unless it says otherwise); "
             f"assign the right one, e.g. ogr2ogr -a_srs EPSG:CODE OUT.gpkg {path}"
         )
     if np.abs(bounds).max() >= FARTHEST:
         raise GridError(
-            f"{path} has coordinates such as {left:.10g}, {bottom:.10g}, which are no place on the "
-            "ground; the file is damaged, or its CRS is not what it says"
+            f"{path} has coordinates such as {left:.10g}, {bottom:.10g}, which lie nowhere on "
+            "Earth; the file is damaged, or its CRS is not what it says"
         )
     place = Affine(right - left, 0, left, 0, bottom - top, top)
     check_overlap(path, Grid(source.crs, place, 1, 1), name, grid)
     if not gaps:
         raise GridError(
             f"no feature of {path} lies inside {name}, although their extents overlap; check that "
-            "it is the file for this ground"
+            "it is the right file"
         )
 
 

@@ -89,7 +89,9 @@ def _of_product(name: str, paths: Sequence[str]) -> Sequence[str]:
                 kept.append(path)
     if not kept:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        raise InputError(f"{paths[0]}{more}: cafe did not write it as {name}; name the raster")
+        raise InputError(
+            f"{paths[0]}{more}: cafe did not write it as {name}; pass the right raster"
+        )
     return kept
 
 

@@ -154,8 +154,8 @@ def _may_write_style(style: Path, overwrite: bool) -> bool:
         raster = b"<rasterrenderer" in file.read(_STYLE)
     if raster:
         log.warning(
-            "%s is the style of a raster and stays: QGIS will show the polygons without colours; "
-            "name them differently from the raster, or write a GeoPackage", style,
+            "%s is the style of a raster and is kept: QGIS will show the polygons without "
+            "colours; name them differently from the raster, or write a GeoPackage", style,
         )  # fmt: skip
     return overwrite and not raster
 
@@ -188,8 +188,8 @@ def _tolerance(options: VectorizeOptions, grid: Grid, name: str) -> float:
     metric = options.min_area or options.simplify
     if metric and not grid.has_pixel_size:
         raise GridError(
-            f"{name} does not say how many metres a pixel has, which --min-area and --simplify "
-            "need; pass --pixel-size"
+            f"{name} has no pixel size in metres, which --min-area and --simplify need; pass "
+            "--pixel-size"
         )
     return _TOLERANCE if options.simplify is None else options.simplify / grid.gsd
 

@@ -184,7 +184,9 @@ class _Work:
         )  # fmt: skip
         refuse_hidden(planned.map, planned.classes, self._hidden[: len(planned.classes)])
         if not len(found.regions):
-            raise LabelError(f"{planned.map.name} has no class anywhere: there are no polygons")
+            raise LabelError(
+                f"{planned.map.name} has no pixel with a class, so there are no polygons"
+            )
         regions = merge_small(found, limit) if limit else found.regions
         self.merged = len(found.regions) - len(regions)
         return regions

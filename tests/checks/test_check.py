@@ -94,8 +94,8 @@ def test_classes_that_no_scene_shows(data):
     classes = [*SETTINGS["classes"], {"id": 3, "name": "water"}]
     report = checked(data, classes=classes)
     assert found(report) == [
-        "no scene shows 'water': check the label values of that class, take it out of the classes, "
-        "or name it in labels.absent"
+        "no scene shows 'water': check the label values of that class, remove it from the "
+        "classes, or name it in labels.absent"
     ]
     assert checked(data, classes=classes, labels={"absent": ["water"]}).ok
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_checked(data):
     with pytest.raises(ConfigError, match=r"\[scenes\] has to name at least optical"):
         check(parse_config({"root": str(data)}, "test"))
     (said,) = found(checked(data, scenes={"optical": "none_{id}.tif"}))
-    assert "no file fits scenes.optical" in said
+    assert "no file matches scenes.optical" in said
 
 
 def test_a_disk_that_is_too_full(data, monkeypatch):
@@ -152,7 +152,7 @@ def test_notes_that_scenes_have_in_common_are_one_line(run, data):
         write(data / f"{name}_dsm.tif", metres, place, nodata=-9999)
     result = run("check", "-c", "town.toml")
     (line,) = [line for line in result.err.splitlines() if "of the image has no height, " in line]
-    assert line.startswith("Note: 5 scenes (n4, n3, n2, n1 and 1 more; the worst first): ")
+    assert line.startswith("Note: 5 scenes (n4, n3, n2, n1 and 1 more; worst first): ")
     assert "5 notes" in result.err
     report = json.loads(run("check", "-c", "town.toml", "--json").out)
     every = {f["scene"]: f["message"] for f in report["findings"] if f["level"] == "note"}

@@ -218,10 +218,10 @@ def agreement(columns=4.0, rows=-2.5, windows=9, agree=0.8, shifted=1.0):
 def test_a_shift_is_told_with_where_to():
     (found,) = check_registration(agreement(), 8.0, -5.0, 2.36)
     assert found.level == "warning"
-    assert "moved 8.0 px to the right and 5.0 px up (2.4 m)" in found.message
-    assert "correlation of edges 0.10, then 0.30, alike in 7 of 9 places" in found.message
+    assert "shifted 8.0 px to the right and 5.0 px up (2.4 m)" in found.message
+    assert "correlation of edges rises from 0.10 to 0.30, alike in 7 of 9 places" in found.message
     (found,) = check_registration(agreement(-4, 2), -4, 2, None)
-    assert "moved 4.0 px to the left and 2.0 px down: correlation" in found.message
+    assert "shifted 4.0 px to the left and 2.0 px down: the correlation" in found.message
 
 
 def test_few_places_make_a_note():

@@ -56,7 +56,7 @@ def test_constant_heights():
 def test_feet():
     unit = "US survey foot"
     found = said(check_heights(VALLEY, DSM, crs_unit=unit), "warning")
-    assert "a CRS that counts in US survey foot are taken for metres" in found
+    assert "read as metres, but their CRS is in US survey foot" in found
     assert not list(check_heights(VALLEY, DSM, crs_unit=unit, unit_known=True))
     named = HeightSettings(unit="foot")
     assert not list(check_heights(VALLEY, named, 0.3048, crs_unit=unit))
@@ -77,7 +77,7 @@ def test_whole_numbers_above_ground_look_like_finer_units(factor, dtype, unit):
 
 def test_whole_metres_are_noted():
     found = check_heights(np.round(VALLEY), DSM, dtype="int16")
-    assert "whole numbers (int16) without a unit are taken for metres" in said(found, "note")
+    assert "integers (int16) without a unit, read as metres" in said(found, "note")
     assert not list(check_heights(np.round(VALLEY), DSM, dtype="int16", unit_known=True))
 
 

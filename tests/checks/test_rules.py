@@ -42,7 +42,7 @@ def test_sixteen_bits_that_are_not_all_used(top, bits):
     values = np.array([[0, top]], np.uint16)
     (found,) = check_image(values, (1,))
     assert found.level == "note"
-    assert f"uint16 of which {bits} bits are used (values up to {top})" in found.message
+    assert f"uint16 pixels that use only {bits} bits (values up to {top})" in found.message
     assert not list(check_image(np.array([[0, 4096]], np.uint16), (1,)))
 
 
@@ -80,13 +80,13 @@ def test_colours_that_are_not_exact_are_noted():
 def test_classes_that_do_not_occur_are_noted():
     (found,) = labels([5, 0, 0])
     assert found.level == "note"
-    assert "classes that were not seen here: tree, building" in found.message
+    assert "classes without a pixel in the sampled windows: tree, building" in found.message
 
 
 def test_no_label_at_all():
     (found,) = labels([0, 0, 0])
     assert found.level == "error"
-    assert "no label in any of the places looked at" in found.message
+    assert "no label in any of the sampled windows" in found.message
 
 
 # Grids
@@ -115,7 +115,7 @@ def test_nothing_is_said_of_a_grid_that_fits():
 def test_half_a_pixel_is_noted():
     (found,) = check_grid("elevation", grid(left=X + 0.25), grid(left=X))
     assert found.level == "note"
-    assert "lies 0.50 columns and 0.00 rows off the pixels of the image" in found.message
+    assert "lies 0.50 columns and 0.00 rows off the pixel grid of the image" in found.message
     assert "interpolated" in found.message
     assert "nearest" in said(check_grid("labels", grid(left=X + 0.25), grid(left=X)))
 
@@ -138,7 +138,7 @@ def test_big_files_in_strips_are_noted():
     )  # fmt: skip
     (found,) = check_storage(strips)
     assert found.level == "note"
-    assert "12000 x 12000 pixels, neither tiled nor with overviews" in found.message
+    assert "12000 x 12000 pixels without tiling or overviews" in found.message
     assert not list(check_storage(replace(strips, overviews=[2, 4])))
     assert not list(check_storage(replace(strips, block=[256, 256])))
     assert not list(check_storage(replace(strips, height=1000)))

@@ -68,7 +68,7 @@ def config(height=DSM, classes=CLASSES, **scenes):
 def test_a_good_scene(scene):
     report = diagnose(scene(), config(labels="x"))
     assert report.ok
-    assert said(report.findings) == "classes that were not seen here: tree"
+    assert said(report.findings) == "classes without a pixel in the sampled windows: tree"
     facts = report.facts
     assert list(facts) == ["optical", "elevation", "labels", "grid", "registration"]
     assert facts["elevation"]["overlap_percent"] == 100
@@ -140,7 +140,7 @@ def test_a_crs_on_one_side_only_is_an_error_until_it_is_given(scene):
 
 def test_a_crs_that_means_nothing_is_an_error(scene):
     report = diagnose(scene(), config(crs="nonsense"))
-    assert "is no CRS" in said(report.findings, "error")
+    assert "is not a CRS" in said(report.findings, "error")
 
 
 def test_a_band_that_is_not_there_is_an_error(scene):
@@ -150,7 +150,7 @@ def test_a_band_that_is_not_there_is_an_error(scene):
 
 def test_an_unknown_unit_is_an_error(scene):
     report = diagnose(scene(options={"elevation": {"units": "furlong"}}), config())
-    assert "gives its heights in 'furlong'" in said(report.findings, "error")
+    assert "states its heights in 'furlong'" in said(report.findings, "error")
 
 
 def test_a_ground_without_a_terrain_model_is_an_error(scene):
@@ -234,7 +234,7 @@ def test_a_black_margin_that_nobody_declared(scene):
 def test_feet_in_the_crs(scene):
     feet = {k: around(X, Y, 262, 1.6375, CRS.from_epsg(2994)) for k in ("optical", "elevation")}
     report = diagnose(scene(grids=feet, labels=None), config())
-    assert "CRS that counts in foot" in said(report.findings, "warning")
+    assert "CRS is in foot" in said(report.findings, "warning")
     feet["elevation"] = replace(feet["elevation"], crs=CRS.from_string("EPSG:2994+5703"))
     assert "foot" not in said(diagnose(scene(grids=feet, labels=None), config()).findings)
 
@@ -268,7 +268,10 @@ def test_a_surface_model_of_another_vertical_datum(scene):
 def test_a_ground_that_takes_long_is_left_out(scene, monkeypatch):
     monkeypatch.setattr(diagnosis, "_MOST_CELLS", 100)
     report = diagnose(scene(), config())
-    assert "heights above ground were not looked at: 1,600 cells" in said(report.findings, "note")
+    assert (
+        "heights above ground were not checked: the ground filter would need 1,600 cells"
+        in said(report.findings, "note")
+    )
     assert "above_ground" not in report.facts["elevation"]
     assert report.facts["registration"]["windows"] == 1
 

@@ -300,7 +300,7 @@ def test_tile_fails(run, scene, words, code, says):
     ("words", "code", "says"),
     [
         (["no tiles"], 1, "no tiles is not a tile set"),
-        (["TILES", "-o", "there.tif"], 1, "there.tif exists; pass --resume to go on with it or"),
+        (["TILES", "-o", "there.tif"], 1, "there.tif exists; pass --resume to continue it, or"),
         (["TILES", "--encoder", "resnet81"], 2, "did you mean one of resnet18"),
         (["TILES", "--device", "cuda:99"], 2, "there is no device 'cuda:99'"),
         (["TILES", "--weights", "no.pth"], 1, "weights no.pth cannot be read"),
@@ -345,9 +345,9 @@ def maps(here) -> Path:
     ("words", "says"),
     [
         (["no.tif", "-o", "m.tif"], "no.tif does not exist"),
-        (["no*.tif", "-o", "m.tif"], "no*.tif names no file"),
+        (["no*.tif", "-o", "m.tif"], "no*.tif matches no file"),
         (["@no.txt", "-o", "m.tif"], "cannot read the list no.txt: No such file"),
-        (["@a.tif", "-o", "m.tif"], "a.tif is no list of file names"),
+        (["@a.tif", "-o", "m.tif"], "a.tif is not a list of file names"),
         (["a.tif", "b.tif", "-o", "truth.tif"], "truth.tif exists; pass --overwrite"),
     ],
     ids=str,
@@ -456,7 +456,7 @@ def test_evaluate_scenes(run, two_scenes):
     assert (tested["pixels"], tested["miou"]) == (40 * 50, 1)
     shown = "\n".join(run("evaluate", "maps", "-c", "c.toml", "--split", "test").lines)
     assert "against the test ground of the scenes" in shown
-    assert "by scene, the worst first" in shown
+    assert "by scene, worst first" in shown
     pairs = json.loads(run("evaluate", "maps/{id}_ortho.tif", "{id}_labels.tif", "--json").out)
     assert pairs == everything
 
@@ -510,7 +510,7 @@ def test_sample_and_evaluate_by_its_points(run, maps):
     assert "b.tif minus a.tif" in shown
     assert "1.000 ± 0.000" in shown
     assert run("evaluate", "a.tif", "points.gpkg", "--min-miou", 0.5).code == 0
-    assert "is no sample of b.tif" in run("evaluate", "b.tif", "points.gpkg").error
+    assert "is not a sample of b.tif" in run("evaluate", "b.tif", "points.gpkg").error
 
 
 def fill_in(path):
@@ -553,7 +553,7 @@ def test_sample_fails(run, maps):
     assert "name a .gpkg file" in run("sample", "a.tif", "-o", "points.csv").error
     assert run("sample", "a.tif", "-n", 9, "-o", "p.gpkg").code == 2
     result = run("sample", "a.tif", "-o", "p.gpkg", "--stratum", "lava", "--dry-run")
-    assert (result.code, "'lava', which is no class" in "\n".join(result.lines)) == (1, True)
+    assert (result.code, "'lava', which is not a class" in "\n".join(result.lines)) == (1, True)
     assert list(Path().glob("p.gpkg*")) == []
 
 
@@ -577,7 +577,7 @@ def test_quiet(run, maps):
 
 def test_messages_are_whole_lines(run, here):
     name = "[bold]" + "long name " * 20 + "[/bold].tif"
-    assert run("evaluate", name, "b.tif").error == f"{name} names no file"
+    assert run("evaluate", name, "b.tif").error == f"{name} matches no file"
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,10 @@ def test_pairs_by_id(patches, invoke, optical, elevation, name):
             ["--optical", "top/top_{id}.tif", "--elevation", "dsm/{nr}.tif", "--per-file"],
             "{nr} does not occur in scenes.optical",
         ),
-        (["--optical", "none/{id}.tif", "--per-file"], "no file fits scenes.optical = none/{id}"),
+        (
+            ["--optical", "none/{id}.tif", "--per-file"],
+            "no file matches scenes.optical = none/{id}",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -23,7 +23,7 @@ def test_polygons_are_written_and_counted(invoke, map_, tmp_path):
     code, said = invoke("vectorize", map_, "-o", tmp_path / "a.gpkg", "--min-area", 1)
     assert code == 0
     assert "wrote 2 polygons" in said.err
-    assert "1 small one went to a neighbour" in said.err
+    assert "1 small polygon was merged into a neighbour" in said.err
     assert pyogrio.read_info(tmp_path / "a.gpkg", layer="a")["features"] == 2
 
 

@@ -343,7 +343,7 @@ def test_a_scene_may_lie_anywhere(cut, tmp_path, where):
 def test_the_pixel_size_of_a_scene_without_a_place_is_asked_for(cut, cafe, tmp_path):
     files = deliver(tmp_path, on=NOWHERE)
     (warning,) = cut(files)
-    assert "is taken for 1 m" in warning
+    assert "is assumed to measure 1 m" in warning
     assert "scenes.pixel_size (--pixel-size)" in warning
     words = words_for(tmp_path, files, height={"ground": "estimate"})
     refused = cafe("tile", *words, "-o", tmp_path / "dsm")
@@ -624,7 +624,7 @@ def test_an_image_in_place_of_heights_is_doubted(cafe, tmp_path, stream):
     looked = cafe("check", *words_for(tmp_path, files | {stream: files["optical"]}), "--json")
     assert (
         "warning",
-        "has 3 bands, the first is taken for heights: check that it is the file",
+        "has 3 bands; the first is read as heights: check that it is the right file",
     ) in findings_of(looked)
 
 
@@ -685,7 +685,7 @@ def test_a_table_of_labels_lies_beside_the_config(cut, tmp_path, monkeypatch):
     ("content", "message"),
     [
         (b"scene,split\n", "names no scene below its header"),
-        (b"\x00\x01" * 40, "no CSV table in UTF-8: it holds binary data"),
+        (b"\x00\x01" * 40, "not a CSV table in UTF-8: it holds binary data"),
     ],
 )
 def test_split_tables_of_nothing(cafe, tmp_path, content, message):

@@ -172,7 +172,7 @@ def test_training_ends_with_a_checkpoint(tileset, tmp_path, number):
     said = process.communicate(timeout=HANGS)[1]
     assert process.returncode == SIGNALS[number], said
     assert "stopped at step" in said.splitlines()[-1]
-    assert "go on with --resume -o run" in said.splitlines()[-1]
+    assert "continue with --resume -o run" in said.splitlines()[-1]
     assert "Traceback" not in said
     more = ("--resume", "--time-limit", "1s", "--device", "cpu")
     process = start(tmp_path, "train", tileset, "-o", "run", *more)
@@ -188,7 +188,7 @@ def test_training_in_two_processes_ends_with_a_checkpoint(tileset, tmp_path, num
     process.send_signal(signal.Signals[number])  # of the first process only
     said = process.communicate(timeout=HANGS)[1]
     assert process.returncode == SIGNALS[number], said
-    assert "go on with --resume -o run" in said
+    assert "continue with --resume -o run" in said
     assert "Traceback" not in said
 
 

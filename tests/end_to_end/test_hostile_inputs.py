@@ -66,7 +66,7 @@ def test_geotransforms_that_place_no_pixel(refuse, tmp_path, place, stream):
     bad = write_raster(tmp_path / "bad.tif", noise(3 if stream == "optical" else 1, GRID), where)
     words = ["--optical", bad] if stream == "optical" else [*words, "--elevation", bad]
     said = refuse("-q", "check", *words)
-    assert "bad.tif has a geotransform that places no pixel: " in said
+    assert "bad.tif has an invalid geotransform: " in said
     assert "gdal_edit.py -a_ullr" in said
 
 
@@ -172,7 +172,7 @@ CONFIGS = {
     "no UTF-8": (b"root = '\xe9'", "is not valid TOML: 'utf-8' codec can't decode"),
     "binary": (bytes(range(256)), "is not valid TOML"),
     "endless digits": ("tile.size = " + "9" * 5000, "is not valid TOML: Exceeds the limit"),
-    "huge": ("#" * 4_000_001, "c.toml is larger than 4 MB: it is not the file meant here"),
+    "huge": ("#" * 4_000_001, "c.toml is larger than 4 MB: it cannot be the right file"),
     "max_window": ("height.max_window = 1e9", "height.max_window: .*less than or equal to 5000"),
     "max_window inf": ("height.max_window = inf", "height.max_window: .*less than or equal"),
     "max_window NaN": ("height.max_window = nan", "height.max_window: "),
@@ -195,7 +195,7 @@ CONFIGS = {
     "line break": (r'classes = [{id = 0, name = "a\nb"}]', r"the control character \\n"),
     "attribute": (r'labels.attribute = "a\u0007"', r"labels.attribute: it holds the control .* \\x07"),
     "crs": ('scenes.crs = "EPSG:25832\\r"', r"scenes.crs: it holds the control character \\r"),
-    "endless crs": (f'scenes.crs = "{"x" * 9999}"', "'x{50,80}\\.\\.\\. is no CRS"),
+    "endless crs": (f'scenes.crs = "{"x" * 9999}"', "'x{50,80}\\.\\.\\. is not a CRS"),
     "null": (r'scenes.only = ["a\u0000"]', "scenes.only.0: a file name cannot hold a null byte"),
     "wrong type": ("tile = 7", "tile: "),
     "endless value": (f'tile.size = "{"x" * 9999}"', r"tile.size: .*\(got 'x{50,80}\.\.\.\)"),
@@ -225,7 +225,7 @@ def test_a_config_that_is_a_pipe(refuse, tmp_path):
 def test_lists_that_hold_no_names(refuse, tmp_path, content):
     (tmp_path / "l.txt").write_bytes(content)
     said = refuse("check", "--optical", f"@{tmp_path / 'l.txt'}")
-    assert "l.txt is no list of file names, one per line" in said
+    assert "l.txt is not a list of file names, one per line" in said
 
 
 def test_a_list_that_is_a_pipe(refuse, tmp_path):
@@ -298,10 +298,10 @@ TILESETS = {
     "infinite mean": (("height_statistics", "mean"), [INF], "height_statistics are not 1 finite"),
     "shared ground": (("shared_ground",), -5, "shared_ground"),
     "tiles of text": (("tiles",), "all", "tiles"),
-    "name outside": (("tiles", 0, "name"), "../../etc/passwd", "is no file name within the tile set"),
-    "absolute name": (("tiles", 0, "name"), "/etc/passwd", "is no file name within the tile set"),
-    "null in a name": (("tiles", 0, "name"), "a\0b", "is no file name within the tile set"),
-    "scene outside": (("tiles", 0, "scene"), "../x", "is no file name within the tile set"),
+    "name outside": (("tiles", 0, "name"), "../../etc/passwd", "is not a file name within the tile set"),
+    "absolute name": (("tiles", 0, "name"), "/etc/passwd", "is not a file name within the tile set"),
+    "null in a name": (("tiles", 0, "name"), "a\0b", "is not a file name within the tile set"),
+    "scene outside": (("tiles", 0, "scene"), "../x", "is not a file name within the tile set"),
     "split outside": (("tiles", 0, "split"), "../..", "tiles.0.split"),
     "row below 0": (("tiles", 0, "row"), -7, "tiles.0.row"),
     "column huge": (("tiles", 0, "col"), 10**30, "tiles.0.col"),
@@ -431,7 +431,7 @@ def test_finite_weights_whose_scores_are_no_numbers(refuse, model, tmp_path):
         "-q", "predict", "--optical", image, "--elevation", heights, "--model", tmp_path / "m.safetensors", "-o", tmp_path / "map.tif", "--device", "cpu",
         "--ignore-mismatch",
     )  # fmt: skip
-    assert "the network returned scores that are no numbers" in said
+    assert "the network returned NaN or infinite scores" in said
     assert not (tmp_path / "map.tif").exists()
 
 

@@ -184,7 +184,7 @@ def deliver_potsdam(root: Path, names) -> None:
         plain(label, potsdam_label(name))
         if row < 4:
             world_file(label, *place)
-    (root / "5_Labels_all/top_potsdam_7_10_label.tif").write_text("not looked at")
+    (root / "5_Labels_all/top_potsdam_7_10_label.tif").write_text("not checked")
 
 
 def potsdam_label(name: str):
@@ -332,7 +332,10 @@ def test_inexact_label_colors_are_counted(potsdam, tmp_path, caplog):
         image = potsdam_label(name)
         known = np.concatenate([COLORS, [[0, 0, 0]]]).T
         odd += (~(image[:, None] == known[:, :, None, None]).all(axis=0).any(axis=0)).sum()
-    assert f"{odd:,} label pixels had no exact class colour and took the nearest" in caplog.text
+    assert (
+        f"{odd:,} label pixels had no exact class colour and got the class of the nearest"
+        in caplog.text
+    )
     assert "#fcff00" in caplog.text
 
 

@@ -155,8 +155,8 @@ def test_the_command_line_says_it_last_and_exits_with_3(model, scene, tmp_path, 
     assert code == 3
     last = captured.err.splitlines()[-1]
     assert re.search(
-        r"lacks what could not be read: 4,096 pixels \(6\.2 %\) of .*town\.tif in 1 "
-        r"window within column 64, row 64, 64 x 64 pixels",
+        r"is incomplete, since files could not be read: 4,096 pixels \(6\.2 %\) of .*town\.tif in "
+        r"1 window within column 64, row 64, 64 x 64 pixels",
         last,
     )
     (noted,) = tomllib.loads(Path(f"{labels}.toml").read_text())["skipped"]
@@ -168,7 +168,9 @@ def test_the_command_line_says_it_last_and_exits_with_3(model, scene, tmp_path, 
         assert dataset.tags()["CAFE_SKIPPED"].startswith("4,096 pixels (6.2 %) of ")
     code, captured = invoke(*words, "--on-error", "skip", "--resume")
     assert code == 1
-    assert "exists and lacks what could not be read; pass --overwrite" in captured.err
+    assert (
+        "exists and is incomplete, since files could not be read; pass --overwrite"
+    ) in captured.err
 
 
 def test_per_file_goes_on_and_names_the_damaged_one(model, tmp_path, invoke):
@@ -304,7 +306,7 @@ def test_an_output_that_lacks_pixels_is_not_complete(model, scene, tmp_path):
     overwrite(scene.optical[0], 1, 1)
     labels, _ = outputs(tmp_path / "out")
     predict(model, scene, labels)
-    with pytest.raises(OutputError, match="lacks what could not be read"):
+    with pytest.raises(OutputError, match="is incomplete, since files could not be read"):
         predict(model, scene, labels, resume=True)
     predict(model, scene, labels, overwrite=True)
 
@@ -392,5 +394,5 @@ def test_the_command_tile_exits_with_3(towns, tmp_path, invoke):
     code, captured = invoke("tile", "-c", config, "-o", tmp_path / "tiles", "--on-error", "skip")
     assert code == 3
     last = captured.err.splitlines()[-1]
-    assert "tiles lacks what could not be read: 4,096 pixels (6.2 %) of" in last
+    assert "tiles is incomplete, since files could not be read: 4,096 pixels (6.2 %) of" in last
     assert "b_dsm.tif in 1 window within column 192, row 192, 64 x 64 pixels" in last

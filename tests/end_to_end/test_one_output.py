@@ -153,7 +153,7 @@ def test_predict_keeps_its_strips_after_sigterm(folder):
     moment = Moment("open", "/labels.vrt", "SIGTERM")
     code, lines = run(folder, *COMMANDS["predict"], moment=moment)
     assert (code, lines[-1]) == (143, "Error: terminated")
-    assert "kept; go on with --resume" in lines[-2]
+    assert "kept; continue with --resume" in lines[-2]
     assert run(folder, *COMMANDS["predict"], "--resume")[0] == 0
 
 
@@ -185,7 +185,7 @@ def test_a_killed_mosaic_is_old_or_new(folder, moment):
     )  # fmt: skip
     now = {name: (folder / name).read_bytes() for name in PAIR}
     assert now in (old, new)
-    told = "Warning: finished what a killed run had begun: to replace map.tif"
+    told = "Warning: completed what a killed run had started: the replacement of map.tif"
     assert (told in lines) == (now == new)
     assert run(folder, *other)[0] == 0
     assert {name: (folder / name).read_bytes() for name in PAIR} == new

@@ -270,7 +270,7 @@ def test_ctrl_c(folder, whole):
     code, lines = run(folder, *WORDS, moment=in_strip(3, "SIGINT"))
     assert code == 130
     assert [line for line in lines if "--resume" in line] == lines[:1]
-    assert lines[0].endswith("of map.tif kept; go on with --resume")
+    assert lines[0].endswith("of map.tif kept; continue with --resume")
     assert lines[1:] == ["Error: interrupted"]
     assert run(folder, *WORDS, "--resume")[0] == 0
     assert contents(folder) == whole
@@ -279,7 +279,7 @@ def test_ctrl_c(folder, whole):
 def test_ctrl_c_while_the_map_is_put_together(folder, whole):
     code, lines = run(folder, *WORDS, moment=Moment("open", "/labels.vrt", "SIGINT"))
     assert (code, lines[1:]) == (130, ["Error: interrupted"])
-    assert lines[0] == "Warning: 4 strips (100%) of map.tif kept; go on with --resume"
+    assert lines[0] == "Warning: 4 strips (100%) of map.tif kept; continue with --resume"
     assert run(folder, *WORDS, "--resume")[0] == 0
     assert contents(folder) == whole
 
@@ -294,7 +294,7 @@ def test_ctrl_c_before_there_is_anything_to_keep(folder):
 
 
 def test_leftovers_are_told(left):
-    says = "an interrupted run left 2 strips (64%) of map.tif; pass --resume to go on with it"
+    says = "an interrupted run left 2 strips (64%) of map.tif; pass --resume to continue it"
     refused(left, *WORDS, says=says)
 
 
@@ -342,7 +342,7 @@ def train(folder: Path) -> None:
 def test_other_inputs_are_told(left, change, what):
     change(left)
     refused(left, *WORDS, "--resume", says=f"cannot resume map.tif: {what} ")
-    refused(left, *WORDS, says="pass --resume to go on with it, or --overwrite to start again")
+    refused(left, *WORDS, says="pass --resume to continue it, or --overwrite to start again")
 
 
 def test_an_area_that_another_version_described_is_told(left):
@@ -394,7 +394,7 @@ def test_two_at_once(left, whole):
 def test_a_full_disk(folder, whole, call, path, most):
     code, lines = run(folder, *WORDS, moment=Moment(call, path, str(most)))
     assert (code, len(lines)) == (1, 2)
-    assert lines[0].endswith("of map.tif kept; go on with --resume")
+    assert lines[0].endswith("of map.tif kept; continue with --resume")
     assert lines[1].startswith("Error: cannot write ")
     assert run(folder, *WORDS, "--resume")[0] == 0
     assert contents(folder) == whole

@@ -44,7 +44,7 @@ def test_all_points_are_given_and_no_stratum_has_too_few_or_too_many(pixels, min
 
 
 def test_too_few_points_or_pixels_are_told_with_numbers():
-    with pytest.raises(ConfigError, match=r"90 points .* 50 to each of 2 strata, .* 100; .* 45$"):
+    with pytest.raises(ConfigError, match=r"90 points .* 50 in each of 2 strata, .* 100; .* 45$"):
         allocate(counts(500, 500), 90, 50, "proportional")
     with pytest.raises(InputError, match=r"has 30 pixels .* 40 points"):
         allocate(counts(20, 10), 40, 2, "equal")

@@ -184,9 +184,9 @@ def test_heights_elsewhere_and_limits_out_of_order_are_refused(paths, write):
     away = write("away.tif", np.ones((10, 10), np.float32), grid(10, 10, left=900_000.0))
     with pytest.raises(GridError, match="does not overlap"):
         detail(paths, heights=str(away))
-    with pytest.raises(ConfigError, match="limits of distances have to ascend: 3, 1"):
+    with pytest.raises(ConfigError, match="limits of distances must increase: 3, 1"):
         CountSettings(distances=(3, 1))
-    with pytest.raises(ConfigError, match="limits of heights have to ascend: 2, 2"):
+    with pytest.raises(ConfigError, match="limits of heights must increase: 2, 2"):
         CountSettings(height_limits=(2, 2))
 
 

@@ -264,7 +264,7 @@ def test_another_map_is_refused_with_what_differs(map_path, drawn, tmp_path, wri
     trees, left = (MAP == 0).sum(), (fewer == 0).sum()
     with pytest.raises(
         LabelError,
-        match=rf"no sample of .*other.tif: stratum ground had {trees:,} pixels, .*{left:,}",
+        match=rf"not a sample of .*other.tif: stratum ground had {trees:,} pixels, .*{left:,}",
     ):
         score(other, path)
     turned = str(write("turned.tif", MAP[::-1], WHERE))
@@ -282,7 +282,9 @@ def test_points_without_a_design_give_scores_only(map_path, drawn, tmp_path, lac
     assert found.first.estimates is None
     assert lacking in found.first.reason
     assert found.as_json()["sample"] is None
-    with pytest.raises(LabelError, match=r"no probability sample and tells no areas.* cafe sample"):
+    with pytest.raises(
+        LabelError, match=r"not a probability sample, so it gives no areas.* cafe sample"
+    ):
         found.areas()
 
 
@@ -332,7 +334,7 @@ def test_points_that_were_moved_added_or_doubled_are_refused(map_path, drawn, tm
     with pytest.raises(LabelError, match=r"of 300 points .* were they moved"):
         score(map_path, str(tmp_path / "moved2.gpkg"))
     twice = answered(drawn, tmp_path / "twice.gpkg", keep=np.r_[0:300, 0:5])
-    with pytest.raises(LabelError, match=r"points were added or doubled"):
+    with pytest.raises(LabelError, match=r"points were added or duplicated"):
         score(map_path, twice)
     mixed = answered(
         drawn, tmp_path / "mixed.gpkg",
@@ -411,7 +413,7 @@ def test_maps_are_compared_at_the_points_they_share(map_path, drawn, tmp_path, w
     )
     assert turned.as_json()["compared"][0]["map"] == map_path
     assert turned.areas().classes["tree"].pixels == (better == 1).sum()
-    with pytest.raises(LabelError, match="no sample of"):
+    with pytest.raises(LabelError, match="not a sample of"):
         score([other], path)
 
 

@@ -195,7 +195,7 @@ def test_two_maps_of_one_name(town, tmp_path):
     for folder in "xy":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.tif").symlink_to(town / "maps" / "a_ortho.tif")
-    with pytest.raises(InputError, match=r"x/a.tif and .*y/a.tif both fit scene a"):
+    with pytest.raises(InputError, match=r"x/a.tif and .*y/a.tif both match scene a"):
         evaluate_scenes(f"{tmp_path}/*/*.tif", config(town))
 
 
@@ -240,7 +240,7 @@ def test_missing_pairs_are_counted_and_named(town, tmp_path, caplog):
 def test_patterns_that_do_not_fit(town):
     with pytest.raises(ConfigError, match=r"\{row\} does not occur in .*maps/\{row\}.tif"):
         evaluate_pairs(f"{town}/maps/a_ortho.tif", f"{town}/{{row}}.tif", classes=TABLE)
-    with pytest.raises(InputError, match=r"no file fits the maps = .*/no_\{id\}.tif"):
+    with pytest.raises(InputError, match=r"no file matches the maps = .*/no_\{id\}.tif"):
         evaluate_pairs(f"{town}/no_{{id}}.tif", f"{town}/{{id}}_labels.tif", classes=TABLE)
     for partial in (False, True):
         with pytest.raises(InputError, match=r"4 of 4 maps have no reference"):

@@ -227,7 +227,7 @@ def test_command(folder, invoke):
     words += ["-o", folder / "p.gpkg", "-n", 2, "--size", 64]
     code, said = invoke(*words)
     assert code == 1
-    assert "does not say what its values mean" in said.err
+    assert "has no class table" in said.err
     with rasterio.open(folder / "map.tif", "r+") as dataset:
         dataset.update_tags(**class_tags(TABLE))
     code, said = invoke(*words)

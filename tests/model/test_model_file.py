@@ -155,7 +155,7 @@ def test_training_tensors(tmp_path):
 
 
 def test_model_is_no_checkpoint(model):
-    with pytest.raises(ModelFileError, match="not a checkpoint to go on from"):
+    with pytest.raises(ModelFileError, match="not a checkpoint to resume from"):
         model_file.load_training(model)
 
 
@@ -373,7 +373,7 @@ def test_state_of_training_that_is_none(tmp_path, parts, training):
     tensors, description = parts
     path = tmp_path / "m.safetensors"
     save_file(tensors, path, {"cafe": json.dumps(description), "training": training})
-    refused(path, "state of training is damaged", model_file.load_training)
+    refused(path, "training state is damaged", model_file.load_training)
 
 
 def test_full_disk(tmp_path, monkeypatch):

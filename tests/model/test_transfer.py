@@ -64,7 +64,7 @@ def test_all_of_the_same_network():
 def test_a_deployed_model_gives_its_head_to_the_pyramid():
     new, old = other(), build()
     parts = by_name(take(new, old.deployed(2.0), temperature=2.0))
-    assert parts["heads of the pyramid"].note == "begin as the head: the model has none"
+    assert parts["heads of the pyramid"].note == "start as copies of the head: the model has none"
     inputs = scene()[0]
     assert torch.allclose(logits(new, inputs), logits(old, inputs), atol=1e-5)
     for head in new.pyramid_heads:

@@ -553,7 +553,7 @@ def table(*names: str) -> ClassTable:
     [
         (table("ground", "water", "building"), "a.tif.*d.tif.*1 is 'tree' in the first, 'water'"),
         (table("ground", "tree"), "a.tif.*d.tif.*first has 3, the second 2"),
-        (None, "d.tif does not say what its values mean, .*a.tif does"),
+        (None, "d.tif has no class table, .*a.tif has one"),
     ],
 )
 def test_differing_classes_are_refused(tmp_path, rows, other, match):
@@ -902,10 +902,10 @@ def test_sources_by_hand(tmp_path, rows, method, expected):
 
 
 def test_sources_that_cannot_be_are_refused(tmp_path, rows):
-    with refused(tmp_path, ConfigError, "'probabilities' takes no label from one input"):
+    with refused(tmp_path, ConfigError, "'probabilities' combines all inputs"):
         mosaic(rows, tmp_path / "out.tif", method="probabilities", sources=tmp_path / "from.tif")
     many = [rows[0]] * 256
-    with refused(tmp_path, ConfigError, "at most 255 inputs apart, there are 256"):
+    with refused(tmp_path, ConfigError, "at most 255 inputs, but there are 256"):
         mosaic(many, tmp_path / "out.tif", sources=tmp_path / "from.tif")
 
 

@@ -44,7 +44,7 @@ def test_dates_times_and_intervals(text, start, end):
      "9999", "0000", "2024-06-01T25:00:00Z"],
 )  # fmt: skip
 def test_what_is_no_date(text):
-    with pytest.raises(ConfigError, match=r"^--datetime .* is no date: write 2024, 2024-06, "):
+    with pytest.raises(ConfigError, match=r"^--datetime .* is not a date: write 2024, 2024-06, "):
         parse_acquired(text)
 
 

@@ -180,7 +180,7 @@ def test_a_prediction_keeps_its_strips_when_interrupted_while_gdal_writes(tmp_pa
     process.wait(PATIENCE)
     assert sorted(os.listdir(tmp_path)) == [".m.tif.strips", "a.tif", "said"]
     assert (tmp_path / ".m.tif.strips" / "0-0-6x8.labels.tif").exists()
-    assert "go on with --resume" in (tmp_path / "said").read_text()
+    assert "continue with --resume" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")

@@ -99,7 +99,7 @@ def test_the_variables_of_a_scientific_file_are_listed(write, tmp_path, suffix):
         ("a.ecw", b"x" * 99, r"no driver for \.ecw files; .*gdal_translate .*a\.ecw OUT\.tif"),
         ("a.sid", b"x" * 99, r"no driver for \.sid files"),
         ("a.xyzt", b"x" * 99, r"no driver for \.xyzt files"),
-        ("a.laz", b"LASF" + b"0" * 99, "a point cloud is no raster"),
+        ("a.laz", b"LASF" + b"0" * 99, "a point cloud is not a raster"),
         ("a.geojson", b"{}", "it holds vectors"),
         ("a.gpkg", b"x" * 99, "holds no raster; a GeoPackage of vectors"),
         ("a.tif", b"", "the file is empty"),

@@ -130,7 +130,7 @@ def test_a_last_band_of_two_values_is_a_mask(write, dtype, count):
     assert (values == given[:-1]).all()
     assert (valid == (given[-1] > 0)).all()
     assert member.masked
-    assert f"band {count} of nothing but 0" in member.findings[0].message
+    assert f"band {count} of only 0" in member.findings[0].message
 
 
 def test_an_undeclared_mask_is_respected_where_the_image_is_warped(write):

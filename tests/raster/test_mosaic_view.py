@@ -175,7 +175,7 @@ def test_a_crs_given_for_rasters_without_one(write):
 
 @pytest.mark.parametrize("text", ["EPSG:nonsense", "EPSG:999999", "", "metres"])
 def test_a_crs_that_means_nothing(text):
-    with pytest.raises(ConfigError, match="is no CRS; write it like EPSG:25832"):
+    with pytest.raises(ConfigError, match="is not a CRS; write it like EPSG:25832"):
         parse_crs(text)
     assert parse_crs("EPSG:25832") == CRS.from_epsg(25832)
 

@@ -54,7 +54,7 @@ def test_the_sheet_that_names_the_grid_may_be_the_lost_one():
 def test_the_date_line_parts_maps_of_both_sides(west, east):
     found = find(west, east)
     assert found.level == "error"
-    assert "the date line parts them" in found.message
+    assert "both sides of the date line" in found.message
     assert "s1.tif" in found.message
     assert "s2.tif" in found.message
 

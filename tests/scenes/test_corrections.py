@@ -157,8 +157,8 @@ def test_corrections_that_lie_elsewhere(folder, caplog):
 @pytest.mark.parametrize(
     ("corrections", "error", "says"),
     [
-        ("{id}_new.tif", InputError, r"no file fits scenes\.corrections = .*new\.tif"),
-        ("*.geojson", InputError, r"no file fits scenes\.corrections"),
+        ("{id}_new.tif", InputError, r"no file matches scenes\.corrections = .*new\.tif"),
+        ("*.geojson", InputError, r"no file matches scenes\.corrections"),
         ("{other}.tif", ConfigError, r"\{other\} does not occur in scenes\.optical"),
     ],
 )
@@ -170,7 +170,7 @@ def test_no_file(folder, corrections, error, says):
 def test_no_labels_to_correct(folder):
     raster(folder, "new.tif", 2)
     config = settings(scenes__corrections="new.tif", scenes__labels=None)
-    with pytest.raises(ConfigError, match="laid over older labels: name these too"):
+    with pytest.raises(ConfigError, match="need older labels to correct"):
         find_scenes(config.scenes, str(folder))
 
 

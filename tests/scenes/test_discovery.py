@@ -94,7 +94,7 @@ def test_scenes_can_be_named_and_left_out(deliver):
 
 def test_what_is_missing_is_named(deliver):
     folder = deliver("1.tif", "2.tif", "1_dsm.tif", root="data")
-    with pytest.raises(InputError, match=r"no file fits scenes\.optical = .*/data/x_{id}\.tif"):
+    with pytest.raises(InputError, match=r"no file matches scenes\.optical = .*/data/x_{id}\.tif"):
         first_files(folder, optical="x_{id}.tif")
     settings = {"optical": "{id}.tif", "elevation": "{id}_dsm.tif", "exclude": ("1_dsm",)}
     with pytest.raises(InputError, match=r"scene 2 has no elevation: .*2_dsm\.tif does not exist"):
@@ -170,12 +170,12 @@ def test_remote_files_are_named_not_listed():
 
 def test_patterns_that_nothing_fits(deliver):
     root = deliver("a.tif", "empty/notes.txt")
-    with pytest.raises(InputError, match=r"no file fits scenes\.optical = .*none_\*\.tif"):
+    with pytest.raises(InputError, match=r"no file matches scenes\.optical = .*none_\*\.tif"):
         found(root, optical="none_*.tif")
     for key in ("elevation", "dtm", "labels"):
         with pytest.raises(InputError, match=rf"scene a has no {key}: .*b_\*\.tif does not exist"):
             found(root, optical="a.tif", **{"elevation": "a.tif", key: "b_*.tif"})
-    with pytest.raises(ConfigError, match=r"scenes\.dtm is the ground .* scenes\.elevation"):
+    with pytest.raises(ConfigError, match=r"scenes\.dtm needs a surface model.* scenes\.elevation"):
         found(root, optical="a.tif", dtm="a.tif")
     with pytest.raises(InputError, match=r"no elevation: .*b\.tif does not exist"):
         found(root, optical="a.tif", elevation=["a.tif", "b.tif"])
@@ -195,7 +195,7 @@ def test_expand(deliver, monkeypatch):
     with pytest.raises(InputError, match=r"cannot read the list none\.txt"):
         expand("@none.txt")
     (root / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no list of file names"):
+    with pytest.raises(InputError, match="is not a list of file names"):
         expand("@binary")
 
 

@@ -193,6 +193,6 @@ def test_undeclared_voids_that_the_first_look_misses(image, write):
     values[1401:1403, 1401:1403] = -9999
     files = scene_files("a", image, write("dsm.tif", values, wide))
     with pytest.raises(
-        InputError, match=r"dsm\.tif has heights .* say so with height\.nodata = -9999 "
+        InputError, match=r"dsm\.tif has heights .* declare them with height\.nodata = -9999 "
     ):
         read(files, HeightSettings(kind="ndsm"))

@@ -217,7 +217,7 @@ def test_declared_by_an_option_it_is_void(write, dtype, top, value):
 def test_each_sheet_is_looked_at(write):
     good = write("a.tif", image("f4", 1), WHERE)
     bad = write("b.tif", np.where(BLOB, np.float32(-9999), image("f4", 1)), WHERE)
-    with pytest.raises(InputError, match=r"b\.tif has pixels that nobody declared"):
+    with pytest.raises(InputError, match=r"b\.tif has pixels that look like undeclared nodata"):
         inspect_scene(scene_files("a", [good, bad]), NDSM)
 
 

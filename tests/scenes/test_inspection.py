@@ -108,7 +108,7 @@ def test_each_raster_is_looked_at_once(files, monkeypatch):
 
 def test_the_first_fault_is_told(files):
     settings = HeightSettings(ground="dtm")
-    with pytest.raises(ConfigError, match="is no CRS"):
+    with pytest.raises(ConfigError, match="is not a CRS"):
         inspect_scene(files, settings, crs="nonsense")
     with pytest.raises(ConfigError, match="there is no terrain model"):
         inspect_scene(files, settings)

@@ -260,7 +260,10 @@ def test_a_table_that_changes_is_read_again(table):
         ("", "needs the columns value and class in its first line, which has: nothing"),
         ("code,class\n1,tree\n", "needs the columns .* which has: code, class"),
         ("value,class\n", "has no rows below its header"),
-        ("value,class\n1,tree\n2,bush\n", "line 3: 'bush' is no class; .*ground, tree, building"),
+        (
+            "value,class\n1,tree\n2,bush\n",
+            "line 3: 'bush' is not a class; .*ground, tree, building",
+        ),
         ("value,class\n1,3\n", "line 2: '3' is no class"),
         ("class,value\ntree\n,\nbush\n", r"value \(none\) twice, in lines 2 and 4"),
         ("value,class\n1,tree\n2,tree\n1.0,\n", "has the value 1 twice, in lines 2 and 4"),
@@ -279,7 +282,7 @@ def test_a_table_that_is_not_there(tmp_path):
 
 
 def test_a_table_that_is_no_text(table):
-    with pytest.raises(InputError, match=r"is no CSV table in UTF-8"):
+    with pytest.raises(InputError, match=r"is not a CSV table in UTF-8"):
         read_table(table("value,class\n1,Gew\u00e4sser\n", "latin-1"), TABLE)
 
 
@@ -307,7 +310,7 @@ def test_a_table_takes_255_too(table):
 @pytest.mark.parametrize(
     ("values", "ignored", "message"),
     [
-        ((255,), (255,), r"^255 is a value of 'c1' and in labels\.ignore: take it out of one"),
+        ((255,), (255,), r"^255 is a value of 'c1' and in labels\.ignore: remove it from one"),
         (("255",), (0, 255), r"255 is a value of 'c1'"),
         ((-1, 5), ("-1",), r"-1 is a value of 'c1'"),
         (("W",), ("W",), r"W is a value of 'c1'"),

@@ -235,10 +235,11 @@ def test_undeclared_voids_are_named_with_the_remedy(optical, write, void, unit, 
     heights[:40] = void
     files = scene_files("a", path, write("dsm.tif", heights, where))
     with pytest.raises(
-        InputError, match=r"dsm\.tif has heights that nobody declared .* heights from .* to .* m"
+        InputError,
+        match=r"dsm\.tif has heights that look like undeclared nodata .* range from .* to .* m",
     ) as caught:
         read(files, HeightSettings(unit=unit))
-    assert f"say so with height.nodata = {named} (--height-nodata)" in str(caught.value)
+    assert f"declare them with height.nodata = {named} (--height-nodata)" in str(caught.value)
     said = float(str(caught.value).split("height.nodata = ")[1].split()[0])
     patch = read(files, HeightSettings(unit=unit, nodata=said, ground="none", fill=0))
     assert (~patch.height_valid).sum() == 40 * 120

@@ -168,7 +168,7 @@ def test_large_features_are_read_in_pieces():
         ),
         (
             LabelSettings(priority=("tree", "bush")),
-            "priority names 'bush', which is no class; .*ground, tree, building",
+            "priority names 'bush', which is not a class; .*ground, tree, building",
         ),
     ],
 )

@@ -119,5 +119,5 @@ def test_a_split_column_that_is_not_there(table):
 def test_unreadable_tables(table, tmp_path):
     with pytest.raises(InputError, match=r"cannot read split.file .*none.csv: No such file"):
         read_table(tmp_path / "none.csv", "split", SCENES)
-    with pytest.raises(InputError, match="no CSV table in UTF-8"):
+    with pytest.raises(InputError, match="not a CSV table in UTF-8"):
         read_table(table("scene,split\n", "utf-16"), "split", SCENES)

@@ -131,7 +131,7 @@ def test_a_disk_without_locks_is_told(tmp_path, monkeypatch, caplog, code):
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with caplog.at_level(logging.WARNING, "cafe"), lock_outputs([tmp_path / "a.tif"]):
         pass
-    assert re.search(r"a\.tif is on a disk without file locks: start no second", caplog.text)
+    assert re.search(r"a\.tif is on a disk without file locks: do not start a second", caplog.text)
     assert names(tmp_path) == []
 
 

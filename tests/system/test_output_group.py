@@ -89,7 +89,7 @@ def test_what_is_finished_is_told(tmp_path, caplog):
     ):
         pass
     assert contents(tmp_path) == {"a.tif": "new", "b.tif": "new"}
-    assert "finished what a killed run had begun: to replace" in caplog.text
+    assert "completed what a killed run had started: the replacement of" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"renames": [[1]], "removals": []}', "\0"])

@@ -56,7 +56,7 @@ def test_rows_of_another_length(table):
 )
 def test_no_text(table, text, encoding, says):
     path = table(text, encoding)
-    with pytest.raises(InputError, match=rf"^x\.y {path} is no CSV table in UTF-8: .*{says}"):
+    with pytest.raises(InputError, match=rf"^x\.y {path} is not a CSV table in UTF-8: .*{says}"):
         read_csv(path, "x.y")
 
 

@@ -11,7 +11,7 @@ from cafe_cli.system.untrusted import check_file, check_name, parse_json, parse_
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("a\0b.tif", "'a\\\\x00b.tif' is no file name: it holds a null byte"),
+        ("a\0b.tif", "'a\\\\x00b.tif' is not a file name: it holds a null byte"),
         ("b\udce9d.tif", "is not UTF-8 \\(it holds the byte \\\\xe9\\): rename it"),
         ("\udcff", "it holds the byte \\\\xff"),
         ("x/\ud800/y", "it holds the byte \\\\ud800"),
@@ -32,7 +32,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, name):
     path = os.path.join(tmp_path, name)
     if name == "pipe":
         os.mkfifo(path)
-    with pytest.raises(InputError, match="is a pipe, a socket or a device: copy what it gives"):
+    with pytest.raises(InputError, match="is a pipe, a socket or a device: copy its content"):
         check_file(path)
     with pytest.raises(InputError, match="is a pipe, a socket or a device"):
         read_text(path, 10)
@@ -57,7 +57,7 @@ def test_what_a_shell_has_opened_is_read():
 def test_texts_are_bounded(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 1001)
     assert len(read_text(tmp_path / "a", 1001)) == 1001
-    with pytest.raises(InputError, match=r"a is larger than 1 kB: it is not the file meant here"):
+    with pytest.raises(InputError, match=r"a is larger than 1 kB: it cannot be the right file"):
         read_text(tmp_path / "a", 1000)
 
 

@@ -230,7 +230,7 @@ def test_why_there_is_none(own, monkeypatch, caplog, limit, free, words):
     assert prepare(own, load_tileset(own), limit) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    start = "no cache of the tiles, each epoch decodes them anew: it would take 406 kB, "
+    start = "the tiles are not cached, and every epoch decodes them again: it would take 406 kB, "
     assert record.getMessage() == start + words
 
 

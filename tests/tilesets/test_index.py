@@ -25,7 +25,7 @@ def test_ground_that_splits_share_is_measured(caplog):
     both = [*apart, tile_at("train", "a", 50, 110), tile_at("test", "b", 30, 30)]
     # 22 x 22 pixels with the validation tile, 12 x 12 with the test tile, 2 x 2 with both.
     assert shared_ground(both, grids, SIZE) == pytest.approx((22 * 22 + 12 * 12 - 2 * 2) * 0.25)
-    assert "tiles of two splits show the same 156 m2 of ground" in caplog.text
+    assert "tiles of two splits share 156 m² of ground" in caplog.text
 
 
 def test_shared_ground_of_scenes_in_several_crs():

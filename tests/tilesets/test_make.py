@@ -493,7 +493,9 @@ def test_color_labels_are_counted_like_ids(cut, tmp_path, caplog):
     deliver(tmp_path, "a", labels=ids)
     plain = tile(settings(tmp_path), tmp_path / "plain")
     assert tileset.pixels == plain.pixels
-    assert "4 label pixels had no exact class colour and took the nearest one: #" in caplog.text
+    assert (
+        "4 label pixels had no exact class colour and got the class of the nearest one: #"
+    ) in caplog.text
 
 
 def test_whole_scenes_validate_and_test(tmp_path):

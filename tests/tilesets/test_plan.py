@@ -230,5 +230,5 @@ def test_a_class_that_no_tile_shows(town, tmp_path):
     known = {"root": str(town), **SETTINGS, "classes": classes, "labels": {"absent": ["water"]}}
     assert tile(parse_config(known, "test"), tmp_path / "tiles").pixels["train"]["water"] == 0
     known["labels"] = {"absent": ["lava"]}
-    with pytest.raises(LabelError, match=r"labels\.absent names 'lava', which is no class"):
+    with pytest.raises(LabelError, match=r"labels\.absent names 'lava', which is not a class"):
         tile(parse_config(known, "test"), tmp_path / "other")

@@ -135,7 +135,7 @@ def test_match_bands(new, old, places):
 def test_bands_without_names_are_taken_by_position(caplog):
     found = fine_tuning.match_bands(("band 1", "band 2"), ("red", "green"))
     assert found.places == (0, 1)
-    assert "do not say what they show" in caplog.text
+    assert "have no names" in caplog.text
 
 
 def test_another_pixel_size(model, info):
@@ -165,7 +165,7 @@ def no_card(tensors, metadata):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(nan, "are NaN or infinite"), (no_card, "go to cafe train --weights")],
+    [(nan, "are NaN or infinite"), (no_card, "to cafe train --weights")],
 )
 def test_models_that_cannot_be_taken(model, tileset, tmp_path, change, says):
     path = altered(model, tmp_path / "other.safetensors", change)

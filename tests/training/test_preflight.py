@@ -53,7 +53,9 @@ def test_training_labels_of_one_class(tileset, info):
 
 def test_patience_without_validation(info):
     without = info.model_copy(update={"tiles": tuple(info.of("train"))})
-    with pytest.raises(ConfigError, match=r"train\.patience is 3, but no tiles validate"):
+    with pytest.raises(
+        ConfigError, match=r"train\.patience is 3, but there are no validation tiles"
+    ):
         preflight.check_patience(without, TrainSettings(patience=3))
     preflight.check_patience(without, TrainSettings(patience=0))
     preflight.check_patience(info, TrainSettings(patience=3))
@@ -98,7 +100,7 @@ def test_one_small_tile_at_a_time(info, changes):
 
 def test_what_a_tile_set_keeps_is_no_place_for_a_run(tileset):
     for name in ("cache", "cache/run", "test"):
-        with pytest.raises(OutputError, match=f"{name} is where the tile set .* keeps its own"):
+        with pytest.raises(OutputError, match=f"{name} belongs to the tile set"):
             preflight.check_output(tileset / name, tileset, True)
     preflight.check_output(tileset / "runs", tileset, False)
 

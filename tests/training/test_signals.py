@@ -104,7 +104,7 @@ def test_sigterm_saves(tileset, tmp_path, reports):
         if done == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(RunInterruptedError, match="stopped at step 2 of 6; go on with --resume"):
+    with pytest.raises(RunInterruptedError, match="stopped at step 2 of 6; continue with --resume"):
         run(tileset, tmp_path / "run", report=TrainCallbacks(terminate))
     assert model_file.load_training(tmp_path / "run" / LAST)[2]["progress"]["batch"] == 2
     assert reports == []
@@ -183,8 +183,8 @@ def test_time_is_up_in_a_later_epoch(tileset, tmp_path, reports, clock, caplog):
     clock(STEPS + ROUNDS + 1 + 2)
     card = run(tileset, output)
     assert card.epoch == 1  # the best so far is that of the whole epoch
-    assert f"the time is up at step 5 of 6; go on with --resume -o {output}" in caplog.text
-    assert reports == ["the time was up at step 5 of 6"]
+    assert f"time limit reached at step 5 of 6; continue with --resume -o {output}" in caplog.text
+    assert reports == ["the time limit was reached at step 5 of 6"]
 
 
 def test_time_is_up_between_epochs(tileset, tmp_path, reports, clock):

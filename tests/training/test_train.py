@@ -227,7 +227,7 @@ def interrupt_at(step: int) -> TrainCallbacks:
 def test_interrupted_run_resumes_exactly(whole, tileset, tmp_path, no_pictures, step):
     output = tmp_path / "run"
     with pytest.raises(
-        RunInterruptedError, match=f"stopped at step {step} of 6; go on with --resume"
+        RunInterruptedError, match=f"stopped at step {step} of 6; continue with --resume"
     ):
         run(tileset, output, report=interrupt_at(step))
     steps = []
@@ -556,7 +556,7 @@ def test_resume_without_a_checkpoint(tileset, tmp_path):
 
 def test_resume_from_a_model(whole, tileset, tmp_path):
     shutil.copy(whole / BEST, tmp_path / LAST)
-    with pytest.raises(ModelFileError, match="not a checkpoint to go on from"):
+    with pytest.raises(ModelFileError, match="not a checkpoint to resume from"):
         run(tileset, tmp_path, resume=True)
 
 
@@ -782,7 +782,7 @@ def test_heights_that_are_no_numbers(tileset, tmp_path, no_pictures):
     changes = {"train__batch_size": 1, "augment__height_dropout": 0}
     # The first pixel has to be in every crop, and in no void.
     changes |= {"augment__scale": 1, "augment__height_voids": 0}
-    message = rf"the loss is nan .* heights of {name} \(.*\) are numbers: give them a nodata value"
+    message = rf"the loss is nan .* heights of {name} \(.*\) are NaN or infinite: declare these"
     with pytest.raises(TrainingError, match=message):
         run(spoilt, tmp_path / "run", changes)
 
@@ -809,7 +809,7 @@ def test_compiler_that_fails(tileset, tmp_path, no_pictures, monkeypatch, asked)
 
     monkeypatch.setattr(step, "compile_encoders", lambda network: None)
     monkeypatch.setattr(step, "training_loss", fail)
-    said = "torch.compile failed (the compiler was killed): go on with --resume"
+    said = "torch.compile failed (the compiler was killed): continue with --resume"
     kind, message = (KeyboardInterrupt, None) if asked else (TrainingError, re.escape(said))
     with pytest.raises(kind, match=message):
         run(tileset, tmp_path / "run", {"train__compile": True})
@@ -817,7 +817,7 @@ def test_compiler_that_fails(tileset, tmp_path, no_pictures, monkeypatch, asked)
 
 def test_existing_output(whole, tileset):
     before = (whole / LAST).read_bytes()
-    with pytest.raises(OutputError, match="exists; pass --resume to go on with it or --overwrite"):
+    with pytest.raises(OutputError, match="exists; pass --resume to continue it, or --overwrite"):
         run(tileset, whole)
     assert (whole / LAST).read_bytes() == before
 

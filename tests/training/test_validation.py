@@ -30,7 +30,7 @@ def test_whole_scenes_validate(with_scenes):
 
 def test_scenes_train_and_validate(with_scenes):
     alone = describe_shared_scenes(with_scenes("aa", "a"))
-    assert "these scores flatter: expect less on other ground." in alone
+    assert "these scores are optimistic: expect lower ones on other ground." in alone
     assert "split.unit" not in alone
     several = describe_shared_scenes(with_scenes("ab", "b"))
     assert several.startswith(alone)

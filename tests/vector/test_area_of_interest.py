@@ -353,7 +353,7 @@ def test_a_crs_for_a_scene_without_one(vector):
 
 
 def test_a_crs_that_is_none():
-    with pytest.raises(ConfigError, match=r"'EPSG:0' is no CRS; write it like EPSG:25832"):
+    with pytest.raises(ConfigError, match=r"'EPSG:0' is not a CRS; write it like EPSG:25832"):
         Area.from_bbox((4, 6, 24, 16), GRID, "EPSG:0")
 
 
@@ -428,7 +428,7 @@ def test_polygons_elsewhere(vector):
 def test_points_and_lines_are_no_area(vector, caplog):
     others = [shapely.Point(3, 3), shapely.LineString([(1, 1), (20, 9)])]
     path = vector([in_crs(g) for g in others])
-    message = r"aoi\.gpkg has no polygon inside x\.tif, only 2 points and lines; an area is drawn"
+    message = r"aoi\.gpkg has no polygon inside x\.tif, only 2 points and lines; draw the area"
     with pytest.raises(InputError, match=message):
         Area.from_file(path, GRID, name="x.tif")
     box = shapely.box(4, 6, 24, 16)

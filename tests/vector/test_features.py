@@ -487,7 +487,7 @@ def test_no_features_at_all(vector):
 
 def test_geojson_that_does_not_say_its_crs(vector):
     path = vector([box(2, 2, 9, 9)], name="a.geojson", crs=None)
-    with pytest.raises(GridError, match=r"EPSG:4326, but .* 300001, .* are no degrees.*ogr2ogr"):
+    with pytest.raises(GridError, match=r"EPSG:4326, but .* 300001, .* are not degrees.*ogr2ogr"):
         read_features(path, GRID)
 
 

@@ -117,7 +117,7 @@ def test_an_extent_without_area_elsewhere(shape, crs, tmp_path):
 def test_coordinates_without_end(far, tmp_path):
     line = shapely.LineString([(-far, 4), (far, 4)])
     path = write(tmp_path / "a.gpkg", "GPKG", shape=line)
-    with pytest.raises(GridError, match=r"coordinates such as -.*no place on the ground"):
+    with pytest.raises(GridError, match=r"coordinates such as -.*nowhere on Earth"):
         refuse_empty(path, grid(), None, "the scene", gaps=False)
 
 

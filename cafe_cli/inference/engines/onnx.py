@@ -91,8 +91,8 @@ def _build_session(model: CaFE, shape: tuple[int, int, int]) -> Any:
     error, largest = (_run(session, inputs) - wanted).abs().max(), wanted.abs().max()
     if not error <= TOLERANCE * largest:
         raise ConfigError(
-            f"ONNX Runtime computes {network.architecture.optical_encoder!r} differently (by "
-            f"{error / largest:.2g} of the largest score): use --engine torch"
+            f"ONNX Runtime computes {network.architecture.optical_encoder!r} differently from "
+            f"torch (by {error / largest:.2g} of the largest score): use --engine torch"
         )
     return session
 

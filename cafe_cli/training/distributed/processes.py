@@ -30,8 +30,8 @@ from cafe_cli.model.device import choose_device, has_native_bf16
 log = logging.getLogger("cafe")
 
 _PEER_LOST = (
-    "another process of this run has ended, and so does this one; what it said, if it could, is "
-    "above; go on with --resume"
+    "another process of this run has ended, so this one ends too; its message, if any, is above; "
+    "continue with --resume"
 )
 
 
@@ -256,11 +256,11 @@ def _count(settings: TrainSettings, found: Launcher | None) -> tuple[int, int]:
 def _check(device: torch.device, devices: int, nodes: int) -> None:
     if device.index is not None and devices * nodes > 1:
         raise ConfigError(
-            f"{device} is one GPU, but there are to be {devices * nodes} processes: use --device "
+            f"{device} is one GPU, but the run has {devices * nodes} processes: use --device "
             "cuda, or CUDA_VISIBLE_DEVICES to choose some"
         )
     if device.type == "cuda" and devices > (there := torch.cuda.device_count()):
-        raise ConfigError(f"train.devices is {devices}, but {there} GPU(s) are there")
+        raise ConfigError(f"train.devices is {devices}, but {there} GPU(s) were found")
     needed = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
     if nodes > 1 and detect_launcher() is None and (missing := set(needed) - set(os.environ)):
         raise ConfigError(

@@ -225,8 +225,8 @@ def _worst_tiles(run: Run, device: torch.device) -> list[_TileFigure]:
 def _mistake(score: TileScore) -> str:
     share = percent(score.wrong, score.labelled)
     return (
-        f"{share} of {score.labelled:,} labelled pixels are wrong, most often "
-        f"{score.reference} taken for {score.predicted} ({percent(score.pixels, score.wrong, 0)})"
+        f"{share} of {score.labelled:,} labelled pixels are wrong, most often {score.reference} "
+        f"mapped as {score.predicted} ({percent(score.pixels, score.wrong, 0)})"
     )
 
 

@@ -78,14 +78,14 @@ def test_nodes_without_a_launcher(environment):
 
 def test_one_gpu_for_several_processes(environment, monkeypatch):
     monkeypatch.setattr(processes, "choose_device", lambda name: torch.device("cuda", 1))
-    with pytest.raises(ConfigError, match="cuda:1 is one GPU, but there are to be 2 processes"):
+    with pytest.raises(ConfigError, match="cuda:1 is one GPU, but the run has 2 processes"):
         plan("cuda:1", TrainSettings(devices=2))
 
 
 def test_more_processes_than_gpus(environment, monkeypatch):
     monkeypatch.setattr(processes, "choose_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"train\.devices is 2, but 1 GPU\(s\) are there"):
+    with pytest.raises(ConfigError, match=r"train\.devices is 2, but 1 GPU\(s\) were found"):
         plan("cuda", TrainSettings(devices=2))
 
 
