@@ -69,7 +69,7 @@ def test_feet():
 def test_whole_numbers_above_ground_look_like_finer_units(factor, dtype, unit):
     values = np.round(np.maximum(TOWN, 0) * factor)
     found = said(check_heights(values, NDSM, dtype=dtype), "warning")
-    assert f"whole numbers ({dtype}) up to" in found
+    assert f"integers ({dtype}) up to" in found
     assert f"height.unit = '{unit}'" in found
     settings = HeightSettings(kind="ndsm", unit=unit)
     assert not list(check_heights(values, settings, 1 / factor, dtype=dtype))

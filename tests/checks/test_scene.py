@@ -225,7 +225,7 @@ def test_a_black_margin_that_nobody_declared(scene):
     image = scene.usual["optical"].copy()
     image[:, :, :20] = 0
     report = diagnose(scene(optical=image), config())
-    assert "a black margin: 12.5 % of the pixels" in said(report.findings, "warning")
+    assert "a black margin: 12.5 % of the sampled pixels" in said(report.findings, "warning")
     declared = diagnose(scene(optical=image, options={"optical": {"nodata": 0}}), config())
     assert "margin" not in said(declared.findings)
     assert declared.facts["optical"]["rasters"][0]["valid_percent"] == pytest.approx(87.5, abs=1)
