@@ -40,7 +40,7 @@ def test_255_classes_are_the_most():
 
 
 def test_names_and_values_belong_to_one_class():
-    with pytest.raises(ConfigError, match="names repeat"):
+    with pytest.raises(ConfigError, match="names occur more than once"):
         ClassTable((LandClass(0, "a"), LandClass(1, "a")))
     with pytest.raises(ConfigError, match=r"label values \[1\] belong to more than one"):
         ClassTable((LandClass(0, "a", values=(0, 1)), LandClass(1, "b", values=(1,))))

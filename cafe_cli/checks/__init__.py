@@ -1,1 +1,1 @@
-"""``cafe check``: check scenes before any work is done."""
+"""``cafe check``: check scenes before any tile is cut."""

@@ -49,7 +49,7 @@ def areas(
     maps: str, config_path: Path | None, assignments: tuple[str, ...], zones: str | None,
     zone_name: str | None, output: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the area of each class, in all or by zone.
+    """Measure the area of each class, also inside zones.
 
     MAP is a classified raster: a file, folder, quoted glob or @list.txt, read as one map. A pixel
     on the edge of a zone counts with the share that lies inside. Class names come from the map,

@@ -1,4 +1,4 @@
-"""``cafe check``: inspect scenes, and the tiles that they would make."""
+"""``cafe check``: check scenes, and the tiles that they would make."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -49,9 +49,9 @@ def heights(
 ) -> None:  # fmt: skip
     """Write heights above ground (nDSM) from a surface model.
 
-    The network sees the same heights: above a terrain model, or above an estimate of the ground.
-    Rasters are files, folders, quoted globs, @list.txt or any name that GDAL opens. The command
-    reads [height] and the CRS from a config.
+    Tiling, training and prediction use the same heights: above a terrain model, or above an
+    estimate of the ground. Rasters are files, folders, quoted globs, @list.txt or any name that
+    GDAL opens. The command reads [height] and the CRS from a config.
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports

@@ -1,4 +1,4 @@
-"""``cafe info``: say what files and folders are."""
+"""``cafe info``: describe files and folders."""
 
 import json
 

@@ -35,17 +35,19 @@ EXAMPLES = {
 @option_group(
     "Outputs",
     output_options("Page to write (.html)."),
-    option("--title", metavar="TITLE", show_default="the name of the map", help="Title."),
+    option(
+        "--title", metavar="TITLE", show_default="the name of the map", help="Title of the page."
+    ),
 )
 def report(
     maps: str, output: Path, overwrite: bool, image: str | None, heights: str | None,
     reference: str | None, confidence: str | None, title: str | None, config_path: Path | None,
     assignments: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Write a page on a map: pictures, areas, accuracy.
+    """Summarise a map on one page (HTML).
 
-    The page is one HTML file that opens offline in any browser. It has pictures to swipe between,
-    the area of each class, the accuracy and the worst places. Every raster is a file, folder,
+    The page is one file that opens offline in any browser. It has pictures to swipe between, the
+    area of each class, the accuracy and the worst places. Every raster is a file, folder,
     quoted glob or @list.txt; the grids may differ. The command reads [[classes]], [labels],
     [height], and the bands and the CRS of [scenes] from a config.
     """

@@ -1,4 +1,4 @@
-"""``cafe sample``: draw random points of a map, whose accuracy and areas they are to tell."""
+"""``cafe sample``: draw random points of a map, to estimate its accuracy and areas."""
 
 from pathlib import Path
 

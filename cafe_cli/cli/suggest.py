@@ -16,7 +16,7 @@ from cafe_cli.cli.options import (
 
 EXAMPLES = {
     "where the model hesitated between two classes":
-        "cafe suggest map.tif --probabilities probabilities.tif -o places.gpkg -n 50",
+        "cafe suggest map.tif --probabilities probabilities.tif -n 50 -o places.gpkg",
     "also where the map contradicts the labels":
         "cafe suggest map.tif --confidence confidence.tif --labels labels.gpkg -c site.toml "
         "-o places.gpkg",

@@ -62,7 +62,7 @@ def _parse_statistics(
     option("--simplify", type=click.FloatRange(min=0), metavar="METRES",
            show_default="1.5 pixels",
            help="Tolerance of the simplification; 0 keeps the outlines of the pixels."),
-    option("--smooth", is_flag=True, help="Round the corners."),
+    option("--smooth", is_flag=True, help="Round the corners of the polygons."),
 )  # fmt: skip
 def vectorize(
     map_: str, output: Path, overwrite: bool, min_area: float, simplify: float | None,

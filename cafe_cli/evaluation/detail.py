@@ -1,4 +1,4 @@
-"""What a comparison of whole maps tells beyond its scores: intervals, and scores by groups."""
+"""Details of a comparison of whole maps: intervals of its scores, and scores by groups."""
 
 import math
 from collections.abc import Mapping, Sequence

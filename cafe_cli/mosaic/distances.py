@@ -1,4 +1,4 @@
-"""How far the pixels of a raster lie from its edge: what a map knows least is its rim."""
+"""Distance of pixels from the edge of their raster, where a map is least reliable."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the header of a raster says: refused if it asks too much, left out if it is no text."""
+"""Read the header of a raster: refuse what asks too much, leave out text that is not UTF-8."""
 
 import numpy as np
 from rasterio._err import CPLE_BaseError

@@ -1,4 +1,4 @@
-"""Views of rasters as images: colours in place of palette indices, and masks that nobody declared.
+"""Views of rasters as images: colours in place of palette indices, and undeclared masks.
 
 A view is the text of a GDAL virtual raster (VRT). It refers to the raster and copies nothing, and
 whatever reads it gets the bands and the mask that the raster should have declared.

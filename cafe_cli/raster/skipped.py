@@ -1,4 +1,4 @@
-"""Collect and count what could not be read of the files of a run that goes on without it."""
+"""Collect and count the parts of files that a run could not read and skipped."""
 
 import logging
 import threading

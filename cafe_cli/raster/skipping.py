@@ -1,4 +1,4 @@
-"""Go on where a file cannot be read: skip its damaged blocks.
+"""Skip the damaged blocks of a file, and continue with the others.
 
 What is skipped depends on the file and the grid only, not on the window that was asked for: where
 a window cannot be read, the blocks behind it are read one by one, each as a whole, and those that

@@ -1,4 +1,4 @@
-"""Find heights that mark voids though nobody declared them, such as -9999, 9999 or 0.
+"""Find undeclared nodata values among heights, such as -9999, 9999 or 0.
 
 Water is what such a value is most easily confused with: lakes and the sea are often stored at one
 height, too. Water has shores, a hole has an edge all round: `_is_hole` tells them apart.

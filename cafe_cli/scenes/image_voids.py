@@ -1,4 +1,4 @@
-"""Find pixels of an orthophoto that mark voids though nobody declared them.
+"""Find pixels of an orthophoto that are undeclared nodata.
 
 There are two kinds. Codes such as -9999 lie far from all grey values and can be nothing else.
 Margins are black or white like the image itself; they are told by their place along the rim.

@@ -1,4 +1,4 @@
-"""Files and texts of others: refused in one line where nothing can read them.
+"""Files and texts of others: what nothing can read is refused with an error of one line.
 
 Python and GDAL answer some of them in ways of their own: a pipe is waited for, a name with a null
 byte is no `OSError`, and a deeply nested text is a `RecursionError`.

@@ -117,5 +117,5 @@ def test_window_grids_waste_little_on_large_scenes():
 
 
 def test_an_overlap_that_leaves_nothing():
-    with pytest.raises(ConfigError, match="overlap 1280 leaves nothing"):
+    with pytest.raises(ConfigError, match="overlap 1280 is not below"):
         fit_window_grid(Window(0, 0, 9000, 9000), 256, 1280)

@@ -244,8 +244,8 @@ def test_a_map_alone(files, tmp_path):
     found = written(files, tmp_path / "a.html")
     assert not found.of("select")
     assert len(found.of("img")) == 1
-    assert "Nothing says where the map is bad" in found.text
-    assert "No file of settings lies beside the map." in found.text
+    assert "To find the worst places, the report needs" in found.text
+    assert "There is no file with settings beside the map." in found.text
 
 
 def test_a_map_that_is_right(files, tmp_path):
@@ -339,7 +339,7 @@ def test_points_of_a_sample_give_areas_with_intervals(tmp_path, write):
     (users,) = [line for line in rows if line.startswith("user's accuracy")]
     shares = [*(row.precision for row in told.classes.values()), told.overall_accuracy]
     assert users == "user's accuracy" + "".join(f"{100 * share:.1f} %" for share in shares)
-    assert "Nothing says where the map is bad" in found.text
+    assert "To find the worst places, the report needs" in found.text
 
 
 # --- settings ----------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_a_georeference_beats_the_users_pixel_size(files, where):
     scene = inspect(files(where), pixel_size=1)
     assert scene.grid.gsd == 0.25
     (finding,) = scene.findings
-    assert "its own pixels of 0.25 m count" in finding.message
+    assert "its own pixels of 0.25 m are used" in finding.message
     assert inspect(files(where), pixel_size=0.25).findings == ()
     assert inspect(files(where)).findings == ()
 

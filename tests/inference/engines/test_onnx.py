@@ -144,7 +144,7 @@ def test_it_uses_as_many_threads_as_torch(monkeypatch):
 def test_a_network_that_becomes_another_one_is_refused(monkeypatch):
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
     with pytest.raises(
-        ConfigError, match=r"'tu-test_resnet' differently \(by .*: use --engine torch"
+        ConfigError, match=r"'tu-test_resnet' differently from torch \(by .*: use --engine torch"
     ):
         onnx.OnnxNetwork(network(heights=False), [(1, 64, 64)])
 

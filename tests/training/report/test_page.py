@@ -206,7 +206,9 @@ def test_calibration(run, tileset, tmp_path, monkeypatch):
     assert "a temperature of 8.00 changed their expected calibration error from 63.1 % to" in (
         found.text
     )
-    assert "fitted on these scenes, so on foreign ground the model is still too sure" in found.text
+    assert (
+        "fitted on these scenes, so on other ground the model is still too confident" in found.text
+    )
     (diagram,) = [a for a in found.of("svg") if "probability of the label" in str(a)]
     assert diagram["role"] == "img"
     assert "flatter" not in found.text
@@ -226,7 +228,7 @@ def test_without_validation_tiles(run, tileset, tmp_path):
     few = [{k: row[k] for k in ("epoch", "step", "loss")} for row in rows(1)]
     write_text(folder / HISTORY_FILE, to_csv([EpochRecord.from_row(row) for row in few]))
     found = written(folder, tileset)
-    assert "There are no validation tiles, hence no scores." in found.text
+    assert "There are no validation tiles, so there are no scores." in found.text
     assert "1 of 5 epochs; the best model is that of epoch 2" in found.text
     assert not found.of("img")
 
