@@ -82,7 +82,9 @@ def test_an_item_goes_with_its_map(tmp_path, model, source):
 
 def test_without_a_date_nothing_is_made(tmp_path, model, source):
     silent = write(tmp_path / "silent.tif", np.zeros((3, 40, 40), np.uint8))
-    with pytest.raises(ConfigError, match=r"silent\.tif does not say when .* pass --datetime"):
+    with pytest.raises(
+        ConfigError, match=r"silent\.tif has no acquisition time, .* pass --datetime"
+    ):
         predict(model, PredictInput((silent,)), tmp_path / "map.tif", stac=StacOptions())
     with pytest.raises(ConfigError, match="--datetime 'now' is not a date"):
         predict(model, source, tmp_path / "map.tif", stac=StacOptions("now"))

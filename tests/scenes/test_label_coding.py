@@ -264,7 +264,7 @@ def test_a_table_that_changes_is_read_again(table):
             "value,class\n1,tree\n2,bush\n",
             "line 3: 'bush' is not a class; .*ground, tree, building",
         ),
-        ("value,class\n1,3\n", "line 2: '3' is no class"),
+        ("value,class\n1,3\n", "line 2: '3' is not a class"),
         ("class,value\ntree\n,\nbush\n", r"value \(none\) twice, in lines 2 and 4"),
         ("value,class\n1,tree\n2,tree\n1.0,\n", "has the value 1 twice, in lines 2 and 4"),
     ],

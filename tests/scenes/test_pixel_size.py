@@ -44,7 +44,7 @@ def test_elsewhere_an_unknown_size_is_a_warning(files, where):
     for found in (inspect(files(where), "ndsm").findings, inspect(files(where, False)).findings):
         (finding,) = found
         assert finding.level == "warning"
-        assert "is taken for 1 m" in finding.message
+        assert "is assumed to measure 1 m" in finding.message
 
 
 def test_pixels_of_unknown_size_are_not_resampled(files):

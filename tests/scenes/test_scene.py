@@ -236,7 +236,7 @@ def test_undeclared_voids_are_named_with_the_remedy(optical, write, void, unit, 
     files = scene_files("a", path, write("dsm.tif", heights, where))
     with pytest.raises(
         InputError,
-        match=r"dsm\.tif has heights that look like undeclared nodata .* range from .* to .* m",
+        match=r"dsm\.tif has heights that look like undeclared nodata.* from .* to .* m",
     ) as caught:
         read(files, HeightSettings(unit=unit))
     assert f"declare them with height.nodata = {named} (--height-nodata)" in str(caught.value)

@@ -181,7 +181,7 @@ def test_worst_tiles(run, page):
         assert score.wrong
         share = f"{100 * score.wrong / score.labelled:.1f} % of {score.labelled:,} labelled pixels"
         assert share in page.text
-        assert f"{score.reference} taken for {score.predicted}" in page.text
+        assert f"{score.reference} mapped as {score.predicted}" in page.text
         assert f"row {score.row}, column {score.col}; its middle is " in page.text
     assert "in EPSG:32632" in page.text
     assert len(page.of("img")) == 2 * 5
@@ -215,7 +215,7 @@ def test_calibration(run, tileset, tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "describe_shared_scenes", lambda tileset: "They flatter.")
     again = written(folder, tileset).text
     assert "They flatter." in again
-    assert "lie in scenes that were trained on, so on foreign ground" in again
+    assert "lie in scenes that were trained on, so on other ground" in again
 
 
 # --- runs of other kinds -----------------------------------------------------------------------
