@@ -152,6 +152,6 @@ def cli(verbose: int, quiet: int) -> None:
 
 
 cli.add_section("Make a map", check, tile, train, predict, mosaic)
-cli.add_section("Assess and use a map", evaluate, sample, suggest, areas, vectorize, report, export)
-cli.add_section("Data and settings", info, heights, config)
+cli.add_section("Assess and use a map", evaluate, sample, suggest, areas, vectorize, report)
+cli.add_section("Data, models and settings", info, heights, export, config)
 cli.add_section("Getting started", demo, completion)
