@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.part import Part, peaks, reset_peak, seconds_each
+from benchmarks.gpu.part import Part
+from benchmarks.gpu.timing import peaks, reset_peak, seconds_each
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.inference.forward import BatchedForward, blank_patch, to_batch, transform_inputs
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput

@@ -12,7 +12,8 @@ from unittest import mock
 import torch
 
 from benchmarks.gpu.mapping import Prepared, prepare, settings_of
-from benchmarks.gpu.part import Part, limited, nearly_full, peaks, reset_peak
+from benchmarks.gpu.part import Part
+from benchmarks.gpu.timing import limited, nearly_full, peaks, reset_peak
 from benchmarks.gpu.training import changed
 from cafe_cli.config.load import load_config
 from cafe_cli.errors import TrainingError

@@ -7,8 +7,6 @@ decode as one that does not.
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from benchmarks.gpu.part import Part
-from benchmarks.tile_data import BLOCK, GSD, create, draw, terrain
+from benchmarks.gpu.town import Planes, draw_town
+from benchmarks.tile_data import GSD, create
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.schema import Config
 from cafe_cli.system.threads import cores
@@ -26,13 +25,11 @@ from cafe_cli.tilesets.make import tile
 
 CLASSES = ("paved", "building", "grass", "tree")
 ROWS = 2048  # pixel rows that are written at a time: enough blocks for all cores
-Planes = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""Image (3, height, width), metres above ground and classes (height, width)."""
 
 
 def scenes(part: Part) -> None:
     start = time.perf_counter()
-    town = draw_town(part.sizes.town)
+    town = draw_town(part.sizes.town, cores())
     part.record("town drawn", side=part.sizes.town, seconds=since(start), cores=cores())
     start = time.perf_counter()
     for name, size in (("town", part.sizes.town), ("scene", part.sizes.scene)):
@@ -50,25 +47,6 @@ def scenes(part: Part) -> None:
 
 def since(start: float) -> float:
     return round(time.perf_counter() - start, 2)
-
-
-def draw_town(size: int) -> Planes:
-    """Draw a town of that side, block by block on all cores."""
-    places = [(col, row) for row in range(0, size, BLOCK) for col in range(0, size, BLOCK)]
-    side = -(-size // BLOCK) * BLOCK
-    image = np.empty((3, side, side), np.uint8)
-    above, classes = np.empty((side, side), np.float32), np.empty((side, side), np.uint8)
-    # Spawned: a process that is forked off one with threads may hang.
-    with ProcessPoolExecutor(min(cores(), len(places)), get_context("spawn")) as pool:
-        for (col, row), drawn in zip(places, pool.map(draw_block, places), strict=True):
-            at = slice(row, row + BLOCK), slice(col, col + BLOCK)
-            image[:, *at], above[at], classes[at] = drawn
-    return image[:, :size, :size], above[:size, :size], classes[:size, :size]
-
-
-def draw_block(place: tuple[int, int]) -> Planes:
-    image, heights, classes = draw(*place)
-    return image, heights - terrain(*place), classes
 
 
 def write_scene(folder: Path, town: Planes, size: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.part import Part, peaks, reset_peak, seconds_each, synchronize
+from benchmarks.gpu.part import Part
 from benchmarks.gpu.scenes import settings
+from benchmarks.gpu.timing import peaks, reset_peak, seconds_each, synchronize
 from cafe_cli.config.load import load_config
 from cafe_cli.config.schema import Config
 from cafe_cli.model.inputs import Sample

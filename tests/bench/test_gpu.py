@@ -24,6 +24,7 @@ program = pytest.importorskip("benchmarks.gpu.__main__", reason="no benchmarks i
 agreement = pytest.importorskip("benchmarks.gpu.agreement")
 parts = pytest.importorskip("benchmarks.gpu.part")
 summary = pytest.importorskip("benchmarks.gpu.summary")
+timing = pytest.importorskip("benchmarks.gpu.timing")
 training = pytest.importorskip("benchmarks.gpu.training")
 
 
@@ -80,7 +81,7 @@ def pretended(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     fractions = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
-    monkeypatch.setattr(parts, "is_gpu", lambda device: True)
+    monkeypatch.setattr(timing, "is_gpu", lambda device: True)
     monkeypatch.setattr(parts.Part, "on_gpu", property(lambda part: True))
     return fractions
 
@@ -207,9 +208,9 @@ def test_a_ballast_leaves_what_was_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (900, 1000))
     monkeypatch.setattr(torch, "empty", lambda size, **_: sizes.append(size))
-    with parts.nearly_full("cpu", 200):
+    with timing.nearly_full("cpu", 200):
         pass
-    with parts.nearly_full("cpu", 2000):  # less is free already
+    with timing.nearly_full("cpu", 2000):  # less is free already
         pass
     assert sizes == [700, 0]
 
@@ -285,6 +286,13 @@ def test_summary_says_which_goals_were_met(tmp_path):
     assert lines["map on the GPU: labels as on the CPU"].endswith("| 0.9995 | met |")
     assert lines["predict: batch too large"].endswith("| False | **not met** |")
     assert "- cafe predict: of_forward 1.4, run 1" in text
+
+
+def test_processes_that_draw_import_little():
+    """Spawned ones import the main module again: torch would take most of the time."""
+    code = "import sys, benchmarks.gpu.__main__, benchmarks.gpu.town\n"
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'cafe_cli')))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_goals_name_measurements_that_are_made():
