@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe_cli.config.schema import AugmentSettings, Config, TrainSettings
+from cafe_cli.model.host_memory import HostMemory
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
 from cafe_cli.tilesets.tileset import TileSet
 from cafe_cli.training.data import fields, light, relief
@@ -234,10 +235,12 @@ def crop_side(settings: TrainSettings, size: int) -> int:
 
 
 def stack(params: Sequence[AugmentParams], device: torch.device) -> AugmentParams:
-    """Stack the parameters of the tiles of a batch, on its device."""
+    """Stack the parameters of the tiles of a batch, on its device but for the symmetries."""
     batch = AugmentParams(*(torch.stack(parts) for parts in zip(*params, strict=True)))
-    moved = AugmentParams(*(values.to(device, non_blocking=True) for values in batch))
-    return moved._replace(symmetry=batch.symmetry)
+    memory = HostMemory([(values.shape, values.dtype) for values in batch], device)
+    for place, values in zip(memory.tensors, batch, strict=True):
+        place.copy_(values)
+    return AugmentParams(*memory.copy())._replace(symmetry=batch.symmetry)
 
 
 def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Tensor]:

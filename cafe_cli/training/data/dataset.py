@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config
 from cafe_cli.model.distribution import DistributionSampler, PixelDistribution
+from cafe_cli.model.host_memory import Layout
 from cafe_cli.model.inputs import Inputs, Sample
 from cafe_cli.splits.assign import Split
 from cafe_cli.tilesets import cache
@@ -104,8 +105,8 @@ class TileDataset(Dataset[Sample]):
         inputs, labels = to_sample(planes, params)
         return Sample(Inputs(*(values[0] for values in inputs)), labels[0])
 
-    def blank(self, count: int, pinned: bool = False) -> PackedTiles[Tensor]:
-        """Allocate memory for `count` samples, page-locked if `pinned`.
+    def layout(self, count: int) -> Layout:
+        """Return shapes and data types of the planes of `count` samples.
 
         The optical values have the data type of the tiles if it has 8 or 16 bits, and are float32
         otherwise.
@@ -113,11 +114,15 @@ class TileDataset(Dataset[Sample]):
         name = self._tileset.dtype if self._tileset.dtype in _COPIED_AS_THEY_ARE else "float32"
         flat, bands = (count, self.side, self.side), len(self._tileset.band_names)
         return PackedTiles(
-            torch.zeros((count, bands, *flat[1:]), dtype=getattr(torch, name), pin_memory=pinned),
-            torch.zeros(flat, dtype=torch.uint8, pin_memory=pinned),
-            torch.zeros(flat, dtype=torch.float32, pin_memory=pinned),
-            torch.zeros(flat, dtype=torch.uint8, pin_memory=pinned),
+            ((count, bands, *flat[1:]), getattr(torch, name)),
+            (flat, torch.uint8),
+            (flat, torch.float32),
+            (flat, torch.uint8),
         )
+
+    def blank(self, count: int) -> PackedTiles[Tensor]:
+        """Allocate memory for `count` samples."""
+        return PackedTiles(*(torch.zeros(shape, dtype=kind) for shape, kind in self.layout(count)))
 
     @contextmanager
     def opened(self) -> Iterator[TileSource]:

@@ -1,21 +1,20 @@
 """Batches on the device, read ahead by threads.
 
 Threads copy tiles into buffers that are reused, in the data types of the tiles and, for a GPU, in
-page-locked memory. The conversion to float32 and the augmentation happen on the device, for the
-whole batch.
+page-locked memory, from which a batch travels in one copy. The conversion to float32 and the
+augmentation happen on the device, for the whole batch.
 """
 
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
 
+from cafe_cli.model.host_memory import HostMemory
 from cafe_cli.model.inputs import Sample
 from cafe_cli.system.threads import WorkerThreads, cores
 from cafe_cli.tilesets.cache import PackedArrays, PackedTiles
@@ -34,16 +33,16 @@ class Batch(NamedTuple):
     keys: list[SampleKey]
 
 
-@dataclass
-class _Buffer:
-    """Host memory of a batch; `copied` is the CUDA event recorded after its last copy to a GPU."""
-
-    planes: PackedTiles[Tensor]
-    copied: torch.cuda.Event | None = None
+class _Buffer(HostMemory):
+    """Host memory of a batch."""
 
     def sample(self, number: int) -> PackedArrays:
         """Return views of the memory of one sample."""
-        return PackedTiles(*(values[number].numpy() for values in self.planes))
+        return PackedTiles(*(values[number].numpy() for values in self.tensors))
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.tensors[0])
 
 
 class _Task(NamedTuple):
@@ -123,25 +122,17 @@ class Loader:
         self, readers: _Readers, keys: list[SampleKey], free: list[_Buffer]
     ) -> _PendingBatch:
         buffer = free.pop() if free else None
-        if buffer is None or len(buffer.planes.labels) < len(keys):
-            buffer = _Buffer(self._dataset.blank(len(keys), pinned=self._device.type == "cuda"))
+        if buffer is None or len(buffer) < len(keys):
+            buffer = _Buffer(self._dataset.layout(len(keys)), self._device)
         tasks = (_Task(key, buffer, number) for number, key in enumerate(keys))
         return _PendingBatch(keys, buffer, [readers.submit(task) for task in tasks])
 
     def _read(self, source: TileSource, task: _Task) -> AugmentParams | None:
-        if task.buffer.copied is not None:
-            task.buffer.copied.synchronize()
+        task.buffer.wait()
         return self._dataset.read(source, task.key, task.buffer.sample(task.number))
 
     def _deliver(self, pending: _PendingBatch) -> Sample:
         """Wait for a batch and copy it to the device."""
         params = [drawn for future in pending.params if (drawn := future.result()) is not None]
-        planes = PackedTiles(
-            *(
-                values[: len(pending.keys)].to(self._device, non_blocking=True)
-                for values in pending.buffer.planes
-            )
-        )
-        if self._device.type == "cuda":
-            pending.buffer.copied = torch.cuda.current_stream(self._device).record_event()
+        planes = PackedTiles(*(v[: len(pending.keys)] for v in pending.buffer.copy()))
         return to_sample(planes, stack(params, self._device) if params else None)

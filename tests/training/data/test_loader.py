@@ -19,6 +19,7 @@ from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.loader import Loader
 from cafe_cli.training.data.sampler import BatchSampler, SampleKey, batches_in_order
 from tests.support.engines import equal
+from tests.support.pretended_gpu import PretendedGpu
 
 pytest_plugins = ["tests.support.fixtures"]
 
@@ -203,3 +204,17 @@ def test_in_inference_mode(training):
     with torch.inference_mode():
         for batch in Loader(training, CPU).batches([[SampleKey(n, n)] for n in range(6)]):
             assert batch.sample.inputs.optical.mean() > 0
+
+
+def test_a_gpu_gets_the_same_in_two_copies_a_batch(training, monkeypatch):
+    """Planes and augmentation travel in one piece each, from memory that is used again."""
+    keys = [*BatchSampler(len(training), 2, seed=3)] * 3
+    wanted = [batch.sample for batch in Loader(training, CPU, 1).batches(keys)]
+    gpu = PretendedGpu(monkeypatch)
+    found = [batch.sample for batch in Loader(training, gpu, 1).batches(keys)]
+    for one, other in zip(found, wanted, strict=True):
+        assert all(map(torch.equal, [*one.inputs, one.labels], [*other.inputs, other.labels]))
+    assert gpu.log.count("copy") == gpu.log.count("record") == 2 * len(keys)
+    # Three buffers, which are read ahead, and the augmentation of each batch.
+    assert gpu.log.count("pinned") == 3 + len(keys)
+    assert "wait" in gpu.log
