@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cafe_cli.cli.help import option_group
+from cafe_cli.cli.help import option, option_group
 from cafe_cli.cli.options import (
     GROUND_OPTIONS,
     RasterCommand,
@@ -24,6 +24,9 @@ from cafe_cli.text import percent
 EXAMPLES = {
     "above an estimate of the ground":
         "cafe heights --elevation sample_data/town_dsm.tif -o ndsm.tif",
+    "with the bands of the orthophoto, for Deepness (QGIS)":
+        "cafe heights --elevation sample_data/a_dsm.tif --optical sample_data/a_ortho.tif "
+        "--with-image -o bands.tif",
     "above a terrain model, on the grid of the orthophoto":
         "cafe heights --elevation dsm.tif --dtm dtm.tif --optical ortho.tif -o ndsm.tif",
 }  # fmt: skip
@@ -40,12 +43,19 @@ EXAMPLES = {
     pixel_size_option,
     config_options,
 )  # fmt: skip
-@option_group("Outputs", output_options("Heights above ground in metres (COG)."), dry_option)
+@option_group(
+    "Outputs",
+    output_options("Heights above ground in metres (COG)."),
+    option("--with-image", is_flag=True,
+           help="Write 8 bits, as cafe export --for deepness takes them: the bands of the "
+           "orthophoto, then the height in steps of 0.25 m, 255 where there is none."),
+    dry_option,
+)  # fmt: skip
 @option_group("Heights", add_options(GROUND_OPTIONS))
 def heights(
     elevation: tuple[str, ...], dtm: tuple[str, ...], optical: tuple[str, ...], output: Path,
     overwrite: bool, crs: str | None, pixel_size: float | None, config_path: Path | None,
-    assignments: tuple[str, ...], dry_run: bool, **options: Any,
+    assignments: tuple[str, ...], with_image: bool, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Write heights above ground (nDSM) from a surface model.
 
@@ -55,8 +65,12 @@ def heights(
     """
     from cafe_cli.cli.console import progress_bar, say
     from cafe_cli.cli.report import print_reports
-    from cafe_cli.scenes import height_map
+    from cafe_cli.scenes import eight_bit, height_map
     from cafe_cli.scenes.discovery import expand_inputs
+
+    if with_image and not optical:
+        raise click.UsageError("--with-image writes the bands of an orthophoto: give --optical")
+    engine = eight_bit if with_image else height_map
 
     config = read_config(config_path, assignments, take_overrides(GROUND_OPTIONS, options))
     surface, terrain, image = (tuple(expand_inputs(n)) for n in (elevation, dtm, optical))
@@ -64,10 +78,10 @@ def heights(
         surface, terrain, image, crs or config.crs, pixel_size or config.pixel_size
     )
     if dry_run:
-        print_reports([height_map.dry_run(source, output, config.height, overwrite=overwrite)])
+        print_reports([engine.dry_run(source, output, config.height, overwrite=overwrite)])
         return
     with progress_bar("heights") as progress:
-        found = height_map.write_heights(
+        found = engine.write_heights(
             source, output, config.height, overwrite=overwrite, progress=progress
         )
     say(

@@ -23,18 +23,20 @@ _Slices = tuple[tuple[int, int], tuple[int, int]]
 
 
 class CheckedWriter(DatasetWriter):  # type: ignore[misc]
-    """A raster of one band to write window by window, that knows what was written.
+    """A raster to write window by window, all bands at once, that knows what was written.
+
+    A raster of floating point numbers has one band.
 
     Attributes
     ----------
-    counts : ndarray of int, (1, 256)
-        Pixels written by value; zeros unless the raster is uint8.
+    counts : ndarray of int, (bands, 256)
+        Pixels written by band and value; zeros unless the raster is uint8.
     """
 
     def __init__(self, path: Path, **profile: Any) -> None:
         keep_environment()
         super().__init__(str(path), "w", **profile)
-        self.counts = np.zeros((1, 256), np.int64)
+        self.counts = np.zeros((self.count, 256), np.int64)
         self._statistics = FloatStatistics()
         self._sums: dict[_Slices, int] = {}
         self._header: dict[str, object] = {}
@@ -42,23 +44,27 @@ class CheckedWriter(DatasetWriter):  # type: ignore[misc]
     def write(
         self, values: NDArray[Any], band: int | None = None, window: _Slices | None = None
     ) -> None:
-        """Write a window, which overlaps no other: (height, width), or (1, height, width)."""
+        """Write a window, which overlaps no other: (bands, height, width), or (height, width)."""
         place = window or ((0, self.height), (0, self.width))
         if values.shape[-2:] == tuple(stop - start for start, stop in place):  # not resampled
             stored = values.astype(self.dtypes[0], copy=False)
             self._sums[place] = _checksum(stored)
             if self.dtypes[0] == "uint8":
-                self.counts += count_values(stored.reshape(1, *stored.shape[-2:]))
+                self.counts += count_values(stored.reshape(-1, *stored.shape[-2:]))
             else:
                 self._statistics.add(stored, self.nodata)
         super().write(values, band, window=place)
 
     def close(self) -> None:
-        """Close the file, after a note of its header; it gets the statistics of its values."""
+        """Close the file, after a note of its header; it gets the statistics of its values.
+
+        A raster without nodata gets none: 255 counts as nodata in them.
+        """
         if not self.closed:
             pixels = self.width * self.height
-            counted = statistics_tags(self.counts[0], pixels)
-            self.update_tags(1, **(counted or self._statistics.tags(pixels)))
+            if self.nodata is not None:
+                counted = statistics_tags(self.counts[0], pixels)
+                self.update_tags(1, **(counted or self._statistics.tags(pixels)))
             self._header = _header(self)
         super().close()
 
@@ -75,7 +81,7 @@ class CheckedWriter(DatasetWriter):  # type: ignore[misc]
             if any(header.get(key) != value for key, value in self._header.items()):
                 raise RasterioIOError("the header cannot be read back; the disk is full or failing")
             for place, checksum in self._sums.items():
-                if _checksum(dataset.read(1, window=place)) != checksum:
+                if _checksum(dataset.read(window=place)) != checksum:
                     raise _differs(place)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
 from cafe_cli.classes import NODATA, ClassTable
@@ -205,6 +206,31 @@ def create_height_cog(
         with _converted(path, new[path], profile, "average", predictor="yes") as dataset:
             dataset.units = ["metre"]
             dataset.set_band_description(1, description)
+            dataset.update_tags(**tags)
+            yield dataset
+        for text_file, text in texts.items():
+            new[text_file].write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def create_image_cog(
+    path: Path,
+    grid: Grid,
+    overwrite: bool,
+    bands: Mapping[str, ColorInterp],
+    tags: Mapping[str, str],
+    texts: Mapping[Path, str],
+) -> Iterator[DatasetWriter]:
+    """Write bands of 8 bits window by window, without a nodata value and without alpha.
+
+    `bands` are their descriptions and colours; the rest is as in `create_height_cog`.
+    """
+    check_file(path)
+    profile = _profile(grid, len(bands), "uint8", predictor=2)
+    with replace_together([path, *side_files(path), *texts], overwrite) as new:
+        with _converted(path, new[path], profile, "average", predictor="yes") as dataset:
+            dataset.colorinterp = [*bands.values()]
+            dataset.descriptions = [*bands]
             dataset.update_tags(**tags)
             yield dataset
         for text_file, text in texts.items():

@@ -1,12 +1,36 @@
-"""A scene as bands of 8 bits, for programs that read nothing else: colours, and the height last.
+"""``cafe heights --with-image``: a scene as bands of 8 bits, the height last.
 
-This module is free of torch: `cafe_cli.exporting.eight_bit` has the inverse as a part of a network.
+For programs that read nothing else. `cafe_cli.exporting.eight_bit` has the inverse, as a part of a
+network.
 """
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 
-from cafe_cli.scenes.scene import Patch
+from cafe_cli.config.provenance import dump_settings, provenance_tags, settings_path
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.errors import ConfigError
+from cafe_cli.findings import Report, log_warnings
+from cafe_cli.raster.grid import describe_grid
+from cafe_cli.raster.output_files import check_rasters
+from cafe_cli.raster.window import blocks
+from cafe_cli.raster.writer import create_image_cog
+from cafe_cli.scenes.band_names import color_of
+from cafe_cli.scenes.discovery import SceneFiles
+from cafe_cli.scenes.height_map import ABOVE, HeightSource, HeightSummary
+from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
+from cafe_cli.scenes.scene import Patch, estimate_scene_ground, open_scene
+from cafe_cli.system.output_group import claim_outputs
+from cafe_cli.system.threads import ProgressCallback
+
+log = logging.getLogger("cafe")
+
+_WINDOW = 1024  # pixels along each side; a multiple of the blocks of a COG
 
 HEIGHT_STEP = 0.25
 """Metres between two values of the height band."""
@@ -54,3 +78,107 @@ def encode(patch: Patch, heights: bool) -> NDArray[np.uint8]:
     # Beyond the image there is nothing: programs fill what lies beyond a raster with zeros.
     known = encode_heights(patch.height, patch.height_valid)
     return np.concatenate([image, np.where(patch.optical_valid, known, 0)[None]])
+
+
+def write_heights(
+    source: HeightSource,
+    output: Path,
+    settings: HeightSettings | None = None,
+    *,
+    overwrite: bool = False,
+    progress: ProgressCallback = lambda done, total: None,
+) -> HeightSummary:
+    """Write the bands of an orthophoto and the heights above ground as one raster of 8 bits.
+
+    Parameters and errors are those of `cafe_cli.scenes.height_map.write_heights`; the grid is that
+    of the orthophoto.
+
+    Raises
+    ------
+    ConfigError
+        Also: the orthophoto does not have 8 bits, or the heights are to be absolute.
+    """
+    settings = settings or HeightSettings()
+    _check_output(source, output, overwrite)
+    inspection, description = _inspect(source, settings)
+    log_warnings(inspection.findings)
+    grid = inspection.grid
+    made = dump_settings({"source": vars(source), "height": settings.model_dump()})
+    texts, tags = {settings_path(output): made}, provenance_tags(source.paths, [])
+    todo = list(blocks(grid.width, grid.height, _WINDOW))
+    lowest, highest, known = np.inf, -np.inf, 0
+    with (
+        claim_outputs([output], overwrite),
+        create_image_cog(output, grid, overwrite, _bands(inspection), tags, texts) as dataset,
+        open_scene(inspection, estimate_scene_ground(inspection)) as scene,
+    ):
+        for done, window in enumerate(todo, start=1):
+            patch = scene.read(window)
+            rows, cols = window.slices()
+            place = ((rows.start, rows.stop), (cols.start, cols.stop))
+            dataset.write(encode(patch, heights=True), window=place)
+            if patch.height_valid.any():
+                lowest = min(lowest, float(patch.height[patch.height_valid].min()))
+                highest = max(highest, float(patch.height[patch.height_valid].max()))
+                known += int(patch.height_valid.sum())
+            progress(done, len(todo))
+    if highest > HIGHEST:
+        log.warning(
+            "heights above %g m do not fit into 8 bits and are written as %g m; the highest is "
+            "%.1f m", HIGHEST, HIGHEST, highest,
+        )  # fmt: skip
+    return HeightSummary(description, lowest, highest, 1 - known / (grid.width * grid.height))
+
+
+def dry_run(
+    source: HeightSource,
+    output: Path,
+    settings: HeightSettings | None = None,
+    *,
+    overwrite: bool = False,
+) -> Report:
+    """Check everything that `write_heights` checks; report the output. Arguments as there."""
+    report = Report("heights")
+    with report.capture_errors(str(output)):
+        _check_output(source, output, overwrite)
+    with report.capture_errors():
+        inspection, description = _inspect(source, settings or HeightSettings())
+        report.add(*inspection.findings)
+        bands, grid = _bands(inspection), inspection.grid
+        report.facts |= {
+            "output": str(output),
+            "heights": description,
+            "bands": list(bands),
+            "map": describe_grid(grid),
+            "estimate": {"disk_at_most": grid.width * grid.height * len(bands)},
+        }
+    return report
+
+
+def _check_output(source: HeightSource, output: Path, overwrite: bool) -> None:
+    check_rasters([output], source.paths, overwrite, [settings_path(output)], styled=False)
+
+
+def _inspect(source: HeightSource, settings: HeightSettings) -> tuple[SceneInspection, str]:
+    """Inspect the rasters as tiles and maps do; return also what the heights are."""
+    files = SceneFiles("scene", source.optical, source.elevation, source.dtm)
+    found = inspect_scene(files, settings, crs=source.crs, pixel_size=source.pixel_size)
+    if found.dtype != "uint8":
+        raise ConfigError(
+            f"{found.files.name} is {found.dtype}, and --with-image writes 8 bits: give an 8-bit "
+            "orthophoto, or leave out --with-image"
+        )
+    ground = found.heights.ground if found.heights else "none"
+    if ground == "none" and settings.kind == "dsm":
+        raise ConfigError(
+            "absolute heights do not fit into 8 bits: leave out --ground none, or --with-image"
+        )
+    return found, ABOVE[ground]
+
+
+def _bands(inspection: SceneInspection) -> dict[str, ColorInterp]:
+    """Return names and colours of the bands to write, the height last."""
+    names: Sequence[str] = (*inspection.band_names, "height")
+    colours = {name: getattr(ColorInterp, name) for name in ("red", "green", "blue")}
+    unique = [n if names.count(n) == 1 else f"{n} {i}" for i, n in enumerate(names, start=1)]
+    return {name: colours.get(color_of(name) or "", ColorInterp.undefined) for name in unique}
