@@ -183,7 +183,13 @@ def expand(name: str, root: str = ".") -> list[str]:
         return sorted(_join(path, name) for name in os.listdir(path) if _is_tiff(name))
     if os.path.exists(path) or not is_file_name(path):
         return [path]
-    return [_join(root, p) for p in sorted(glob.glob(name, root_dir=root, recursive=True))]
+    return [_join(root, p) for p in _glob(name, root, recursive=True)]
+
+
+def _glob(pattern: str, root: str, recursive: bool = False) -> list[str]:
+    """Return what matches a pattern in a folder, sorted, with slashes on Windows, too."""
+    found = glob.glob(pattern, root_dir=root, recursive=recursive)
+    return sorted(path.replace(os.sep, "/") for path in found)
 
 
 def _is_tiff(name: str) -> bool:
@@ -212,6 +218,7 @@ def _match_files(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict
     if is_remote(pattern):
         return _match_remote(pattern, only)
     before, pattern, after = _split(pattern)
+    pattern = pattern.replace(os.sep, "/")  # of Windows
     regex, seen, end = "", set[str](), 0
     for found in _PLACEHOLDER.finditer(pattern):
         regex += _to_regex(pattern[end : found.start()])
@@ -220,9 +227,7 @@ def _match_files(pattern: str, root: str, only: Sequence[str]) -> dict[str, dict
         seen.add(name)
         end = found.end()
     expression = re.compile(regex + _to_regex(pattern[end:]))
-    candidates = sorted(
-        glob.glob(_PLACEHOLDER.sub("*", pattern.replace("[", "[[]")), root_dir=root)
-    )
+    candidates = _glob(_PLACEHOLDER.sub("*", pattern.replace("[", "[[]")), root)
     matches = {path: expression.fullmatch(path) for path in candidates}
     return {before + _join(root, path) + after: m.groupdict() for path, m in matches.items() if m}
 

@@ -30,7 +30,8 @@ def is_remote(name: str) -> bool:
 
 def is_file_name(name: str) -> bool:
     """Whether a name can only mean a local file, not a URL or a name that GDAL interprets."""
-    return not is_remote(name) and ":" not in name.split("/")[0]
+    path = os.path.splitdrive(name)[1]  # without the C: of Windows
+    return not is_remote(name) and ":" not in path.split("/")[0]
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -254,7 +255,10 @@ def sync(path: Path) -> None:
 
 def _sync_file_system(folder: Path) -> bool:
     """Flush the file system of a folder; return whether that is possible and succeeded."""
-    if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "syncfs"):
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "syncfs"):
         return False
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -99,9 +99,9 @@ def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if sys.platform != "win32" and not _try_lock(descriptor, path):
+        if not _try_lock(descriptor, path):
             log.info("%s", busy)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _flock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)
@@ -116,7 +116,7 @@ def _open_locked(path: Path, output: Path) -> int | None:
         except FileNotFoundError:  # a process that made the folder has just removed it
             continue
         if not _try_lock(descriptor, output):
-            holder = os.pread(descriptor, 300, 0).decode("utf-8", "replace").strip()
+            holder = os.read(descriptor, 300).decode("utf-8", "replace").strip()
             os.close(descriptor)
             who = f"another process ({holder})" if holder else "another process"
             raise OutputError(f"{who} is writing {output}; wait for it, or name another output")
@@ -132,7 +132,7 @@ def _name_holder(descriptor: int, path: Path) -> None:
     """Write into a lock who holds it; remove it where that fails, e.g. on a full disk."""
     try:
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
     except OSError:
         _remove_lock(descriptor, path)
         os.close(descriptor)
@@ -142,7 +142,7 @@ def _name_holder(descriptor: int, path: Path) -> None:
 def _try_lock(descriptor: int, output: Path) -> bool:
     """Lock an open file without waiting; return whether no other process holds the lock."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor, wait=False)
     except OSError as error:
         if error.errno in _NO_LOCKS:  # network file systems that are mounted without locks
             log.warning(
@@ -153,3 +153,9 @@ def _try_lock(descriptor: int, output: Path) -> bool:
             return False
         raise
     return True
+
+
+def _flock(descriptor: int, *, wait: bool) -> None:
+    """Lock an open file; nothing on Windows, which has no such locks."""
+    if sys.platform != "win32":
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

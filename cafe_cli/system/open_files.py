@@ -20,10 +20,11 @@ def most_open() -> int:
 
     A raster may take several files, and a process has several pools.
     """
-    if sys.platform == "win32":
-        return _OPEN
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _OPEN if limit == resource.RLIM_INFINITY else max(min(_OPEN, limit // _SHARE), 1)
+    if sys.platform != "win32":
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit != resource.RLIM_INFINITY:
+            return max(min(_OPEN, limit // _SHARE), 1)
+    return _OPEN
 
 
 class Pool(Generic[V]):

@@ -1,5 +1,7 @@
 """Files of scenes: placeholders, wildcards, lists, folders, and what cannot be listed."""
 
+import glob
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,22 @@ def test_a_placeholder_may_be_a_folder_and_occur_twice(deliver):
     folder = deliver("a/a.tif", "b/b.tif", "c/d.tif")
     assert list(first_files(folder, optical="{x}/{x}.tif")) == ["a", "b"]
     assert list(first_files(folder, optical="{x}/{y}.tif")) == ["a_a", "b_b", "c_d"]
+
+
+def test_separators_of_windows(deliver, monkeypatch):
+    folder = deliver("ortho/a.tif", "ortho/b.tif", "dsm/a.tif", "dsm/b.tif")
+    search = glob.glob
+
+    def search_on_windows(*words, **options):
+        return [path.replace("/", "\\") for path in search(*words, **options)]
+
+    monkeypatch.setattr(os, "sep", "\\")
+    monkeypatch.setattr(glob, "glob", search_on_windows)
+    assert first_files(folder, optical="ortho\\{id}.tif", elevation="dsm/{id}.tif") == {
+        "a": ["ortho/a.tif", "dsm/a.tif", None],
+        "b": ["ortho/b.tif", "dsm/b.tif", None],
+    }
+    assert [Path(path).name for path in expand("ortho/*.tif", str(folder))] == ["a.tif", "b.tif"]
 
 
 def test_special_characters_mean_themselves(deliver):

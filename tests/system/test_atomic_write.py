@@ -1,4 +1,5 @@
 import errno
+import ntpath
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cafe_cli.system import atomic_write
 from cafe_cli.system.atomic_write import (
     check_output,
     check_outputs,
+    is_file_name,
     make_empty_folder,
     remove,
     replace_atomically,
@@ -295,3 +297,11 @@ def test_a_device_is_no_output(tmp_path):
     for path in (tmp_path / "pipe", tmp_path / "null", Path("/dev/null")):
         with pytest.raises(OutputError, match="is a device or a pipe and cannot be replaced"):
             check_output(path, overwrite=True)
+
+
+def test_a_drive_of_windows_is_part_of_a_file_name(monkeypatch):
+    monkeypatch.setattr(os.path, "splitdrive", ntpath.splitdrive)
+    for name in (r"C:\maps\a.tif", "d:/a.tif", "c:a.tif", r"\\server\maps\a.tif", "maps/a.tif"):
+        assert is_file_name(name)
+    for name in ('NETCDF:"C:/a.nc":height', "GTIFF_DIR:1:a.tif", "s3://maps/a.tif"):
+        assert not is_file_name(name)

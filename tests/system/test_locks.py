@@ -155,7 +155,7 @@ def test_where_no_lock_can_be_made(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["pwrite", "truncate"])
+@pytest.mark.parametrize("call", ["write", "truncate"])
 def test_a_lock_that_cannot_be_written_is_removed(tmp_path, monkeypatch, call, number):
     def fail(*arguments):
         raise OSError(number, os.strerror(number))
