@@ -9,7 +9,7 @@ help:  ## these words
 
 .venv: pyproject.toml
 	python3 -m venv .venv
-	$(BIN)/pip install -q -e '.[test,docs]' build uv
+	$(BIN)/pip install -q -e '.[test]' build uv
 	touch .venv
 
 ci:  ## all that CI runs

@@ -93,3 +93,26 @@ def test_the_recipe_needs_what_the_package_needs():
         f"{OTHER_NAMES.get(name, name)} {least}"
         for name, least in needs if name not in NOT_AT_CONDA
     }  # fmt: skip
+
+
+def test_what_pip_is_told_to_install_is_there_to_install():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    known = {"build", "hatchling", "uv"}  # tools
+    for need in [*project["dependencies"], *(need for needs in extras.values() for need in needs)]:
+        known |= {re.split(r"[\[<>=]", need)[0]}
+    known -= {project["name"]}  # on no index
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    texts += [*PACKAGE.rglob("*.py")]
+    told = 0
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        for words in re.findall(r"pip install ((?:[-\w.\[\]'\",>=<{}/*]+ ?)+)", text):
+            for word in re.findall(r"[^\s'\",]+", re.sub(r"\[[^]]*\]", "", words))[:1]:
+                told += 1
+                allowed = word in {".", "-e", "-q", "--no-deps", "and", "{package}"}
+                wheel = word.endswith(".whl")
+                assert allowed or wheel or re.split("[<>=]", word)[0] in known, f"{path}: {words}"
+        for extra in re.findall(r"'\.\[([\w,]+)\]'", text):
+            assert set(extra.split(",")) <= set(extras), f"{path}: {extra}"
+    assert told > 10
