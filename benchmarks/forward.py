@@ -149,6 +149,7 @@ def build(network, shape: tuple[int, int, int], parts: list[str]):
     from cafe_cli.inference.engines.onnx import OnnxNetwork
     from cafe_cli.inference.engines.torch import fold_batchnorm
     from cafe_cli.model.inputs import example_inputs
+    from cafe_cli.model.onnx_export import export_graph
 
     if "fold" in parts:
         network = fold_batchnorm(network, *example_inputs(network, 1, 64, 64))
@@ -156,7 +157,10 @@ def build(network, shape: tuple[int, int, int], parts: list[str]):
         network = network.to(memory_format=torch.channels_last)
     if "compile" in parts:
         network = torch.compile(network)
-    return OnnxNetwork(network, [shape]) if "onnx" in parts else network
+    if "onnx" not in parts:
+        return network
+    run = OnnxNetwork(export_graph(network.deployed()), Path("network"), [shape])
+    return lambda *inputs: run(*(x.float().numpy() if x.ndim == 4 else x.numpy() for x in inputs))
 
 
 def page_faults() -> int:

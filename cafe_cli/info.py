@@ -14,6 +14,7 @@ from cafe_cli.checks.raster import describe_raster
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.provenance import read_beside
 from cafe_cli.errors import InputError
+from cafe_cli.model import stored
 from cafe_cli.raster.grid import Grid, describe_crs
 from cafe_cli.raster.header import read_tags
 from cafe_cli.raster.reader import open_raster
@@ -43,7 +44,7 @@ def describe(name: str) -> Facts:
     path = Path(name)
     if path.is_dir() and (made := _describe_folder(path)):
         return made
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() in stored.SUFFIXES:
         return _describe_model(path)
     if is_vector(name):
         return _describe_vectors(name)
@@ -95,9 +96,8 @@ def _describe_vectors(name: str) -> Facts:
 
 
 def _describe_model(path: Path) -> Facts:
-    from cafe_cli.model import stored
-
-    card = stored.read_card(path)
+    model = stored.read_model(path)
+    card = model.card
     details = {"training_pixels", "calibration", "config"}
     plain = card.model_dump(mode="json", exclude={"classes", "scores", "format", *details})
     return {
@@ -105,6 +105,7 @@ def _describe_model(path: Path) -> Facts:
         "path": str(path),
         "bytes": path.stat().st_size,
         "sha256": stored.sha256(path),
+        "parameters": model.parameters,
         "classes": _describe_classes(card.classes),
         "validation_miou": (card.scores or {}).get("miou"),
         "temperature": card.calibration.temperature if card.calibration else None,

@@ -5,6 +5,8 @@ import signal
 
 # Tiny networks on two busy cores: a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test depends on models that were exported before.
+os.environ["CAFE_CACHE"] = "none"
 
 # A job in the background ignores Ctrl-C, one of nohup the end of its terminal; processes that tests
 # start would ignore them, too.

@@ -90,11 +90,13 @@ _STREAMS = ("optical", "elevation", "dtm")
 class _PredictCommand(RasterCommand):
     def is_stray(self, ctx: click.Context, word: str) -> bool:
         """Whether a word is no model, but a file or folder that is there."""
-        return os.path.isdir(word) or (os.path.isfile(word) and not _is_safetensors(word))
+        return os.path.isdir(word) or (os.path.isfile(word) and not _is_model(word))
 
 
-def _is_safetensors(path: str) -> bool:
-    """Whether a file begins like safetensors: the length of a JSON object, and the object."""
+def _is_model(path: str) -> bool:
+    """Whether a file is named .onnx, or begins like safetensors: with the length of an object."""
+    if path.lower().endswith(".onnx"):
+        return True
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 

@@ -3,16 +3,21 @@
 import math
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe_cli.inference.arrays.base import Array, Arrays
 
 Blend = Literal["hann", "gaussian", "crop"]
 
 _SIGMA = 1 / 8  # of the window size, as in nnU-Net (Isensee et al., Nature Methods 2021)
+_TINY = float(np.finfo(np.float32).tiny)
 _FRINGE = 1e-6  # weight of a cropped margin, which matters only where no other window lies
 
 
-def window_weights(size: int, blend: Blend = "hann", overlap: int | None = None) -> Tensor:
+def window_weights(
+    size: int, blend: Blend = "hann", overlap: int | None = None
+) -> NDArray[np.float32]:
     """Return the blending weights of a window's pixels, (size, size) float32, never zero.
 
     Parameters
@@ -26,16 +31,16 @@ def window_weights(size: int, blend: Blend = "hann", overlap: int | None = None)
     overlap : int, optional
         Overlap of neighbouring windows in pixels, for ``crop``.
     """
-    middle = torch.arange(size, dtype=torch.float64) + 0.5
+    middle = np.arange(size) + 0.5
     match blend:
         case "hann":
-            line = torch.sin(middle * (math.pi / size)) ** 2
+            line = np.sin(middle * (math.pi / size)) ** 2
         case "gaussian":
-            line = torch.exp(-0.5 * ((middle - size / 2) / (size * _SIGMA)) ** 2)
+            line = np.exp(-0.5 * ((middle - size / 2) / (size * _SIGMA)) ** 2)
         case "crop":
             margin = (overlap or 0) // 2
-            line = torch.where((middle > margin) & (middle < size - margin), 1.0, _FRINGE)
-    return torch.outer(line, line).float()
+            line = np.where((middle > margin) & (middle < size - margin), 1.0, _FRINGE)
+    return np.outer(line, line).astype(np.float32)
 
 
 class Blender:
@@ -50,22 +55,27 @@ class Blender:
         Number of classes K.
     width : int
         Pixels that a row of windows spans.
-    weights : Tensor
+    weights : ndarray
         (size, size), see `window_weights`.
     stride : int
         Pixels between the first pixels of neighbouring windows, and of neighbouring rows.
-    device : torch.device
-        Device of the scores.
+    arrays : Arrays
+        Library and device of the scores.
     """
 
     def __init__(
-        self, classes: int, width: int, weights: Tensor, stride: int, device: torch.device
+        self,
+        classes: int,
+        width: int,
+        weights: NDArray[np.float32],
+        stride: int,
+        arrays: Arrays,
     ) -> None:
         size = len(weights)
-        self.device, self._stride = device, stride
-        self._window = weights.to(device)
-        self._above = _Sums.zeros(classes, size - stride, width, device)
-        self._here = _Sums.zeros(classes, size, size, device)
+        self.arrays, self._stride = arrays, stride
+        self._window = arrays.put(weights)
+        self._above = _Sums.zeros(classes, size - stride, width, arrays)
+        self._here = _Sums.zeros(classes, size, size, arrays)
         self._col = 0
 
     def move_to(self, col: int) -> None:
@@ -81,25 +91,25 @@ class Blender:
             here[..., :overlap, new] = above[..., col + new.start : col + size]
             here[..., overlap:, new] = 0
 
-    def add(self, scores: Tensor) -> None:
+    def add(self, scores: Array) -> None:
         """Add the scores (K, size, size) of the current window."""
-        self._here.scores.addcmul_(scores, self._window)
-        self._here.weights.add_(self._window)
+        self.arrays.add_product(self._here.scores, scores, self._window)
+        self._here.weights[...] += self._window
 
-    def best(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+    def best(self, rows: slice, columns: slice) -> tuple[Array, Array]:
         """Decide labels of pixels of the current window that no later window overlaps.
 
         Returns
         -------
-        labels : Tensor of int64, (rows, columns)
+        labels : array of integers, (rows, columns)
             Class of the highest score; ties go to the lowest id.
-        scores : Tensor of float32, (rows, columns)
+        scores : array of float32, (rows, columns)
             Its weighted mean, 0 where no window was added.
         """
-        best = self._here.scores[:, rows, columns].max(dim=0)
-        return best.indices, best.values / self._divisor(rows, columns)
+        labels, scores = self.arrays.best(self._here.scores[:, rows, columns])
+        return labels, scores / self._divisor(rows, columns)
 
-    def means(self, rows: slice, columns: slice) -> Tensor:
+    def means(self, rows: slice, columns: slice) -> Array:
         """Return the weighted mean of every score, (K, rows, columns), 0 without a window."""
         return self._here.scores[:, rows, columns] / self._divisor(rows, columns)
 
@@ -115,16 +125,15 @@ class Blender:
         for above, here in zip(self._above, self._here, strict=True):
             above[..., place] = here[..., self._stride :, columns]
 
-    def _divisor(self, rows: slice, columns: slice) -> Tensor:
+    def _divisor(self, rows: slice, columns: slice) -> Array:
         weights = self._here.weights[rows, columns]
-        return weights.clamp_min(torch.finfo(weights.dtype).tiny)
+        return self.arrays.at_least(weights, _TINY)
 
 
 class _Sums(NamedTuple):
-    scores: Tensor
-    weights: Tensor
+    scores: Array
+    weights: Array
 
     @classmethod
-    def zeros(cls, classes: int, height: int, width: int, device: torch.device) -> "_Sums":
-        scores = torch.zeros(classes, height, width, device=device)
-        return cls(scores, torch.zeros(height, width, device=device))
+    def zeros(cls, classes: int, height: int, width: int, arrays: Arrays) -> "_Sums":
+        return cls(arrays.zeros(classes, height, width), arrays.zeros(height, width))

@@ -5,25 +5,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
-
-import torch
+from typing import Any, Literal, TypeAlias
 
 from cafe_cli.config.schema import HeightSettings, PredictSettings
 from cafe_cli.errors import ConfigError
-from cafe_cli.inference.engines import onnx
-from cafe_cli.inference.engines.onnx import OnnxNetwork
-from cafe_cli.inference.engines.torch import prepare_network
-from cafe_cli.inference.forward import BatchedForward, Network, blank_patch, tta_transforms
+from cafe_cli.inference.arrays.numpy import NumpyArrays
+from cafe_cli.inference.engines.onnx import OnnxNetwork, find_graph, make_graph
+from cafe_cli.inference.forward import BatchedForward, tta_transforms
 from cafe_cli.inference.tiling import WindowGrid, default_overlap, fit_window_grid, whole_strides
-from cafe_cli.model import model_file, stored
-from cafe_cli.model.cafe import CaFE
+from cafe_cli.model import onnx_file, stored
 from cafe_cli.model.card import ModelCard
-from cafe_cli.model.device import windows_that_fit
 from cafe_cli.model.distribution import PixelDistribution
+from cafe_cli.model.stored import StoredModel
 from cafe_cli.raster.stac import ModelFacts
 from cafe_cli.raster.window import Window
-from cafe_cli.system.malloc import keep_memory
 
 log = logging.getLogger("cafe")
 
@@ -42,21 +37,18 @@ class Ensemble:
         The models differ in classes, bands, data type, height settings or GSD.
     """
 
-    paths: tuple[Path, ...]
-    models: tuple[CaFE, ...]
-    cards: tuple[ModelCard, ...]
+    files: tuple[StoredModel, ...]
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> "Ensemble":
-        """Load model files.
+        """Read what model files say about themselves; their weights are read later.
 
         Raises
         ------
         ModelFileError
             A file is no model, or it is damaged.
         """
-        loaded = [model_file.load(path) for path in paths]
-        return cls(tuple(paths), tuple(m for m, _ in loaded), tuple(c for _, c in loaded))
+        return cls(tuple(map(stored.read_model, paths)))
 
     def __post_init__(self) -> None:
         """Compare all models with the first."""
@@ -70,7 +62,22 @@ class Ensemble:
     @property
     def card(self) -> ModelCard:
         """The card of the first model."""
-        return self.cards[0]
+        return self.files[0].card
+
+    @property
+    def paths(self) -> list[Path]:
+        """The model files."""
+        return [file.path for file in self.files]
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        """The cards of all models."""
+        return [file.card for file in self.files]
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether a model is an ONNX file, which runs in ONNX Runtime only."""
+        return any(file.is_onnx for file in self.files)
 
     @property
     def has_height(self) -> bool:
@@ -91,7 +98,7 @@ class Ensemble:
     @property
     def parameters(self) -> int:
         """Number of parameters of all models."""
-        return sum(p.numel() for model in self.models for p in model.parameters())
+        return sum(file.parameters for file in self.files)
 
     def window_grid(self, settings: PredictSettings, scene: Window) -> WindowGrid:
         """Return the grid of windows for a scene of that extent, from the settings or chosen.
@@ -116,32 +123,66 @@ class Ensemble:
         return all(card.architecture.attention for card in self.cards)
 
     def prepare(
-        self, settings: PredictSettings, windows: WindowGrid, device: torch.device, engine: Engine
+        self, settings: PredictSettings, windows: WindowGrid, device: str, engine: Engine
     ) -> BatchedForward:
-        """Build the networks for windows of that size on a device."""
+        """Build the networks for windows of that size on a device.
+
+        Raises
+        ------
+        ConfigError
+            A model cannot be exported to ONNX, and no other engine is left.
+        ModelFileError
+            A model file is damaged.
+        """
         transforms = tta_transforms(settings.tta, settings.scales)
-        if engine == "torch" and device.type == "cpu":
-            keep_memory()  # ONNX Runtime has an allocator of its own
-        sides = sorted({transform.side(windows.size) for transform in transforms})
-        batch = settings.batch_size if settings.batch_size != "auto" else 1
-        networks: list[Network] = []
-        for model in self.models:
+        batch = None if settings.batch_size == "auto" else settings.batch_size
+        if engine == "onnx":
+            sides = sorted({transform.side(windows.size) for transform in transforms})
+            shapes = [(batch or 1, side, side) for side in sides]
             try:
-                networks.append(_network(model, device, engine, [(batch, s, s) for s in sides]))
+                networks = self._onnx_networks(shapes)
             except ConfigError as error:
-                if settings.engine != "auto":
+                if settings.engine != "auto" or self.is_onnx:
                     raise
                 log.info("%s", error)
-                networks.append(_network(model, device, "torch", []))
-        if settings.batch_size != "auto":
-            return BatchedForward(networks, device, settings.batch_size, transforms)
-        if device.type == "cpu":
-            return BatchedForward(networks, device, 1, transforms)
-        window = blank_patch(len(self.card.band_names), windows.size)
-        alone = BatchedForward(networks, device, 1, transforms)
-        return BatchedForward(
-            networks, device, windows_that_fit(device, lambda: alone([window])), transforms
-        )
+            else:
+                return BatchedForward(networks, NumpyArrays(), batch or 1, transforms)
+        from cafe_cli.inference.engines.torch import build_forward
+
+        return build_forward(self._torch_models, device, batch, transforms, windows.size)
+
+    def _onnx_networks(self, shapes: Sequence[tuple[int, int, int]]) -> list[OnnxNetwork]:
+        networks = []
+        for number, file in enumerate(self.files):
+            digest = self.hashes[number][1]
+            graph: Path | bytes | None = find_graph(file, digest)
+            if graph is None:
+                graph = make_graph(file, digest, self._torch_models[number])
+            networks.append(OnnxNetwork(graph, file.path, shapes))
+        return networks
+
+    def check(self, engine: Engine) -> None:
+        """Load what an engine needs of the models, before an output is touched.
+
+        Raises
+        ------
+        ModelFileError
+            A model file is damaged.
+        """
+        if engine == "torch" or not self.has_graphs:
+            _ = self._torch_models
+
+    @cached_property
+    def _torch_models(self) -> list[Any]:
+        from cafe_cli.inference.engines.torch import load_models
+
+        return load_models(self.paths)
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether there is an ONNX file of every model already, so that torch is not needed."""
+        pairs = zip(self.files, self.hashes, strict=True)
+        return all(find_graph(file, digest) for file, (_, digest) in pairs)
 
     @cached_property
     def hashes(self) -> list[tuple[str, str]]:
@@ -176,28 +217,28 @@ class Ensemble:
         return {f"model{number} {name}": digest for number, (name, digest) in each}
 
 
-def choose_engine(asked: str, devices: Sequence[torch.device], windows: int) -> Engine:
+def choose_engine(asked: str, devices: Sequence[str], windows: int, ensemble: Ensemble) -> Engine:
     """Return the requested engine; if ``auto``, ONNX Runtime if it is installed and pays off.
 
     Raises
     ------
     ConfigError
-        ONNX Runtime was requested on a GPU.
+        ONNX Runtime was requested on a GPU, or torch for an ONNX file.
     """
-    cpu = all(device.type == "cpu" for device in devices)
-    if asked == "onnx" and not cpu:
+    cpu = set(devices) == {"cpu"}
+    needed = "onnx" if ensemble.is_onnx else asked
+    if needed != asked and asked != "auto":
+        raise ConfigError(
+            "an ONNX file runs in ONNX Runtime only: leave out --engine torch, or name the "
+            ".safetensors file"
+        )
+    if needed == "onnx" and not cpu:
         raise ConfigError("--engine onnx is for CPUs: add --device cpu, or leave it out")
-    if asked == "auto":
-        return "onnx" if cpu and windows >= _WORTHWHILE and onnx.available() else "torch"
-    return "onnx" if asked == "onnx" else "torch"
-
-
-def _network(
-    model: CaFE, device: torch.device, engine: Engine, shapes: Sequence[tuple[int, int, int]]
-) -> Network:
-    if engine == "onnx":
-        return OnnxNetwork(model, shapes)
-    return prepare_network(model, device)
+    if needed == "auto":
+        # To export takes `onnx`, too.
+        pays = ensemble.has_graphs or (windows >= _WORTHWHILE and onnx_file.can_export())
+        return "onnx" if cpu and onnx_file.available() and pays else "torch"
+    return "onnx" if needed == "onnx" else "torch"
 
 
 def _comparable(a: ModelCard, b: ModelCard) -> Iterator[tuple[str, object, object]]:

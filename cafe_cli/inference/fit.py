@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cafe_cli.errors import BandError
 from cafe_cli.findings import Finding
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.foreign_ground import describe_foreign_ground
-from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard
 from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values, find_order
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
+from cafe_cli.model.stored import StoredModel
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.scenes.band_names import band_colors, color_of, reordering
 from cafe_cli.scenes.height_rasters import HeightRasters, says_unit
@@ -118,8 +117,7 @@ def check_fit(scene: Scene, area: Area, ensemble: Ensemble) -> list[Finding]:
     """
     if (found := sample(scene, area)) is None:
         return []
-    models = zip(ensemble.cards, ensemble.models, strict=True)
-    comparisons = [_Comparison.of(scene.inspection, found, *model) for model in models]
+    comparisons = [_Comparison.of(scene.inspection, found, model) for model in ensemble.files]
     best = min(comparisons, key=lambda c: (c.errors, len(c.findings)))
     heights = scene.inspection.heights
     foreign = describe_foreign_ground(
@@ -152,9 +150,10 @@ class _Comparison:
 
     @classmethod
     def of(
-        cls, scene: SceneInspection, found: PixelDistribution, card: ModelCard, model: CaFE
+        cls, scene: SceneInspection, found: PixelDistribution, model: StoredModel
     ) -> "_Comparison":
-        if (known := card.training_pixels or _distribution_of(model, card.dtype)) is None:
+        card = model.card
+        if (known := card.training_pixels or _distribution_of(model)) is None:
             return cls(None, None, None, [*_describe(scene, card, None, None)])
         values = compare_values(found.bands, known.bands, (scene.dtype, card.dtype))
         heights = None
@@ -223,22 +222,22 @@ def _may_be_feet(
     return found.heights.p99 > _UNITS_APART * known.heights.p99 > 0
 
 
-def _distribution_of(model: CaFE, dtype: str) -> PixelDistribution | None:
-    """Return the normal distribution that the statistics in a network stand for, if it has any."""
+def _distribution_of(model: StoredModel) -> PixelDistribution | None:
+    """Return the normal distribution that the statistics in a model stand for, if it has any."""
+    given = {name: np.array(values) for name, values in model.statistics.items()}
+    if not given or not given["optical_mean"].any():
+        return None
 
-    def bands(mean: Tensor, std: Tensor) -> NDArray[np.float64]:
-        return np.stack([(mean + z * std).double().numpy() for z in _NORMAL.values()], axis=-1)
+    def bands(kind: str) -> NDArray[np.float64]:
+        mean, std = given[f"{kind}_mean"], given[f"{kind}_std"]
+        return np.stack([mean + z * std for z in _NORMAL.values()], axis=-1)
 
     def percentiles(row: NDArray[np.float64]) -> Percentiles:
         return Percentiles(**dict(zip(_NORMAL, row.tolist(), strict=True)))
 
-    if not model.optical_mean.any():
-        return None
-    optical = bands(model.optical_mean, model.optical_std)
+    optical, dtype = bands("optical"), model.card.dtype
     if np.dtype(dtype).kind in "iu":
         optical = optical.clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
     return PixelDistribution(
-        bands=tuple(map(percentiles, optical)),
-        heights=percentiles(bands(model.height_mean, model.height_std)[0]),
-        voids=0,
+        bands=tuple(map(percentiles, optical)), heights=percentiles(bands("height")[0]), voids=0
     )

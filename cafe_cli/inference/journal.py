@@ -107,6 +107,15 @@ class Journal:
         )
 
 
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """Return the fingerprint in the header of a journal; empty where there is none to be read."""
+    try:
+        with path.open("rb") as file:
+            return dict(parse_json(file.readline())["made_of"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
 def _flatten(values: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in values.items():

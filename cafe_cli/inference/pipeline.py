@@ -7,24 +7,23 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from cafe_cli.inference.arrays.base import Array
 from cafe_cli.inference.blending import Blender
 from cafe_cli.inference.forward import BatchedForward
 from cafe_cli.inference.quality import quality_codes
-from cafe_cli.inference.strip_writer import DecidedRows, StripWriter, Write
+from cafe_cli.inference.strip_writer import DecidedRows, ProductPlanes, StripWriter, Write
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Band, Strip, WindowGrid, contiguous_groups
 from cafe_cli.inference.window_reader import WindowReader
-from cafe_cli.model.device import device_context
 from cafe_cli.model.distribution import PixelDistribution
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch
 from cafe_cli.vector.area_of_interest import Area
 
 _SHARES = 4  # least number of groups of strips per device, if there are enough strips
-_ROWS = 64  # pixel rows that a CPU decides at a time, so that they stay in its cache
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Inference:
     area : Area
         Area of interest; pixels outside become nodata.
     windows : WindowGrid
-    weights : Tensor
+    weights : ndarray
         Blending weights (size, size) of a window's pixels.
     classes : int
         Number of classes K.
@@ -53,7 +52,7 @@ class Inference:
     reader: WindowReader
     area: Area
     windows: WindowGrid
-    weights: Tensor
+    weights: NDArray[np.float32]
     classes: int
     products: frozenset[str]
     meter: Meter
@@ -113,7 +112,7 @@ class Inference:
         band, before = group[0].band, group[0].before
         rows = [*before, *(row for strip in group for row in strip.rows)]
         runner = _BandRunner(self, band, forward)
-        with device_context(forward.device), closing(self.reader.rows(band.columns, rows)) as feed:
+        with forward.arrays.on_device(), closing(self.reader.rows(band.columns, rows)) as feed:
             for row in before:
                 runner.row(row, self._next(feed), (row, row))
             for strip in group:
@@ -142,10 +141,10 @@ class _BandRunner:
             span + windows.size,
             inference.weights,
             windows.stride,
-            forward.device,
+            forward.arrays,
         )
         self._last: DecidedRows | None = None
-        self._finite: Tensor | None = None  # whether the scores of the current row are numbers
+        self._finite: Array | None = None  # whether the scores of the current row are numbers
         self._reach = 0  # the pixel row below the windows that were run so far
 
     def row(self, row: int, patch: Patch, final: tuple[int, int]) -> DecidedRows:
@@ -176,25 +175,27 @@ class _BandRunner:
             if self._last is not None:  # let a GPU lag behind by one row of windows at most
                 self._last.wait()
             inside = (rows, slice(self._band.first - left, self._band.last - left))
-            if "quality" in planes:
-                codes = quality_codes(patch.at(inside), self._inference.known)
-                planes["quality"] = torch.from_numpy(codes)[None]
-            self._last = DecidedRows.of(planes, wanted[inside], self._finite)
+            fetched = self._forward.arrays.fetch(planes, self._finite)
+            self._last = DecidedRows(fetched, wanted[inside], self._quality(patch.at(inside)))
         self._inference.meter.add(0, len(used), 0)
         return self._last
 
-    def _empty_planes(self, rows: slice) -> dict[str, Tensor]:
-        """Return zeros for every product, uint8 (bands, height, width), for rows of the band."""
+    def _quality(self, patch: Patch) -> ProductPlanes:
+        """Return the plane that does not depend on scores, if it is asked for."""
+        if "quality" not in self._inference.products:
+            return {}
+        return {"quality": quality_codes(patch, self._inference.known)[None]}
+
+    def _empty_planes(self, rows: slice) -> dict[str, Array]:
+        """Return zeros for what depends on scores, uint8 (bands, height, width), of the band."""
         shape = (rows.stop - rows.start, self._band.width)
         depth = {"probabilities": self._inference.classes}
         return {
-            name: torch.zeros(
-                depth.get(name, 1), *shape, dtype=torch.uint8, device=self._forward.device
-            )
-            for name in self._inference.products
+            name: self._forward.arrays.zeros(depth.get(name, 1), *shape, dtype="uint8")
+            for name in self._inference.products - {"quality"}
         }
 
-    def _blend(self, used: Mapping[int, Patch], rows: slice, planes: Mapping[str, Tensor]) -> None:
+    def _blend(self, used: Mapping[int, Patch], rows: slice, planes: Mapping[str, Array]) -> None:
         """Blend the windows of a row from left to right and write final pixels to the planes."""
         columns, size = self._band.columns, self._inference.windows.size
         scores = (s for _, batch in self._forward.batches([*used.values()]) for s in batch)
@@ -210,21 +211,22 @@ class _BandRunner:
             self._blender.save_overlap(slice(0, following - column))
 
     def _decide(
-        self, rows: slice, columns: slice, place: slice, planes: Mapping[str, Tensor]
+        self, rows: slice, columns: slice, place: slice, planes: Mapping[str, Array]
     ) -> None:
         """Write labels and percentages of final pixels of the current window to the planes."""
         count = rows.stop - rows.start
-        step = count if self._blender.device.type == "cuda" else _ROWS
+        arrays = self._blender.arrays
+        step = arrays.rows_at_once or count
         for first in range(0, count, step):
             here = slice(first, min(first + step, count))
             piece = slice(rows.start + here.start, rows.start + here.stop)
             labels, best = self._blender.best(piece, columns)
-            finite = best.isfinite().all()
+            finite = arrays.all_finite(best)
             self._finite = finite if self._finite is None else self._finite & finite
             if "labels" in planes:
                 planes["labels"][0, here, place] = labels
             if "confidence" in planes:
-                planes["confidence"][0, here, place] = (best * 100).round_()
+                planes["confidence"][0, here, place] = arrays.percent(best)
             if "probabilities" in planes:
                 means = self._blender.means(piece, columns)
-                planes["probabilities"][:, here, place] = (means * 100).round_()
+                planes["probabilities"][:, here, place] = arrays.percent(means)

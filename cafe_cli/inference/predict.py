@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cafe_cli.checks.scene import diagnose
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
 from cafe_cli.findings import Report
@@ -215,6 +214,8 @@ def _dry_run_scene(
     report: Report, predictor: Predictor, source: PredictInput, outputs: PredictOutput
 ) -> None:
     """Report the check of the rasters of a scene, and the plan or the error that prevents one."""
+    from cafe_cli.checks.scene import diagnose  # takes longer to import than all of the rest
+
     scene_input = SceneInput.of(source, predictor.ensemble)
     scenes = SceneSettings(
         optical=source.optical, bands=source.bands, crs=source.crs, pixel_size=source.pixel_size,

@@ -13,6 +13,7 @@ from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import InputError
 from cafe_cli.findings import Finding
 from cafe_cli.inference.blending import window_weights
+from cafe_cli.inference.devices import choose_devices
 from cafe_cli.inference.ensemble import Engine, Ensemble, choose_engine
 from cafe_cli.inference.fit import check_fit
 from cafe_cli.inference.forward import BatchedForward, blank_patch
@@ -20,12 +21,12 @@ from cafe_cli.inference.job import ComputeOptions, PredictOutput
 from cafe_cli.inference.pipeline import Inference
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.scene_input import SceneInput
-from cafe_cli.inference.strip_store import StripStore, remove_leftovers
+from cafe_cli.inference.strip_store import StripStore, engine_of_run, remove_leftovers
 from cafe_cli.inference.strip_writer import ProductPlanes
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
-from cafe_cli.model.device import choose_devices
+from cafe_cli.model.stored import check_weights
 from cafe_cli.raster.acquired import find_acquired
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.output_files import stac_path
@@ -43,7 +44,8 @@ log = logging.getLogger("cafe")
 MeterCallback = Callable[[Meter], None]
 """Called with the meter after every row of windows."""
 
-_PROCESS = 600_000_000  # bytes of a process that has imported torch and GDAL
+_PROCESS = {"torch": 600_000_000, "onnx": 200_000_000}
+"""Bytes of a process that has imported the engine and GDAL."""
 
 
 class Predictor:
@@ -60,8 +62,11 @@ class Predictor:
         self, models: Sequence[Path], settings: PredictSettings, compute: ComputeOptions
     ) -> None:
         self.settings = settings
-        self.devices = choose_devices(compute.device)
         self.ensemble = Ensemble.load(models)
+        automatic = compute.device == "auto"
+        self.devices = choose_devices(
+            "cpu" if automatic and self.ensemble.is_onnx else compute.device
+        )
         self._jobs = compute.jobs or cores()
         self._prepared: tuple[Engine, WindowGrid, list[BatchedForward]] | None = None
 
@@ -78,10 +83,14 @@ class Predictor:
         classes = len(ensemble.card.classes)
         strips = divide(inspection.grid.extent, area.extent, windows, classes)
         count = sum(strip.window_count for strip in strips)
-        engine = choose_engine(settings.engine, self.devices, count)
+        asked: str = settings.engine
+        if asked == "auto" and outputs.resume:
+            # A model that was exported meanwhile must not keep a run from being resumed.
+            asked = engine_of_run(outputs.labels) or asked
+        engine = choose_engine(asked, self.devices, count, ensemble)
         fingerprint = {
             "cafe": __version__,
-            "device": self.devices[0].type,
+            "device": self.devices[0].partition(":")[0],
             "engine": engine,
             **ensemble.fingerprint,
             **scene_input.fingerprint(inputs),
@@ -110,6 +119,7 @@ class Predictor:
                     self._describe(plan)
             meter.resume(meter.total)
             return meter
+        self.ensemble.check(plan.engine)
         for path in outputs.paths.values():
             with translate_os_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,23 +153,36 @@ class Predictor:
             self._prepared = plan.engine, plan.windows, forwards
         return self._prepared[2]
 
-    def estimate(self, plan: PredictPlan) -> dict[str, float]:
-        """Estimate seconds and bytes of memory of a run from a few windows of zeros."""
-        forward = self.forwards(plan)[0]
-        size, card = plan.windows.size, self.ensemble.card
-        batch = [blank_patch(len(card.band_names), size)] * forward.batch_size
-        forward(batch)  # the first pass takes longer
-        start = time.perf_counter()
-        forward(batch).sum().item()
-        each = (time.perf_counter() - start) / len(batch) / len(self.devices)
+    def estimate(self, plan: PredictPlan) -> dict[str, float | None]:
+        """Estimate seconds and bytes of memory of a run.
+
+        Seconds come from a few windows of zeros. They are None where that would take longer than
+        all of the rest: where torch would have to be imported on a CPU.
+        """
+        size, seconds = plan.windows.size, None
+        with_torch = plan.engine == "torch" or not self.ensemble.has_graphs
+        if with_torch and set(self.devices) == {"cpu"}:
+            for file in self.ensemble.files:
+                check_weights(file.path)
+        else:
+            seconds = float(f"{self._seconds_per_window(plan) * plan.window_count:.2g}")
         width = max(strip.extent.width for strip in plan.strips) + 2 * size
-        scores = width * size * (4 * len(card.classes) + 44)
+        scores = width * size * (4 * len(self.ensemble.card.classes) + 44)
         # GDAL holds the compressed block, too.
         blocks = 2 * self._readers(plan) * len(self.devices) * plan.inspection.block_bytes
         return {
-            "seconds": float(f"{each * plan.window_count:.2g}"),
-            "memory": _PROCESS + self.ensemble.parameters * 8 + scores + blocks,
+            "seconds": seconds,
+            "memory": _PROCESS[plan.engine] + self.ensemble.parameters * 8 + scores + blocks,
         }
+
+    def _seconds_per_window(self, plan: PredictPlan) -> float:
+        forward = self.forwards(plan)[0]
+        patch = blank_patch(len(self.ensemble.card.band_names), plan.windows.size)
+        batch = [patch] * forward.batch_size
+        float(forward(batch).sum())  # the first pass takes longer
+        start = time.perf_counter()
+        float(forward(batch).sum())
+        return (time.perf_counter() - start) / len(batch) / len(self.devices)
 
     def _readers(self, plan: PredictPlan) -> int:
         """Return the number of threads that read for each device."""

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA
-from cafe_cli.config.provenance import settings_path
+from cafe_cli.config.choices import Engine
+from cafe_cli.config.provenance import read_beside, settings_path
 from cafe_cli.errors import OutputError
 from cafe_cli.inference.job import PredictOutput
-from cafe_cli.inference.journal import Journal, StripFile, Strips
+from cafe_cli.inference.journal import Journal, StripFile, Strips, read_fingerprint
 from cafe_cli.raster.creation_options import check_creation_options
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.output_files import check_rasters
@@ -40,6 +42,8 @@ from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.output_group import claim_outputs
 
 log = logging.getLogger("cafe")
+
+_JOURNAL = "journal.jsonl"
 
 
 class StripStore:
@@ -85,7 +89,7 @@ class StripStore:
         self._names = {p.name for p in products}
         self._folder = strips_folder(self._path)
         self._journal = Journal(
-            self._folder / "journal.jsonl", {**fingerprint, **_describe(products, grid)}
+            self._folder / _JOURNAL, {**fingerprint, **_describe(products, grid)}
         )
         # Created before the first output is renamed: existing outputs are then of these strips.
         self._naming = self._folder / "naming"
@@ -297,6 +301,21 @@ class StripStore:
 def _strip_file(path: Path) -> StripFile:
     content = path.read_bytes()
     return StripFile(len(content), zlib.crc32(content))
+
+
+def engine_of_run(labels: Path) -> str | None:
+    """Return the engine of the run that `--resume` goes on with, complete or not, if there is one.
+
+    Parameters
+    ----------
+    labels : Path
+        The label raster.
+    """
+    folder = strips_folder(labels)
+    made = read_fingerprint(folder / _JOURNAL) if folder.exists() else read_beside(labels)
+    settings = made if folder.exists() else made.get("predict", {})
+    engine = settings.get("engine") if isinstance(settings, dict) else None
+    return engine if engine in get_args(Engine) else None
 
 
 def strips_folder(path: Path) -> Path:

@@ -2,18 +2,17 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cafe_cli.classes import NODATA
 from cafe_cli.errors import ModelFileError
+from cafe_cli.inference.arrays.base import Fetched
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.raster.window import Window
 
@@ -30,38 +29,21 @@ class DecidedRows:
 
     Attributes
     ----------
-    planes : mapping
-        uint8 tensors (bands, height, width) by product name, on the CPU.
+    fetched : Fetched
+        uint8 (bands, height, width) by product name.
     wanted : ndarray of bool, (height, width)
         Pixels that get a value; the others become nodata.
-    ready : Event or None
-        Recorded after the copy from a GPU; None on a CPU.
-    finite : Tensor or None
-        Whether all scores behind the planes are numbers, one bool on the CPU; None without scores.
+    more : mapping
+        Planes that never were on the device.
     """
 
-    planes: Mapping[str, Tensor]
+    fetched: Fetched
     wanted: NDArray[np.bool_]
-    ready: torch.cuda.Event | None = None
-    finite: Tensor | None = None
-
-    @classmethod
-    def of(
-        cls, planes: Mapping[str, Tensor], wanted: NDArray[np.bool_], finite: Tensor | None = None
-    ) -> "DecidedRows":
-        """Start copying the planes to the CPU, without waiting for a GPU."""
-        moved = {name: plane.to("cpu", non_blocking=True) for name, plane in planes.items()}
-        finite = None if finite is None else finite.to("cpu", non_blocking=True)
-        if not any(plane.is_cuda for plane in planes.values()):
-            return cls(moved, wanted, finite=finite)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ready.record()
-        return cls(moved, wanted, ready, finite)
+    more: ProductPlanes
 
     def wait(self) -> None:
         """Wait until the copy from the GPU is complete."""
-        if self.ready is not None:
-            self.ready.synchronize()
+        self.fetched.wait()
 
     def arrays(self) -> ProductPlanes:
         """Return the planes as arrays, with nodata outside `wanted`.
@@ -72,14 +54,14 @@ class DecidedRows:
             A score is NaN or infinite: every label there would be the first class.
         """
         self.wait()
-        if self.finite is not None and not self.finite:
+        if not self.fetched.is_finite():
             raise ModelFileError(
                 "the network returned NaN or infinite scores: its weights are finite, but too "
                 "large for its arithmetic; use another model of the run, or train again with a "
                 "lower train.learning_rate"
             )
-        nodata = np.uint8(NODATA)
-        return {n: np.where(self.wanted, p.numpy(), nodata) for n, p in self.planes.items()}
+        planes = {**self.fetched.planes(), **self.more}
+        return {n: np.where(self.wanted, p, np.uint8(NODATA)) for n, p in planes.items()}
 
 
 class StripWriter:

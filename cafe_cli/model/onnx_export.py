@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,18 @@ from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard
-from cafe_cli.model.inputs import example_inputs
-from cafe_cli.model.onnx_file import AXES, INPUTS, LOGITS, PARAMETERS, PROBABILITIES
+from cafe_cli.model.inputs import TOLERANCE, example_inputs
+from cafe_cli.model.onnx_file import (
+    AXES,
+    INPUTS,
+    LOGITS,
+    PARAMETERS,
+    PROBABILITIES,
+    open_session,
+)
 
 _OPSET = 18
+_CHECKED = (1, 64, 96)  # a window that is compared: neither square nor traced
 
 
 def export_onnx(network: CaFE, card: ModelCard, *, softmax: bool = True) -> bytes:
@@ -41,20 +50,24 @@ def export_onnx(network: CaFE, card: ModelCard, *, softmax: bool = True) -> byte
     ConfigError
         `onnx` is not installed, or the encoder cannot be exported.
     """
-    deployed = network.deployed()
+    graph = export_graph(network.deployed(), softmax=softmax)
+    return add_metadata(graph, describe(network, card))
+
+
+def export_graph(network: CaFE, *, softmax: bool = True) -> bytes:
+    """Return the graph of a network for inference, without metadata, as `export_onnx` otherwise."""
     # Smaller windows have fewer cells than the neighbourhood of the attention, which then takes
     # another branch: the branch for large windows computes the same, but for rounding.
     side = network.architecture.attention // 2 + 3 * STRIDE
-    inputs = example_inputs(deployed, 2, side, side + STRIDE)
+    inputs = example_inputs(network, 2, side, side + STRIDE)
     names = INPUTS if network.architecture.heights else INPUTS[:2]
     output = PROBABILITIES if softmax else LOGITS
     batch, rows, columns = AXES
     masks = {0: batch, 1: rows, 2: columns}
     images = {0: batch, 2: rows, 3: columns}
     axes = {name: masks if name.endswith("valid") else images for name in (*names, output)}
-    module = _Probabilities(deployed) if softmax else deployed
-    graph = trace(module, inputs, names, output, axes, network.architecture.optical_encoder)
-    return add_metadata(graph, describe(network, card))
+    module = _Probabilities(network) if softmax else network
+    return trace(module, inputs, names, output, axes, network.architecture.optical_encoder)
 
 
 def describe(network: CaFE, card: ModelCard) -> dict[str, str]:
@@ -89,6 +102,30 @@ def add_metadata(
         made.CopyFrom(onnx.helper.make_tensor_type_proto(made.elem_type, output_shape).tensor_type)
     proto.producer_name, proto.producer_version = "cafe", __version__
     return bytes(proto.SerializeToString())
+
+
+def export_checked(network: CaFE, card: ModelCard) -> bytes:
+    """Return what `export_onnx` does, after comparing its probabilities with those of torch.
+
+    Raises
+    ------
+    ConfigError
+        As `export_onnx`; or ONNX Runtime is not installed, or computes something else.
+    """
+    graph = export_onnx(network, card)
+    encoder = Path(network.architecture.optical_encoder)
+    inputs = example_inputs(network, *_CHECKED)
+    arrays = zip(INPUTS, inputs, strict=True)
+    feed = {name: x.numpy() for name, x in arrays if x is not None}
+    found = torch.from_numpy(open_session(graph, encoder, _CHECKED).run(None, feed)[0])
+    with torch.no_grad():
+        wanted = network(*inputs).softmax(dim=1)
+    if not (error := float((found - wanted).abs().max())) <= TOLERANCE:
+        raise ConfigError(
+            f"ONNX Runtime computes {str(encoder)!r} differently from torch (by {error:.2g} of a "
+            "probability): use --engine torch"
+        )
+    return graph
 
 
 class _Probabilities(nn.Module):

@@ -38,6 +38,11 @@ def available() -> bool:
     return find_spec("onnxruntime") is not None
 
 
+def can_export() -> bool:
+    """Return whether `onnx` and ONNX Runtime are installed, which an export needs."""
+    return available() and find_spec("onnx") is not None
+
+
 def read_header(path: Path) -> tuple[ModelCard, int]:
     """Return the card of an ONNX file, and the number of trained weights.
 

@@ -23,6 +23,9 @@ from cafe_cli.system.untrusted import check_file
 TRAINING = "training/"
 """Prefix of the tensors of a checkpoint that are not the network's."""
 
+SUFFIXES = (".safetensors", ".onnx")
+"""How model files are named."""
+
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _STATISTICS = ("optical_mean", "optical_std", "height_mean", "height_std")
 _LIMITS = ("optical_low", "optical_high")

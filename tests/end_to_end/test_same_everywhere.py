@@ -8,7 +8,6 @@ import torch
 
 from cafe_cli import errors
 from cafe_cli.config.load import parse_config
-from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.inference.scene_input import height_settings
 from cafe_cli.inference.tiling import WindowGrid
@@ -101,7 +100,7 @@ def test_training_and_prediction_see_the_same(delivered, tmp_path):
     )  # fmt: skip
     (files,) = find_scenes(settings.scenes, settings.root)
     source = PredictInput(files.optical, files.elevation, files.dtm, bands=(3, 1))
-    heights = height_settings(source, Ensemble((), (), (card,)))
+    heights = height_settings(source, ensemble_of(card))
     pairs = zip(
         training_samples(tmp_path / "tiles", cut),
         training_samples(tmp_path / "virtual", seen),

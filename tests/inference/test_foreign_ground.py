@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.foreign_ground import describe_foreign_ground, sample
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import dry_run
@@ -15,7 +14,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
 from cafe_cli.vector.area_of_interest import Area
-from tests.support.engines import card_of, predict, tiny_model, town, write
+from tests.support.engines import card_of, ensemble_of, predict, tiny_model, town, write
 from tests.support.rasters import scene_files
 
 NDSM = HeightSettings(kind="ndsm", fill=0)
@@ -65,8 +64,8 @@ def area_of(scene, part):
 def knowing(*pixels, settings=NDSM):
     """Return an ensemble of models that were trained on such pixels."""
     network = tiny_model()
-    cards = tuple(card_of(network, training_pixels=p, height=settings) for p in pixels)
-    return Ensemble((Path("m"),) * len(cards), (network,) * len(cards), cards)
+    cards = [card_of(network, training_pixels=p, height=settings) for p in pixels]
+    return ensemble_of(*cards)
 
 
 def describe(files, ensemble, settings=NDSM, part=None, heights=True):

@@ -3,17 +3,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cafe_cli.inference.arrays.torch import TorchArrays
 from cafe_cli.inference.forward import (
-    BatchedForward,
     TTATransform,
-    to_batch,
     transform_inputs,
     tta_transforms,
 )
 from cafe_cli.scenes.scene import Patch
-from tests.support.engines import tiny_model
+from tests.support.engines import tiny_model, torch_forward
 
-CPU = torch.device("cpu")
+ARRAYS = TorchArrays(torch.device("cpu"))
 SIZE = 64
 
 
@@ -33,9 +32,12 @@ def pixelwise(optical, optical_valid, height, height_valid):
 def test_transforms_are_different_and_can_be_inverted(kind, count):
     transforms = tta_transforms(kind)
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    shown = {tuple(transform.apply(x).flatten().tolist()) for transform in transforms}
+    shown = {tuple(transform.apply(x, ARRAYS).flatten().tolist()) for transform in transforms}
     assert len(transforms) == len(shown) == count
-    assert all(torch.equal(transform.invert(transform.apply(x)), x) for transform in transforms)
+    assert all(
+        torch.equal(transform.invert(transform.apply(x, ARRAYS), ARRAYS), x)
+        for transform in transforms
+    )
 
 
 def test_scales_multiply_transforms():
@@ -48,8 +50,8 @@ def test_scales_multiply_transforms():
 
 @pytest.mark.parametrize("kind", ["none", "flips", "d4"])
 def test_tta_of_a_pixelwise_network_changes_nothing(kind):
-    plain = BatchedForward([pixelwise], CPU, 2)([patch(0), patch(1)])
-    seen = BatchedForward([pixelwise], CPU, 2, tta_transforms(kind))([patch(0), patch(1)])
+    plain = torch_forward([pixelwise], 2)([patch(0), patch(1)])
+    seen = torch_forward([pixelwise], 2, tta_transforms(kind))([patch(0), patch(1)])
     assert torch.allclose(plain, seen, atol=1e-6)
     want = np.concatenate([patch(1).optical, patch(1).height[None]]) / 50
     assert torch.allclose(plain[1], torch.from_numpy(want).float().softmax(0), atol=1e-6)
@@ -60,10 +62,10 @@ def test_turned_input_gives_turned_output():
     network = tiny_model()
     one = patch()
     turned = Patch(*(np.rot90(a, 1, (-2, -1)).copy() for a in one))
-    forward = BatchedForward([network], CPU, 1, tta_transforms("d4"))
+    forward = torch_forward([network], 1, tta_transforms("d4"))
     a, b = forward([one])[0], forward([turned])[0]
     assert torch.allclose(torch.rot90(a, 1, (-2, -1)), b, atol=1e-5)
-    alone = BatchedForward([network], CPU, 1)
+    alone = torch_forward([network], 1)
     assert not torch.allclose(
         torch.rot90(alone([one])[0], 1, (-2, -1)), alone([turned])[0], atol=1e-4
     )
@@ -71,8 +73,8 @@ def test_turned_input_gives_turned_output():
 
 def test_models_are_averaged():
     networks = [tiny_model(seed) for seed in (0, 1)]
-    each = [BatchedForward([network], CPU, 1)([patch()]) for network in networks]
-    both = BatchedForward(networks, CPU, 1)([patch()])
+    each = [torch_forward([network], 1)([patch()]) for network in networks]
+    both = torch_forward(networks)([patch()])
     assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
     assert torch.allclose(both.sum(dim=1), torch.ones(1, SIZE, SIZE), atol=1e-5)
 
@@ -81,8 +83,8 @@ def test_scaling_preserves_smooth_inputs():
     ramp = np.tile(np.linspace(0, 100, SIZE, dtype=np.float32), (3, SIZE, 1))
     everywhere = np.ones((SIZE, SIZE), bool)
     one = Patch(ramp, everywhere, ramp[0] / 10, everywhere)
-    plain = BatchedForward([pixelwise], CPU, 1)([one])
-    scaled = BatchedForward([pixelwise], CPU, 1, tta_transforms("none", (0.5, 2.0)))([one])
+    plain = torch_forward([pixelwise], 1)([one])
+    scaled = torch_forward([pixelwise], 1, tta_transforms("none", (0.5, 2.0)))([one])
     assert scaled.shape == plain.shape
     assert (scaled - plain).abs().max() < 0.01
 
@@ -93,7 +95,7 @@ def test_scaling_ignores_pixels_that_are_not_valid():
     one = patch(dtype="float32", valid=valid)
     one.optical[:] = 80
     one.optical[:, :, 32:] = np.nan
-    shown = transform_inputs(to_batch([one], 1, CPU), TTATransform(scale=1.5))
+    shown = transform_inputs(ARRAYS.batch([one], 1), TTATransform(scale=1.5), ARRAYS)
     assert shown.optical.shape == (1, 3, 96, 96)
     assert shown.optical_valid[0, :, :48].all()
     assert not shown.optical_valid[0, :, 49:].any()
@@ -103,7 +105,7 @@ def test_scaling_ignores_pixels_that_are_not_valid():
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "float64"])
 def test_batches_keep_the_data_type_of_pixels(dtype):
-    batch = to_batch([patch(dtype=dtype)], 3, CPU)
+    batch = ARRAYS.batch([patch(dtype=dtype)], 3)
     assert batch.optical.shape == (3, 3, SIZE, SIZE)
     assert np.array_equal(batch.optical[0].float().numpy(), patch(dtype=dtype).optical)
     assert not batch.optical_valid[1:].any()
@@ -117,7 +119,7 @@ def test_batches_have_a_fixed_shape():
         shapes.append(tuple(optical.shape))
         return optical
 
-    forward = BatchedForward([network], CPU, 4)
+    forward = torch_forward([network], 4)
     starts = [
         (start, len(scores)) for start, scores in forward.batches([patch(i) for i in range(6)])
     ]
@@ -126,7 +128,7 @@ def test_batches_have_a_fixed_shape():
 
 
 def test_scores_do_not_depend_on_the_rest_of_the_batch():
-    forward = BatchedForward([tiny_model()], CPU, 3)
+    forward = torch_forward([tiny_model()], 3)
     alone = forward([patch(5)])[0]
     assert torch.equal(forward([patch(5), patch(1), patch(2)])[0], alone)
 
@@ -148,22 +150,22 @@ class Hungry:
 )
 def test_out_of_memory_halves_the_batch_once(caplog, says):
     patches = [patch(i) for i in range(5)]
-    forward = BatchedForward([Hungry(2, says)], CPU, 4)
+    forward = torch_forward([Hungry(2, says)], 4)
     with caplog.at_level("WARNING", logger="cafe"):
         parts = [scores for _, scores in forward.batches(patches)]
     assert torch.equal(
         torch.cat(parts),
-        torch.cat([s for _, s in BatchedForward([Hungry(9)], CPU, 2).batches(patches)]),
+        torch.cat([s for _, s in torch_forward([Hungry(9)], 2).batches(patches)]),
     )
     assert [r.getMessage() for r in caplog.records] == [
         "out of memory: continuing with --batch-size 2"
     ]
     with pytest.raises(RuntimeError, match="memory"):
-        list(BatchedForward([Hungry(1, says)], CPU, 4).batches(patches))
+        list(torch_forward([Hungry(1, says)], 4).batches(patches))
     with pytest.raises(RuntimeError, match="memory"):
-        list(BatchedForward([Hungry(0, says)], CPU, 1).batches(patches))
+        list(torch_forward([Hungry(0, says)], 1).batches(patches))
 
 
 def test_other_errors_are_not_swallowed():
     with pytest.raises(RuntimeError, match="shape"):
-        list(BatchedForward([Hungry(1, "shape mismatch")], CPU, 4).batches([patch(), patch()]))
+        list(torch_forward([Hungry(1, "shape mismatch")], 4).batches([patch(), patch()]))

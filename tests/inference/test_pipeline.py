@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.inference import tiling, window_reader
 from cafe_cli.inference.blending import window_weights
-from cafe_cli.inference.forward import BatchedForward
 from cafe_cli.inference.pipeline import Inference
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import WindowGrid, divide
@@ -22,10 +21,9 @@ from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.vector.area_of_interest import Area
-from tests.support.engines import tiny_model, town, write
+from tests.support.engines import tiny_model, torch_forward, town, write
 
 HEIGHT, WIDTH = 230, 190
-CPU = torch.device("cpu")
 ALL = frozenset({"labels", "confidence", "probabilities", "quality"})
 DEPTH = {"labels": 1, "confidence": 1, "probabilities": 3, "quality": 1}
 
@@ -90,7 +88,7 @@ def run(
     weights = window_weights(windows.size, blend, windows.overlap)
     inference = Inference(reader, area, windows, weights, 3, products, meter)
     got = Predicted(area.extent)
-    inference.run(strips, [BatchedForward([n], CPU, batch) for n in networks], got.write)
+    inference.run(strips, [torch_forward([n], batch) for n in networks], got.write)
     return got, meter
 
 

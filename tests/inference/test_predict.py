@@ -198,7 +198,7 @@ def test_whole_array_reference(tmp_path, monkeypatch, scores):
             with torch.inference_mode():
                 inputs = (part[:, :3], part[:, 4] > 0, part[:, 3:4], part[:, 4] > 0)
                 probabilities = network(*inputs)[0].softmax(dim=0)
-            weights = window_weights(size).numpy().astype(np.float64)
+            weights = window_weights(size).astype(np.float64)
             total[:, *here] += probabilities.numpy() * weights
             sums[here] += weights
     mean = (total / np.where(sums, sums, 1))[:, :height, :width]

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,24 @@ from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from torch import Tensor
 
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.load import parse_config
 from cafe_cli.config.schema import Config, HeightSettings, PredictSettings
 from cafe_cli.inference import predict as predict_engine
+from cafe_cli.inference.arrays.torch import TorchArrays
+from cafe_cli.inference.engines.torch import TorchNetwork
+from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.inference.forward import BatchedForward, TTATransform
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard
 from cafe_cli.model.inputs import Sample, example_inputs
+from cafe_cli.model.inputs import Sample
+from cafe_cli.model.stored import StoredModel
 from cafe_cli.tilesets.make import tile
 
 UTM = CRS.from_epsg(32632)
@@ -150,6 +157,19 @@ def decided(network: CaFE) -> CaFE:
         last.weight /= logits.std()
         last.bias /= logits.std()
     return network
+def torch_forward(
+    networks: Sequence[Callable[..., Tensor]],
+    batch_size: int = 1,
+    transforms: Sequence[TTATransform] = (TTATransform(),),
+) -> BatchedForward:
+    """Return what runs networks, called like `CaFE.forward`, on the CPU."""
+    arrays = TorchArrays(torch.device("cpu"))
+    return BatchedForward([*map(TorchNetwork, networks)], arrays, batch_size, transforms)
+
+
+def ensemble_of(*cards: Any, path: str = "m") -> Ensemble:
+    """Return an ensemble of models with these cards, which have no files."""
+    return Ensemble(tuple(StoredModel(Path(path), card, 1, {}) for card in cards))
 
 
 def card_of(network: CaFE, **changes: Any) -> ModelCard:

@@ -3,15 +3,21 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cafe_cli.inference.arrays.torch import TorchArrays
+from cafe_cli.inference.forward import BatchedForward, TTATransform, blank_patch
+from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
+from cafe_cli.model.device import windows_that_fit
 from cafe_cli.model.inputs import TOLERANCE, example_inputs
+from cafe_cli.system.malloc import keep_memory
 
 log = logging.getLogger("cafe")
 
@@ -19,6 +25,67 @@ log = logging.getLogger("cafe")
 _NOT_TRACEABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+class TorchNetwork:
+    """A network of torch that returns class probabilities.
+
+    Parameters
+    ----------
+    logits : callable
+        Called like `CaFE.forward`.
+    """
+
+    def __init__(self, logits: Callable[..., Tensor]) -> None:
+        self._logits = logits
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Return class probabilities (batch, K, height, width); arguments as those of a `Batch`."""
+        return self._logits(*inputs).float().softmax(dim=1)
+
+
+def load_models(paths: Sequence[Path]) -> list[CaFE]:
+    """Load model files.
+
+    Raises
+    ------
+    ModelFileError
+        A file is damaged.
+    """
+    return [model_file.load(path)[0] for path in paths]
+
+
+def build_forward(
+    models: Sequence[CaFE],
+    device_name: str,
+    batch_size: int | None,
+    transforms: Sequence[TTATransform],
+    window: int,
+) -> BatchedForward:
+    """Bring models to a device.
+
+    Parameters
+    ----------
+    models : sequence of CaFE
+    device_name : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    batch_size : int or None
+        Windows per batch; None for as many as fit on a GPU, and one on a CPU.
+    transforms : sequence of TTATransform
+    window : int
+        Side of the windows in pixels.
+    """
+    device = torch.device(device_name)
+    if device.type == "cpu":
+        keep_memory()
+    networks = [TorchNetwork(prepare_network(model, device)) for model in models]
+    arrays = TorchArrays(device)
+    alone = BatchedForward(networks, arrays, batch_size or 1, transforms)
+    if batch_size is not None or device.type == "cpu":
+        return alone
+    blank = blank_patch(models[0].architecture.optical_bands, window)
+    fitting = windows_that_fit(device, lambda: alone([blank]))
+    return BatchedForward(networks, arrays, fitting, transforms)
 
 
 def prepare_network(model: CaFE, device: torch.device) -> CaFE:

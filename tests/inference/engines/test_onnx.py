@@ -1,21 +1,27 @@
-import importlib
+"""Networks in ONNX Runtime, and the files that are kept of them."""
+
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from cafe_cli.errors import ConfigError
-from cafe_cli.inference.engines import onnx
+from cafe_cli.errors import ConfigError, ModelFileError
+from cafe_cli.inference.engines.onnx import OnnxNetwork, find_graph, make_graph
 from cafe_cli.inference.engines.torch import fold_batchnorm
+from cafe_cli.model import model_file, onnx_cache, onnx_export, onnx_file, stored
 from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.inputs import example_inputs
+from tests.support.engines import card_of, tiny_model
 
 SMALL = "tu-test_resnet"
+NAME = Path("m.safetensors")
 
-installed = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not (find_spec("onnx") and find_spec("onnxruntime")), reason="the extra onnx is not installed"
 )
 
@@ -24,28 +30,40 @@ def network(encoder=SMALL, **changes):
     torch.manual_seed(0)
     made = CaFE(Architecture(3, 4, optical_encoder=encoder, width=8, **changes))
     made.set_statistics([100.0] * 4, [50.0] * 4, 10.0, 5.0, optical_limits=([0.0] * 4, [200.0] * 4))
-    return made.deployed()
+    return made.eval()
 
 
-def largest_error(found, wanted):
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def exported(model):
+    return onnx_export.export_onnx(model, card_of(model))
+
+
+def runner(model, *shapes):
+    return OnnxNetwork(exported(model), NAME, shapes)
+
+
+def arrays(inputs):
+    """Return the inputs of `CaFE.forward` as those of a network that inference calls."""
+    optical, valid, *heights = inputs
+    if heights[0] is None:
+        heights = [torch.zeros(len(optical), 1, *valid.shape[1:]), valid]
+    return [x.numpy() for x in (optical, valid, *heights)]
 
 
 def by_torch(model, *inputs):
     with torch.inference_mode():
-        return model(*inputs)
+        return model(*inputs).softmax(1).numpy()
 
 
-# --- Installed ------------------------------------------------------------------------------------
+# --- Networks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@installed
 @pytest.mark.parametrize(
     ("encoder", "changes"),
     [
         (SMALL, {"fusion": "gated"}),
         (SMALL, {"attention": 64}),
+        (SMALL, {"attention": 512}),
         ("mobilenet_v2", {"heights": False}),
         ("efficientnet-b0", {"heights": False}),
         ("tu-test_convnext", {}),
@@ -53,103 +71,73 @@ def by_torch(model, *inputs):
         ("tu-tf_efficientnet_lite0", {"height_encoder": "tu-regnetx_002"}),  # the defaults
     ],
 )
-def test_the_logits_are_those_of_torch(encoder, changes):
+def test_the_probabilities_are_those_of_torch_at_every_size(encoder, changes):
+    """In windows that are smaller than the reach of the attention, too."""
     model = network(encoder, **changes)
-    inputs = example_inputs(model, 2, 64, 96)
-    wanted = by_torch(model, *inputs)
-    found = onnx.OnnxNetwork(model, [(2, 64, 96)])(*inputs)
-    assert found.shape == (2, 3, 64, 96)
-    assert found.dtype == torch.float32
-    assert largest_error(found, wanted) < 2e-5
+    run = runner(model)
+    for shape in ((2, 64, 96), (1, 320, 288), (3, 32, 32)):
+        inputs = example_inputs(model, *shape)
+        found = run(*arrays(inputs))
+        assert found.shape == (shape[0], 3, *shape[1:])
+        assert found.dtype == np.float32
+        assert np.abs(found - by_torch(model, *inputs)).max() < 2e-5
 
 
 @pytest.mark.slow
-@installed
-def test_other_inputs_than_the_ones_it_was_built_with_and_masks_with_nan():
+def test_masks_with_nan():
     model = network()
-    run = onnx.OnnxNetwork(model, [(1, 64, 64)])
     optical = torch.rand(1, 4, 64, 64) * 255
     valid = torch.rand(1, 64, 64) < 0.5
     optical[~valid[:, None].expand_as(optical)] = float("nan")
     nothing = torch.zeros(1, 64, 64, dtype=torch.bool)
     inputs = (optical, valid, torch.full((1, 1, 64, 64), float("nan")), nothing)
-    assert largest_error(run(*inputs), by_torch(model, *inputs)) < 2e-5
+    found = runner(model, (1, 64, 64))(*arrays(inputs))
+    assert np.abs(found - by_torch(model, *inputs)).max() < 2e-5
 
 
-@installed
 def test_a_folded_network_and_one_of_channels_last_give_the_same():
     model = network()
     inputs = example_inputs(model, 1, 64, 64)
     wanted = by_torch(model, *inputs)
     folded = fold_batchnorm(model, *inputs).to(memory_format=torch.channels_last)
-    last = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
-    assert largest_error(onnx.OnnxNetwork(folded, [(1, 64, 64)])(*last), wanted) < 2e-5
+    found = runner(folded, (1, 64, 64))(*arrays(inputs))
+    assert np.abs(found - wanted).max() < 2e-5
 
 
 @pytest.mark.slow
-@installed
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16])
-def test_pixels_may_be_as_they_are_in_the_file(dtype):
-    model = network(heights=False)
-    run = onnx.OnnxNetwork(model, [(1, 64, 64)])
-    optical, *others = example_inputs(model, 1, 64, 64)
-    raw = optical.clamp(0, 255).to(dtype)
-    assert torch.equal(run(raw, *others), run(raw.float(), *others))
-
-
-@pytest.mark.slow
-@installed
 def test_the_same_inputs_give_the_same_bytes():
     model = network()
-    inputs = example_inputs(model, 1, 64, 64)
-    run, again = (onnx.OnnxNetwork(model, [(1, 64, 64)]) for _ in range(2))
-    first = run(*inputs).clone()
-    run(*example_inputs(model, 1, 64, 64)[:2], torch.zeros(1, 1, 64, 64), inputs[3])
-    assert torch.equal(run(*inputs), first)
-    assert torch.equal(again(*inputs), first)
+    inputs = arrays(example_inputs(model, 1, 64, 64))
+    run, again = runner(model, (1, 64, 64)), runner(model)
+    first = run(*inputs)
+    kept = first.copy()
+    run(inputs[0] + 50, *inputs[1:])
+    assert np.array_equal(first, kept)  # what was returned stays
+    assert np.array_equal(run(*inputs), first)
+    assert np.array_equal(again(*inputs), first)
 
 
-@installed
-def test_what_it_returned_stays_when_it_is_called_again():
-    model = network()
-    run = onnx.OnnxNetwork(model, [(1, 64, 64)])
-    optical, *others = example_inputs(model, 1, 64, 64)
-    first = run(optical, *others)
-    kept = first.clone()
-    run(optical + 50, *others)
-    assert torch.equal(first, kept)
-
-
-@installed
-def test_building_is_silent_and_leaves_no_file(tmp_path, monkeypatch, capfd, recwarn):
+def test_exporting_is_silent_and_changes_nothing(tmp_path, monkeypatch, capfd, recwarn):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    model = network(heights=False)
-    onnx.OnnxNetwork(model, [(1, 64, 64)])
+    model = network(heights=False, pyramid=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    exported(model)
     assert capfd.readouterr() == ("", "")
     assert list(recwarn) == []
     assert list(tmp_path.rglob("*")) == []
-    assert not model._forward_hooks
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@installed
-def test_it_uses_as_many_threads_as_torch(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    options = onnx._options(onnx._runtime())
-    assert options.intra_op_num_threads == 3
-    assert options.inter_op_num_threads == 1
+@pytest.mark.parametrize(
+    ("given", "threads"), [("3", 3), ("3,2", 3), ("", None), ("0", None), ("many", None)]
+)
+def test_it_uses_as_many_threads_as_torch_would(monkeypatch, given, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(onnx_file, "cores", lambda: 5)
+    assert onnx_file.threads() == (threads or 5)
 
 
-@installed
-def test_a_network_that_becomes_another_one_is_refused(monkeypatch):
-    monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
-    with pytest.raises(
-        ConfigError, match=r"'tu-test_resnet' differently from torch \(by .*: use --engine torch"
-    ):
-        onnx.OnnxNetwork(network(heights=False), [(1, 64, 64)])
-
-
-@installed
 def test_an_operation_without_an_onnx_counterpart_is_one_line(capfd):
     class Odd(nn.Module):
         def forward(self, x):
@@ -160,23 +148,153 @@ def test_an_operation_without_an_onnx_counterpart_is_one_line(capfd):
     with pytest.raises(
         ConfigError, match=r"'tu-test_resnet' cannot be exported to ONNX .*torch"
     ) as error:
-        onnx.OnnxNetwork(model, [(1, 64, 64)])
+        exported(model)
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
 
 
-# --- Not installed --------------------------------------------------------------------------------
+def test_a_network_that_becomes_another_one_is_refused(monkeypatch):
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    model = network(heights=False)
+    with pytest.raises(
+        ConfigError, match=r"'tu-test_resnet' differently from torch \(by .*: use --engine torch"
+    ):
+        onnx_export.export_checked(model, card_of(model))
 
 
-@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
-def test_what_is_missing_is_said_in_one_line(monkeypatch, missing):
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [("onnx", r"needs: pip install '.\[onnx\]'"), ("onnxruntime", "pip install onnxruntime")],
+)
+def test_what_is_missing_is_said_in_one_line(monkeypatch, missing, says):
     monkeypatch.setitem(sys.modules, missing, None)
-    importlib.reload(onnx)  # which does not need it yet
-    with pytest.raises(ConfigError, match=r"--engine onnx needs: pip install onnx onnxruntime"):
-        onnx.OnnxNetwork(network(heights=False), [(1, 64, 64)])
+    model = network(heights=False)
+    with pytest.raises(ConfigError, match=says):
+        onnx_export.export_checked(model, card_of(model))
 
 
-def test_it_is_available_with_both_packages_only(monkeypatch):
+def test_an_export_needs_both_packages_a_run_one(monkeypatch):
     for found in ({"onnx", "onnxruntime"}, {"onnx"}, {"onnxruntime"}, set()):
-        monkeypatch.setattr(onnx, "find_spec", lambda name, f=found: name in f or None)
-        assert onnx.available() == (len(found) == 2)
+        monkeypatch.setattr(onnx_file, "find_spec", lambda name, f=found: name in f or None)
+        assert onnx_file.can_export() == (len(found) == 2)
+        assert onnx_file.available() == ("onnxruntime" in found)
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = tiny_model()
+    path = tmp_path / "m.safetensors"
+    model_file.save(path, model, card_of(model))
+    (tmp_path / "m.onnx").write_bytes(onnx_export.export_onnx(model, card_of(model)))
+    return path
+
+
+def test_an_onnx_file_says_the_same_about_itself(saved):
+    model, twin = stored.read_model(saved), stored.read_model(saved.with_suffix(".onnx"))
+    assert twin.card == model.card
+    assert twin.parameters == model.parameters == sum(p.numel() for p in tiny_model().parameters())
+    assert twin.is_onnx
+    assert not model.is_onnx
+    assert model.statistics["optical_mean"] == [128.0] * 3
+    assert model.statistics["height_std"] == [4.0]
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[:-5000])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("not a graph")
+    else:
+        path.write_bytes(bytes(byte ^ 255 for byte in content[:200]) + content[200:])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "text", "flipped"])
+def test_damaged_files_are_refused_in_one_line(saved, how):
+    path = saved.with_suffix(".onnx")
+    damage(path, how)
+    with pytest.raises(ModelFileError, match=r"m\.onnx .*(damaged|of a cafe model)") as error:
+        stored.read_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_others_and_for_others_are_refused(saved, tmp_path):
+    import onnx
+
+    path = saved.with_suffix(".onnx")
+    proto = onnx.load(path)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(ModelFileError, match="not of a cafe model; make one with cafe export"):
+        stored.read_model(tmp_path / "other.onnx")
+    model = tiny_model()
+    logits = onnx_export.export_onnx(model, card_of(model), softmax=False)
+    (tmp_path / "logits.onnx").write_bytes(logits)
+    with pytest.raises(ModelFileError, match="returns logits: it was made for another program"):
+        stored.read_model(tmp_path / "logits.onnx")
+    for wrong in (tmp_path / "nowhere.onnx", tmp_path):
+        with pytest.raises(ModelFileError, match=r"does not exist|is a folder"):
+            stored.read_model(wrong)
+
+
+# --- The cache ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(saved, tmp_path, monkeypatch):
+    """A model, its hash, and the ONNX file that was kept of it."""
+    monkeypatch.setenv(onnx_cache.VARIABLE, str(tmp_path / "cache"))
+    model, digest = stored.read_model(saved), stored.sha256(saved)
+    assert find_graph(model, digest) is None
+    return model, digest, make_graph(model, digest, tiny_model())
+
+
+def test_an_exported_model_is_found_again(cached):
+    model, digest, path = cached
+    assert find_graph(model, digest) == path
+    assert find_graph(model, "0" * 64) is None
+    assert stored.read_model(path).card == model.card
+    twin = stored.read_model(model.path.with_suffix(".onnx"))
+    assert find_graph(twin, "0" * 64) == twin.path
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
+def test_a_damaged_file_is_made_again(cached, how):
+    model, digest, path = cached
+    damage(path, how)
+    assert find_graph(model, digest) is None
+    assert not path.exists()
+    assert make_graph(model, digest, tiny_model()) == path
+
+
+def test_files_of_another_version_are_not_used(cached, monkeypatch):
+    model, digest, _ = cached
+    monkeypatch.setattr(onnx_cache, "__version__", "9.9.9")
+    assert find_graph(model, digest) is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(saved, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in ("none", str(tmp_path / "file")):
+        monkeypatch.setenv(onnx_cache.VARIABLE, folder)
+        model = stored.read_model(saved)
+        graph = make_graph(model, stored.sha256(saved), tiny_model())
+        assert isinstance(graph, bytes)
+        assert find_graph(model, stored.sha256(saved)) is None
+
+
+def test_the_oldest_files_are_removed(cached, monkeypatch):
+    import os
+
+    model, digest, path = cached
+    monkeypatch.setattr(onnx_cache, "_KEPT", 2)
+    os.utime(path, (1, 1))
+    others = [onnx_cache.store(f"{number}" * 64, bytes([number])) for number in (1, 2)]
+    assert not path.exists()
+    assert all(other.exists() for other in others)
+    assert find_graph(model, digest) is None

@@ -1,0 +1,1 @@
+"""What inference does with arrays: numpy on a CPU beside torch, which it never imports itself."""
