@@ -85,13 +85,10 @@ def run(command: list[str]) -> tuple[str, int]:
 
 def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> dict[str, float]:
     """Time the network on windows of the scene in memory."""
-    import torch
-
     from cafe_cli.config.schema import HeightSettings, PredictSettings
     from cafe_cli.inference.ensemble import Ensemble
-    from cafe_cli.inference.forward import to_batch, transform_inputs
+    from cafe_cli.inference.forward import transform_inputs
     from cafe_cli.inference.tiling import WindowGrid
-    from cafe_cli.model.device import has_native_bf16
     from cafe_cli.raster.window import Window
     from cafe_cli.scenes.discovery import SceneFiles
     from cafe_cli.scenes.inspection import inspect_scene
@@ -99,23 +96,19 @@ def bare(args: argparse.Namespace, window: int, overlap: int, engine: str) -> di
 
     ensemble = Ensemble.load([args.model])
     windows = WindowGrid(window, window - overlap)
-    forward = ensemble.prepare(PredictSettings(), windows, torch.device(args.device), engine)
+    forward = ensemble.prepare(PredictSettings(), windows, args.device, engine)
     batch = forward.batch_size
     files = SceneFiles("scene", (args.ortho,), (args.dsm,))
     with open_scene(inspect_scene(files, HeightSettings(kind="ndsm"))) as scene:
         patch = scene.read(Window(scene.grid.width // 3, scene.grid.height // 3, window, window))
         pixels = scene.grid.width * scene.grid.height
-    inputs = transform_inputs(
-        to_batch([patch] * batch, batch, forward.device), forward.transforms[0]
-    )
-    mixed = torch.autocast("cuda", torch.bfloat16, enabled=has_native_bf16(forward.device))
+    arrays = forward.arrays
+    inputs = transform_inputs(arrays.batch([patch] * batch, batch), forward.transforms[0], arrays)
     durations: list[float] = []
-    with torch.inference_mode(), mixed:
+    with arrays.computing():
         while sum(durations) < LIMIT and len(durations) < 43:
             start = time.perf_counter()
-            forward.networks[0](*inputs)
-            if forward.device.type == "cuda":
-                torch.cuda.synchronize()
+            float(forward.networks[0](*inputs)[0, 0, 0, 0])  # waits for a GPU
             durations.append(time.perf_counter() - start)
     return {"seconds": statistics.median(durations[3:]) / batch, "pixels": pixels}
 

@@ -26,6 +26,7 @@ from cafe_cli.tilesets.tile_rasters import TileReader, read_tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training.data.dataset import TileDataset
 from cafe_cli.training.data.sampler import SampleKey
+from tests.support.engines import ensemble_of
 from tests.support.rasters import LAMBERT, TABLE, around, centres, grid, noise
 from tests.support.rasters import write as write_to
 

@@ -31,7 +31,6 @@ from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard
 from cafe_cli.model.inputs import Sample, example_inputs
-from cafe_cli.model.inputs import Sample
 from cafe_cli.model.stored import StoredModel
 from cafe_cli.tilesets.make import tile
 
@@ -157,6 +156,8 @@ def decided(network: CaFE) -> CaFE:
         last.weight /= logits.std()
         last.bias /= logits.std()
     return network
+
+
 def torch_forward(
     networks: Sequence[Callable[..., Tensor]],
     batch_size: int = 1,
