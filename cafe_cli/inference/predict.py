@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
-from cafe_cli.findings import Report
+from cafe_cli.findings import Finding, Report
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
@@ -21,6 +21,11 @@ from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground
 
 log = logging.getLogger("cafe")
+
+_NO_TIME = (
+    "how long the run takes is known after the model has been exported (cafe export), or has run "
+    "here in ONNX Runtime (--engine onnx)"
+)
 
 
 def predict(
@@ -236,6 +241,8 @@ def _dry_run_scene(
         plan = predictor.plan(scene_input, outputs)
         report.add(*predictor.check_fit(plan, ground[0] if ground else None))
         report.facts |= _describe_plan(plan, predictor)
+        if "seconds" not in report.facts["estimate"]:
+            report.add(Finding("note", _NO_TIME))
 
 
 def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]:
@@ -249,7 +256,7 @@ def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]
         "window": plan.windows.size,
         "device": ", ".join(map(str, predictor.devices)),
         "estimate": {
-            **predictor.estimate(plan),
+            **{key: value for key, value in predictor.estimate(plan).items() if value is not None},
             "disk_at_most": target.width * target.height * depth,
         },
     }
