@@ -47,6 +47,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _OUT_OF_MEMORY = (
     "out of memory; lower the batch size or the window (train.crop in training, tile.size)"
 )
+_HEAVY = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning_fabric")
+"""What a machine that only predicts with ONNX files can do without."""
+
 _ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):
     _ENDED[signal.SIGHUP] = "hung up: the terminal was closed"
@@ -77,11 +80,21 @@ def _run() -> int:
         code = _fail(str(error), error.exit_code)
     except OSError as error:
         code = _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+    except (RuntimeError, MemoryError, ModuleNotFoundError) as error:
+        if not (message := _explain(error)):
             raise
-        code = _fail(_OUT_OF_MEMORY, 1)
+        code = _fail(message, 1)
     return code
+
+
+def _explain(error: Exception) -> str:
+    """Return the message for an error of a library; empty for an error of this program."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _HEAVY:
+        return (
+            f"{error.name} is not installed: pip install {error.name}; without it only models that "
+            "cafe export has made can be run"
+        )
+    return _OUT_OF_MEMORY if out_of_memory(error) else ""
 
 
 def _report_end(number: int) -> None:

@@ -243,7 +243,7 @@ def test_predict_fails(run, scene, name, optical, more, says):
     [
         ("cuda:99", "there is no device 'cuda:99': "),
         ("tpu", "unknown device 'tpu': use auto, cpu, cuda, cuda:N, a list"),
-        ("meta", "device 'meta' is not supported"),
+        ("meta", "unknown device 'meta'"),
     ],
 )
 def test_devices(run, scene, device, says):

@@ -26,11 +26,11 @@ from cafe_cli.errors import (
 )
 from cafe_cli.inference import tiling
 from cafe_cli.inference.blending import window_weights
-from cafe_cli.inference.engines import onnx
 from cafe_cli.inference.job import PredictInput
-from cafe_cli.model import model_file
+from cafe_cli.model import model_file, onnx_file, stored
 from cafe_cli.model.architecture import Architecture
 from cafe_cli.model.card import ModelCard
+from cafe_cli.model.stored import StoredModel
 from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.window import offsets
 from cafe_cli.raster.writer import read_classes
@@ -81,7 +81,8 @@ def pointwise(monkeypatch, tmp_path_factory) -> Path:
         epoch=1, scores=None, config={},
     )  # fmt: skip
     monkeypatch.setattr(model_file, "load", lambda path: (Pointwise(), card))
-    monkeypatch.setattr(onnx, "available", lambda: False)  # a graph of one layer is none
+    monkeypatch.setattr(stored, "read_model", lambda path: StoredModel(path, card, 1, {}))
+    monkeypatch.setattr(onnx_file, "available", lambda: False)  # a graph of one layer is none
     path = tmp_path_factory.mktemp("model") / "pointwise.safetensors"
     path.write_bytes(b"for its hash only")
     return path
