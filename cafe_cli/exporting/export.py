@@ -244,7 +244,7 @@ def _windows(
         known = card.training_pixels or normal_distribution(network, card.dtype)
         patches = [*drawn_windows(known, card.dtype, side, _DRAWN)]
         return patches, f"{len(patches)} windows drawn with the colours of the training"
-    ensemble = Ensemble((model,), (network,), (card,))
+    ensemble = Ensemble.load([model])
     inspection, area = SceneInput.of(source, ensemble).inspect(ensemble)
     if planned and inspection.dtype != "uint8":
         raise ConfigError(

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cafe_cli import __version__
@@ -22,7 +22,7 @@ pytest_plugins = ["tests.support.fixtures"]
 @pytest.fixture
 def parts(model):
     """Return tensors and description of a model file that is in order."""
-    with model_file.safe_open(model, framework="pt") as file:
+    with safe_open(model, framework="pt") as file:
         return load_file(model), json.loads(file.metadata()["cafe"])
 
 
