@@ -26,7 +26,7 @@ EXAMPLES = {
 @click.argument("model", type=PATH, shell_complete=complete_files)
 @option_group(
     "Inputs",
-    file_option("--optical", multiple=True, show_default="drawn windows",
+    file_option("--optical", multiple=True, show_default="random windows",
                 help="Orthophoto on which the file is compared with the model."),
     file_option("--elevation", multiple=True, help="Surface model (DSM) of the orthophoto."),
     file_option("--dtm", multiple=True,
@@ -36,9 +36,10 @@ EXAMPLES = {
 @option_group(
     "Model",
     option("--for", "target", type=click.Choice(get_args(ExportTarget)), default="cafe",
-           help="Program that is to run the file."),
-    option("--logits", is_flag=True, help="Return logits, not probabilities. For programs of "
-           "your own: cafe predict reads probabilities."),
+           help="Program that will run the file."),
+    option("--logits", is_flag=True, help=
+        "Return logits instead of probabilities, for programs of your own; cafe predict needs "
+        "probabilities."),
     option("--no-heights", is_flag=True,
            help="For Deepness: the bands of the image only, without a height band."),
 )  # fmt: skip
@@ -56,8 +57,8 @@ def export(
 ) -> None:  # fmt: skip
     """Write a model as an ONNX file.
 
-    MODEL is a file of cafe train. The file describes itself: for cafe predict without torch, or for
-    Deepness (QGIS) or GeoDeep. While it is made, it is compared with the model.
+    MODEL is a file that cafe train wrote. The ONNX file describes itself, for cafe predict without
+    torch, for Deepness (QGIS) or for GeoDeep. Its labels are compared with those of the model.
     """
     from cafe_cli.cli.console import say
     from cafe_cli.cli.report import print_reports
@@ -81,7 +82,7 @@ def _scene(
 
     if not optical:
         if elevation or dtm:
-            raise click.UsageError("heights belong to an image: give --optical too")
+            raise click.UsageError("--elevation and --dtm need --optical")
         return None
     image, surface, terrain = (tuple(expand_inputs(n)) for n in (optical, elevation, dtm))
     return PredictInput(image, surface, terrain)

@@ -47,8 +47,9 @@ EXAMPLES = {
     "Outputs",
     output_options("Heights above ground in metres (COG)."),
     option("--with-image", is_flag=True,
-           help="Write 8 bits, as cafe export --for deepness takes them: the bands of the "
-           "orthophoto, then the height in steps of 0.25 m, 255 where there is none."),
+           help=
+               "Write 8-bit bands for a model of cafe export --for deepness: those of the "
+               "orthophoto, then the heights in steps of 0.25 m (255: no height)."),
     dry_option,
 )  # fmt: skip
 @option_group("Heights", add_options(GROUND_OPTIONS))

@@ -177,7 +177,7 @@ def _wrap(text: str, width: int) -> str:
     click would break words at their hyphens, and so the names of options.
     """
     text, bracket, extra = text.partition("  [")
-    if len(extra) < width // 2:  # a default is not torn apart
+    if len(extra) < width:  # a default stays on one line
         extra = extra.replace(" ", _NO_BREAK)
     lines = textwrap.wrap(f"{text}{bracket}{extra}", width, break_on_hyphens=False)
     return "\n".join(["\b", *(line.replace(_NO_BREAK, " ") for line in lines)])

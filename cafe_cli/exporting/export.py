@@ -202,7 +202,10 @@ def _plan(
     if not available():
         raise ConfigError("exporting a model needs: pip install '.[onnx]'")
     if is_onnx(model):
-        raise ConfigError(f"{model} is exported already: name the .safetensors file it was made of")
+        raise ConfigError(
+            f"{model} is already an exported model: name the .safetensors file that it was made "
+            "from"
+        )
     if output.suffix.lower() != _SUFFIX:
         raise ConfigError(f"{output}: the name of an ONNX file ends with {_SUFFIX}")
     paths = [str(model), *(scene.paths if scene else ())]
@@ -212,7 +215,7 @@ def _plan(
         if options.window is not None or options.overlap is not None:
             raise ConfigError(
                 "a file for cafe takes windows of any size: leave out --window and --overlap, or "
-                "say for which program it is (--for)"
+                "name the program (--for)"
             )
         if not options.heights:
             raise ConfigError("--no-heights is for files for Deepness: add --for deepness")
@@ -243,7 +246,7 @@ def _windows(
     if source is None:
         known = card.training_pixels or normal_distribution(network, card.dtype)
         patches = [*drawn_windows(known, card.dtype, side, _DRAWN)]
-        return patches, f"{len(patches)} windows drawn with the colours of the training"
+        return patches, f"{len(patches)} windows drawn at random, with colours of the training data"
     ensemble = Ensemble.load([model])
     inspection, area = SceneInput.of(source, ensemble).inspect(ensemble)
     if planned and inspection.dtype != "uint8":
@@ -282,8 +285,8 @@ def _warn_about_heights(target: ExportTarget, kept: Agreement | None) -> None:
     if kept:
         cost = f"that changes {percent(1 - kept.share)} of the labels"
     log.warning(
-        "the model was trained with heights, and %s feeds none: expect a poorer map; %s; a model "
-        "trained without heights has nothing to lose",
+        "the model was trained with heights, but %s passes none: expect a poorer map; %s; a "
+        "model trained without heights loses nothing",
         TITLES[target], cost,
     )  # fmt: skip
 

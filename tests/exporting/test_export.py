@@ -230,7 +230,9 @@ def test_outputs(make, tmp_path):
         export(model, out)
     assert out.read_text() == "mine"
     export(model, out, overwrite=True)
-    with pytest.raises(ConfigError, match=r"is exported already: name the .safetensors file"):
+    with pytest.raises(
+        ConfigError, match=r"is already an exported model: name the .safetensors file"
+    ):
         export(out, tmp_path / "again.onnx")
     with pytest.raises(ModelFileError, match="does not exist"):
         export(tmp_path / "none.safetensors", tmp_path / "again.onnx")

@@ -95,7 +95,7 @@ def test_a_model_of_heights_gets_none(scene, tmp_path, caplog):
     model_file.save(model, network, card_of(network))
     optical, elevation = scene(WINDOW + 2 * 32, WINDOW + 32)
     theirs, ours = maps_of(model, optical, tmp_path)
-    assert "GeoDeep feeds none: expect a poorer map" in caplog.text
+    assert "GeoDeep passes none: expect a poorer map" in caplog.text
     assert equal(theirs, median_filter(ours, 5)) > 0.9999
     informed = tmp_path / "informed.tif"
     predict(model, PredictInput((optical,), (elevation,)), informed, settings=WINDOWS)
