@@ -90,13 +90,29 @@ def write_heights(
 ) -> HeightSummary:
     """Write the bands of an orthophoto and the heights above ground as one raster of 8 bits.
 
-    Parameters and errors are those of `cafe_cli.scenes.height_map.write_heights`; the grid is that
-    of the orthophoto.
+    Parameters
+    ----------
+    source : HeightSource
+        With an orthophoto, whose grid the raster has.
+    output : Path
+        COG, uint8, without nodata; its settings are written to a file with ``.toml`` appended to
+        the name.
+    settings : HeightSettings, optional
+        Unit, nodata and ground among others.
+    overwrite : bool
+        Replace an output that exists.
+    progress : callable
+        Called with the number of windows done and in total.
 
     Raises
     ------
     ConfigError
-        Also: the orthophoto does not have 8 bits, or the heights are to be absolute.
+        The orthophoto does not have 8 bits, the heights are to be absolute, the output is an input
+        or is not named like a GeoTIFF, or the ground is to come from a missing terrain model.
+    InputError, GridError, BandError
+        See `cafe_cli.scenes.inspection.inspect_scene`.
+    OutputError
+        The output exists or cannot be written.
     """
     settings = settings or HeightSettings()
     _check_output(source, output, overwrite)
