@@ -36,11 +36,13 @@ bench: .venv  ## steps and forward passes, variant beside variant; benchmarks/RE
 build: .venv  ## sdist and wheel, in dist
 	$(BIN)/python -m build --outdir dist
 
+minimum: PYTHON := 3.11
 minimum: RESOLUTION := lowest-direct
 minimum:  ## the quick tests with the lowest versions that pyproject.toml allows
+newest: PYTHON := 3.13
 newest: RESOLUTION := highest
-newest:  ## the quick tests with the newest versions
+newest:  ## the quick tests with the newest versions, of Python too
 minimum newest: .venv
-	$(UV) venv -q --clear --python 3.11 build/$@
+	$(UV) venv -q --clear --python $(PYTHON) build/$@
 	$(UV) pip install -q --python build/$@ --resolution $(RESOLUTION) -e '.[test]'
 	build/$@/bin/pytest -m "not slow"
