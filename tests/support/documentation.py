@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,11 +28,16 @@ import numpy as np
 import pyogrio.raw
 import rasterio
 import shapely
+from affine import Affine
 from rasterio.features import shapes
+from rasterio.merge import merge
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
+from scipy import ndimage
 from shapely.geometry import shape
 
-from tests.support import warm_cafe
+from tests.support import isprs, warm_cafe
+from tests.support.tile_server import TileServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -41,6 +46,9 @@ _FENCE = re.compile(r"^ *```(\S*) *(?:title=\"([^\"]+)\")?$")
 _COMMENT = re.compile(r"^ *<!-- ([a-z ]+): (.*) -->$")
 _CROP = Window(200, 60, 320, 320)
 """Pixels of the town that are the scene of the pages: all six classes, and quick to map."""
+
+SERVICE = "https://tiles.example.org"
+"""A map service on a page; a server of this machine stands in for it."""
 
 SITE = """
 classes = [
@@ -152,6 +160,7 @@ class Stage:
             [sys.executable, warm_cafe.__file__, folder / "s"],
             env=self._variables, start_new_session=True,
         )  # fmt: skip
+        self._tiles = TileServer(self.files / "ortho.tif")
 
     def start(self) -> None:
         """Wait for the server and make the files."""
@@ -159,11 +168,13 @@ class Stage:
             assert self._server.poll() is None
             time.sleep(0.1)
         self._write_scene()
+        self._tiles.start()
         self.run(_MAKE, self.files)
         shutil.copy(self.files / "labels.tif", self.files / "old.tif")
 
     def stop(self) -> None:
         """End the server and what it runs."""
+        self._tiles.stop()
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
 
@@ -183,7 +194,7 @@ class Stage:
             elif step.kind == "write":
                 path = folder / step.name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(step.text, encoding="utf-8")
+                path.write_text(step.text.replace(SERVICE, self._tiles.address), encoding="utf-8")
             elif not step.name or shutil.which(step.name):
                 self.run(step.text, folder)
 
@@ -207,6 +218,8 @@ class Stage:
         _crop(data / "town_1_ortho.tif", self.files / "ortho.tif")
         _crop(data / "town_labels.tif", self.files / "labels.tif")
         draw(self.files / "labels.tif", self.files / "labels.gpkg")
+        _write_survey(data, self.files / "survey")
+        _write_benchmarks(self.files / "isprs")
         for name, labels in (("site", "labels.tif"), ("drawn", "labels.gpkg")):
             (self.files / f"{name}.toml").write_text(SITE.format(labels=labels))
 
@@ -236,11 +249,67 @@ def _crop(source: Path, target: Path) -> None:
         dataset.update_tags(**{k: v for k, v in tags.items() if k.startswith("class")})
 
 
-def draw(labels: Path, target: Path) -> None:
-    """Write the regions of a label raster as polygons with one attribute, `code`."""
+def _write_survey(data: Path, folder: Path) -> None:
+    """Write the whole town as a survey of a larger place: as if its pixels were 0.5 m wide.
+
+    The classes are those of the page about own data: ground, vegetation, building, water, other.
+    """
+    folder.mkdir()
+    with ExitStack() as stack:
+        sheets = [stack.enter_context(rasterio.open(p)) for p in data.glob("town_*_ortho.tif")]
+        image, place = merge(sheets)
+        crs = sheets[0].crs
+        heights = stack.enter_context(rasterio.open(data / "town_dsm.tif"))
+        shape = {"transform": place, "width": image.shape[2], "height": image.shape[1]}
+        view = stack.enter_context(WarpedVRT(heights, crs=crs, **shape))
+        surface = view.read(1)
+        ids = stack.enter_context(rasterio.open(data / "town_labels.tif")).read(1)
+    ground = ndimage.minimum_filter(np.where(surface == -9999, 9999, surface), 81)
+    codes = np.full(256, 255, np.uint8)
+    codes[:6] = (0, 2, 1, 1, 4, 3)
+    opaque = np.full(image.shape[1:], 255, np.uint8)
+    opaque[:, :20] = 0
+    rasters = {
+        "ortho": image,
+        "ortho_rgba": np.vstack([image, opaque[None]]),
+        "dsm": surface[None],
+        "dtm": ndimage.uniform_filter(ground, 81)[None],
+        "labels": codes[ids][None],
+    }
+    wide = Affine(0.5, 0, place.c, 0, -0.5, place.f)
+    for name, values in rasters.items():
+        nodata = {"dsm": -9999, "dtm": -9999, "labels": 255}.get(name)
+        options = {"photometric": "RGB"} if name.startswith("ortho") else {}
+        with rasterio.open(
+            folder / f"{name}.tif", "w", driver="GTiff", width=image.shape[2],
+            height=image.shape[1], count=len(values), dtype=values.dtype, crs=crs,
+            transform=wide, nodata=nodata, **options,
+        ) as dataset:  # fmt: skip
+            dataset.write(values)
+    draw(folder / "labels.tif", folder / "labels.gpkg", without=4)
+
+
+def _write_benchmarks(folder: Path) -> None:
+    """Write a few scenes of the copies of ISPRS data, with configs for tiles that fit them."""
+    isprs.deliver_vaihingen(folder / "vaihingen", ["1", "3", "5", "2"])
+    isprs.deliver_potsdam(folder / "potsdam", ["2_10", "2_11", "4_12", "6_7", "7_10", "3_13"])
+    for name, scored in (("vaihingen", '["2"]'), ("potsdam", '["3_13"]')):
+        config = (ROOT / "configs" / f"{name}.toml").read_text(encoding="utf-8")
+        config = re.sub(r"test_scenes = \[.*?\n\]", f"test_scenes = {scored}", config, flags=re.S)
+        config = config.replace("size = 512", "size = 64\nmin_labelled = 0.01")
+        config = re.sub(r"overlap = \d+", "overlap = 0", config)
+        (folder / name / f"{name}.toml").write_text(config, encoding="utf-8")
+
+
+def draw(labels: Path, target: Path, without: int = 255) -> None:
+    """Write the regions of a label raster as polygons with one attribute, `code`.
+
+    A person draws no polygon where there is no label, 255, nor one of the value `without`.
+    """
     with rasterio.open(labels) as dataset:
         ids, place, crs = dataset.read(1), dataset.transform, dataset.crs.to_wkt()
-    found = [(shape(s), int(v)) for s, v in shapes(ids, mask=ids != 255, transform=place)]
+    drawn = (ids != 255) & (ids != without)
+    found = [(shape(s), int(v)) for s, v in shapes(ids, mask=drawn, transform=place)]
     outlines, codes = (np.array(column) for column in zip(*found, strict=True))
     pyogrio.raw.write(
         target, shapely.to_wkb(outlines), [codes.astype(np.int64)], ["code"],
