@@ -178,13 +178,16 @@ class Stage:
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
 
-    def run(self, text: str, folder: Path) -> None:
-        """Run commands by bash; the first that fails is an error with what it said."""
+    def run(self, text: str, folder: Path) -> Path:
+        """Run commands by bash; the first that fails is an error. Returns the folder at the end."""
+        last = self.folder / "last"
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=self._variables,
+            ["bash", "-euo", "pipefail", "-c", f"{text}\npwd > {last}"],
+            cwd=folder, env=self._variables,
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return Path(last.read_text(encoding="utf-8").rstrip("\n"))
 
     def follow(self, page: str, folder: Path) -> None:
         """Do what a page says, in a folder of its own."""
@@ -196,7 +199,7 @@ class Stage:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(step.text.replace(SERVICE, self._tiles.address), encoding="utf-8")
             elif not step.name or shutil.which(step.name):
-                self.run(step.text, folder)
+                folder = self.run(step.text, folder)
 
     def _copy(self, names: list[str], folder: Path) -> None:
         for name in names:
