@@ -149,7 +149,9 @@ class Ensemble:
                 return BatchedForward(networks, NumpyArrays(), batch or 1, transforms)
         from cafe_cli.inference.engines.torch import build_forward
 
-        return build_forward(self._torch_models, device, batch, transforms, windows.size)
+        return build_forward(
+            self._torch_models, device, batch, transforms, windows.size, settings.cuda_graphs
+        )
 
     def _onnx_networks(self, shapes: Sequence[tuple[int, int, int]]) -> list[OnnxNetwork]:
         networks = []

@@ -87,7 +87,7 @@ class BatchedForward:
         Networks for arrays of `arrays`.
     arrays : Arrays
     batch_size : int
-        Windows per batch; halved once if memory runs out.
+        Windows per batch; halved while memory does not suffice.
     transforms : sequence of TTATransform
     """
 
@@ -100,7 +100,6 @@ class BatchedForward:
     ) -> None:
         self.networks, self.transforms = networks, transforms
         self.arrays, self.batch_size = arrays, batch_size
-        self._halved = False
 
     def __call__(self, patches: Sequence[Patch]) -> Array:
         """Return the probabilities (len(patches), K, size, size) float32 of at most a batch."""
@@ -113,13 +112,23 @@ class BatchedForward:
         start = 0
         while start < len(patches):
             part = patches[start : start + self.batch_size]
-            try:
-                scores = self(part)
-            except (RuntimeError, MemoryError) as error:
-                self._halve(error)
+            scores = self._attempt(part)
+            if scores is None:
+                self.arrays.free()  # now that the error holds none of it
                 continue
             yield start, scores
             start += len(part)
+
+    def _attempt(self, patches: Sequence[Patch]) -> Array | None:
+        """Return the probabilities; None, and halve the batch size, where memory runs out."""
+        try:
+            return self(patches)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or self.batch_size == 1:
+                raise
+        self.batch_size //= 2
+        log.warning("out of memory: continuing with --batch-size %d", self.batch_size)
+        return None
 
     def _mean(self, batch: Batch) -> Array:
         total: Array | None = None
@@ -140,15 +149,6 @@ class BatchedForward:
         if count > 1:
             total /= count
         return total
-
-    def _halve(self, error: Exception) -> None:
-        """Halve the batch size after the first out-of-memory error; raise any other error."""
-        if not out_of_memory(error) or self._halved or self.batch_size == 1:
-            raise error
-        self._halved = True
-        self.batch_size //= 2
-        log.warning("out of memory: continuing with --batch-size %d", self.batch_size)
-        self.arrays.free()
 
 
 def blank_patch(bands: int, size: int) -> Patch:

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -148,22 +150,51 @@ class Hungry:
 @pytest.mark.parametrize(
     "says", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory"]
 )
-def test_out_of_memory_halves_the_batch_once(caplog, says):
-    patches = [patch(i) for i in range(5)]
-    forward = torch_forward([Hungry(2, says)], 4)
+def test_out_of_memory_halves_the_batch_until_it_fits(caplog, says):
+    patches = [patch(i) for i in range(21)]
+    forward = torch_forward([Hungry(2, says)], 16)
     with caplog.at_level("WARNING", logger="cafe"):
         parts = [scores for _, scores in forward.batches(patches)]
-    assert torch.equal(
-        torch.cat(parts),
-        torch.cat([s for _, s in torch_forward([Hungry(9)], 2).batches(patches)]),
-    )
+    wanted = torch.cat([s for _, s in torch_forward([Hungry(99)], 2).batches(patches)])
+    assert torch.equal(torch.cat(parts), wanted)
     assert [r.getMessage() for r in caplog.records] == [
-        "out of memory: continuing with --batch-size 2"
+        f"out of memory: continuing with --batch-size {size}" for size in (8, 4, 2)
     ]
-    with pytest.raises(RuntimeError, match="memory"):
-        list(torch_forward([Hungry(1, says)], 4).batches(patches))
-    with pytest.raises(RuntimeError, match="memory"):
-        list(torch_forward([Hungry(0, says)], 1).batches(patches))
+    assert forward.batch_size == 2
+
+
+def test_a_batch_of_odd_size_is_halved_down_to_one():
+    forward = torch_forward([Hungry(1)], 7)
+    found = [start for start, _ in forward.batches([patch() for _ in range(4)])]
+    assert (found, forward.batch_size) == ([0, 1, 2, 3], 1)
+
+
+def test_memory_that_does_not_suffice_for_one_window_is_an_error():
+    for batch in (1, 4):
+        forward = torch_forward([Hungry(0)], batch)
+        with pytest.raises(RuntimeError, match="memory"):
+            list(forward.batches([patch()]))
+        assert forward.batch_size == 1
+
+
+def test_memory_is_given_back_when_nothing_holds_it_any_more(monkeypatch):
+    """An error holds what the failed pass had allocated, until it is handled."""
+    held, freed = [], []
+
+    class Allocated:
+        pass
+
+    def network(optical, *_):
+        if len(optical) > 1:
+            allocated = Allocated()
+            held.append(weakref.ref(allocated))
+            raise MemoryError
+        return F.relu(optical)
+
+    forward = torch_forward([network], 4)
+    monkeypatch.setattr(forward.arrays, "free", lambda: freed.append(held[-1]() is None))
+    assert len(list(forward.batches([patch(), patch()]))) == 2
+    assert freed == [True, True]
 
 
 def test_other_errors_are_not_swallowed():

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe_cli.config.schema import HeightSettings
-from cafe_cli.inference import tiling, window_reader
+from cafe_cli.inference import pipeline, tiling, window_reader
 from cafe_cli.inference.blending import window_weights
 from cafe_cli.inference.pipeline import Inference
 from cafe_cli.inference.throughput import Meter
@@ -227,3 +228,39 @@ def test_a_full_disk_ends_it(opener, network, devices, monkeypatch):
     monkeypatch.setattr(Predicted, "write", full)
     with pytest.raises(OSError, match="No space"):
         run(opener, [network] * devices, WindowGrid(64, 32))
+
+
+class _Waits(TorchDispatchMode):
+    """Takes note of operations whose result the host has to wait for."""
+
+    waiting = frozenset(
+        {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero"}
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.calls = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.calls += 1
+        if name in self.waiting:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_nothing_in_a_row_of_windows_waits_for_a_gpu(opener, network, monkeypatch, batch):
+    waits, row = _Waits(), pipeline._BandRunner.row
+
+    def watched(runner, *arguments):
+        with waits:
+            return row(runner, *arguments)
+
+    monkeypatch.setattr(pipeline._BandRunner, "row", watched)
+    run(opener, [network], WindowGrid(64, 32), batch=batch)
+    assert waits.calls > 1000
+    assert waits.seen == []
+    with waits:
+        assert bool(torch.ones(1) > 0)
+    assert waits.seen == ["_local_scalar_dense"]

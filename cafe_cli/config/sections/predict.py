@@ -68,3 +68,10 @@ class PredictSettings(Section):
             "saves more time than it takes to start, and torch elsewhere."
         ),
     ] = "auto"
+    cuda_graphs: Annotated[
+        bool,
+        describe(
+            "Record the passes of the network as CUDA graphs, and replay them: less work for the "
+            "host, more memory on the GPU. Without effect on a CPU; not measured yet."
+        ),
+    ] = False

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cafe_cli.inference.arrays.base import Batch, Fetched
 from cafe_cli.model.device import device_context, has_native_bf16
+from cafe_cli.model.host_memory import HostMemory, Layout
 from cafe_cli.scenes.scene import Patch
 
 
@@ -54,6 +55,8 @@ class TorchArrays:
     def __init__(self, device: torch.device) -> None:
         self.device, self._device = str(device), device
         self.rows_at_once = None if device.type == "cuda" else 64
+        self._layout: Layout | None = None
+        self._memory: list[HostMemory] = []
 
     def zeros(self, *shape: int, dtype: Literal["float32", "uint8"] = "float32") -> Tensor:
         return torch.zeros(*shape, dtype=getattr(torch, dtype), device=self._device)
@@ -62,19 +65,24 @@ class TorchArrays:
         return torch.from_numpy(values).to(self._device)
 
     def batch(self, patches: Sequence[Patch], size: int) -> Batch:
-        first = patches[0]
-        side = first.optical_valid.shape
-        shapes = [first.optical.shape, side, (1, *side), side]
-        kinds = [_tensor_dtype(first.optical.dtype), torch.bool, torch.float32, torch.bool]
-        pinned = self._device.type == "cuda"
-        stacks = [
-            torch.zeros((size, *shape), dtype=kind, pin_memory=pinned)
-            for shape, kind in zip(shapes, kinds, strict=True)
-        ]
+        memory = self._next_memory(_layout(patches[0], size))
         for index, patch in enumerate(patches):
-            for stack, values in zip(stacks, patch, strict=True):
+            for stack, values in zip(memory.tensors, patch, strict=True):
                 stack[index].numpy()[...] = values
-        return Batch(*(stack.to(self._device, non_blocking=True) for stack in stacks))
+        for stack in memory.tensors:
+            stack[len(patches) :] = 0
+        return Batch(*memory.copy())
+
+    def _next_memory(self, layout: Layout) -> HostMemory:
+        """Return host memory that no copy to a GPU needs any more."""
+        if self._device.type == "cpu":
+            return HostMemory(layout, self._device)  # the batch itself, which may be kept
+        if layout != self._layout:
+            # Two, so that one is filled while the other is copied.
+            self._layout, self._memory = layout, [HostMemory(layout, self._device) for _ in "ab"]
+        self._memory.reverse()
+        self._memory[0].wait()
+        return self._memory[0]
 
     def float32(self, x: Tensor) -> Tensor:
         return x.float()
@@ -127,8 +135,17 @@ class TorchArrays:
         return device_context(self._device)
 
     def free(self) -> None:
+        self._layout, self._memory = None, []
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _layout(patch: Patch, size: int) -> Layout:
+    """Return shapes and data types of a batch of so many patches."""
+    side = patch.optical_valid.shape
+    kinds = (_tensor_dtype(patch.optical.dtype), torch.bool, torch.float32, torch.bool)
+    shapes = (patch.optical.shape, side, (1, *side), side)
+    return [((size, *shape), kind) for shape, kind in zip(shapes, kinds, strict=True)]
 
 
 def _tensor_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:

@@ -62,7 +62,7 @@ class GraphedNetwork:
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording | None:
         """Record a pass on copies of the inputs; None if that is not possible."""
         own = tuple(values.clone() for values in inputs)
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
         try:
             with _no_autocast_cache():

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cafe_cli.inference.arrays.torch import TorchArrays
+from cafe_cli.inference.engines.cuda_graphs import GraphedNetwork
 from cafe_cli.inference.forward import BatchedForward, TTATransform, blank_patch
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
@@ -61,6 +62,7 @@ def build_forward(
     batch_size: int | None,
     transforms: Sequence[TTATransform],
     window: int,
+    cuda_graphs: bool = False,
 ) -> BatchedForward:
     """Bring models to a device.
 
@@ -74,18 +76,23 @@ def build_forward(
     transforms : sequence of TTATransform
     window : int
         Side of the windows in pixels.
+    cuda_graphs : bool
+        Replay passes from CUDA graphs; without effect on a CPU.
     """
     device = torch.device(device_name)
     if device.type == "cpu":
         keep_memory()
     networks = [TorchNetwork(prepare_network(model, device)) for model in models]
     arrays = TorchArrays(device)
-    alone = BatchedForward(networks, arrays, batch_size or 1, transforms)
-    if batch_size is not None or device.type == "cpu":
-        return alone
-    blank = blank_patch(models[0].architecture.optical_bands, window)
-    fitting = windows_that_fit(device, lambda: alone([blank]))
-    return BatchedForward(networks, arrays, fitting, transforms)
+    if device.type == "cpu":
+        return BatchedForward(networks, arrays, batch_size or 1, transforms)
+    if batch_size is None:
+        alone = BatchedForward(networks, arrays, 1, transforms)
+        blank = blank_patch(models[0].architecture.optical_bands, window)
+        batch_size = windows_that_fit(device, lambda: alone([blank]))
+    # Recorded passes keep memory: how much a window takes is measured before.
+    chosen = [*map(GraphedNetwork, networks)] if cuda_graphs else networks
+    return BatchedForward(chosen, arrays, batch_size, transforms)
 
 
 def prepare_network(model: CaFE, device: torch.device) -> CaFE:

@@ -11,8 +11,10 @@ from cafe_cli.inference.arrays.numpy import NumpyArrays
 from cafe_cli.inference.arrays.torch import TorchArrays
 from cafe_cli.inference.blending import Blender, window_weights
 from cafe_cli.scenes.scene import Patch
+from tests.support.pretended_gpu import PretendedGpu
 
 NUMPY, TORCH = NumpyArrays(), TorchArrays(torch.device("cpu"))
+NUMPY_PATCH = Patch(np.ones((3, 8, 8), np.uint16), *np.ones((3, 8, 8), bool))
 FLOATS = st.floats(-1e3, 1e3, width=32)
 
 
@@ -27,6 +29,42 @@ def test_batches():
     for a, b in zip(one, other, strict=True):
         assert np.array_equal(a, b.float().numpy())
     assert [x.dtype for x in one] == [np.float32, bool, np.float32, bool]
+
+
+def test_batches_for_a_gpu_travel_in_one_copy_from_memory_that_is_used_again(monkeypatch):
+    gpu = PretendedGpu(monkeypatch)
+    arrays, found = TorchArrays(gpu), []
+    valid = noise(32, 32) < 0.9
+    sequence = [  # number of patches: of later batches, less than before
+        [
+            Patch((noise(3, 32, 32, seed=i) * 255).astype(np.uint8), valid, noise(32, 32), ~valid)
+            for i in range(count)
+        ]
+        for count in (3, 2, 1, 3, 1)
+    ]
+    found = [arrays.batch(patches, 3) for patches in sequence]
+    for batch, patches in zip(found, sequence, strict=True):
+        wanted = TORCH.batch(patches, 3)
+        assert all(map(torch.equal, batch, wanted))
+        assert [x.dtype for x in batch] == [x.dtype for x in wanted]
+    assert gpu.log.count("copy") == len(sequence)
+    assert gpu.log.count("pinned") == 2
+    # What is filled for the third time was copied before; the first two were not.
+    assert gpu.log.count("wait") == len(sequence) - 2
+
+
+def test_memory_for_batches_follows_their_shape_and_can_be_freed(monkeypatch):
+    gpu = PretendedGpu(monkeypatch)
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    arrays, patch = TorchArrays(gpu), NUMPY_PATCH
+    for size in (4, 4, 2, 2):
+        assert len(arrays.batch([patch], size).optical) == size
+    assert gpu.log.count("pinned") == 4
+    arrays.free()
+    arrays.batch([patch], 2)
+    assert gpu.log.count("pinned") == 6
+    assert emptied == [True]
 
 
 @pytest.mark.parametrize("turns", [-3, -1, 0, 1, 2, 3])
