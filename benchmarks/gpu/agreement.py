@@ -21,7 +21,7 @@ import torch
 from benchmarks.gpu.mapping import settings_of
 from benchmarks.gpu.part import ROOT, Part
 from cafe_cli.config.schema import PredictSettings
-from cafe_cli.inference import forward
+from cafe_cli.inference.arrays import torch as arrays
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import predict
 from cafe_cli.model.device import choose_device, has_native_bf16
@@ -100,7 +100,7 @@ def record_maps(part: Part, model: Path, other: Path) -> None:
     wanted, sure = sample_map(part, model, "cpu", "wanted")
     bf16 = has_native_bf16(choose_device(part.device))
     for precision in ("bf16", "float32") if bf16 else ("float32",):
-        plain = mock.patch.object(forward, "has_native_bf16", return_value=False)
+        plain = mock.patch.object(arrays, "has_native_bf16", return_value=False)
         with nullcontext() if precision == "bf16" else plain:
             labels, confidence = sample_map(part, model, part.device, precision)
         apart = np.abs(confidence.astype(int) - sure)

@@ -12,17 +12,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks.gpu.part import Part
 from benchmarks.gpu.timing import peaks, reset_peak, seconds_each
 from cafe_cli.config.schema import PredictSettings
-from cafe_cli.inference.forward import BatchedForward, blank_patch, to_batch, transform_inputs
+from cafe_cli.inference.forward import BatchedForward, blank_patch, transform_inputs
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import Predictor
 from cafe_cli.inference.scene_input import SceneInput
-from cafe_cli.model.device import device_context, has_native_bf16
 from cafe_cli.system.threads import cores
 
 
@@ -48,6 +45,10 @@ def predict(part: Part) -> None:
         if part.has_time(f"whole, {jobs} readers", 15):
             fewer = prepare(part, model, ComputeOptions(part.device, jobs))
             record_whole(part, fewer, each, jobs=jobs)
+    if part.has_time("CUDA graphs", 15):
+        graphs = prepare(part, model, settings=settings_of(part, cuda_graphs=True))
+        record_forward(part, graphs, cuda_graphs=True)
+        record_whole(part, graphs, each, cuda_graphs=True)
     for batch in (1, 4, 16, 64):
         if part.has_time(f"forward pass, batch {batch}", 8) and part.on_gpu:
             settings = settings_of(part, batch_size=batch)
@@ -101,26 +102,23 @@ def record_forward(part: Part, ready: Prepared, **values: object) -> float:
     forward, size = ready.forward, ready.plan.windows.size
     bands = len(ready.predictor.ensemble.card.band_names)
     patches = [blank_patch(bands, size)] * forward.batch_size
-    inputs = transform_inputs(
-        to_batch(patches, forward.batch_size, forward.device), forward.transforms[0]
-    )
-    mixed = torch.autocast("cuda", torch.bfloat16, enabled=has_native_bf16(forward.device))
-    reset_peak(forward.device)
-    with torch.inference_mode(), mixed, device_context(forward.device):
-        each = seconds_each(
-            lambda: forward.networks[0](*inputs), forward.device, part.sizes.seconds
-        )
+    arrays = forward.arrays
+    batch = arrays.batch(patches, forward.batch_size)
+    inputs = transform_inputs(batch, forward.transforms[0], arrays)
+    reset_peak(part.device)
+    with arrays.computing(), arrays.on_device():
+        each = seconds_each(lambda: forward.networks[0](*inputs), part.device, part.sizes.seconds)
     each /= forward.batch_size
     part.record(
         "forward pass", batch=forward.batch_size, window=size, ms_a_window=round(each * 1e3, 3),
-        windows_mpx_per_second=round(size**2 / 1e6 / each, 1), **peaks(forward.device), **values,
+        windows_mpx_per_second=round(size**2 / 1e6 / each, 1), **peaks(part.device), **values,
     )  # fmt: skip
     return each
 
 
 def record_whole(part: Part, ready: Prepared, each: float, **values: object) -> None:
     """Map the scene; compare the time with that of the bare forward passes of its windows."""
-    reset_peak(ready.forward.device)
+    reset_peak(part.device)
     start = time.perf_counter()
     meter = ready.predictor.run(ready.plan, lambda meter: None)
     seconds = time.perf_counter() - start
@@ -132,7 +130,7 @@ def record_whole(part: Part, ready: Prepared, each: float, **values: object) -> 
         forward_seconds=round(each * meter.run, 2),
         of_forward=round(seconds / (each * meter.run), 3),
         mpx_per_second=round(meter.pixels / 1e6 / seconds, 1), stages=stages,
-        **peaks(ready.forward.device),
+        **peaks(part.device),
         host_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
         **({"jobs": cores()} | values),
     )  # fmt: skip

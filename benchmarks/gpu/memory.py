@@ -21,7 +21,7 @@ from cafe_cli.inference.forward import blank_patch
 from cafe_cli.training.step import LossModule
 from cafe_cli.training.train import train
 
-FITS = 40  # windows for which there is memory
+FITS = 6  # windows for which there is memory
 TOO_MANY = 64  # windows that are asked for
 LITTLE = 2_000_000_000  # bytes that training is left
 
@@ -86,11 +86,11 @@ def refusing(ready: Prepared, most: int) -> Iterator[None]:
 
 def record_auto_batch(part: Part, model: Path, each: int) -> None:
     """Predict on a GPU of which others have taken most."""
-    with nearly_full(part.device, FITS * each):
+    with nearly_full(part.device, 4 * FITS * each):
         ready = prepare(part, model)
         windows = ready.predictor.run(ready.plan, lambda meter: None).run
         part.record(
-            "cafe predict, GPU nearly full", free_windows=FITS, handled=windows > 0,
+            "cafe predict, GPU nearly full", free_windows=4 * FITS, handled=windows > 0,
             batch=ready.forward.batch_size, **peaks(part.device),
         )  # fmt: skip
 

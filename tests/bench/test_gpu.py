@@ -95,13 +95,14 @@ def test_scenes_are_those_that_were_asked_for(made):
 def test_predict(run, pretended):
     rows = run("predict")
     whole = [row for row in rows if row["what"] == "cafe predict"]
-    assert [row.get("run") for row in whole] == [1, 2, 3, None, None]
-    assert [row["jobs"] for row in whole][3] == 1
-    assert whole[4]["ground"] == "estimate"
+    assert [row.get("run") for row in whole] == [1, 2, 3, None, None, None]
+    assert whole[3]["jobs"] == 1
+    assert whole[4]["cuda_graphs"]
+    assert whole[5]["ground"] == "estimate"
     assert {row["windows"] for row in whole} == {16}
     assert all(row["of_forward"] > 0 and row["used_mb"] == 3 for row in whole)
     forward = [row["batch"] for row in rows if row["what"] == "forward pass"]
-    assert forward == [1, 1, 4, 16, 64]
+    assert forward == [1, 1, 1, 4, 16, 64]
     assert any(row["what"] == "the whole command" for row in rows)
 
 
@@ -143,15 +144,13 @@ def test_same_in_two_precisions(monkeypatch, tmp_path):
     seen = []
 
     def draw(part, model, device, name):
-        from cafe_cli.inference import forward
-
-        seen.append((device, name, forward.has_native_bf16(torch.device("cpu"))))
+        seen.append((device, name, agreement.arrays.has_native_bf16(torch.device("cpu"))))
         image = np.full((2, 5), name == "float32", np.uint8)
         return image, image
 
     monkeypatch.setattr(agreement, "sample_map", draw)
     monkeypatch.setattr(agreement, "has_native_bf16", lambda device: True)
-    monkeypatch.setattr(agreement.forward, "has_native_bf16", lambda device: True)
+    monkeypatch.setattr(agreement.arrays, "has_native_bf16", lambda device: True)
     part = parts.Part("same", "cpu", tmp_path, tmp_path, parts.TINY, time.monotonic() + 100)
     agreement.record_maps(part, tmp_path, tmp_path)
     names = ["wanted", "bf16", "float32", "other"]
@@ -171,7 +170,7 @@ def test_a_training_that_fails_is_said(tmp_path):
 def test_memory_on_a_cpu(run):
     rows = {row["what"]: row for row in run("memory")}
     assert rows["cafe predict, batch too large"] == {
-        "what": "cafe predict, batch too large", "asked": 64, "batch": 32, "windows": 16,
+        "what": "cafe predict, batch too large", "asked": 64, "batch": 4, "windows": 16,
         "handled": True, "error": "",
     }  # fmt: skip
     assert rows["cafe train, batch too large"]["handled"]
@@ -180,8 +179,8 @@ def test_memory_on_a_cpu(run):
 def test_memory_on_a_gpu(run, pretended):
     rows = {row["what"]: row for row in run("memory")}
     assert rows["a window"]["mb"] == 2
-    # Forty windows of 2 MB more than the 2 MB that torch has, of 80 GB.
-    assert pretended == [pytest.approx(82 / 80_000), 1.0]
+    # Six windows of 2 MB more than the 2 MB that torch has, of 80 GB.
+    assert pretended == [pytest.approx(14 / 80_000), 1.0]
     assert rows["cafe predict, GPU nearly full"]["handled"]
     assert not rows["cafe train, batch too large"]["handled"]  # there is memory after all
     assert rows["cafe train, GPU nearly full"]["batch"] == 8

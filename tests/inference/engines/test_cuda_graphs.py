@@ -127,11 +127,11 @@ def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch, caplog):
 
 def test_too_little_memory_is_passed_on():
     def fail(*inputs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     graphed = GraphedNetwork(fail)
     for _ in range(2):  # not taken for a network that cannot be recorded
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
             graphed(torch.ones(2))
 
 
