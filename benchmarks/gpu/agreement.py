@@ -63,6 +63,7 @@ def same(part: Part) -> None:
     finally:
         for run in runs:
             run.process.kill()
+            run.process.wait()
     record_maps(part, runs[0].folder / "best.safetensors", runs[1].folder / "best.safetensors")
 
 
