@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from cafe_cli.config.schema import STRIDE
 from cafe_cli.exporting.eight_bit import EightBitNetwork
 from cafe_cli.exporting.tools import IMAGE
 from cafe_cli.model.cafe import CaFE
@@ -88,7 +90,7 @@ def compare_for_cafe(
     network : CaFE
         In inference mode, on the CPU.
     patches : sequence of Patch
-        Of one size, at least three.
+        Of one size.
     open_session : callable
     logits : bool
         Whether that is what the file returns.
@@ -108,10 +110,15 @@ def compare_for_cafe(
 def _groups(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
     """Yield every window alone, two together, and parts of others that are no squares."""
     yield from ([patch] for patch in patches)
-    yield [*patches[:2]]
-    rows, columns = (32 * max(length // 64, 1) for length in patches[0].optical_valid.shape)
-    yield [patch.at((slice(0, rows), slice(0, None))) for patch in patches[:3]]
-    yield [patches[-1].at((slice(0, 32), slice(0, columns)))]
+    yield _first(patches, 2)
+    half = STRIDE * max(patches[0].optical_valid.shape[0] // (2 * STRIDE), 1)
+    yield [patch.at((slice(0, half), slice(0, None))) for patch in _first(patches, 3)]
+    yield [patches[-1].at((slice(0, STRIDE), slice(0, half)))]
+
+
+def _first(patches: Sequence[Patch], count: int) -> list[Patch]:
+    """Return the first patches; they come again where there are fewer."""
+    return [*islice(cycle(patches), count)]
 
 
 def compare_for_tool(
@@ -138,7 +145,7 @@ def compare_for_tool(
     equal, kept = Agreement(), Agreement()
     groups = [[patch] for patch in patches]
     if together > 1:
-        groups.append([*patches[:together]])
+        groups.append(_first(patches, together))
     for group in groups:
         image = torch.from_numpy(np.stack([_feed(module, patch) for patch in group]))
         session = open_session((len(group), *image.shape[-2:]))

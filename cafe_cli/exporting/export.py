@@ -42,8 +42,7 @@ log = logging.getLogger("cafe")
 
 _SUFFIX = ".onnx"
 _ACROSS = 2  # windows along each side of a scene
-_DRAWN = 4
-_LARGEST = 1024  # pixels along each side of the windows that a file for cafe is compared on
+_LARGEST = 1024  # pixels along each side of windows of which several are compared
 _TOGETHER = 2  # windows in a batch, where the other program may choose
 
 
@@ -137,22 +136,8 @@ def export(
     paths = [output, settings_path(output)]
     with claim_outputs([output], overwrite):
         network, card = model_file.load(model)
-        side = planned.window if planned else _window_for_cafe(card)
-        patches, seen = _windows(model, network, card, scene, side, planned)
-        if planned is None:
-            graph = export_onnx(network, card, softmax=not options.logits)
-            found = compare_for_cafe(
-                network, patches, partial(open_session, graph, output), options.logits
-            )
-            kept = None
-        else:
-            module = EightBitNetwork(network.deployed(), planned.order, planned.heights).eval()
-            facts = describe(network, card) | tool_metadata(card, planned)
-            graph = _export_tool(module, planned, facts)
-            together = planned.batch or _TOGETHER
-            found, kept = compare_for_tool(
-                module, patches, together, partial(open_session, graph, output)
-            )
+        patches, seen = _windows(model, network, card, scene, planned)
+        graph, found, kept = _make(network, card, options, planned, patches, output)
         _check(found, output, seen)
         with replace_together(paths, overwrite) as new:
             new[output].write_bytes(graph)
@@ -228,6 +213,26 @@ def _plan(
     return card, plan_input(card, options.target, options.window, options.overlap, options.heights)
 
 
+def _make(
+    network: CaFE,
+    card: ModelCard,
+    options: ExportOptions,
+    planned: ToolInput | None,
+    patches: Sequence[Patch],
+    output: Path,
+) -> tuple[bytes, Agreement, Agreement | None]:
+    """Return the file and how it compares with the network, see `ExportResult`."""
+    if planned is None:
+        graph = export_onnx(network, card, softmax=not options.logits)
+        session = partial(open_session, graph, output)
+        return graph, compare_for_cafe(network, patches, session, options.logits), None
+    module = EightBitNetwork(network.deployed(), planned.order, planned.heights).eval()
+    graph = _export_tool(module, planned, describe(network, card) | tool_metadata(card, planned))
+    together = planned.batch or (_TOGETHER if planned.window <= _LARGEST else 1)
+    session = partial(open_session, graph, output)
+    return graph, *compare_for_tool(module, patches, together, session)
+
+
 def _window_for_cafe(card: ModelCard) -> int:
     """Return the side of windows like those of the training, in which attention is local."""
     reach = card.architecture.attention + 2 * STRIDE if card.architecture.attention else 0
@@ -239,13 +244,14 @@ def _windows(
     network: CaFE,
     card: ModelCard,
     source: PredictInput | None,
-    side: int,
     planned: ToolInput | None,
 ) -> tuple[Sequence[Patch], str]:
     """Return windows to compare labels on, and say what they are."""
+    side = planned.window if planned else _window_for_cafe(card)
+    across = _ACROSS if side <= _LARGEST else 1  # a pass over larger ones takes minutes
     if source is None:
         known = card.training_pixels or normal_distribution(network, card.dtype)
-        patches = [*drawn_windows(known, card.dtype, side, _DRAWN)]
+        patches = [*drawn_windows(known, card.dtype, side, across**2)]
         return patches, f"{len(patches)} windows drawn at random, with colours of the training data"
     ensemble = Ensemble.load([model])
     inspection, area = SceneInput.of(source, ensemble).inspect(ensemble)
@@ -255,8 +261,12 @@ def _windows(
             "feeds 8 bits: give an 8-bit orthophoto, or leave out --optical"
         )
     with open_scene(inspection, estimate_scene_ground(inspection)) as scene:
-        patches = [*scene_windows(scene, area.extent, side, _ACROSS)]
-    return patches, f"{len(patches)} windows of {inspection.files.name}"
+        patches = [*scene_windows(scene, area.extent, side, across)]
+    return patches, f"{_count(patches)} of {inspection.files.name}"
+
+
+def _count(patches: Sequence[Patch]) -> str:
+    return f"{len(patches)} window{'s'[: len(patches) > 1]}"
 
 
 def _export_tool(module: EightBitNetwork, planned: ToolInput, metadata: Mapping[str, str]) -> bytes:

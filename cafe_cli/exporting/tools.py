@@ -69,7 +69,8 @@ def plan_input(
     card : ModelCard
     target : {"deepness", "geodeep"}
     window, overlap : int, optional
-        In pixels. By default 512, or the windows of the training if they are larger; and a quarter.
+        In pixels. By default 512, or the windows of the training if they are larger or if attention
+        pools over all of a window; and a quarter.
     heights : bool
         Whether heights are wanted, if the model knows them and the program has a band for them.
 
@@ -108,7 +109,10 @@ def plan_input(
 
 
 def _check_window(card: ModelCard, asked: int | None) -> int:
-    size = max(-(-card.window // STRIDE) * STRIDE, _WINDOW) if asked is None else asked
+    trained = -(-card.window // STRIDE) * STRIDE
+    # Labels depend on the window where attention pools over all of it.
+    usual = max(trained, _WINDOW) if card.architecture.attention else trained
+    size = usual if asked is None else asked
     if size % STRIDE or not STRIDE <= size <= _MOST:
         near = min(max(round(size / STRIDE), 1) * STRIDE, _MOST)
         raise ConfigError(

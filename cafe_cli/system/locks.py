@@ -20,6 +20,7 @@ if sys.platform != "win32":
 
 log = logging.getLogger("cafe")
 
+_MOST_TRIES = 100  # to make a file in a folder that others remove; /proc takes none
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
@@ -109,11 +110,14 @@ def wait_for_lock(path: Path, busy: str) -> Iterator[None]:
 
 def _open_locked(path: Path, output: Path) -> int | None:
     """Open and lock a file that still has its name once locked; None without file locks."""
+    tries = 0
     while sys.platform != "win32":
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # a process that made the folder has just removed it
+            if (tries := tries + 1) == _MOST_TRIES:
+                raise OutputError(f"cannot write {output}: its folder takes no files") from None
             continue
         if not _try_lock(descriptor, output):
             holder = os.read(descriptor, 300).decode("utf-8", "replace").strip()

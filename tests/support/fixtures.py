@@ -10,7 +10,7 @@ import pytest
 
 from cafe_cli.cli import main
 from cafe_cli.model import model_file
-from tests.support.engines import card_of, cut, tiny_model, write_town
+from tests.support.engines import card_of, cut, decided, tiny_model, write_town
 
 Invoke: TypeAlias = Callable[..., tuple[Any, Any]]
 
@@ -37,6 +37,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = tiny_model()
     model_file.save(path, network, card_of(network))
     return path
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a model file with random weights that tells classes apart: ``(card, **network)``."""
+
+    def make(card: dict[str, Any] | None = None, **changes: Any) -> Path:
+        network = decided(tiny_model(**changes))
+        path = tmp_path / "model.safetensors"
+        model_file.save(path, network, card_of(network, **(card or {})))
+        return path
+
+    return make
 
 
 @pytest.fixture

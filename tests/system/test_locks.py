@@ -154,6 +154,14 @@ def test_where_no_lock_can_be_made(tmp_path):
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no such folder")
+@pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/proc/self/task"])
+def test_a_folder_that_takes_no_files(folder):
+    path = Path(folder, "map.tif")
+    with pytest.raises(OutputError, match=f"cannot write {path}: "), lock_outputs([path]):
+        pass
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["write", "truncate"])
 def test_a_lock_that_cannot_be_written_is_removed(tmp_path, monkeypatch, call, number):
