@@ -131,7 +131,8 @@ def _without_unreadable_messages() -> Iterator[None]:
 
 def _one_line(error: click.ClickException) -> str:
     """Return a usage error of click on one line: the message and where to find help."""
-    message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    message = error.format_message().rstrip(".").replace("\n\t", " ")  # of a list of choices
+    context = getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help" if context else message
 
 

@@ -173,10 +173,17 @@ def test_the_script_of_a_shell(invoke, shell):
     assert "cafe" in captured.out
 
 
-def test_a_shell_that_is_not_known(invoke):
-    code, captured = invoke("completion", "tcsh")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+        ([], "Choose from: bash, zsh, fish; see cafe completion --help"),
+    ],
+)
+def test_a_shell_that_is_not_known_or_named(invoke, words, says):
+    code, captured = invoke("completion", *words)
     assert code == 2
-    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in captured.err
+    assert says in captured.err
 
 
 @pytest.fixture
