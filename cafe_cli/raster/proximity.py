@@ -85,7 +85,7 @@ def _far_from_most(boxes: NDArray[np.object_], distance: float) -> NDArray[np.bo
 
 
 def _remedy(lost: Sequence[str], base: Grid, boxes: NDArray[np.object_]) -> str:
-    apart = "or treat them as separate scenes or maps"
+    apart = "or treat what lies apart as separate scenes or maps"
     if lost:
         return f"{lost[0]} has a corner at 0, 0: has it lost its georeference? correct it, {apart}"
     if _are_parted_by_date_line(base, boxes):
