@@ -23,7 +23,7 @@ from cafe_cli.scenes.scene import estimate_scene_ground
 log = logging.getLogger("cafe")
 
 _NO_TIME = (
-    "how long the run takes is known after the model has been exported (cafe export), or has run "
+    "the run time can be estimated once the model has been exported (cafe export) or has run "
     "here in ONNX Runtime (--engine onnx)"
 )
 

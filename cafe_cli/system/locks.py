@@ -117,7 +117,7 @@ def _open_locked(path: Path, output: Path) -> int | None:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # a process that made the folder has just removed it
             if (tries := tries + 1) == _MOST_TRIES:
-                raise OutputError(f"cannot write {output}: its folder takes no files") from None
+                raise OutputError(f"cannot write {output}: its folder is not writable") from None
             continue
         if not _try_lock(descriptor, output):
             holder = os.read(descriptor, 300).decode("utf-8", "replace").strip()
