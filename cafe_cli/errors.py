@@ -64,7 +64,7 @@ class ModelFileError(CafeError):
 
 
 class TrainingError(CafeError):
-    """Training cannot start, or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class PartialFailureError(CafeError):

@@ -87,7 +87,7 @@ class Report:
 
     @contextmanager
     def capture_errors(self, where: str = "") -> Iterator[None]:
-        """Turn an exception of the block into an error finding, so that the check goes on."""
+        """Turn an exception of the block into an error finding, so that the check continues."""
         try:
             yield
         except CafeError as error:

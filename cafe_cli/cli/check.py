@@ -55,7 +55,7 @@ def check_scenes(
     config: "Config", output: Path | None = None, overwrite: bool = False, *,
     jobs: int | None = None, as_json: bool = False,
 ) -> None:  # fmt: skip
-    """Check the scenes of a config, and the output if there is to be one; print the report."""
+    """Check the scenes of a config, and the output if one is named; print the report."""
     from cafe_cli.checks.check import check as run
     from cafe_cli.cli.console import progress_bar
     from cafe_cli.cli.report import print_reports

@@ -180,7 +180,7 @@ def _check_usage(
 
 @contextmanager
 def _claimed(output: Path | None, inputs: Sequence[str], overwrite: bool) -> Iterator[None]:
-    """Keep other runs from the file of areas, if there is to be one."""
+    """Lock the file of areas against other runs, if one is named."""
     from cafe_cli.scenes.discovery import expand
     from cafe_cli.system.atomic_write import check_outputs
     from cafe_cli.system.output_group import claim_outputs

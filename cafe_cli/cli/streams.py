@@ -48,7 +48,7 @@ def _occupy_standard_descriptors() -> None:
 
 
 class _Talk:
-    """stderr, without which the work goes on."""
+    """stderr; the work continues without it."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115

@@ -63,7 +63,7 @@ class Design:
 
 
 def find_design(points: PointFeatures) -> Design | str:
-    """Return the design of points, or why they are no probability sample that is known.
+    """Return the design of points, or why they are not a known probability sample.
 
     Columns are those of ``cafe sample``, in the layer of the points or, joined by ``id``, in a
     table `DESIGN` of the same file.

@@ -124,7 +124,7 @@ class MapReader:
         return MapWindow(ids, hidden)
 
     def _check(self, values: NDArray[np.generic]) -> None:
-        """Refuse values that are no class ids, whatever their data type."""
+        """Refuse values that are not class ids, for any data type."""
         wrong = ~np.isin(values, [*range(len(self._classes)), NODATA])
         if wrong.any():
             raise LabelError(

@@ -184,7 +184,7 @@ def score_points(
     reason: str,
     unanswered: int,
 ) -> PointScores:
-    """Score a map at points that are no probability sample, each of which counts alike."""
+    """Score a map at points that are not a probability sample; all count equally."""
     confusion = _count(reference, predicted, counted, classes)
     return PointScores(
         compute_scores(confusion, classes), None, reason, unanswered, kappa(confusion.counts)

@@ -108,7 +108,7 @@ def compare_for_cafe(
 
 
 def _groups(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
-    """Yield every window alone, two together, and parts of others that are no squares."""
+    """Yield every window alone, two together, and parts of others that are not squares."""
     yield from ([patch] for patch in patches)
     yield _first(patches, 2)
     half = STRIDE * max(patches[0].optical_valid.shape[0] // (2 * STRIDE), 1)

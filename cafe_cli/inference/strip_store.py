@@ -304,7 +304,7 @@ def _strip_file(path: Path) -> StripFile:
 
 
 def engine_of_run(labels: Path) -> str | None:
-    """Return the engine of the run that `--resume` goes on with, complete or not, if there is one.
+    """Return the engine of the run that `--resume` continues, complete or not; None without one.
 
     Parameters
     ----------

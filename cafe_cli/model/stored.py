@@ -119,7 +119,7 @@ def check_weights(path: Path) -> None:
 
 
 def nonfinite_error(path: Path, wrong: Mapping[str, tuple[int, int]]) -> ModelFileError:
-    """Return the error of weights that are no numbers: how many of how many, by their names."""
+    """Return the error for NaN or infinite weights: how many values of which tensors."""
     name, (count, size) = next(iter(wrong.items()))
     return ModelFileError(
         f"{path}: {count:,} of {size:,} values of {reprlib.repr(name)} are NaN or infinite, and so "

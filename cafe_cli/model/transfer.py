@@ -206,7 +206,7 @@ def _channels(stored: Tensor, bands: Matching, count: int) -> Tensor | None:
 
 
 def _notes(network: CaFE, source: CaFE, bands: Matching, classes: Matching) -> dict[str, str]:
-    """Return what is to be said about the parts of a network, by part."""
+    """Return the notes about the parts of a network, by part."""
     new, old = network.architecture, source.architecture
     notes = {"image encoder": bands.describe("bands"), "head": classes.describe("classes")}
     theirs = encoder_names(old)

@@ -118,7 +118,7 @@ def read_acquired(dataset: DatasetReader) -> Acquired | None:
 
 
 def _parse(text: str) -> Acquired:
-    """Return the span of one date or time; raise a ValueError if it is none."""
+    """Return the span of one date or time; ValueError for other text."""
     if _YEAR.fullmatch(text):
         return Acquired(_first(text, 1), _first(str(int(text) + 1), 1) - _SECOND)
     if _MONTH.fullmatch(text):

@@ -95,7 +95,7 @@ def explain_unreadable(path: str, reason: str) -> str:
 
 
 def _list_archive(path: str) -> list[str] | None:
-    """Return GDAL's names of the files in an archive; None if the file is none."""
+    """Return GDAL's names of the files in an archive; None if the file is not an archive."""
     if not is_file_name(path) or not os.path.isfile(path):
         return None
     try:

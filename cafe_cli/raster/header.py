@@ -57,7 +57,7 @@ def block_bytes(dataset: DatasetReader) -> int:
 
 
 def read_descriptions(dataset: DatasetReader) -> tuple[str, ...]:
-    """Return the description of each band, "" where there is none or it is no text in UTF-8."""
+    """Return the description of each band, "" where it is missing or not UTF-8."""
     try:
         return tuple(printable(text or "").strip() for text in dataset.descriptions)
     except UnicodeDecodeError:
@@ -66,7 +66,7 @@ def read_descriptions(dataset: DatasetReader) -> tuple[str, ...]:
 
 
 def read_unit(dataset: DatasetReader) -> str:
-    """Return the unit of the first band, "" where there is none or it is no text in UTF-8."""
+    """Return the unit of the first band, "" where it is missing or not UTF-8."""
     try:
         return printable(dataset.units[0] or "").strip()
     except UnicodeDecodeError:
@@ -79,7 +79,7 @@ def read_unit(dataset: DatasetReader) -> str:
 
 
 def read_tags(dataset: DatasetReader, namespace: str | None = None) -> dict[str, str]:
-    """Return the tags of a raster; none if they are no text in UTF-8."""
+    """Return the tags of a raster; none if they are not UTF-8."""
     try:
         tags: dict[str, str] = dataset.tags(ns=namespace)
     except UnicodeDecodeError:

@@ -81,7 +81,7 @@ class Member:
     findings: tuple[Finding, ...] = ()
 
     def with_pixel_size(self, metres: float | None) -> "Member":
-        """Return a raster whose pixels have so many metres, if it does not say itself how many."""
+        """Return a raster with this pixel size in metres, unless it has one of its own."""
         if self.grid.has_pixel_size:
             return self
         return replace(self, grid=replace(self.grid, pixel_size=metres))

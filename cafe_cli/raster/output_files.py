@@ -40,7 +40,7 @@ def check_rasters(
     others: Sequence[Path] = (),
     styled: bool = True,
 ) -> None:
-    """Refuse rasters to write that are no files, exist, or are an input, with their side files.
+    """Refuse output rasters that cannot be files, exist, or are an input, with their side files.
 
     Parameters
     ----------

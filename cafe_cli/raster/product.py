@@ -46,7 +46,7 @@ class Product:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Say what the raster is, so that others are not taken for labels; see `product_of`."""
+        """Tags that identify the raster, so that only labels are read as labels; see `product_of`."""
         return {_TAG: self.name}
 
     @property
@@ -66,7 +66,7 @@ def product_of(tags: Mapping[str, str]) -> str:
 
 
 def label_product(path: Path, classes: ClassTable | None) -> Product:
-    """Return the product of a label raster; without classes, nobody knows what its values mean."""
+    """Return the product of a label raster; without classes, the meaning of its values is unknown."""
     return Product("labels", path, classes=classes, descriptions=("class",), overviews="mode")
 
 

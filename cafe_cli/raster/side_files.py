@@ -24,7 +24,7 @@ _COLUMNS = (
 
 
 def side_texts(product: Product, counts: Counts) -> dict[Path, str]:
-    """Return the side files of a raster and their text; none where nobody knows what values mean.
+    """Return the side files of a raster and their text; none if the meaning of values is unknown.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class ModelFacts:
 
 
 def require_pystac() -> None:
-    """Refuse to go on without pystac.
+    """Refuse to continue without pystac.
 
     Raises
     ------

@@ -154,7 +154,7 @@ def _scene(
 
 
 def find_placeholder(names: Sequence[str]) -> str | None:
-    """Return the first name with a placeholder such as ``{id}`` that is no file of that name."""
+    """Return the first name with a placeholder such as ``{id}`` that is not itself a file."""
     found = (n for n in names if _PLACEHOLDER.search(n) and not os.path.exists(n))
     return next(found, None)
 

@@ -125,7 +125,7 @@ def read_table(path: str, classes: ClassTable) -> ValueToClass:
 
 
 def find_class(name: str, classes: ClassTable) -> int | None:
-    """Return the id of a class by its name; whatever the case where that is unambiguous."""
+    """Return the id of a class by its name; the case is ignored where that is unambiguous."""
     if name in classes.names:
         return classes.names.index(name)
     return _folded(classes).get(name.casefold())

@@ -80,7 +80,7 @@ def read_text(path: Path | str, most: int) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON; every text that is none, however it is nested, is a `ValueError`."""
+    """Parse JSON; any other text, however it is nested, raises `ValueError`."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -88,7 +88,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; every text that is none, however it is nested, is a `ValueError`."""
+    """Parse TOML; any other text, however it is nested, raises `ValueError`."""
     # tomllib takes time and memory with the square of the parts of a key.
     if long := _LONG_KEY.search(text):
         raise ValueError(f"line {text.count(chr(10), 0, long.start()) + 1} has a key of many parts")

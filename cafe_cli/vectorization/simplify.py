@@ -59,7 +59,7 @@ class Occupied:
         self._taken[y, x] = False
 
     def refresh(self) -> None:
-        """Count anew."""
+        """Count again."""
         np.cumsum(self._taken, axis=1, dtype=self._sums.dtype, out=self._sums[:, 1:])
 
     def count(self, x: NDArray[Any], y: NDArray[Any]) -> Whole:
@@ -214,7 +214,7 @@ def _order_equals(outlines: Outlines, members: NDArray[np.int64]) -> Whole:
 
 
 class _Simplifier:
-    """Removes vertices of a window, in rounds of vertices that are no neighbours.
+    """Removes vertices of a window, in rounds of vertices that are not neighbours.
 
     Parameters
     ----------

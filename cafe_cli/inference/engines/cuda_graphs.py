@@ -83,6 +83,6 @@ class GraphedNetwork:
 
 
 def _no_autocast_cache() -> torch.autocast:
-    """Return autocast as it is, but weights are converted anew: a graph must own what it reads."""
+    """Return autocast without its cache of weights, since a graph must own what it reads."""
     enabled, kind = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     return torch.autocast("cuda", kind, enabled=enabled, cache_enabled=False)
