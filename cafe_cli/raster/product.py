@@ -46,7 +46,7 @@ class Product:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Tags that identify the raster, so that only labels are read as labels; see `product_of`."""
+        """Tags that tell labels from other rasters; see `product_of`."""
         return {_TAG: self.name}
 
     @property
@@ -66,7 +66,7 @@ def product_of(tags: Mapping[str, str]) -> str:
 
 
 def label_product(path: Path, classes: ClassTable | None) -> Product:
-    """Return the product of a label raster; without classes, the meaning of its values is unknown."""
+    """Return the product of a label raster; without classes, its values have no known meaning."""
     return Product("labels", path, classes=classes, descriptions=("class",), overviews="mode")
 
 
