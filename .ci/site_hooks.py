@@ -10,7 +10,7 @@ import click
 
 from cafe_cli.cli.main import cli
 
-WIDTH = 100  # characters of a line of the help
+WIDTH = 88  # characters of a line of the help; more do not fit the page
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
