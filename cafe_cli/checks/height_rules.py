@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from scipy.ndimage import label
+import scipy  # loads its parts when they are first used
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.findings import Finding
@@ -145,7 +145,7 @@ def largest_gap(void: Mask) -> float:
 
     Voids that touch the border do not count: rotated rasters always have them.
     """
-    gaps, count = label(void)
+    gaps, count = scipy.ndimage.label(void)
     sizes = np.bincount(gaps.ravel(), minlength=count + 1)
     border = np.concatenate([gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]])
     sizes[[0, *np.unique(border)]] = 0

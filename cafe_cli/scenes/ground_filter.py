@@ -33,8 +33,8 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.window import Window, blocks
@@ -169,7 +169,7 @@ def _find_pits(
     """
     known = known & ~_find_drops(heights, known, spec.allowed_drops[:_TREE_RADIUS])
     deep = [spec.offset + 2 * spec.slope * spec.cell * (step + 1) for step in range(_PIT_RADIUS)]
-    holes, count = label(_find_drops(-heights, known, deep), np.ones((3, 3)))
+    holes, count = scipy.ndimage.label(_find_drops(-heights, known, deep), np.ones((3, 3)))
     small = np.bincount(holes.ravel(), minlength=count + 1) <= _PIT_CELLS
     small[0] = False  # the label of the cells outside holes
     pits: NDArray[np.bool_] = small[holes]

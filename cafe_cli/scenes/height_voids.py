@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 from cafe_cli.text import percent
 
@@ -144,7 +144,7 @@ def _edge_heights(parts: Sequence[Values], value: float, metres: Callable[[Any],
     for part in parts:
         same = part == value
         if same.any():
-            edge = binary_dilation(same, _ANY_SHAPE) & ~same & np.isfinite(part)
+            edge = scipy.ndimage.binary_dilation(same, _ANY_SHAPE) & ~same & np.isfinite(part)
             found.append(metres(part[edge]))
     return np.concatenate(found) if found else np.zeros(0)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from rasterio.io import DatasetReader
-from scipy.ndimage import binary_dilation, label
 
 from cafe_cli.findings import Finding
 from cafe_cli.raster.reader import Array, Mask
@@ -284,15 +284,15 @@ def margin(near: Mask, sample: Sample) -> Mask:
     rim = np.zeros(near.shape, bool)
     rim[[0, -1]] |= np.array([top, bottom])[:, None]
     rim[:, [0, -1]] |= np.array([left, right])
-    areas, _ = label(near)
+    areas, _ = scipy.ndimage.label(near)
     found: Mask = np.isin(areas, np.setdiff1d(areas[rim], [0]))
     return found
 
 
 def _surround(area: Mask) -> Mask:
     """Return the pixels at some distance around an area."""
-    near = binary_dilation(area, iterations=_BEYOND[0])
-    found: Mask = binary_dilation(near, iterations=_BEYOND[1] - _BEYOND[0]) & ~near
+    near = scipy.ndimage.binary_dilation(area, iterations=_BEYOND[0])
+    found: Mask = scipy.ndimage.binary_dilation(near, iterations=_BEYOND[1] - _BEYOND[0]) & ~near
     return found
 
 
@@ -324,7 +324,7 @@ def _check_speckle(samples: Sequence[Sample], nodata: float, path: str) -> Itera
     for sample in samples:
         small = _inner_areas((sample.values == nodata).all(axis=0) & ~sample.valid)
         brightness = sample.values.mean(axis=0)
-        edges.append(brightness[binary_dilation(small) & sample.valid])
+        edges.append(brightness[scipy.ndimage.binary_dilation(small) & sample.valid])
         grey.append(brightness[sample.valid])
         count += int(small.sum())
         total += small.size
@@ -345,7 +345,7 @@ def _check_speckle(samples: Sequence[Sample], nodata: float, path: str) -> Itera
 
 def _inner_areas(void: Mask) -> Mask:
     """Return the small areas of a mask that do not touch its border."""
-    areas, count = label(void)
+    areas, count = scipy.ndimage.label(void)
     sizes = np.bincount(areas.ravel(), minlength=count + 1)
     ends = np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]])
     sizes[[0, *np.unique(ends)]] = 0
