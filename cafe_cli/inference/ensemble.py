@@ -155,10 +155,10 @@ class Ensemble:
 
     def _onnx_networks(self, shapes: Sequence[tuple[int, int, int]]) -> list[OnnxNetwork]:
         networks = []
-        for number, file in enumerate(self.files):
-            digest = self.hashes[number][1]
-            graph: Path | bytes | None = find_graph(file, digest)
+        for number, (file, found) in enumerate(zip(self.files, self._graphs, strict=True)):
+            graph: Path | bytes | None = found
             if graph is None:
+                digest = self.hashes[number][1]
                 graph = make_graph(file, digest, self._torch_models[number])
             networks.append(OnnxNetwork(graph, file.path, shapes))
         return networks
@@ -182,9 +182,14 @@ class Ensemble:
 
     @property
     def has_graphs(self) -> bool:
-        """Whether there is an ONNX file of every model already, so that torch is not needed."""
+        """Whether there was an ONNX file of every model before, so that torch is not needed."""
+        return None not in self._graphs
+
+    @cached_property
+    def _graphs(self) -> list[Path | None]:
+        """The ONNX files that were there at first; each was read once to see that it is whole."""
         pairs = zip(self.files, self.hashes, strict=True)
-        return all(find_graph(file, digest) for file, (_, digest) in pairs)
+        return [find_graph(file, digest) for file, (_, digest) in pairs]
 
     @cached_property
     def hashes(self) -> list[tuple[str, str]]:
