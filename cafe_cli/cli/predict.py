@@ -164,9 +164,9 @@ def predict(
 ) -> None:  # fmt: skip
     """Predict the land-cover map of a scene.
 
-    MODEL is a file that cafe train wrote (best.safetensors); the probabilities of several models
-    are averaged. Rasters are files, folders, quoted globs, @list.txt or any name that GDAL opens.
-    Of a config, [predict] is used; what else a map depends on, the model says.
+    MODEL is a file of cafe train (best.safetensors) or cafe export (.onnx); the probabilities of
+    several models are averaged. Rasters are files, folders, quoted globs, @list.txt or any name
+    that GDAL opens. The command reads [predict] from a config; the model holds all other settings.
     """
     from cafe_cli.cli.console import inference_display, show_meter
     from cafe_cli.cli.report import print_reports
