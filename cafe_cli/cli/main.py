@@ -47,9 +47,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _OUT_OF_MEMORY = (
     "out of memory; lower the batch size or the window (train.crop in training, tile.size)"
 )
-_HEAVY = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning_fabric")
-"""What a machine that only predicts with ONNX files can do without."""
-
 _ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):
     _ENDED[signal.SIGHUP] = "hung up: the terminal was closed"
@@ -89,10 +86,11 @@ def _run() -> int:
 
 def _explain(error: Exception) -> str:
     """Return the message for an error of a library; empty for an error of this program."""
-    if isinstance(error, ModuleNotFoundError) and error.name in _HEAVY:
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("cafe_cli"):
+        package = str(error.name).partition(".")[0].replace("_", "-")
         return (
-            f"{error.name} is not installed: pip install {error.name}; without it only models that "
-            "cafe export has made can be run"
+            f"{package} is not installed: pip install {package}; docs/install.md says what works "
+            "without it"
         )
     return _OUT_OF_MEMORY if out_of_memory(error) else ""
 
