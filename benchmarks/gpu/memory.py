@@ -1,7 +1,7 @@
 """The part `memory`: what happens when a GPU's memory does not suffice.
 
-torch may take only a part of the GPU, or a tensor takes most of it, as another process would. On a
-CPU, networks that refuse large batches stand in for it.
+torch may take only a part of the GPU, or most of it is taken, as by another process. On a CPU,
+networks that refuse large batches stand in for it.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ def refusing(ready: Prepared, most: int) -> Iterator[None]:
 
 def record_auto_batch(part: Part, model: Path, each: int) -> None:
     """Predict on a GPU of which others have taken most."""
-    with nearly_full(part.device, 4 * FITS * each):
+    with nearly_full(4 * FITS * each):
         ready = prepare(part, model)
         windows = ready.predictor.run(ready.plan, lambda meter: None).run
         part.record(
@@ -101,7 +101,7 @@ def record_training_too_large(part: Part) -> None:
     config, output = changed(part, batch_size=batch), part.work / "run_too_large"
     no_memory = mock.patch.object(LossModule, "forward", side_effect=MemoryError("out of memory"))
     error = ""
-    with nearly_full(part.device, LITTLE) if part.on_gpu else no_memory:
+    with nearly_full(LITTLE) if part.on_gpu else no_memory:
         try:
             train(part.work / "tiles", output, config, device=part.device, overwrite=True)
         except TrainingError as failure:
@@ -114,7 +114,7 @@ def record_training_too_large(part: Part) -> None:
 def record_auto_training(part: Part) -> None:
     """Train with the batch size that fits into little memory."""
     config, output = changed(part, batch_size="auto", epochs=1), part.work / "run_little"
-    with nearly_full(part.device, 4 * LITTLE):
+    with nearly_full(4 * LITTLE):
         train(part.work / "tiles", output, config, device=part.device, overwrite=True)
         batch = load_config(output / "config.toml").train.batch_size
         part.record(

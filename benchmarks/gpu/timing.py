@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes import CDLL, byref, c_size_t, c_uint64
 from statistics import median
 
 import torch
@@ -57,15 +58,21 @@ def seconds_each(
 
 
 @contextmanager
-def nearly_full(device: torch.device | str, free: int) -> Iterator[None]:
-    """Take memory of a GPU until so many bytes of it are free."""
+def nearly_full(free: int) -> Iterator[None]:
+    """Take memory of the current GPU until so many bytes of it are free.
+
+    The driver is asked for it: torch would count it as its own, and limit it as such.
+    """
     torch.cuda.empty_cache()
     there, _ = torch.cuda.mem_get_info()
-    ballast = torch.empty(max(there - free, 0), dtype=torch.uint8, device=device)
+    driver, ballast = CDLL("libcuda.so.1"), c_uint64()
+    size = c_size_t(max(there - free, 1))
+    if code := driver.cuMemAlloc_v2(byref(ballast), size):
+        raise RuntimeError(f"the driver gave no {size.value} bytes: CUDA error {code}")
     try:
         yield
     finally:
-        del ballast
+        driver.cuMemFree_v2(ballast)
         torch.cuda.empty_cache()
 
 

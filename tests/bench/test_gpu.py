@@ -74,7 +74,7 @@ def pretended(monkeypatch):
     numbers = {
         "max_memory_allocated": 3_000_000, "max_memory_reserved": 4_000_000,
         "memory_allocated": 1_000_000, "memory_reserved": 2_000_000,
-        "mem_get_info": (500_000_000, 80_000_000_000),
+        "mem_get_info": (50_000_000_000, 80_000_000_000),
         "synchronize": None, "empty_cache": None, "reset_peak_memory_stats": None,
     }  # fmt: skip
     for name, value in numbers.items():
@@ -176,7 +176,8 @@ def test_memory_on_a_cpu(run):
     assert rows["cafe train, batch too large"]["handled"]
 
 
-def test_memory_on_a_gpu(run, pretended):
+def test_memory_on_a_gpu(run, pretended, monkeypatch):
+    monkeypatch.setattr(timing, "CDLL", Driver())
     rows = {row["what"]: row for row in run("memory")}
     assert rows["a window"]["mb"] == 2
     # Six windows of 2 MB more than the 2 MB that torch has, of 80 GB.
@@ -202,16 +203,47 @@ def test_devices(run, pretended, monkeypatch):
     assert [row["equal"] for row in rows] == [None, 1, 1]
 
 
-def test_a_ballast_leaves_what_was_asked_for(monkeypatch):
-    sizes = []
+class Driver:
+    """The functions of libcuda that take and give back memory."""
+
+    def __init__(self, code=0):
+        self.code, self.taken, self.given_back = code, [], []
+
+    def __call__(self, name):
+        assert name == "libcuda.so.1"
+        return self
+
+    def cuMemAlloc_v2(self, pointer, size):  # noqa: N802
+        self.taken.append(size.value)
+        pointer._obj.value = 7
+        return self.code
+
+    def cuMemFree_v2(self, pointer):  # noqa: N802
+        self.given_back.append(pointer.value)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    driver = Driver()
+    monkeypatch.setattr(timing, "CDLL", driver)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (900, 1000))
-    monkeypatch.setattr(torch, "empty", lambda size, **_: sizes.append(size))
-    with timing.nearly_full("cpu", 200):
+    return driver
+
+
+def test_what_is_taken_of_a_gpu_leaves_what_was_asked_for(driver):
+    with timing.nearly_full(200):
+        assert driver.given_back == []
+    with timing.nearly_full(2000):  # less is free already
         pass
-    with timing.nearly_full("cpu", 2000):  # less is free already
+    assert driver.taken == [700, 1]
+    assert driver.given_back == [7, 7]
+
+
+def test_a_gpu_that_cannot_be_filled_is_an_error(driver):
+    driver.code = 2
+    with pytest.raises(RuntimeError, match="no 700 bytes: CUDA error 2"), timing.nearly_full(200):
         pass
-    assert sizes == [700, 0]
 
 
 def options(tmp_path, *words):
