@@ -93,7 +93,7 @@ from pathlib import Path
 from statistics import median
 import rasterio
 from rasterio.windows import Window
-from cafe_cli.model.model_file import read_card
+from cafe_cli.model.stored import read_card
 from cafe_cli.raster.grid import Grid
 from cafe_cli.evaluation.metrics import Confusion, compute_scores
 out, scene = map(Path, sys.argv[1:])

@@ -90,7 +90,8 @@ def save_model(part: Part, encoder: str, path: Path) -> None:
     from cafe_cli.classes import ClassTable, LandClass
     from cafe_cli.config.schema import HeightSettings
     from cafe_cli.model.cafe import Architecture, CaFE
-    from cafe_cli.model.model_file import ModelCard, save
+    from cafe_cli.model.card import ModelCard
+    from cafe_cli.model.model_file import save
 
     classes = ClassTable(tuple(LandClass(i, name) for i, name in enumerate(CLASSES)))
     network = CaFE(
