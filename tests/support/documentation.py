@@ -46,6 +46,8 @@ _FENCE = re.compile(r"^ *```(\S*) *(?:title=\"([^\"]+)\")?$")
 _COMMENT = re.compile(r"^ *<!-- ([a-z ]+): (.*) -->$")
 _CROP = Window(200, 60, 320, 320)
 """Pixels of the town that are the scene of the pages: all six classes, and quick to map."""
+_SURVEY = 900
+"""Side in pixels of the survey of a larger place: tiles of 384 pixels, and a block to hold out."""
 
 SERVICE = "https://tiles.example.org"
 """A map service on a page; a server of this machine stands in for it."""
@@ -253,7 +255,7 @@ def _crop(source: Path, target: Path) -> None:
 
 
 def _write_survey(data: Path, folder: Path) -> None:
-    """Write the whole town as a survey of a larger place: as if its pixels were 0.5 m wide.
+    """Write most of the town as a survey of a larger place: as if its pixels were 0.5 m wide.
 
     The classes are those of the page about own data: ground, vegetation, building, water, other.
     """
@@ -261,12 +263,14 @@ def _write_survey(data: Path, folder: Path) -> None:
     with ExitStack() as stack:
         sheets = [stack.enter_context(rasterio.open(p)) for p in data.glob("town_*_ortho.tif")]
         image, place = merge(sheets)
+        image = image[:, :_SURVEY, :_SURVEY]
         crs = sheets[0].crs
         heights = stack.enter_context(rasterio.open(data / "town_dsm.tif"))
         shape = {"transform": place, "width": image.shape[2], "height": image.shape[1]}
         view = stack.enter_context(WarpedVRT(heights, crs=crs, **shape))
         surface = view.read(1)
         ids = stack.enter_context(rasterio.open(data / "town_labels.tif")).read(1)
+        ids = ids[:_SURVEY, :_SURVEY]
     ground = ndimage.minimum_filter(np.where(surface == -9999, 9999, surface), 81)
     codes = np.full(256, 255, np.uint8)
     codes[:6] = (0, 2, 1, 1, 4, 3)
