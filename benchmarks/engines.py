@@ -58,11 +58,13 @@ def main() -> None:
         work(options)
         return
     prepare(options)
-    started = {n: start(n, options) for n in options.variants if is_available(n)}
-    built = {name: answer(worker) for name, worker in started.items()}
-    workers = {name: worker for name, worker in started.items() if built[name]}
-    for name in built.keys() - workers.keys():
-        print(f"the variant {name!r} cannot be built: see above", file=sys.stderr)
+    workers, built = {}, {}
+    for name in filter(is_available, options.variants):
+        worker = start(name, options)
+        if told := answer(worker):
+            workers[name], built[name] = worker, told
+        else:
+            print(f"the variant {name!r} cannot be built: see above", file=sys.stderr)
     names = list(workers)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(options.rounds):
