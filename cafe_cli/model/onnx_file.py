@@ -135,6 +135,9 @@ def _options(runtime: Any) -> Any:
     options.inter_op_num_threads = 1
     # A memory pattern doubles the memory: that of the first run, which finds it, is kept.
     options.enable_mem_pattern = False
+    # Buffers that are planned for several results live on between them: 923 MB instead of 520 for a
+    # window of 1120 pixels. Without the plan a pass takes 1 to 3 % longer.
+    options.enable_mem_reuse = False
     # Threads that spin while they wait for a window take cores from those that read and write.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
