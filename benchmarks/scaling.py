@@ -257,12 +257,14 @@ def plot(rows: list[Row], law: NDArray[np.float64], limits: dict[str, float], pa
     import matplotlib.pyplot as plt
 
     best = least(rows)
-    figure, axes = plt.subplots(2, 4, figsize=(13, 5.6), sharey="row")
     labels = {
         "pixels": "scene, Mpx", "window": "window, px", "classes": "classes",
         "width": "channels of the decoder",
     }  # fmt: skip
-    for column, (kind, label) in enumerate(labels.items()):
+    shown = [kind for kind in labels if sum(row["kind"] == kind for row in best) > 2]
+    size = (1 + 3 * len(shown), 5.6)
+    figure, axes = plt.subplots(2, len(shown), figsize=size, sharey="row", squeeze=False)
+    for column, kind in enumerate(shown):
         of_kind = sorted((r for r in best if r["kind"] == kind), key=lambda r: r["value"])
         values = [row["value"] for row in of_kind]
         cost = [row["cpu"] / row["mpx"] for row in of_kind]
@@ -278,16 +280,14 @@ def plot(rows: list[Row], law: NDArray[np.float64], limits: dict[str, float], pa
             top.plot(values, bound, "--", color="#777777", label="forward pass and decoding alone")
             top.legend(frameon=False, fontsize=8)
         bottom.plot(values, [row["peak_mb"] for row in of_kind], "o-", color="#c62828")
-        bottom.set_xlabel(label)
+        bottom.set_xlabel(labels[kind])
         for axis in (top, bottom):
             axis.set_ylim(bottom=0)
             axis.grid(color="#dddddd")
             axis.set_axisbelow(True)
             if kind == "pixels":
                 axis.set_xscale("log", base=4)
-                axis.set_xticks(values, [f"{value:g}" for value in values])
-            else:
-                axis.set_xticks(values, [f"{value:g}" for value in values])
+            axis.set_xticks(values, [f"{value:g}" for value in values])
     axes[0, 0].set_ylabel("CPU seconds per Mpx of the scene")
     axes[1, 0].set_ylabel("peak memory, MB")
     figure.tight_layout()
