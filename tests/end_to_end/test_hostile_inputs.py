@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cafe_cli.errors import InputError, ModelFileError
@@ -340,7 +341,7 @@ def test_tile_sets_that_are_no_json(tmp_path, text):
 
 def rewrite(model, path, change, card=None):
     """Write a model file anew, with other tensors or another description."""
-    with model_file.safe_open(model, framework="pt") as file:
+    with safe_open(model, framework="pt") as file:
         metadata = file.metadata()
     description = {**json.loads(metadata["cafe"]), **(card or {})}
     save_file(change(load_file(model)), path, {**metadata, "cafe": json.dumps(description)})
