@@ -87,7 +87,7 @@ def require_pystac() -> None:
     try:
         import pystac.extensions.mlm  # noqa: F401
     except ImportError as error:
-        raise ConfigError("--stac needs pystac: pip install 'pystac>=1.15'") from error
+        raise ConfigError("--stac needs pystac: pip install 'pystac>=1.15.2'") from error
 
 
 def item_text(

@@ -168,5 +168,5 @@ def test_a_footprint_across_the_antimeridian(tmp_path):
 
 def test_without_pystac(monkeypatch):
     monkeypatch.setitem(sys.modules, "pystac.extensions.mlm", None)
-    with pytest.raises(ConfigError, match=r"--stac needs pystac: pip install 'pystac>=1\.15'"):
+    with pytest.raises(ConfigError, match=r"--stac needs pystac: pip install 'pystac>=1\.15\.2'"):
         require_pystac()
