@@ -282,12 +282,13 @@ def plot(rows: list[Row], law: NDArray[np.float64], limits: dict[str, float], pa
         bottom.plot(values, [row["peak_mb"] for row in of_kind], "o-", color="#c62828")
         bottom.set_xlabel(labels[kind])
         for axis in (top, bottom):
-            axis.set_ylim(bottom=0)
             axis.grid(color="#dddddd")
             axis.set_axisbelow(True)
             if kind == "pixels":
                 axis.set_xscale("log", base=4)
             axis.set_xticks(values, [f"{value:g}" for value in values])
+    for axis in axes[:, 0]:
+        axis.set_ylim(bottom=0)  # of its row, once all of it is drawn
     axes[0, 0].set_ylabel("CPU seconds per Mpx of the scene")
     axes[1, 0].set_ylabel("peak memory, MB")
     figure.tight_layout()
