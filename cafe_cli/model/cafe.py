@@ -81,7 +81,8 @@ class CaFE(nn.Module):
         Initial weights of the optical and of the height encoder: "none" (random), "imagenet" (from
         a package, see `cafe_cli.model.bundled_weights`, or downloaded), another name that the
         encoder library downloads, or a file (.safetensors, .pth, .pt) with the encoder's state dict
-        for 3 bands. They are adapted to the number of bands.
+        for 3 bands. They are adapted to the number of bands. "stored" are those of a model file,
+        which is read next.
 
     Raises
     ------

@@ -23,6 +23,9 @@ from cafe_cli.text import closest, first_line
 STRIDES = (4, 8, 16, STRIDE)
 """Input pixels per feature pixel, level by level."""
 
+STORED = "stored"
+"""Initial weights of a network that those of a model file replace: built as fast as can be."""
+
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 # torch.load unpickles any file, and unpickling arbitrary bytes raises any of these.
@@ -43,7 +46,7 @@ def build_encoder(name: str, bands: int, weights: str) -> nn.Module:
         The weights cannot be downloaded or read, or belong to another encoder.
     """
     _check_name(name)
-    if is_file(weights):
+    if weights != STORED and is_file(weights):
         path = Path(weights).expanduser()
         state = read_weights(path)
         encoder = _construct(name, bands, "none")
@@ -73,17 +76,17 @@ def _check_name(name: str) -> None:
 
 def _construct(name: str, bands: int, weights: str) -> nn.Module:
     """Build an encoder with weights from the library's hub, or random ones ("none")."""
-    if _is_of_timm(name) and weights not in ("none", "imagenet"):
+    if _is_of_timm(name) and weights not in ("none", "imagenet", STORED):
         raise ConfigError(
             f"encoder {name!r} has no weights {weights!r}: choose imagenet, none or a local file"
         )
     number = efficientnet_lite.variant(name)
-    if number is not None and weights == "none":
+    if number is not None and weights == STORED:
         return efficientnet_lite.EfficientNetLite(number, bands)
     from segmentation_models_pytorch.encoders import get_encoder
 
     try:
-        download = None if weights == "none" else weights
+        download = None if weights in ("none", STORED) else weights
         encoder: nn.Module = get_encoder(name, in_channels=bands, weights=download)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard, parse_card
+from cafe_cli.model.encoders import STORED
 from cafe_cli.model.stored import TRAINING, nonfinite_error, open_safetensors
 from cafe_cli.system.atomic_write import remove, replace_atomically
 from cafe_cli.system.untrusted import parse_json
@@ -203,6 +204,6 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 def _build(path: Path, card: ModelCard) -> CaFE:
     try:
-        return CaFE(card.architecture, weights="none")
+        return CaFE(card.architecture, weights=STORED, height_weights=STORED)
     except (ConfigError, ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: cannot build its network: {error}") from error
