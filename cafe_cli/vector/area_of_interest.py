@@ -20,6 +20,7 @@ from cafe_cli.vector.rasterize import rasterize_indices
 
 _BLOCK = 2048  # pixels; side of the blocks rasterized at once, which bounds memory
 _CELL = 32  # pixels; side of the cells that tell which windows may hold wanted pixels
+_FAR = 2**40  # pixels, beyond any scene
 _CELLS = 1_000_000  # upper limit of the number of cells, about
 
 
@@ -44,14 +45,16 @@ class _Limit:
 
 @dataclass(frozen=True, eq=False)
 class _WantedPixels:
-    """The result of rasterizing the limits over a whole scene once; see `Area`.
+    """The result of rasterizing the limits once; see `Area`.
 
-    In `cells`, (rows, columns), a square of `side` pixels is True if it holds wanted pixels.
+    In `cells`, (rows, columns), a square of `side` pixels of the window `reach` is True if it holds
+    wanted pixels.
     """
 
     extent: Window
     pixels: int
     digest: str
+    reach: Window
     side: int
     cells: NDArray[np.bool_]
 
@@ -207,7 +210,8 @@ class Area:
         inside = window.intersection(self.extent)
         if inside is None or self._wanted is None:
             return inside is not None
-        return bool(self._wanted.cells[_cells(inside, self._wanted.side)].any())
+        place = inside.relative_to(self._wanted.reach)
+        return bool(self._wanted.cells[_cells(place, self._wanted.side)].any())
 
 
 def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
@@ -219,15 +223,22 @@ def _inside(limits: tuple[_Limit, ...], window: Window) -> NDArray[np.bool_]:
 
 
 def _rasterize_limits(scene: Window, limits: tuple[_Limit, ...]) -> _WantedPixels:
-    """Rasterize the limits over the scene, rows by rows; record count, extent, cells, digest."""
-    side = max(_CELL, math.isqrt(scene.width * scene.height // _CELLS))
-    cells = np.zeros((-(-scene.height // side), -(-scene.width // side)), bool)
+    """Rasterize the limits, rows by rows; record count, extent, cells, digest.
+
+    Only the part of the scene that all limits reach is visited: a scene may be a map service that
+    covers the world.
+    """
+    if (reach := _reach(scene, limits)) is None:
+        return _WantedPixels(scene, 0, "", scene, 1, np.zeros((0, 0), bool))
+    side = max(_CELL, math.isqrt(reach.width * reach.height // _CELLS))
+    cells = np.zeros((-(-reach.height // side), -(-reach.width // side)), bool)
     digest, pixels, extents = hashlib.sha256(), 0, []
-    height = max(_BLOCK**2 // scene.width // side, 1) * side
-    for row in range(0, scene.height, height):
-        band = Window(0, row, scene.width, min(height, scene.height - row))
+    height = max(_BLOCK**2 // reach.width // side, 1) * side
+    for row in range(0, reach.height, height):
+        part = Window(0, row, reach.width, min(height, reach.height - row))
+        band = part.shift(reach.col, reach.row)
         inside = _inside(limits, band)
-        runs = _runs(inside, row)
+        runs = _runs(inside, band)
         if not len(runs):
             continue
         left, bottom, right = int(runs[:, 1].min()), int(runs[-1, 0]) + 1, int(runs[:, 2].max())
@@ -236,19 +247,33 @@ def _rasterize_limits(scene: Window, limits: tuple[_Limit, ...]) -> _WantedPixel
         digest.update(runs.astype("<i8").tobytes())
         starts = [np.arange(0, length, side) for length in inside.shape]
         by_rows = np.logical_or.reduceat(inside, starts[0], axis=0)
-        cells[_cells(band, side)] = np.logical_or.reduceat(by_rows, starts[1], axis=1)
-    return _WantedPixels(Window.hull(extents or [scene]), pixels, digest.hexdigest(), side, cells)
+        cells[_cells(part, side)] = np.logical_or.reduceat(by_rows, starts[1], axis=1)
+    extent = Window.hull(extents or [scene])
+    return _WantedPixels(extent, pixels, digest.hexdigest(), reach, side, cells)
 
 
-def _runs(inside: NDArray[np.bool_], row: int) -> NDArray[np.int64]:
-    """Return runs of True, (N, 3): row, first column, column after the last; `row` is the first.
+def _reach(scene: Window, limits: tuple[_Limit, ...]) -> Window | None:
+    """Return the part of a scene that the boxes of all limits share, None if it is empty."""
+    reach: Window | None = scene
+    for limit in limits:
+        left, top, right, bottom = np.clip(limit.bounds, -_FAR, _FAR)
+        around = Window.from_bounds(
+            math.floor(left), math.floor(top), math.ceil(right) + 1, math.ceil(bottom) + 1
+        )
+        reach = reach and reach.intersection(around)
+    return reach
 
-    Their digest does not depend on how many rows are rasterized at once, and is in the journals and
-    provenance files of maps: to change it is to refuse ``--resume`` to those that exist.
+
+def _runs(inside: NDArray[np.bool_], window: Window) -> NDArray[np.int64]:
+    """Return runs of True, (N, 3): row, first column, column after the last, in the scene.
+
+    Their digest does not depend on how many pixels are rasterized at once, and is in the journals
+    and provenance files of maps: to change it is to refuse ``--resume`` to those that exist.
     """
     edges = np.diff(np.pad(inside, ((0, 0), (1, 1))), axis=1)
     rows, columns = np.nonzero(edges)
-    return np.stack([rows[::2] + row, columns[::2], columns[1::2]], axis=1)
+    columns = columns + window.col
+    return np.stack([rows[::2] + window.row, columns[::2], columns[1::2]], axis=1)
 
 
 def _cells(window: Window, side: int) -> tuple[slice, slice]:

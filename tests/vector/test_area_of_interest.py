@@ -275,6 +275,35 @@ def test_memory_is_bounded_by_blocks():
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    ("left", "top"), [(0, 0), (4_000_000, 6_000_123), (2**24 - 70, 2**24 - 50)]
+)
+def test_a_small_area_of_a_map_service_that_covers_the_world(left, top):
+    where = replace(PLAIN, width=2**24, height=2**24)
+    disc = shapely.Point(left + 30, top + 25).buffer(20)
+    tracemalloc.start()
+    try:
+        area = drawn([disc], where)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    near = drawn([shapely.Point(30, 25).buffer(20)], replace(PLAIN, width=100, height=100))
+    assert area.extent == near.extent.shift(left, top)
+    assert area.pixels == near.pixels
+    assert (area.mask(area.extent) == near.mask(near.extent)).all()
+    assert area.touches(Window(left + 20, top + 20, 10, 10))
+    assert not area.touches(Window(left - 9000, top, 8000, 64))
+    with pytest.raises(GridError, match="no pixel"):
+        drawn([shapely.Point(-500, -500).buffer(20)], where)
+
+
+def test_the_key_of_an_area_stays_what_it_was():
+    """It is in the journals of interrupted runs: of rows, first columns and columns after."""
+    area = drawn([shapely.box(3, 2, 7, 5)])
+    runs = np.array([[row, 3, 7] for row in (2, 3, 4)], "<i8")
+    assert area.key == hashlib.sha256(runs.tobytes()).hexdigest()
+
+
 def test_windows_between_polygons_touch_nothing():
     where = replace(PLAIN, width=1000, height=1000)
     area = drawn([shapely.box(0, 0, 50, 50), shapely.box(900, 900, 950, 950)], where)
