@@ -84,6 +84,7 @@ def test_by_default_it_is_an_error_that_names_file_and_window(damaged, model, sc
 
 
 def test_whole_files_make_the_same_map_and_say_nothing(model, scene, tmp_path, caplog):
+    caplog.set_level("WARNING", logger="cafe")
     written = []
     for on_error in ("fail", "skip"):
         labels, others = outputs(tmp_path / on_error)

@@ -362,7 +362,7 @@ def test_a_stratum_without_answers_is_refused_and_a_single_one_is_told(
     one = answered(drawn, tmp_path / "one.gpkg", change=only(1))
     with caplog.at_level(logging.WARNING, "cafe"):
         found = score(map_path, one).first
-    assert "building has a single point" in caplog.text
+    assert "building has only one point" in caplog.text
     assert np.isnan(found.estimates.overall["miou"].standard_error)
     two = answered(drawn, tmp_path / "two.gpkg", change=only(2))
     found = score(map_path, two).first

@@ -756,11 +756,11 @@ def test_the_item_of_a_mosaic(tmp_path):
 
 def test_a_mosaic_of_maps_without_a_date(tmp_path):
     path = write_row(tmp_path / "a.tif", 0, 0, 1)
-    with pytest.raises(ConfigError, match=r"a\.tif does not say when it was taken"):
+    with pytest.raises(ConfigError, match=r"a\.tif has no acquisition time"):
         mosaic([path], tmp_path / "map.tif", stac=StacOptions())
     outputs = MosaicOutputs(tmp_path / "map.tif", stac=StacOptions())
     report = engine.dry_run(MosaicInputs((path,)), outputs)
-    assert "a.tif does not say when" in report.findings[0].message
+    assert "a.tif has no acquisition time" in report.findings[0].message
     assert sorted(p.name for p in tmp_path.glob("map*")) == []
 
 

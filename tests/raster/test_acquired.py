@@ -91,7 +91,7 @@ def test_several_inputs_are_a_span(write):
     assert find_acquired(None, paths) == (utc(2021, 7, 1, 10), utc(2021, 7, 3, 10))
     assert find_acquired("2020", paths).start == utc(2020, 1, 1)
     silent = write("silent.tif", np.zeros((1, 6, 8), np.uint8), grid())
-    with pytest.raises(ConfigError, match=r"silent\.tif does not say when .* pass --datetime"):
+    with pytest.raises(ConfigError, match=r"silent\.tif has no acquisition time.* pass --datetime"):
         find_acquired(None, [*paths, silent])
 
 

@@ -280,7 +280,7 @@ def test_a_codec_that_is_passed_over(monkeypatch):
     """GDAL warns, and compresses otherwise."""
     copy = rasterio.shutil.copy
     monkeypatch.setattr(rasterio.shutil, "copy", lambda a, b, **options: copy(a, b, driver="COG"))
-    with pytest.raises(ConfigError, match=r"--co COMPRESS=zstd: .* it takes LZW instead"):
+    with pytest.raises(ConfigError, match=r"--co COMPRESS=zstd: .* it uses LZW instead"):
         check_creation_options({"COMPRESS": "zstd"})
 
 

@@ -128,7 +128,7 @@ def test_a_placeholder_that_the_optical_pattern_lacks(deliver):
 
 def test_two_files_with_one_id(deliver):
     folder = deliver("1-2_3.tif", "1_2-3.tif")
-    with pytest.raises(InputError, match="have one id"):
+    with pytest.raises(InputError, match="have the same id"):
         first_files(folder, optical="{a}-{b}.tif")
 
 

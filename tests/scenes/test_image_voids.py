@@ -177,7 +177,7 @@ def test_saturated_pixels_that_count_as_void(found):
     assert not found(logs)
     ((level, message),) = found(logs, nodata=255)
     assert level == "warning"
-    assert "400 pixels of 40,000" in message
+    assert "400 of 40,000 sampled pixels" in message
     assert "gdal_edit.py -unsetnodata" in message
     assert "nearblack -white -setmask" in message
     logs = 255 - logs

@@ -52,7 +52,7 @@ def test_empty_values_say_nothing():
 
 def test_values_that_are_no_split_are_counted():
     values = ["train", "x", 3, "x", None]
-    message = r"column 'y' has values that are no split: 'x' \(2\), 3 \(1\); write train, valid"
+    message = r"column 'y' has values that are not a split: 'x' \(2\), 3 \(1\); write train, valid"
     with pytest.raises(InputError, match=message):
         parse_splits(values, "column 'y'")
 

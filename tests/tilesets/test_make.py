@@ -283,7 +283,7 @@ def test_an_output_that_exists(cut, tmp_path):
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     deliver(tmp_path)
-    with pytest.raises(OutputError, match="is no tile set; it will not be replaced"):
+    with pytest.raises(OutputError, match="is not a tile set; it will not be replaced"):
         tile(settings(tmp_path), tmp_path, overwrite=True)
     assert len(names(tmp_path)) == 3
 

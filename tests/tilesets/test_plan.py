@@ -213,7 +213,7 @@ def test_polygons_elsewhere(town, tmp_path):
         plan(config(town, split={"file": path}))
     where = PLACES["a"].footprint
     path = draw(tmp_path / "odd.gpkg", {"holdout": where})
-    with pytest.raises(InputError, match=r"no split: 'holdout' \(1\)"):
+    with pytest.raises(InputError, match=r"not a split: 'holdout' \(1\)"):
         plan(config(town, split={"file": path}))
 
 

@@ -187,7 +187,7 @@ def test_a_model_is_not_the_weights_of_an_encoder(model, tileset, tmp_path, key)
 def test_other_formats(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"08")
-    with pytest.raises(ModelFileError, match="is no model that cafe train wrote"):
+    with pytest.raises(ModelFileError, match="is not a model that cafe train wrote"):
         started(path)
 
 

@@ -198,7 +198,7 @@ def test_an_intersection_is_what_both_want(shapes, others):
     one, other = drawn_or_not(shapes), drawn_or_not(others)
     both = whole_mask(one) & whole_mask(other)
     if not both.any():
-        with pytest.raises(GridError, match=r"a\.gpkg and a\.gpkg share no pixel of"):
+        with pytest.raises(GridError, match=r"a\.gpkg and a\.gpkg have no common pixel in"):
             one.intersection(other)
         return
     area = one.intersection(other)

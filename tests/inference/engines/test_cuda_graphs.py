@@ -139,6 +139,7 @@ def test_too_little_memory_is_passed_on():
 def test_autocast_stays_but_keeps_no_weights(enabled, monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    torch.set_autocast_cache_enabled(True)  # a state of the process, which other tests change
     seen = []
 
     def look(*inputs):
