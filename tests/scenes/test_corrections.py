@@ -144,7 +144,8 @@ def test_check_says_how_many(folder):
     config = settings(scenes__corrections="new.tif").model_copy(update={"root": str(folder)})
     report = check(config)
     notes = [finding.message for finding in report.findings if finding.level == "note"]
-    assert any(m.startswith("the corrections label 1,536 of the 16,384 sampled pixels") for m in notes)
+    says = "the corrections label 1,536 of the 16,384 sampled pixels"
+    assert any(message.startswith(says) for message in notes)
     assert report.ok
 
 
