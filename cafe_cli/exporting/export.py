@@ -22,7 +22,7 @@ from cafe_cli.exporting.comparison import (
 )
 from cafe_cli.exporting.eight_bit import EightBitNetwork
 from cafe_cli.exporting.tools import IMAGE, TITLES, ToolInput, plan_input, tool_metadata
-from cafe_cli.exporting.windows import drawn_windows, normal_distribution, scene_windows
+from cafe_cli.exporting.windows import drawn_windows, scene_windows
 from cafe_cli.findings import Report
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.job import PredictInput
@@ -30,9 +30,10 @@ from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.model import model_file
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.card import ModelCard
+from cafe_cli.model.distribution import normal_distribution
 from cafe_cli.model.onnx_export import add_metadata, describe, export_onnx, require_onnx, trace
 from cafe_cli.model.onnx_file import PROBABILITIES, available, is_onnx, open_session
-from cafe_cli.model.stored import read_card, sha256
+from cafe_cli.model.stored import read_card, read_model, sha256
 from cafe_cli.scenes.scene import Patch, estimate_scene_ground, open_scene
 from cafe_cli.system.atomic_write import check_outputs
 from cafe_cli.system.output_group import claim_outputs, finish_replacing, replace_together
@@ -250,7 +251,9 @@ def _windows(
     side = planned.window if planned else _window_for_cafe(card)
     across = _ACROSS if side <= _LARGEST else 1  # a pass over larger ones takes minutes
     if source is None:
-        known = card.training_pixels or normal_distribution(network, card.dtype)
+        known = card.training_pixels or normal_distribution(
+            read_model(model).statistics, card.dtype
+        )
         patches = [*drawn_windows(known, card.dtype, side, across**2)]
         return patches, f"{len(patches)} windows drawn at random, with colours of the training data"
     ensemble = Ensemble.load([model])

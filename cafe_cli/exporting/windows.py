@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from cafe_cli.model.cafe import CaFE
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.scenes.scene import Patch, Scene
@@ -73,29 +72,3 @@ def _field(random: np.random.Generator, side: int) -> NDArray[np.float64]:
     cells = random.standard_normal((-(-side // _CELL), -(-side // _CELL)))
     squares = np.kron(cells, np.ones((_CELL, _CELL)))[:side, :side]
     return np.asarray(0.8 * squares + 0.6 * random.standard_normal((side, side)))
-
-
-def normal_distribution(network: CaFE, dtype: str) -> PixelDistribution:
-    """Return the normal distribution that the statistics in a network stand for.
-
-    Parameters
-    ----------
-    network : CaFE
-        With the mean and the standard deviation of its training data.
-    dtype : str
-        Data type of the image, whose limits no value exceeds.
-    """
-
-    def percentiles(mean: float, std: float, lowest: float, highest: float) -> Percentiles:
-        values = (mean + std * ndtri(_RANKS)).clip(lowest, highest)
-        return Percentiles(**dict(zip(Percentiles.model_fields, values.tolist(), strict=True)))
-
-    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(np.float32)
-    limits = float(info.min), float(info.max)
-    bands = zip(network.optical_mean.tolist(), network.optical_std.tolist(), strict=True)
-    metres = network.height_mean.item(), network.height_std.item()
-    return PixelDistribution(
-        bands=tuple(percentiles(*band, *limits) for band in bands),
-        heights=percentiles(*metres, -np.inf, np.inf),
-        voids=0,
-    )

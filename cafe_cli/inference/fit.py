@@ -8,16 +8,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cafe_cli.errors import BandError
 from cafe_cli.findings import Finding
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.foreign_ground import describe_foreign_ground
 from cafe_cli.model.card import ModelCard
 from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values, find_order
-from cafe_cli.model.distribution import Percentiles, PixelDistribution
+from cafe_cli.model.distribution import PixelDistribution, normal_distribution
 from cafe_cli.model.stored import StoredModel
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.scenes.band_names import band_colors, color_of, reordering
@@ -32,8 +29,6 @@ log = logging.getLogger("cafe")
 
 _ANYWAY = "--ignore-mismatch predicts anyway"
 _UNITS_APART = 2.5  # times as tall: feet, or taller buildings
-_NORMAL = {"p0_1": -3.1, "p1": -2.3, "p25": -0.67, "p50": 0, "p75": 0.67, "p99": 2.3, "p99_9": 3.1}
-"""Percentiles of a normal distribution, in standard deviations."""
 
 
 def order_bands(
@@ -223,21 +218,7 @@ def _may_be_feet(
 
 
 def _distribution_of(model: StoredModel) -> PixelDistribution | None:
-    """Return the normal distribution that the statistics in a model stand for, if it has any."""
-    given = {name: np.array(values) for name, values in model.statistics.items()}
-    if not given or not given["optical_mean"].any():
+    """Return the distribution that the statistics in a model stand for, if it has any."""
+    if not any(model.statistics.get("optical_mean", ())):
         return None
-
-    def bands(kind: str) -> NDArray[np.float64]:
-        mean, std = given[f"{kind}_mean"], given[f"{kind}_std"]
-        return np.stack([mean + z * std for z in _NORMAL.values()], axis=-1)
-
-    def percentiles(row: NDArray[np.float64]) -> Percentiles:
-        return Percentiles(**dict(zip(_NORMAL, row.tolist(), strict=True)))
-
-    optical, dtype = bands("optical"), model.card.dtype
-    if np.dtype(dtype).kind in "iu":
-        optical = optical.clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return PixelDistribution(
-        bands=tuple(map(percentiles, optical)), heights=percentiles(bands("height")[0]), voids=0
-    )
+    return normal_distribution(model.statistics, model.card.dtype)

@@ -4,6 +4,7 @@ Training measures its tiles and prediction measures the scene with the same code
 can be compared. This module is free of torch.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 _PER_PATCH = 16_384  # pixels sampled per patch
 _PERCENTILES = {"p0_1": 0.1, "p1": 1, "p25": 25, "p50": 50, "p75": 75, "p99": 99, "p99_9": 99.9}
+
+
+_NORMAL = {"p0_1": -3.1, "p1": -2.3, "p25": -0.67, "p50": 0, "p75": 0.67, "p99": 2.3, "p99_9": 3.1}
+"""Percentiles of a normal distribution, in standard deviations."""
 
 
 class Percentiles(BaseModel):
@@ -46,6 +51,33 @@ class PixelDistribution(BaseModel):
     bands: tuple[Percentiles, ...]
     heights: Percentiles | None
     voids: Annotated[float, Field(ge=0, le=1)]
+
+
+def normal_distribution(statistics: Mapping[str, Sequence[float]], dtype: str) -> PixelDistribution:
+    """Return the normal distribution of given statistics, for a model that knows no percentiles.
+
+    Parameters
+    ----------
+    statistics : mapping
+        ``optical_mean`` and ``optical_std``, a number per band, and ``height_mean`` and
+        ``height_std``, one each, in metres.
+    dtype : str
+        Data type of the image, whose limits no value exceeds.
+    """
+
+    def bands(kind: str) -> NDArray[np.float64]:
+        mean, std = (np.array(statistics[f"{kind}_{what}"]) for what in ("mean", "std"))
+        return np.stack([mean + z * std for z in _NORMAL.values()], axis=-1)
+
+    def percentiles(row: NDArray[np.float64]) -> Percentiles:
+        return Percentiles(**dict(zip(_NORMAL, row.tolist(), strict=True)))
+
+    optical = bands("optical")
+    if np.dtype(dtype).kind in "iu":
+        optical = optical.clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return PixelDistribution(
+        bands=tuple(map(percentiles, optical)), heights=percentiles(bands("height")[0]), voids=0
+    )
 
 
 class DistributionSampler:
