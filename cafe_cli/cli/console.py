@@ -135,9 +135,12 @@ def show_meter(meter: Meter, outputs: Iterable[Path]) -> None:
     if not meter.windows:
         say(f"wrote {names}")
         return
+    windows = f"{meter.run} of {meter.total} windows run"
+    if meter.run > meter.total:  # parts of a scene have windows in common
+        windows = f"{meter.total} windows run, {meter.run - meter.total} of them twice"
     say(
-        f"wrote {names}: {meter.pixels / 1e6:.1f} Mpx in {meter.elapsed:.0f} s, "
-        f"{meter.run} of {meter.total} windows run; {_pace(meter)}"
+        f"wrote {names}: {meter.pixels / 1e6:.1f} Mpx in {meter.elapsed:.0f} s, {windows}; "
+        f"{_pace(meter)}"
     )
 
 

@@ -29,6 +29,7 @@ GroupTitle: TypeAlias = Literal[
     "Points",
     "Polygons",
     "Compute",
+    "Cluster",
     "Other options",
 ]
 

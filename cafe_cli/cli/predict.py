@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cafe_cli.cli.cluster_options import cluster_options_with_scratch, take_cluster
 from cafe_cli.cli.help import option, option_group
 from cafe_cli.cli.options import (
     CONTENT_OPTIONS,
@@ -157,6 +158,7 @@ def _is_model(path: str) -> bool:
     jobs_option,
     on_error_option,
 )  # fmt: skip
+@cluster_options_with_scratch
 def predict(
     models: tuple[Path, ...], more: tuple[Path, ...], output: Path, overwrite: bool, resume: bool,
     per_file: bool, creation: tuple[str, ...], device: str, jobs: int | None, dry_run: bool,
@@ -179,7 +181,7 @@ def predict(
     overrides = take_overrides(PREDICT_OPTIONS, options)
     settings = read_config(config_path, assignments, overrides).predict
     others = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
-    stac = take_stac(options)
+    stac, cluster = take_stac(options), take_cluster(options)
     outputs = PredictOutput(
         output, **others, stac=stac, options=dict(map(_key_value, creation)), overwrite=overwrite,
         resume=resume,
@@ -193,7 +195,10 @@ def predict(
         return
     with inference_display() as progress:
         run = engine.predict_per_file if per_file else engine.predict
-        meter = run(models, source, outputs, settings=settings, compute=compute, progress=progress)
+        meter = run(
+            models, source, outputs, settings=settings, compute=compute, cluster=cluster,
+            progress=progress,
+        )  # fmt: skip
     show_meter(meter, outputs.paths.values())
     check_skipped(meter.skipped, output)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +163,13 @@ class Ensemble:
                 graph = make_graph(file, digest, self._torch_models[number])
             networks.append(OnnxNetwork(graph, file.path, shapes))
         return networks
+
+    def export(self) -> None:
+        """Export the models to ONNX once for all processes of this machine, where that works."""
+        with suppress(ConfigError):
+            for number, (file, found) in enumerate(zip(self.files, self._graphs, strict=True)):
+                if found is None and find_graph(file, self.hashes[number][1]) is None:
+                    make_graph(file, self.hashes[number][1], self._torch_models[number])
 
     def check(self, engine: Engine) -> None:
         """Load what an engine needs of the models, before an output is touched.

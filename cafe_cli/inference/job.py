@@ -1,6 +1,8 @@
 """Inputs, outputs and compute options of `cafe predict`, as plain values."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,12 +10,16 @@ from typing import Any, Literal
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.choices import HeightKind, OnError, Unit
 from cafe_cli.config.provenance import settings_path
-from cafe_cli.errors import OutputError
+from cafe_cli.errors import CafeError, OutputError
 from cafe_cli.inference.quality import QUALITY
+from cafe_cli.inference.throughput import Meter
 from cafe_cli.raster.grid import Bounds
 from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.product import PERCENT, Product, confidence_product, label_product
 from cafe_cli.raster.stac import StacOptions
+from cafe_cli.redaction import redact
+
+log = logging.getLogger("cafe")
 
 
 @dataclass(frozen=True)
@@ -166,3 +172,42 @@ class ComputeOptions:
 
     device: str = "auto"
     jobs: int | None = None
+
+
+@dataclass
+class SceneJob:
+    """A scene to predict, and what became of it.
+
+    Attributes
+    ----------
+    source : PredictInput
+    outputs : PredictOutput
+    name : str
+        For the display of progress; empty where there is one scene.
+    meter : Meter or None
+        Counts of the scene once it is done.
+    error : CafeError, OSError or None
+        Why it failed.
+    """
+
+    source: PredictInput
+    outputs: PredictOutput
+    name: str = ""
+    meter: Meter | None = None
+    error: CafeError | OSError | None = None
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Keep the first error of the scene, and log it."""
+        try:
+            yield
+        except (CafeError, OSError) as error:
+            if self.error is None:
+                self.error = error
+                self._log()
+
+    def _log(self) -> None:
+        """Log the error of one scene of many; that of a single one is raised."""
+        file = redact(self.source.optical[0])
+        if self.name:
+            log.error("%s", f"{self.error}" if file in str(self.error) else f"{file}: {self.error}")

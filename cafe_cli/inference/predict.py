@@ -4,12 +4,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
 from cafe_cli.findings import Finding, Report
-from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput, SceneJob
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
@@ -35,6 +37,7 @@ def predict(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
+    cluster: ClusterOptions | None = None,
     progress: MeterCallback = lambda meter: None,
 ) -> Meter:
     """Write the label raster of a scene.
@@ -53,8 +56,10 @@ def predict(
     settings : PredictSettings, optional
         Window size, overlap and test-time augmentation among others.
     compute : ComputeOptions, optional
+    cluster : ClusterOptions, optional
+        Workers that run the strips; the map is the same.
     progress : callable
-        Called with the meter after every row of windows.
+        Called with the meter after every row of windows, or every task of a worker.
 
     Returns
     -------
@@ -75,8 +80,15 @@ def predict(
     OutputError
         An output exists or cannot be written, or an interrupted run cannot be resumed.
     """
+    settings, compute = settings or PredictSettings(), compute or ComputeOptions()
     _check_outputs(models, source, outputs)
-    predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
+    if cluster is not None:
+        job = SceneJob(source, outputs)
+        _run_on_cluster(models, [job], settings, compute, cluster, progress)
+        if job.error is not None:
+            raise job.error
+        return job.meter or Meter()
+    predictor = Predictor(models, settings, compute)
     scene_input = SceneInput.of(source, predictor.ensemble)
     return predictor.run(predictor.plan(scene_input, outputs), progress)
 
@@ -88,6 +100,7 @@ def predict_per_file(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
+    cluster: ClusterOptions | None = None,
     progress: MeterCallback = lambda meter: None,
 ) -> Meter:
     """Write the label raster of every orthophoto.
@@ -102,7 +115,7 @@ def predict_per_file(
         maps are named by what they match.
     outputs : PredictOutput
         Folders, in which the rasters are named like the orthophotos.
-    settings, compute, progress : optional
+    settings, compute, cluster, progress : optional
         See `predict`.
 
     Raises
@@ -112,30 +125,62 @@ def predict_per_file(
     ConfigError
         Two orthophotos share a name.
     """
-    jobs = [*_split_per_file(source, outputs)]
-    predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
+    settings, compute = settings or PredictSettings(), compute or ComputeOptions()
+    parts = [*_split_per_file(source, outputs)]
+    names = [f"{n}/{len(parts)} {stem(one.optical[0])}" for n, (one, _) in enumerate(parts, 1)]
+    jobs = [SceneJob(*part, name) for part, name in zip(parts, names, strict=True)]
     total, failed = Meter(), []
-    for number, (one, files) in enumerate(jobs, start=1):
-        name = redact(one.optical[0])
-        try:
-            _check_outputs(models, one, files)
-            plan = predictor.plan(SceneInput.of(one, predictor.ensemble), files)
-            meter = predictor.run(plan, progress, f"{number}/{len(jobs)} {stem(one.optical[0])}")
-        except (CafeError, OSError) as error:
-            log.error("%s", f"{error}" if name in str(error) else f"{name}: {error}")
-            failed.append(name)
-        else:
-            total.merge(meter)
-            for skipped in meter.skipped:
-                log.warning(
-                    "%s is incomplete, since files could not be read: %s", files.labels, skipped
-                )
+    run = partial(_run_here, models, jobs, settings, compute)
+    if cluster is not None:
+        run = partial(_run_on_cluster, models, jobs, settings, compute, cluster)
+    run(progress)
+    for job in jobs:
+        if job.meter is None:
+            failed.append(redact(job.source.optical[0]))
+            continue
+        total.merge(job.meter)
+        for skipped in job.meter.skipped:
+            log.warning(
+                "%s is incomplete, since files could not be read: %s", job.outputs.labels, skipped
+            )
     if failed:
         message = f"{len(failed)} of {len(jobs)} orthophotos failed: {', '.join(failed)}"
         if (written := len(jobs) - len(failed)) == 0:
             raise CafeError(message)
         raise PartialFailureError(f"{message}; {written} maps are in {outputs.labels}")
     return total
+
+
+def _run_here(
+    models: Sequence[Path],
+    jobs: Sequence[SceneJob],
+    settings: PredictSettings,
+    compute: ComputeOptions,
+    progress: MeterCallback,
+) -> None:
+    """Predict scenes one after the other."""
+    predictor = Predictor(models, settings, compute)
+    for job in jobs:
+        with job.errors():
+            _check_outputs(models, job.source, job.outputs)
+            plan = predictor.plan(SceneInput.of(job.source, predictor.ensemble), job.outputs)
+            job.meter = predictor.run(plan, progress, job.name)
+
+
+def _run_on_cluster(
+    models: Sequence[Path],
+    jobs: Sequence[SceneJob],
+    settings: PredictSettings,
+    compute: ComputeOptions,
+    options: ClusterOptions,
+    progress: MeterCallback,
+) -> None:
+    """Predict scenes on the workers of a cluster."""
+    from cafe_cli.cluster.cluster import Cluster
+    from cafe_cli.inference.on_cluster import ClusterPredictor
+
+    with Cluster(options) as cluster:
+        ClusterPredictor(cluster, models, settings, compute, options.scratch).run(jobs, progress)
 
 
 def dry_run(

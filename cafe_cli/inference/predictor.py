@@ -44,6 +44,9 @@ log = logging.getLogger("cafe")
 MeterCallback = Callable[[Meter], None]
 """Called with the meter after every row of windows."""
 
+WriteStrip = Callable[[Window, ProductPlanes, bool], None]
+"""Called with the extent of a strip, its pixels, and whether a later run may use it."""
+
 _PROCESS = {"torch": 600_000_000, "onnx": 200_000_000}
 """Bytes of a process that has imported the engine and GDAL."""
 
@@ -56,15 +59,21 @@ class Predictor:
     models : sequence of Path
     settings : PredictSettings
     compute : ComputeOptions
+    devices : sequence of str, optional
+        Devices to use in place of those that `compute` names here.
     """
 
     def __init__(
-        self, models: Sequence[Path], settings: PredictSettings, compute: ComputeOptions
+        self,
+        models: Sequence[Path],
+        settings: PredictSettings,
+        compute: ComputeOptions,
+        devices: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
         self.ensemble = Ensemble.load(models)
         automatic = compute.device == "auto"
-        self.devices = choose_devices(
+        self.devices = devices or choose_devices(
             "cpu" if automatic and self.ensemble.is_onnx else compute.device
         )
         self._jobs = compute.jobs or cores()
@@ -108,42 +117,72 @@ class Predictor:
 
     def run(self, plan: PredictPlan, progress: MeterCallback, name: str = "") -> Meter:
         """Write the outputs of a plan, unless a run to resume has completed them already."""
-        outputs = plan.outputs
         meter = Meter(plan.window_count, name)
-        if outputs.resume and plan.is_complete:
-            log.info("%s is complete", outputs.labels)
-            products = outputs.products(self.ensemble.card.classes)
-            with lock_outputs([path for product in products for path in product.claimed]):
-                remove_leftovers(outputs.labels)
-                if outputs.stac:
-                    self._describe(plan)
-            meter.resume(meter.total)
+        if self.is_complete(plan, meter):
             return meter
         self.ensemble.check(plan.engine)
-        for path in outputs.paths.values():
+        with self.open_store(plan) as store:
+            if left := strips_left(plan, store, meter):
+                ground = self.prepare_ground(plan)
+
+                def write(extent: Window, planes: ProductPlanes, keep: bool) -> None:
+                    store.write(plan.in_outputs(extent), planes, keep)
+
+                self.infer(plan, ground, left, write, meter, progress)
+            self.complete(plan, store, meter)
+        return meter
+
+    def is_complete(self, plan: PredictPlan, meter: Meter) -> bool:
+        """Whether a run to resume has completed the outputs; see to what belongs to them then."""
+        outputs = plan.outputs
+        if not outputs.resume or not plan.is_complete:
+            return False
+        log.info("%s is complete", outputs.labels)
+        products = outputs.products(self.ensemble.card.classes)
+        with lock_outputs([path for product in products for path in product.claimed]):
+            remove_leftovers(outputs.labels)
+            if outputs.stac:
+                self._describe(plan)
+        meter.resume(meter.total)
+        return True
+
+    def open_store(self, plan: PredictPlan) -> StripStore:
+        """Return the strips of the outputs, to be entered; make the folders of the outputs."""
+        for path in plan.outputs.paths.values():
             with translate_os_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-        with self._store(plan) as store:
-            left = [s for s in plan.strips if plan.in_outputs(s.extent) not in store.done]
-            meter.resume(meter.total - sum(strip.window_count for strip in left))
-            if store.done and plan.inputs.unknown:
-                log.warning(
-                    "cannot tell whether %s has changed since the interrupted run",
-                    plan.inputs.unknown[0],
-                )
-            if left:
-                self._infer(plan, left, store, meter, progress)
-                plan.inputs.check_unchanged()
-            meter.skipped = files_of(plan.inspection.skipped)
-            store.finish(skipped_tag(meter.skipped))
-            # Written before the strips are removed: if the process is killed here, the resumed run
-            # writes them.
-            self._describe(plan)
-            save_beside(outputs.labels, self._provenance(plan, meter.skipped))
+        products = plan.outputs.products(self.ensemble.card.classes)
+        tags = provenance_tags(plan.source.paths, self.ensemble.hashes)
+        return StripStore(products, plan.target, plan.fingerprint, plan.outputs, tags)
+
+    def complete(self, plan: PredictPlan, store: StripStore, meter: Meter) -> None:
+        """Assemble the outputs from their strips, and write what belongs to them."""
+        if meter.pixels:
+            plan.inputs.check_unchanged()
+        meter.skipped = files_of(plan.inspection.skipped)
+        store.finish(skipped_tag(meter.skipped))
+        # Written before the strips are removed: if the process is killed here, the resumed run
+        # writes them.
+        self._describe(plan)
+        save_beside(plan.outputs.labels, self._provenance(plan, meter.skipped))
         meter.written += 1
-        if not meter.run and len(left) == len(plan.strips):
-            log.warning("%s has no valid pixel to label", outputs.labels)
-        return meter
+        if not meter.run and meter.pixels == plan.target.width * plan.target.height:
+            log.warning("%s has no valid pixel to label", plan.outputs.labels)
+
+    def prepare_ground(self, plan: PredictPlan) -> GroundSurface | None:
+        """Estimate the ground of a scene if it needs that; check that the scene fits the models.
+
+        Raises
+        ------
+        InputError
+            It cannot be what they were trained on.
+        """
+        ground = estimate_scene_ground(plan.inspection)
+        for finding in self.check_fit(plan, ground):
+            if finding.level == "error":
+                raise InputError(finding.message)
+            log.warning("%s", finding.message)
+        return ground
 
     def forwards(self, plan: PredictPlan) -> list[BatchedForward]:
         """Return the networks on every device; those of the previous scene if they fit."""
@@ -202,26 +241,29 @@ class Predictor:
             return found
         return [replace(finding, level="warning") for finding in found]
 
-    def _store(self, plan: PredictPlan) -> StripStore:
-        products = plan.outputs.products(self.ensemble.card.classes)
-        tags = provenance_tags(plan.source.paths, self.ensemble.hashes)
-        return StripStore(products, plan.target, plan.fingerprint, plan.outputs, tags)
-
-    def _infer(
+    def infer(
         self,
         plan: PredictPlan,
+        ground: GroundSurface | None,
         strips: Sequence[Strip],
-        store: StripStore,
+        write: WriteStrip,
         meter: Meter,
         progress: MeterCallback,
     ) -> None:
-        """Run the networks over strips and store them."""
+        """Run the networks over strips.
+
+        Parameters
+        ----------
+        plan : PredictPlan
+        ground : GroundSurface or None
+            From `prepare_ground`.
+        strips : sequence of Strip
+        write : callable
+            Called from a thread with the pixels of a strip and whether a later run may use it.
+        meter : Meter
+        progress : callable
+        """
         windows, area = plan.windows, plan.area
-        ground = estimate_scene_ground(plan.inspection)
-        for finding in self.check_fit(plan, ground):
-            if finding.level == "error":
-                raise InputError(finding.message)
-            log.warning("%s", finding.message)
         opener = partial(open_scene, plan.inspection, ground)
         jobs = self._readers(plan)
         inference = Inference(
@@ -235,14 +277,13 @@ class Predictor:
             progress,
             self.ensemble.training_pixels,
         )
-
         skipped, reach = plan.inspection.skipped, plan.reach
 
-        def write(extent: Window, planes: ProductPlanes) -> None:
+        def decided(extent: Window, planes: ProductPlanes) -> None:
             keep = skipped is None or not skipped.affects(extent.expand(reach))
-            store.write(plan.in_outputs(extent), planes, keep)
+            write(extent, planes, keep)
 
-        inference.run(strips, self.forwards(plan), write)
+        inference.run(strips, self.forwards(plan), decided)
 
     def _describe(self, plan: PredictPlan) -> None:
         """Write the STAC item of a complete map, or remove that of the map it has replaced."""
@@ -264,3 +305,14 @@ class Predictor:
             "made_of": plan.digest,
             **skipped_settings(skipped),
         }
+
+
+def strips_left(plan: PredictPlan, store: StripStore, meter: Meter) -> list[Strip]:
+    """Return the strips that are not done, and count those that are."""
+    left = [s for s in plan.strips if plan.in_outputs(s.extent) not in store.done]
+    meter.resume(meter.total - sum(strip.window_count for strip in left))
+    if store.done and plan.inputs.unknown:
+        log.warning(
+            "cannot tell whether %s has changed since the interrupted run", plan.inputs.unknown[0]
+        )
+    return left

@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import get_args
@@ -21,6 +22,7 @@ from cafe_cli.classes import NODATA
 from cafe_cli.config.choices import Engine
 from cafe_cli.config.provenance import read_beside, settings_path
 from cafe_cli.errors import OutputError
+from cafe_cli.inference.exchange import Exchange
 from cafe_cli.inference.job import PredictOutput
 from cafe_cli.inference.journal import Journal, StripFile, Strips, read_fingerprint
 from cafe_cli.raster.creation_options import check_creation_options
@@ -168,12 +170,44 @@ class StripStore:
         """
         if window.intersection(self._grid.extent) != window:
             raise ValueError(f"{window} is not within {self._grid.extent}")
-        files = {p.name: self._write(p, window, planes[p.name]) for p in self._products}
+        self._add(
+            window, write_strip(self._folder, self._products, self._grid, window, planes), keep
+        )
+
+    def accept(self, strip: "WrittenStrip", exchange: Exchange, keep: bool = True) -> None:
+        """Take a strip that another process has written.
+
+        Parameters
+        ----------
+        strip : WrittenStrip
+            Of a window that no other strip overlaps, or once more the same.
+        exchange : Exchange
+            Where its files are.
+        keep : bool
+            See `write`.
+
+        Raises
+        ------
+        OutputError
+            A file does not arrive, or not as it was written.
+        """
+        for name, listed in strip.files.items():
+            target = self._file(name, strip.window)
+            if listed.bytes:
+                exchange.take(strip_name(name, strip.window, strip.mark), target)
+                if _strip_file(target) != listed:
+                    raise OutputError(
+                        f"rows {strip.window.row} to {strip.window.bottom} of {self._path} did "
+                        "not arrive as the worker wrote them"
+                    )
+        self._add(strip.window, strip.files, keep)
+
+    def _add(self, window: Window, files: Mapping[str, StripFile], keep: bool) -> None:
         with self._mutex:
             if keep:
                 self._journal.add(window, files)
-                self._kept[window] = files
-            self._done[window] = files
+                self._kept[window] = dict(files)
+            self._done[window] = dict(files)
 
     def finish(self, tags: Mapping[str, str] = MappingProxyType({})) -> None:
         """Assemble the products from the strips, and rename them once all are complete.
@@ -213,21 +247,8 @@ class StripStore:
         """Whether outputs may be replaced: with `overwrite`, or if the resumed run wrote them."""
         return self._outputs.overwrite or (self._outputs.resume and self._naming.exists())
 
-    def _write(self, product: Product, window: Window, values: NDArray[np.uint8]) -> StripFile:
-        """Write a file of a strip; none if all pixels are nodata."""
-        if values.shape != (product.count, window.height, window.width):
-            raise ValueError(f"{product.name} of {window}: {values.shape}")
-        if (values == NODATA).all():
-            return StripFile(0, 0)
-        blocks = {"blockxsize": block_side(window.width), "blockysize": block_side(window.height)}
-        how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
-        with replace_atomically(self._file(product.name, window)) as temporary:
-            write_geotiff(temporary, values, self._grid.at(window), **how)
-            return _strip_file(temporary)
-
     def _file(self, product: str, window: Window) -> Path:
-        place = f"{window.row}-{window.col}-{window.height}x{window.width}"
-        return self._folder / f"{place}.{product}.tif"
+        return self._folder / strip_name(product, window)
 
     def _find_strips(self) -> Strips:
         """Return the complete strips of an interrupted run, if they may be used."""
@@ -296,6 +317,79 @@ class StripStore:
             vrt.write_text(strips_vrt(product, self._grid, tags, strips, counts), "utf-8")
         convert_to_cog(vrt, cog, product.overview_resampling, self._outputs.options, product.path)
         return counts
+
+
+@dataclass(frozen=True)
+class WrittenStrip:
+    """A strip that was written by a worker.
+
+    Attributes
+    ----------
+    window : Window
+        Pixels of the map.
+    files : dict of StripFile
+        By product name.
+    mark : str
+        What distinguishes its files from those of a second attempt.
+    """
+
+    window: Window
+    files: dict[str, StripFile]
+    mark: str
+
+
+def write_strip(
+    folder: Path,
+    products: Sequence[Product],
+    grid: Grid,
+    window: Window,
+    planes: Mapping[str, NDArray[np.uint8]],
+    mark: str = "",
+) -> dict[str, StripFile]:
+    """Write the files of a strip to a folder; none of a product whose pixels are all nodata.
+
+    Parameters
+    ----------
+    folder : Path
+    products : sequence of Product
+    grid : Grid
+        Grid of all products.
+    window : Window
+        Pixels of the map that the strip covers.
+    planes : mapping
+        Values (bands, height, width) by product name.
+    mark : str
+        Distinguishes the files from those of another attempt.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
+    """
+    files = {}
+    for product in products:
+        values = planes[product.name]
+        if values.shape != (product.count, window.height, window.width):
+            raise ValueError(f"{product.name} of {window}: {values.shape}")
+        files[product.name] = StripFile(0, 0)
+        if not (values == NODATA).all():
+            path = folder / strip_name(product.name, window, mark)
+            files[product.name] = _write_file(path, values, grid.at(window))
+    return files
+
+
+def strip_name(product: str, window: Window, mark: str = "") -> str:
+    """Return the name of a file of a strip."""
+    place = f"{window.row}-{window.col}-{window.height}x{window.width}"
+    return f"{place}.{product}{mark and f'.{mark}'}.tif"
+
+
+def _write_file(path: Path, values: NDArray[np.uint8], grid: Grid) -> StripFile:
+    blocks = {"blockxsize": block_side(grid.width), "blockysize": block_side(grid.height)}
+    how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
+    with replace_atomically(path) as temporary:
+        write_geotiff(temporary, values, grid, **how)
+        return _strip_file(temporary)
 
 
 def _strip_file(path: Path) -> StripFile:

@@ -122,6 +122,22 @@ class Skipped:
         with self._lock:
             return any(window.intersection(area) for area in self._areas)
 
+    def merge(self, other: "Skipped") -> None:
+        """Add what another process has skipped."""
+        with self._lock:
+            self._extents |= other._extents
+            for name, windows in other._windows.items():
+                self._windows.setdefault(name, set()).update(windows)
+            self._areas |= other._areas
+            self._everywhere = self._everywhere or other._everywhere
+
+    def __getstate__(self) -> dict[str, object]:
+        with self._lock:
+            return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def files(self) -> tuple[SkippedFile, ...]:
         """Return what was skipped of each file, in the order of their names."""
         with self._lock:

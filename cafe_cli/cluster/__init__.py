@@ -1,0 +1,1 @@
+"""Tasks on the worker processes of a Dask cluster; no word of the domain."""

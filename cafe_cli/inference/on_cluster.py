@@ -1,0 +1,285 @@
+"""Prediction on a cluster: strips are tasks, and this process keeps the journal of each map.
+
+The map is the same to the byte as that of one process: strips depend on nothing but scene, models
+and settings, and this process alone decides which files belong to a map.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+from cafe_cli import __version__
+from cafe_cli.cluster.cluster import Cluster
+from cafe_cli.cluster.job import Outcome, Shared, Task
+from cafe_cli.cluster.worker import WorkerFacts, describe
+from cafe_cli.config.schema import PredictSettings
+from cafe_cli.errors import CafeError, ConfigError, OutputError
+from cafe_cli.inference.ensemble import Ensemble
+from cafe_cli.inference.exchange import Exchange, exchange_at
+from cafe_cli.inference.job import ComputeOptions, PredictInput, SceneJob
+from cafe_cli.inference.on_workers import (
+    PartDone,
+    Place,
+    WorkerJob,
+    look_around,
+    prepare_scene,
+    run_strips,
+    sees,
+)
+from cafe_cli.inference.plan import PredictPlan
+from cafe_cli.inference.predictor import MeterCallback, Predictor, strips_left
+from cafe_cli.inference.scene_input import SceneInput
+from cafe_cli.inference.strip_store import StripStore, strips_folder
+from cafe_cli.inference.throughput import Meter
+from cafe_cli.inference.tiling import Strip, contiguous_groups
+from cafe_cli.system.atomic_write import remove, write_text
+
+log = logging.getLogger("cafe")
+
+_GROUP = 16  # strips per task at most: a task runs a row of windows that the one above has run, too
+_SHARES = 4  # tasks of a scene per worker, at least, if it has enough strips
+_PROBE = "seen-by-workers"
+
+
+@dataclass
+class _SceneRun:
+    """A scene of which tasks are with the cluster."""
+
+    job: SceneJob
+    plan: PredictPlan
+    meter: Meter
+    store: StripStore
+    strips: list[Strip]
+    shared: Shared
+    exchange: Exchange
+    held: ExitStack
+    open: int = 0  # tasks without outcome
+    is_issued: bool = False  # whether all tasks were given to the cluster
+
+
+class ClusterPredictor:
+    """Predicts scenes on the workers of a cluster.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Entered already.
+    models, settings, compute
+        See `cafe_cli.inference.predict.predict`.
+    scratch : str, optional
+        Folder or URL for the strips that workers write; beside the map if None.
+
+    Raises
+    ------
+    CafeError
+        Workers differ from each other or from this process, or lack a model.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        models: Sequence[Path],
+        settings: PredictSettings,
+        compute: ComputeOptions,
+        scratch: str | None,
+    ) -> None:
+        self._cluster, self._scratch = cluster, scratch
+        ensemble = Ensemble.load(models)
+        if compute.device == "auto" and ensemble.is_onnx:
+            compute = replace(compute, device="cpu")
+        paths = tuple(path.absolute() for path in models)
+        hashes = tuple(digest for _, digest in ensemble.hashes)
+        facts = cluster.ask(describe)
+        check_versions(facts)
+        place = common_place(cluster.ask(look_around, paths, hashes, compute.device))
+        if settings.engine == "auto" and not place.versions["onnxruntime"]:
+            settings = settings.model_copy(update={"engine": "torch"})
+        hosts = [fact.host for fact in facts.values()]
+        self._job = WorkerJob(paths, hashes, settings, compute, max(map(hosts.count, hosts)))
+        self._predictor = Predictor(models, settings, compute, [place.device])
+        self._least_tasks = len(hosts) * _SHARES
+        self._run = uuid4().hex[:12]
+        self._is_shared = False  # whether workers are known to see what they shall write to
+
+    def run(self, jobs: Sequence[SceneJob], progress: MeterCallback) -> None:
+        """Predict scenes; what becomes of each is written to its job.
+
+        Parameters
+        ----------
+        jobs : sequence of SceneJob
+        progress : callable
+            Called with the meter of a scene after each of its tasks.
+
+        Raises
+        ------
+        CafeError
+            The scheduler is lost.
+        """
+        with ExitStack() as stack:
+            for outcome in self._cluster.run(self._tasks(jobs, stack)):
+                self._take(outcome, progress)
+        found = self._cluster.incidents
+        if found.retried or found.copied or found.reconnected:
+            log.info(
+                "made good on the way: %d tasks ran again, %d were run twice because they took "
+                "long, the scheduler was lost %d times",
+                found.retried, found.copied, found.reconnected,
+            )  # fmt: skip
+
+    def _tasks(self, jobs: Sequence[SceneJob], stack: ExitStack) -> Iterator[Task]:
+        """Yield the tasks of all scenes; a scene is planned when its turn has come."""
+        for number, job in enumerate(jobs):
+            scene = None
+            with job.errors():
+                scene = self._begin(number, job)
+            if scene is None:
+                continue
+            stack.push(scene.held)
+            for index, group in enumerate(self._groups(scene)):
+                if job.error:
+                    break
+                scene.open += 1
+                name = f"strips-{number}-{index}"
+                arguments = (self._job, group, scene.exchange)
+                yield Task(name, run_strips, arguments, scene.shared, scene)
+            scene.is_issued = True
+            self._end_if_done(scene)
+
+    def _begin(self, number: int, job: SceneJob) -> _SceneRun | None:
+        """Plan a scene and open its store; None if it is complete already."""
+        predictor = self._predictor
+        job.outputs.check([*map(str, self._job.models), *job.source.paths])
+        scene_input = SceneInput.of(_absolute(job.source), predictor.ensemble)
+        plan = predictor.plan(scene_input, job.outputs)
+        meter = Meter(plan.window_count, job.name)
+        if predictor.is_complete(plan, meter):
+            job.meter = meter
+            return None
+        if plan.engine == "onnx":
+            predictor.ensemble.export()
+        with ExitStack() as held:
+            store = held.enter_context(predictor.open_store(plan))
+            folder = strips_folder(plan.outputs.labels)
+            exchange = exchange_at(self._scratch, folder, f"{self._run}-{number}")
+            held.callback(exchange.clear)
+            self._check_shared(exchange)
+            left = strips_left(plan, store, meter)
+            shared = Shared(f"scene-{number}", prepare_scene, (self._job, plan))
+            return _SceneRun(job, plan, meter, store, left, shared, exchange, held.pop_all())
+
+    def _groups(self, scene: _SceneRun) -> Iterator[list[Strip]]:
+        most = min(max(len(scene.strips) // self._least_tasks, 1), _GROUP)
+        return contiguous_groups(scene.strips, most)
+
+    def _check_shared(self, exchange: Exchange) -> None:
+        """Check once that all workers see the folder to which they shall write.
+
+        Raises
+        ------
+        OutputError
+            One does not.
+        """
+        if self._is_shared or (folder := exchange.folder) is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / _PROBE
+        write_text(probe, self._run)
+        try:
+            for worker, found in self._cluster.ask(sees, probe, self._run).items():
+                if not found:
+                    raise OutputError(
+                        f"the worker {worker} does not see {folder}: write to a folder that all "
+                        "machines share, or name one, or s3://bucket/prefix, with --scratch"
+                    )
+        finally:
+            remove(probe)
+        self._is_shared = True
+
+    def _take(self, outcome: Outcome, progress: MeterCallback) -> None:
+        """Take the strips of a task into the map of their scene."""
+        scene: _SceneRun = outcome.task.owner
+        scene.open -= 1
+        if scene.job.error is None:
+            with scene.job.errors():
+                part: PartDone = outcome.result()
+                for strip, keep in part.strips:
+                    scene.store.accept(strip, scene.exchange, keep)
+                scene.meter.add(part.windows, part.run, part.pixels)
+                for stage, seconds in part.seconds.items():
+                    scene.meter.seconds[stage] += seconds
+                if part.skipped and scene.plan.inspection.skipped:
+                    scene.plan.inspection.skipped.merge(part.skipped)
+                progress(scene.meter)
+        self._end_if_done(scene)
+
+    def _end_if_done(self, scene: _SceneRun) -> None:
+        """Assemble the map of a scene once all of its tasks have ended, or keep its strips."""
+        if scene.open or not scene.is_issued:
+            return
+        self._cluster.release(scene.shared)
+        job = scene.job
+        with job.errors(), scene.held:
+            if job.error is not None:
+                raise job.error  # the store keeps the strips
+            self._predictor.complete(scene.plan, scene.store, scene.meter)
+        if job.error is None:
+            job.meter = scene.meter
+
+
+def _absolute(source: PredictInput) -> PredictInput:
+    """Return inputs by names that do not depend on the working folder."""
+
+    def absolute(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(os.path.abspath(n) if os.path.exists(n) else n for n in names)
+
+    return replace(
+        source,
+        optical=absolute(source.optical),
+        elevation=absolute(source.elevation),
+        dtm=absolute(source.dtm),
+        aoi=source.aoi and absolute((source.aoi,))[0],
+    )
+
+
+def check_versions(facts: Mapping[str, WorkerFacts]) -> None:
+    """Refuse workers with another version of cafe.
+
+    Raises
+    ------
+    CafeError
+    """
+    for fact in facts.values():
+        if fact.version != __version__:
+            raise CafeError(
+                f"the worker on {fact.host} has cafe {fact.version}, this is {__version__}: "
+                "install the same on all machines"
+            )
+
+
+def common_place(places: Mapping[str, Place]) -> Place:
+    """Return where all workers compute.
+
+    Raises
+    ------
+    ConfigError
+        They differ in the kind of their devices or in libraries: a map has to come from one kind.
+    """
+    (first, place), *others = places.items()
+    for worker, other in others:
+        if other.device != place.device:
+            raise ConfigError(
+                f"the worker {first} computes on {place.device}, {worker} on {other.device}, and a "
+                "map has to come from one kind: choose --device cpu, or the workers"
+            )
+        for library, found in place.versions.items():
+            if other.versions[library] != found:
+                raise ConfigError(
+                    f"the worker {first} has {library} {found or '(none)'}, {worker} "
+                    f"{other.versions[library] or '(none)'}, and a map has to come from one "
+                    "version: install the same on all machines"
+                )
+    return place
