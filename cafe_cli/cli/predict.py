@@ -83,6 +83,9 @@ EXAMPLES = {
     "a map of each orthophoto of a folder":
         "cafe predict run/best.safetensors --optical 'ortho/{id}.tif' --elevation 'dsm/{id}.tif' "
         "--per-file -o maps",
+    "the third of 40 parts, in a job of an array (docs/cluster.md)":
+        "cafe predict run/best.safetensors --optical ortho.tif --elevation dsm.tif --strips 3/40 "
+        "-o parts/3.tif --resume",
 }  # fmt: skip
 
 _STREAMS = ("optical", "elevation", "dtm")
@@ -100,6 +103,15 @@ def _is_model(path: str) -> bool:
         return True
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
+
+
+def _share(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Validate ``I/N`` before a model is loaded."""
+    if text is None or context.resilient_parsing:
+        return None
+    from cafe_cli.inference.tiling import Share
+
+    return str(Share.parse(text))
 
 
 @click.command(cls=_PredictCommand, examples=EXAMPLES)
@@ -145,6 +157,9 @@ def _is_model(path: str) -> bool:
     bbox_option("Predict only inside this box, in the CRS of the orthophoto or of --bbox-crs."),
     option("--bbox-crs", metavar="CRS", show_default="that of the orthophoto",
            help="CRS of --bbox, e.g. EPSG:4326."),
+    option("--strips", callback=_share, metavar="I/N",
+           help="Predict only part I of N of the scene, from 1, e.g. in a job array; cafe mosaic "
+           "joins the parts. With --per-file, part I of the orthophotos."),
     option("--gsd", type=click.Choice(["own", "model"]), default="own",
            help="Pixel size of the map: the orthophoto's own, or that of the model's training."),
 )  # fmt: skip

@@ -50,6 +50,9 @@ class PredictInput:
         Left, bottom, right, top of the area of interest.
     bbox_crs : str, optional
         CRS of `bbox`; that of the orthophoto if None.
+    strips : str, optional
+        ``I/N``: predict only part I of N of the strips of the scene, on a grid around them; of
+        several scenes, the scenes of part I. All parts together are the pixels of one run.
     ignore_mismatch : bool
         Warn instead of raising an error where the scene does not fit the model.
     on_error : {"fail", "skip"}
@@ -70,6 +73,7 @@ class PredictInput:
     aoi: str | None = None
     bbox: Bounds | None = None
     bbox_crs: str | None = None
+    strips: str | None = None
     ignore_mismatch: bool = False
     on_error: OnError = "fail"
 

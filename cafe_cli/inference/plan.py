@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cafe_cli.config.provenance import read_beside
 from cafe_cli.errors import OutputError
@@ -33,6 +34,7 @@ class PredictPlan:
         Area of interest.
     windows : WindowGrid
     strips : list of Strip
+        Those of the area, or of a share of it.
     engine : {"torch", "onnx"}
     fingerprint : mapping
         Everything that the pixels of the outputs depend on, as plain values by readable names.
@@ -58,10 +60,15 @@ class PredictPlan:
         """Number of windows, empty ones included."""
         return sum(strip.window_count for strip in self.strips)
 
+    @cached_property
+    def extent(self) -> Window:
+        """The pixels of the scene that the outputs cover: the smallest window with all strips."""
+        return Window.hull([strip.extent for strip in self.strips])
+
     @property
     def target(self) -> Grid:
         """Grid of the outputs."""
-        return self.inspection.grid.at(self.area.extent)
+        return self.inspection.grid.at(self.extent)
 
     @property
     def reach(self) -> int:
@@ -109,4 +116,4 @@ class PredictPlan:
 
     def in_outputs(self, window: Window) -> Window:
         """Return a window of the scene in pixel coordinates of the outputs."""
-        return window.relative_to(self.area.extent)
+        return window.relative_to(self.extent)

@@ -16,6 +16,7 @@ from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
+from cafe_cli.inference.tiling import Share
 from cafe_cli.redaction import base_name, redact, stem
 from cafe_cli.scenes.discovery import find_placeholder, find_scenes
 from cafe_cli.scenes.heights import GroundSurface
@@ -112,7 +113,7 @@ def predict_per_file(
     source : PredictInput
         Every orthophoto is a scene, with all surface and terrain models. Where names have
         placeholders, as in ``ortho/{id}.tif`` and ``dsm/{id}.tif``, these pair the files, and the
-        maps are named by what they match.
+        maps are named by what they match. `strips` selects scenes, which are mapped as a whole.
     outputs : PredictOutput
         Folders, in which the rasters are named like the orthophotos.
     settings, compute, cluster, progress : optional
@@ -242,8 +243,10 @@ def _split_per_file(
     for folder in outputs.paths.values():
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; with --per-file, name a folder")
+    if source.strips is not None:
+        named = named[Share.parse(source.strips).of([1] * len(named), "orthophotos")]
     for short, one in named:
-        yield one, outputs.in_folders(f"{short}.tif")
+        yield replace(one, strips=None), outputs.in_folders(f"{short}.tif")
 
 
 def _name_scenes(source: PredictInput) -> Iterator[tuple[str, PredictInput]]:
@@ -297,6 +300,7 @@ def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]
     return {
         "model": {"classes": list(card.classes.names), "bands": list(card.band_names)},
         "map": {"width": target.width, "height": target.height, "gsd": plan.inspection.grid.gsd},
+        "strips": len(plan.strips),
         "windows": plan.window_count,
         "window": plan.windows.size,
         "device": ", ".join(map(str, predictor.devices)),

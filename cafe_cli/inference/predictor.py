@@ -24,7 +24,7 @@ from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.strip_store import StripStore, engine_of_run, remove_leftovers
 from cafe_cli.inference.strip_writer import ProductPlanes
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.inference.tiling import Strip, WindowGrid, divide
+from cafe_cli.inference.tiling import Share, Strip, WindowGrid, divide
 from cafe_cli.inference.window_reader import WindowReader
 from cafe_cli.model.stored import check_weights
 from cafe_cli.raster.acquired import find_acquired
@@ -91,7 +91,11 @@ class Predictor:
         windows = ensemble.window_grid(settings, inspection.grid.extent)
         classes = len(ensemble.card.classes)
         strips = divide(inspection.grid.extent, area.extent, windows, classes)
+        # The engine is chosen for the whole area, so that all parts have the same.
         count = sum(strip.window_count for strip in strips)
+        if scene_input.source.strips is not None:
+            share = Share.parse(scene_input.source.strips)
+            strips = strips[share.of([strip.window_count for strip in strips], "strips")]
         asked: str = settings.engine
         if asked == "auto" and outputs.resume:
             # A model that was exported meanwhile must not keep a run from being resumed.

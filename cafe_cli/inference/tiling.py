@@ -1,10 +1,12 @@
-"""The grid of windows over a scene, and its division into column bands and strips of rows.
+"""The grid of windows over a scene, its division into column bands and strips, and shares of them.
 
 The grid always begins at the upper left pixel of the scene, so that the same windows cover a pixel
 in every run, whichever part of the scene is predicted and however the work is divided.
 """
 
 import itertools
+import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -224,3 +226,81 @@ def contiguous_groups(strips: Sequence[Strip], most: int | None = None) -> Itera
         group.append(strip)
     if group:
         yield group
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of an ordered list of work that one of several jobs does, written ``I/N``.
+
+    The parts are contiguous, together the whole list, and about equal.
+
+    Attributes
+    ----------
+    number : int
+        Of the job, from 1.
+    count : int
+        Number of jobs.
+
+    Raises
+    ------
+    ConfigError
+        The number is not between 1 and the count.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        """Validate the numbers, which come from the command line."""
+        if not 1 <= self.number <= self.count:
+            raise ConfigError(
+                f"--strips {self}: I of I/N lies between 1 and N; number the jobs of an array "
+                "from 1"
+            )
+
+    def __str__(self) -> str:
+        """Return ``I/N``."""
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Parse ``I/N``.
+
+        Raises
+        ------
+        ConfigError
+            The text is something else, or there is no such part.
+        """
+        if not (numbers := re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)):
+            raise ConfigError(f"--strips {text!r} is not a part of N, counted from 1, like 2/7")
+        return cls(*map(int, numbers.groups()))
+
+    def of(self, sizes: Sequence[int], what: str) -> slice:
+        """Return the items of this job.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Work per item, above 0; the parts have about equal sums, and an item at least.
+        what : str
+            What the items are, in the error.
+
+        Raises
+        ------
+        ConfigError
+            There are fewer items than jobs.
+        """
+        if self.count > len(sizes):
+            raise ConfigError(
+                f"--strips {self}: there are more parts than {what}, {len(sizes)}; divide the work "
+                f"into at most {len(sizes)}, like --strips 1/{len(sizes)}"
+            )
+        sums = [0, *itertools.accumulate(sizes)]
+        first = last = 0
+        for number in range(1, self.number + 1):
+            first, wanted = last, sums[-1] * number / self.count
+            last = bisect_left(sums, wanted)
+            if wanted - sums[last - 1] < sums[last] - wanted:
+                last -= 1
+            last = min(max(last, first + 1), len(sizes) - self.count + number)
+        return slice(first, last)

@@ -9,6 +9,7 @@ from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference import tiling
 from cafe_cli.inference.tiling import (
+    Share,
     WindowGrid,
     contiguous_groups,
     default_overlap,
@@ -119,3 +120,36 @@ def test_window_grids_waste_little_on_large_scenes():
 def test_an_overlap_that_leaves_nothing():
     with pytest.raises(ConfigError, match="overlap 1280 is not below"):
         fit_window_grid(Window(0, 0, 9000, 9000), 256, 1280)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.data())
+def test_shares_are_contiguous_and_about_equal(sizes, data):
+    count = data.draw(st.integers(1, len(sizes)))
+    shares = [Share(number, count).of(sizes, "strips") for number in range(1, count + 1)]
+    assert [shares[0].start, *(share.stop for share in shares)] == [
+        *(share.start for share in shares),
+        len(sizes),
+    ]
+    assert all(share.start < share.stop for share in shares)
+    if max(sizes) * count < sum(sizes):  # else a part may have to take a large item
+        sums = [sum(sizes[share]) for share in shares]
+        assert max(abs(total - sum(sizes) / count) for total in sums) <= max(sizes)
+
+
+@pytest.mark.parametrize("text", ["1/1", "2/7", " 07 / 7 ", "999999999/999999999"])
+def test_parts_of_n(text):
+    assert str(Share.parse(text)) == "/".join(str(int(part)) for part in text.split("/"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "1/", "/2", "1/2/3", "-1/3", "1.0/2", "a/b", "1of2", "1/1000000000"]
+)
+def test_what_is_no_part(text):
+    with pytest.raises(ConfigError, match="is not a part of N, counted from 1, like 2/7"):
+        Share.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "0/0", "1/0"])
+def test_parts_that_there_are_not(text):
+    with pytest.raises(ConfigError, match=f"--strips {text}: I of I/N lies between 1 and N"):
+        Share.parse(text)
