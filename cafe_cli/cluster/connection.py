@@ -1,11 +1,13 @@
 """Connect to a Dask scheduler, or start workers on this machine."""
 
+import json
 import logging
 import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from cafe_cli.cluster.job import ClusterOptions
@@ -16,6 +18,7 @@ log = logging.getLogger("cafe")
 PATIENCE = 300.0
 """Seconds for which a scheduler that was lost is looked for."""
 
+_PORT = 8786  # of a scheduler, where an address names none
 _ANSWER = 8.0  # seconds that a scheduler has to answer
 _PAUSE = 0.5  # seconds between attempts to connect
 _CLOSING = 10.0  # seconds that local workers have to end; one may be stopped
@@ -105,7 +108,7 @@ class Connection:
         address: dict[str, Any] = {"address": self._cluster}
         if (scheduler := self._options.scheduler) is not None:
             is_file = os.path.isfile(scheduler)
-            address = {"scheduler_file" if is_file else "address": scheduler}
+            address["address"] = _full(_read_address(scheduler) if is_file else scheduler)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of versions that differ: cafe's own are compared
@@ -120,6 +123,51 @@ class Connection:
         if self.client is not None:
             with suppress(Exception):
                 self.client.close(timeout=2)
+
+
+def _read_address(path: str) -> str:
+    """Return the address in the file of a scheduler.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    try:
+        return str(json.loads(Path(path).read_text("utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"--scheduler {path} is not the file that a scheduler writes (dask scheduler "
+            "--scheduler-file FILE): it has no address"
+        ) from error
+
+
+def _full(address: str) -> str:
+    """Return an address with its protocol and port.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import backends
+
+    try:
+        protocol, place = parse_address(address)
+        if protocol not in ("tcp", "tls"):
+            if protocol not in backends:
+                raise ValueError(protocol)
+            return address
+        host, port = parse_host_port(place, _PORT)
+        if not host:
+            raise ValueError(place)
+    except ValueError as error:
+        raise ConfigError(
+            f"--scheduler {address!r} is neither an address, such as tcp://host:{_PORT}, nor a "
+            "scheduler file"
+        ) from error
+    return f"{protocol}://{host}:{port}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cafe_cli.errors import CafeError, InputError, OutputError
+from cafe_cli.errors import CafeError, ConfigError, OutputError
 from cafe_cli.system.atomic_write import is_remote, remove, translate_os_errors
 
 _ARRIVAL = 30.0  # seconds until a file that another machine wrote is visible, at most
@@ -181,7 +181,7 @@ def exchange_at(scratch: str | None, strips: Path, run: str) -> Exchange:
         return FolderExchange(strips)
     if is_remote(scratch):
         if scratch.startswith("/vsi"):
-            raise InputError(f"--scratch {scratch}: write s3://bucket/prefix, or a folder")
+            raise ConfigError(f"--scratch {scratch}: write s3://bucket/prefix, or a folder")
         return BucketExchange(f"{scratch.rstrip('/')}/{run}")
     return ScratchExchange(Path(scratch).absolute() / run)
 

@@ -4,12 +4,9 @@ import itertools
 import re
 import socket
 import subprocess
-import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -26,10 +23,11 @@ from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path
 from cafe_cli.tilesets.tileset import load_tileset
 from tests.support.engines import predict, settings, write_town
+from tests.support.programs import running
 from tests.support.rasters import grid, noise, read
 from tests.support.rasters import write as write_to
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.programs"]
 pytestmark = pytest.mark.slow
 
 HEIGHTS = HeightSettings(kind="ndsm")
@@ -53,17 +51,6 @@ class Site:
         return [(int(status), int(sent)) for status, sent in map(str.split, lines)]
 
 
-@contextmanager
-def running(*words, **streams):
-    """Run a Python program beside the tests."""
-    command = [sys.executable, *map(str, words)]
-    with subprocess.Popen(command, text=True, **streams) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
     """Bypass the proxy of this machine."""
@@ -78,23 +65,6 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     with running(script, folder, log, stdout=subprocess.PIPE) as process:
         yield Site(int(process.stdout.readline()), log)
-
-
-@pytest.fixture(scope="module")
-def object_store():
-    """An S3 server on this machine: its address."""
-    words = ("-m", "moto.server", "-H", "127.0.0.1", "-p", 0)
-    with running(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        said = ""
-        for line in process.stderr:
-            said += line
-            if place := re.search(r"Running on http://(\S+)", line):
-                break
-        else:
-            raise RuntimeError(f"moto's server did not start: {said}")
-        # A full pipe would stop the server.
-        Thread(target=process.stderr.read, daemon=True).start()
-        yield place[1]
 
 
 _numbers = itertools.count()
