@@ -23,9 +23,9 @@ from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path
 from cafe_cli.tilesets.tileset import load_tileset
 from tests.support.engines import predict, settings, write_town
-from tests.support.programs import running
 from tests.support.rasters import grid, noise, read
 from tests.support.rasters import write as write_to
+from tests.support.running import running
 
 pytest_plugins = ["tests.support.fixtures", "tests.support.programs"]
 pytestmark = pytest.mark.slow

@@ -2,24 +2,12 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Thread
-from typing import Any
 
 import pytest
 
-
-@contextmanager
-def running(*words: object, **streams: Any) -> Iterator[Any]:
-    """Run a Python program beside the tests."""
-    command = [sys.executable, *map(str, words)]
-    with subprocess.Popen(command, text=True, **streams) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
+from tests.support.running import running
 
 
 @pytest.fixture(scope="module")
