@@ -31,6 +31,8 @@ EXAMPLES = {
         "cafe mosaic maps/ -o land_cover.tif --method confidence",
     "on the grid of another raster, without small regions":
         "cafe mosaic 'maps/*.tif' -o land_cover.tif --like ortho.tif --min-area 5",
+    "of a country, in files of 16384 x 16384 px":
+        "cafe mosaic maps/ -o country --block-size 16384 --resume",
 }  # fmt: skip
 
 
@@ -51,11 +53,15 @@ EXAMPLES = {
 )  # fmt: skip
 @option_group(
     "Outputs",
-    output_options("Classified raster to write (COG)."),
+    output_options("Classified raster to write (COG); with --block-size, a folder."),
+    option("--block-size", type=int, metavar="PIXELS",
+           help="Write a folder of COGs of this many pixels along each side, and an index "
+           "(FOLDER.vrt) that opens as one raster: for maps too large for one file."),
+    option("--resume", is_flag=True, help="Resume an interrupted run, with --block-size."),
     option("--confidence-output", type=PATH, metavar="FILE",
-           help="Also write the confidence of the chosen labels."),
+           help="Also write the confidence of the chosen labels; with --block-size, a folder."),
     option("--sources", type=PATH, metavar="FILE",
-           help="Also write which input each label comes from."),
+           help="Also write which input each label comes from; with --block-size, a folder."),
     stac_options,
     dry_option,
 )  # fmt: skip
@@ -82,7 +88,7 @@ def mosaic(
     confidences: tuple[str, ...], probabilities: tuple[str, ...], confidence_output: Path | None,
     sources: Path | None, like: str | None, resolution: float | None,
     bbox: tuple[float, float, float, float] | None, jobs: int | None, on_error: OnError,
-    min_area: float, dry_run: bool, **options: Any,
+    min_area: float, block_size: int | None, resume: bool, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Merge classified rasters into one map.
 
@@ -99,7 +105,8 @@ def mosaic(
     from cafe_cli.scenes.discovery import expand_inputs
 
     rasters = MosaicInputs(*(tuple(expand_inputs(n)) for n in (inputs, confidences, probabilities)))
-    outputs = MosaicOutputs(output, confidence_output, sources, overwrite, take_stac(options))
+    stac = take_stac(options)
+    outputs = MosaicOutputs(output, confidence_output, sources, overwrite, stac, block_size, resume)
     how = MosaicOptions(method, TargetGrid(like, resolution, bbox), on_error, jobs, min_area)
     if dry_run:
         print_reports([engine.dry_run(rasters, outputs, how)])
@@ -115,7 +122,8 @@ def _say_result(result: "MosaicResult", output: Path) -> None:
     from cafe_cli.redaction import base_name
     from cafe_cli.text import percent
 
-    say(f"joined {len(result.labels)} rasters into {output}")
+    blocks = f" in {result.blocks:,} block{'s' * (result.blocks != 1)}" if result.blocks else ""
+    say(f"joined {len(result.labels)} rasters into {output}{blocks}")
     seams = result.seams
     if not seams.overlap:
         return

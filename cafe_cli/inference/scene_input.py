@@ -3,7 +3,6 @@
 import logging
 import math
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 from cafe_cli.config.schema import HeightSettings
 from cafe_cli.errors import ConfigError, InputError
@@ -15,7 +14,7 @@ from cafe_cli.model.card import ModelCard
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.skipped import Skipped
-from cafe_cli.redaction import redact, redact_all
+from cafe_cli.redaction import redact_all
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.vector.area_of_interest import Area
@@ -103,18 +102,12 @@ class SceneInput:
 
         `inputs` are the files behind the names of the source.
         """
-        files: dict[str, object] = {}
-        for name, stamp in inputs.stamps.items():
-            key = f"input {redact(name)}"
-            while key in files:  # names that differ in what is not shown
-                key += " "
-            files[key] = stamp if isinstance(stamp, str) else _describe_stamp(*stamp)
         source = asdict(self.source)
         # `Area.key` stands for the area; nothing depends on the last two, as strips with skipped
         # pixels are not kept.
         for name in ("aoi", "bbox", "bbox_crs", "ignore_mismatch", "on_error"):
             del source[name]
-        return redact_all({**files, **source, "height": self.height.model_dump()})
+        return redact_all({**inputs.described(), **source, "height": self.height.model_dump()})
 
 
 def height_settings(source: PredictInput, ensemble: Ensemble) -> HeightSettings:
@@ -172,9 +165,3 @@ def _check_gsd(scene: SceneInspection, card: ModelCard, lenient: bool) -> None:
         raise InputError(f"{message}; --ignore-mismatch predicts anyway")
     if abs(gsd / card.gsd - 1) > _GSD_TOLERANCE:
         log.warning("%s", message)
-
-
-def _describe_stamp(size: int, changed: int) -> str:
-    """Describe a file by its size in bytes and the time of its last change in ns."""
-    second, rest = divmod(changed, 10**9)
-    return f"{size} bytes of {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}.{rest:09}"

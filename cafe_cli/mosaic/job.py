@@ -36,7 +36,7 @@ class MosaicInputs:
 
 @dataclass(frozen=True)
 class MosaicOutputs:
-    """The rasters to write, on one grid.
+    """The rasters to write, on one grid: files, or with `block_size` folders of files.
 
     Parameters
     ----------
@@ -51,6 +51,11 @@ class MosaicOutputs:
         Replace outputs that exist.
     stac : StacOptions, optional
         Write a STAC item beside the map.
+    block_size : int, optional
+        Write each raster as a folder of COGs of that many pixels along each side, a multiple of
+        512, and an index over them; see `cafe_cli.mosaic.block_index`.
+    resume : bool
+        Continue with the blocks of an interrupted run.
     """
 
     labels: Path
@@ -58,6 +63,8 @@ class MosaicOutputs:
     sources: Path | None = None
     overwrite: bool = False
     stac: StacOptions | None = None
+    block_size: int | None = None
+    resume: bool = False
 
     @property
     def paths(self) -> list[Path]:
@@ -67,7 +74,12 @@ class MosaicOutputs:
     @property
     def settings(self) -> Path:
         """The file of the settings."""
-        return settings_path(self.labels)
+        return settings_path(index_path(self.labels) if self.block_size else self.labels)
+
+
+def index_path(folder: Path) -> Path:
+    """Return the virtual raster over the blocks in a folder, ``FOLDER/FOLDER.vrt``."""
+    return folder / f"{folder.name}.vrt"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Merge the inputs of a window of a mosaic."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.io import DatasetWriter
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.errors import InputError, LabelError
@@ -12,8 +14,15 @@ from cafe_cli.mosaic.grid import OpenRasters, PlacedInput
 from cafe_cli.mosaic.methods import UNKNOWN, Choose, Labels, Scores
 from cafe_cli.mosaic.plan import MosaicPlan
 from cafe_cli.mosaic.seams import Seams, find_seams, sum_seams
+from cafe_cli.raster.skipped import Skipped
 from cafe_cli.raster.window import Window, blocks
+from cafe_cli.system.open_files import most_open
+from cafe_cli.system.threads import cores, in_order
 
+WINDOW = 1024
+"""Pixels along each side that are merged at a time; a multiple of the blocks of a COG."""
+
+_THREADS = 8  # at most: they share the files that may be open
 _SAMPLES = 16 * 1024**2  # pixels of all inputs and bands together in memory at a time
 
 
@@ -51,6 +60,27 @@ def merge_window(planned: MosaicPlan, window: Window, rasters: OpenRasters) -> M
             sources[inside] = np.where(decided.labels == NODATA, NODATA, positions)
         seams.append(find_seams(stack, decided.labels, here, len(planned.inputs)))
     return MergedWindow(labels, confidence, sources, sum_seams(seams, len(planned.inputs)))
+
+
+def merge_windows(
+    planned: MosaicPlan, windows: Sequence[Window], skipped: Skipped | None, jobs: int | None
+) -> Generator[MergedWindow, None, None]:
+    """Merge window after window, in `jobs` threads, one per core if None; yield them in order."""
+    threads = min(jobs or cores(), len(windows), _THREADS)
+    return in_order(
+        lambda: closing(OpenRasters(planned.grid, skipped, max(most_open() // threads, 1))),
+        lambda rasters, window: merge_window(planned, window, rasters),
+        windows,
+        threads,
+    )
+
+
+def write_window(dataset: DatasetWriter, window: Window, values: Labels) -> None:
+    """Write a window of a raster, unless all is nodata: blocks never written are nodata."""
+    if (values != NODATA).any():
+        rows, cols = window.slices()
+        place = ((rows.start, rows.stop), (cols.start, cols.stop))
+        dataset.write(values, 1, window=place)
 
 
 def _parts(

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from rasterio.io import DatasetReader, DatasetWriter
 
-from cafe_cli.classes import NODATA
+from cafe_cli import __version__
 from cafe_cli.config.provenance import dump_settings, provenance_tags
 from cafe_cli.findings import Report
-from cafe_cli.mosaic.grid import OpenRasters
+from cafe_cli.mosaic.block_store import open_blocks
+from cafe_cli.mosaic.blocks import BlockTask, divide, make_block, skipped_in, sum_blocks
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
-from cafe_cli.mosaic.merge import merge_window
+from cafe_cli.mosaic.merge import WINDOW, merge_windows, write_window
 from cafe_cli.mosaic.methods import Labels
 from cafe_cli.mosaic.plan import MosaicPlan, plan
 from cafe_cli.mosaic.seams import Seams, sum_seams
@@ -37,12 +38,8 @@ from cafe_cli.redaction import base_name
 from cafe_cli.regions.labelling import relabel
 from cafe_cli.regions.sieve import merge_small
 from cafe_cli.regions.survey import survey
-from cafe_cli.system.open_files import most_open
 from cafe_cli.system.output_group import claim_outputs, finish_replacing
-from cafe_cli.system.threads import ProgressCallback, cores, in_order
-
-_THREADS = 8  # at most: they share the files that may be open
-_WINDOW = 1024  # pixels along each side; a multiple of the blocks of a COG
+from cafe_cli.system.threads import ProgressCallback
 
 
 class MosaicResult(NamedTuple):
@@ -56,11 +53,14 @@ class MosaicResult(NamedTuple):
         Where they overlap; `inputs` is in the order of `labels`.
     skipped : tuple of SkippedFile
         What could not be read.
+    blocks : int
+        Blocks that were written; 0 of a single file.
     """
 
     labels: tuple[str, ...]
     seams: Seams
     skipped: tuple[SkippedFile, ...]
+    blocks: int = 0
 
 
 def mosaic(
@@ -70,7 +70,7 @@ def mosaic(
     *,
     progress: ProgressCallback = lambda done, total: None,
 ) -> MosaicResult:
-    """Merge label rasters into one COG.
+    """Merge label rasters into one COG, or into COG blocks with an index.
 
     Inputs on the pixel grid of the mosaic are copied exactly, others are warped to it by nearest
     neighbour. 255 never wins over a class of another input. If no input has a class table, the
@@ -82,7 +82,7 @@ def mosaic(
     outputs : MosaicOutputs
     options : MosaicOptions, optional
     progress : callable
-        Called with the number of windows done and in total.
+        Called with the number of windows done and in total, or of blocks.
 
     Raises
     ------
@@ -99,15 +99,20 @@ def mosaic(
     finish_replacing([outputs.labels])
     files = InputFiles.behind(inputs.paths)
     planned = plan(inputs, outputs, options)
-    names = tuple(placed.source.path for placed in planned.inputs)
-    made: dict[str, Any] = {
-        "method": options.method,
-        "on_error": options.on_error,
-        "inputs": list(inputs.labels),
-    }
-    made["min_area"] = options.min_area
-    made |= {"confidences": list(inputs.confidences), "target": vars(options.target)}
-    made["probabilities"] = list(inputs.probabilities)
+    made = _settings(inputs, outputs, options)
+    if outputs.block_size:
+        return _write_blocks(planned, files, made, options, progress)
+    return _write_file(planned, files, made, options, progress)
+
+
+def _write_file(
+    planned: MosaicPlan,
+    files: InputFiles,
+    made: Mapping[str, Any],
+    options: MosaicOptions,
+    progress: ProgressCallback,
+) -> MosaicResult:
+    outputs, names = planned.outputs, planned.names
     texts: dict[Path, Text] = {outputs.settings: ""}  # when it is known what is skipped
     skipped = Skipped() if options.on_error == "skip" else None
     products = planned.products
@@ -122,11 +127,69 @@ def mosaic(
             seams = _fill(planned, [labels, *writers[1:]], skipped, options.jobs, progress)
         files.check_unchanged()
         lost = files_of(skipped)
-        made |= {"seams": _describe_seams(names, seams), **skipped_settings(lost)}
-        texts[outputs.settings] = dump_settings(made)
+        texts[outputs.settings] = dump_settings({**made, **_findings(names, seams, lost)})
         for writer in writers:
             writer.update_tags(**skipped_tag(lost))
     return MosaicResult(names, seams, lost)
+
+
+def _write_blocks(
+    planned: MosaicPlan,
+    files: InputFiles,
+    made: Mapping[str, Any],
+    options: MosaicOptions,
+    progress: ProgressCallback,
+) -> MosaicResult:
+    """Make the blocks that an interrupted run has not made, and the index over all of them."""
+    size = planned.outputs.block_size or 0
+    todo, names = divide(planned, size), planned.names
+    settings = {"method": options.method, "cafe_version": __version__}
+    with open_blocks(planned, {**files.described(), **settings}) as store:
+        missing = [(name, window) for name, window in todo if name not in store.done]
+        done = len(todo) - len(missing)
+        progress(done, len(todo))
+        for number, (name, window) in enumerate(missing, start=done + 1):
+            here, positions = planned.restricted(window)
+            products = store.products(name)
+            store.add(
+                make_block(
+                    BlockTask(
+                        name, window, here, positions, products,
+                        options.method, options.on_error, options.jobs,
+                    )
+                )
+            )  # fmt: skip
+            progress(number, len(todo))
+        files.check_unchanged()
+        results = [*store.done.values()]
+        seams, lost = sum_blocks(results, len(names)), skipped_in(results)
+        tags = provenance_tags(names, planned.models, method=options.method)
+        store.finish(
+            {**tags, **skipped_tag(lost)},
+            dump_settings({**made, **_findings(names, seams, lost)}),
+        )
+    return MosaicResult(names, seams, lost, sum(bool(result.files) for result in results))
+
+
+def _settings(
+    inputs: MosaicInputs, outputs: MosaicOutputs, options: MosaicOptions
+) -> dict[str, Any]:
+    """Return what was asked for, as plain values."""
+    return {
+        "method": options.method,
+        "on_error": options.on_error,
+        "block_size": outputs.block_size,
+        "inputs": list(inputs.labels),
+        "min_area": options.min_area,
+        "confidences": list(inputs.confidences),
+        "target": vars(options.target),
+        "probabilities": list(inputs.probabilities),
+    }
+
+
+def _findings(names: Sequence[str], seams: Seams, lost: Sequence[SkippedFile]) -> dict[str, Any]:
+    """Return what was found on the way, as plain values."""
+    return {"seams": _describe_seams(names, seams), **skipped_settings(lost)}
 
 
 def dry_run(
@@ -137,6 +200,8 @@ def dry_run(
     with report.capture_errors():
         planned = plan(inputs, outputs, options or MosaicOptions())
         pixels = planned.grid.width * planned.grid.height
+        if size := outputs.block_size:
+            report.facts["blocks"] = len(divide(planned, size))
         report.facts |= {
             "inputs": len(planned.inputs),
             "warped": sum(not placed.exact for placed in planned.inputs),
@@ -161,20 +226,14 @@ def _fill(
     progress: ProgressCallback,
 ) -> Seams:
     """Merge window after window, in threads, and write them in order; return the seams."""
-    todo = list(blocks(planned.grid.width, planned.grid.height, _WINDOW))
+    todo = list(blocks(planned.grid.width, planned.grid.height, WINDOW))
     names = [product.name for product in planned.products]
-    threads = min(jobs or cores(), len(todo), _THREADS)
-    merged = in_order(
-        lambda: closing(OpenRasters(planned.grid, skipped, max(most_open() // threads, 1))),
-        lambda rasters, window: merge_window(planned, window, rasters),
-        todo,
-        threads,
-    )
+    merged = merge_windows(planned, todo, skipped, jobs)
 
     def write() -> Iterator[Seams]:
         for done, (window, found) in enumerate(zip(todo, merged, strict=True), start=1):
             for writer, name in zip(writers, names, strict=True):
-                _write(writer, window, getattr(found, name))
+                write_window(writer, window, getattr(found, name))
             progress(done, len(todo))
             yield found.seams
 
@@ -202,14 +261,7 @@ def _merge_small(writer: DatasetWriter, grid: Grid, min_area: float, draft: Data
     found = survey(grid.width, grid.height, read, partial(row_areas, grid), min_area)
     classes = merge_small(found, min_area)
     for window, labels in relabel(grid.width, grid.height, read, classes):
-        _write(writer, window, labels)
-
-
-def _write(dataset: DatasetWriter, window: Window, values: Labels) -> None:
-    if (values != NODATA).any():  # blocks that are never written are nodata
-        rows, cols = window.slices()
-        place = ((rows.start, rows.stop), (cols.start, cols.stop))
-        dataset.write(values, 1, window=place)
+        write_window(writer, window, labels)
 
 
 def _describe_seams(names: Sequence[str], seams: Seams) -> dict[str, Any]:

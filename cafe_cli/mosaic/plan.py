@@ -2,13 +2,15 @@
 
 import colorsys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA, ClassTable, LandClass
 from cafe_cli.errors import ConfigError, LabelError
+from cafe_cli.mosaic.block_folder import check_folders
 from cafe_cli.mosaic.grid import PlacedInput, place, target_grid
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.methods import METHODS, Method
@@ -56,6 +58,11 @@ class MosaicPlan:
         return products
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The label rasters."""
+        return tuple(placed.source.path for placed in self.inputs)
+
+    @property
     def models(self) -> list[tuple[str, str]]:
         """Name and SHA-256 of the models that made the inputs, as far as their tags say them."""
         found = dict.fromkeys(placed.source.model for placed in self.inputs)
@@ -69,10 +76,25 @@ class MosaicPlan:
 
     def near(self, window: Window) -> list[tuple[int, PlacedInput]]:
         """Return the inputs whose boxes touch a window, with their positions."""
+        return [(int(i), self.inputs[i]) for i in np.flatnonzero(self._touching(window))]
+
+    def touches(self, window: Window) -> bool:
+        """Whether the box of an input touches a window."""
+        return bool(self._touching(window).any())
+
+    def restricted(self, window: Window) -> tuple["MosaicPlan", tuple[int, ...]]:
+        """Return the mosaic with the inputs that touch a window, and their positions."""
+        near = self.near(window)
+        # The mosaic has the classes, once.
+        inputs = [replace(p, source=replace(p.source, classes=None)) for _, p in near]
+        return replace(self, inputs=inputs), tuple(i for i, _ in near)
+
+    def _touching(self, window: Window) -> NDArray[np.bool_]:
         start, end = np.hsplit(self._boxes, 2)
         left, top, right, bottom = window.bounds
-        touching = ((start < (right, bottom)) & (end > (left, top))).all(axis=1)
-        return [(int(i), self.inputs[i]) for i in np.flatnonzero(touching)]
+        inside = np.logical_and(start < (right, bottom), end > (left, top))
+        touching: NDArray[np.bool_] = np.all(inside, axis=1)
+        return touching
 
     @cached_property
     def _boxes(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -97,9 +119,10 @@ def plan(inputs: MosaicInputs, outputs: MosaicOutputs, options: MosaicOptions) -
     """Check options, outputs and inputs; errors as in `cafe_cli.mosaic.mosaic`."""
     method = _check_options(inputs, outputs, options)
     like = [options.target.like] if options.target.like else []
-    check_rasters(outputs.paths, [*inputs.paths, *like], outputs.overwrite, [outputs.settings])
-    if not options.min_area >= 0:
-        raise ConfigError(f"min area {options.min_area} is below 0: give square metres")
+    if outputs.block_size is None:
+        check_rasters(outputs.paths, [*inputs.paths, *like], outputs.overwrite, [outputs.settings])
+    else:
+        check_folders(outputs, [*inputs.paths, *like])
     summed = method.needs == "probabilities"
     sources = inspect_inputs(
         inputs,
@@ -120,6 +143,16 @@ def _check_options(inputs: MosaicInputs, outputs: MosaicOutputs, options: Mosaic
     if options.method not in METHODS:
         raise ConfigError(f"unknown method {options.method!r}; known: {', '.join(METHODS)}")
     method = METHODS[options.method]
+    if not options.min_area >= 0:
+        raise ConfigError(f"min area {options.min_area} is below 0: give square metres")
+    if options.min_area and outputs.block_size:
+        raise ConfigError(
+            "--min-area needs the whole map at once, so it cannot be written in blocks: leave "
+            "--min-area out, or --block-size; cafe vectorize --min-area merges small regions of "
+            "the index"
+        )
+    if outputs.resume and outputs.block_size is None:
+        raise ConfigError("--resume continues a mosaic in blocks: add --block-size")
     if inputs.confidences and method.needs != "confidences" and outputs.confidence is None:
         raise ConfigError(
             f"nothing uses the confidence rasters: method {options.method!r} does not, and no "

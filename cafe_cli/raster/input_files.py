@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ from cafe_cli.errors import InputError
 from cafe_cli.raster.formats import open_dataset
 from cafe_cli.raster.geodesy import GDAL_ERRORS
 from cafe_cli.raster.reader import keep_environment
+from cafe_cli.redaction import redact
 from cafe_cli.system.atomic_write import is_file_name, is_remote
 from cafe_cli.system.http import stamp_url
 
@@ -83,6 +85,16 @@ class InputFiles:
         absent = tuple(name for name in sides if name not in stamps)
         return cls(stamps, unknown, absent, _in_place(stamps))
 
+    def described(self) -> dict[str, str]:
+        """Return the stamps as texts, by what a message may call each file."""
+        found: dict[str, str] = {}
+        for name, stamp in self.stamps.items():
+            key = f"input {redact(name)}"
+            while key in found:  # names that differ in what is not shown
+                key += " "
+            found[key] = stamp if isinstance(stamp, str) else _describe_stamp(*stamp)
+        return found
+
     def check_unchanged(self) -> None:
         """Check at the end of a run that the files are still what was read.
 
@@ -116,6 +128,12 @@ def restamp(names: Iterable[str]) -> dict[str, Stamp]:
         if (stamp := _stamp_file(name)) is not None:
             found[name] = stamp
     return {name: found[name] for name in names if name in found}
+
+
+def _describe_stamp(size: int, changed: int) -> str:
+    """Describe a file by its size in bytes and the time of its last change in ns."""
+    second, rest = divmod(changed, 10**9)
+    return f"{size} bytes of {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}.{rest:09}"
 
 
 def _changed(name: str) -> InputError:

@@ -51,7 +51,13 @@ def write_side_files(product: Product, counts: Counts) -> None:
 
 
 def attribute_table(classes: ClassTable, counts: Counts) -> str:
-    """Return ``FILE.aux.xml``: category names, and the attribute table with a row for each class.
+    """Return ``FILE.aux.xml``; arguments as of `legend_elements`."""
+    legend = legend_elements(classes, counts)
+    return f'<PAMDataset><PAMRasterBand band="1">\n{legend}</PAMRasterBand></PAMDataset>\n'
+
+
+def legend_elements(classes: ClassTable, counts: Counts) -> str:
+    """Return category names, and the attribute table with a row for each class, as GDAL's XML.
 
     Parameters
     ----------
@@ -72,8 +78,7 @@ def attribute_table(classes: ClassTable, counts: Counts) -> str:
         for c in classes
     )
     return (
-        '<PAMDataset><PAMRasterBand band="1">\n'
         f"<CategoryNames>{names}</CategoryNames>\n"
         f'<GDALRasterAttributeTable tableType="thematic">\n{fields}{rows}'
-        "</GDALRasterAttributeTable>\n</PAMRasterBand></PAMDataset>\n"
+        "</GDALRasterAttributeTable>\n"
     )

@@ -1,4 +1,4 @@
-"""GDAL virtual rasters (VRT) that present the strips of a map as one raster."""
+"""GDAL virtual rasters (VRT) that present the strips or blocks of a map as one raster."""
 
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr  # nosec B406  # parses nothing
@@ -6,11 +6,13 @@ from xml.sax.saxutils import escape, quoteattr  # nosec B406  # parses nothing
 from cafe_cli.classes import NODATA
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.product import Product
+from cafe_cli.raster.side_files import legend_elements
 from cafe_cli.raster.value_counts import Counts, statistics_tags
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import class_tags
 
 _BLOCK = 512  # pixels, as in the COG, so that each block of a strip is decoded once
+_BLOCK_OF_VRT = 128  # pixels, of a virtual raster
 
 
 def block_side(length: int) -> int:
@@ -24,16 +26,30 @@ def strips_vrt(
     tags: Mapping[str, str],
     strips: Sequence[tuple[Window, str]],
     counts: Counts,
+    legend: bool = False,
 ) -> str:
-    """Return the XML of a VRT of `strips`: window, and name of a file in the folder of the VRT.
+    """Return the XML of a VRT of `strips`: window, and name of a file relative to the VRT.
 
-    Strips must not overlap. Pixels that no strip covers are nodata. `counts` are the pixels of the
-    strips by band and value.
+    Strips must not overlap; they may be virtual rasters. Pixels that no strip covers are nodata.
+
+    Parameters
+    ----------
+    product : Product
+    grid : Grid
+    tags : mapping
+    strips : sequence of (Window, str)
+    counts : ndarray of int, (bands, 256)
+        Pixels of the strips by band and value.
+    legend : bool
+        Whether the VRT, as an output of its own, holds the names and counts of the classes, too:
+        GDAL reads no ``.aux.xml`` of a VRT.
     """
     pixels = grid.width * grid.height
     statistics = [statistics_tags(band, pixels) for band in counts]
+    named = legend_elements(product.classes, counts) if legend and product.classes else ""
     bands = "".join(
-        _band(product, band, strips, statistics[band - 1]) for band in range(1, product.count + 1)
+        _band(product, band, strips, statistics[band - 1], named)
+        for band in range(1, product.count + 1)
     )
     place = ", ".join(map(repr, grid.transform.to_gdal()))
     crs = f"<SRS>{escape(grid.crs.to_wkt())}</SRS>" if grid.crs else ""
@@ -55,6 +71,7 @@ def _band(
     band: int,
     strips: Sequence[tuple[Window, str]],
     statistics: Mapping[str, str],
+    legend: str,
 ) -> str:
     described = product.descriptions[band - 1] if product.descriptions else ""
     colors = product.classes.colormap if product.classes else {}
@@ -64,6 +81,7 @@ def _band(
     )
     # By default GDAL interprets four bands as red, green, blue and alpha.
     kind = "Palette" if colors else "Gray" if band == 1 else "Undefined"
+    palette = f"<ColorTable>{table}</ColorTable>" if colors else ""
     sources = "".join(_source(window, name, band) for window, name in strips)
     return (
         f'<VRTRasterBand dataType="Byte" band="{band}">'
@@ -71,7 +89,7 @@ def _band(
         f"<Description>{escape(described)}</Description><NoDataValue>{NODATA}</NoDataValue>"
         f"<UnitType>{escape(product.unit)}</UnitType>"
         f"<ColorInterp>{kind}</ColorInterp>"
-        f"{f'<ColorTable>{table}</ColorTable>' if colors else ''}\n{sources}</VRTRasterBand>\n"
+        f"{palette}{legend}\n{sources}</VRTRasterBand>\n"
     )
 
 
@@ -79,6 +97,8 @@ def _source(window: Window, name: str, band: int) -> str:
     """Return the source of a strip; as size and blocks are given, GDAL opens the file lazily."""
     size = f'xSize="{window.width}" ySize="{window.height}"'
     sides = block_side(window.width), block_side(window.height)
+    if name.endswith(".vrt"):
+        sides = min(window.width, _BLOCK_OF_VRT), min(window.height, _BLOCK_OF_VRT)
     blocks = 'BlockXSize="{}" BlockYSize="{}"'.format(*sides)
     return (
         f'<SimpleSource><SourceFilename relativeToVRT="1">{escape(name)}</SourceFilename>'

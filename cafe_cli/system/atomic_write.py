@@ -157,7 +157,7 @@ def replace_atomically(path: Path, overwrite: bool = True) -> Iterator[Path]:
             with undo_when_ended(partial(remove, temporary)):
                 yield temporary
                 sync(temporary)
-            _rename_over(temporary, path)
+            rename_over(temporary, path)
             flush(temporary.parent)
         finally:
             remove(temporary)
@@ -278,7 +278,7 @@ def temporary_path(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.stem}.{kind}{path.suffix}")
 
 
-def _rename_over(new: Path, path: Path) -> None:
+def rename_over(new: Path, path: Path) -> None:
     """Rename `new` to `path`; a folder of that name is moved aside first and removed last."""
     if path.is_dir() and not new.is_dir():
         raise OutputError(f"{path} is a folder; name a file, or remove it first")

@@ -15,6 +15,7 @@ from cafe_cli.system.atomic_write import (
     flush,
     made_folder,
     remove,
+    rename_over,
     sync,
     temporary_path,
     translate_os_errors,
@@ -27,7 +28,7 @@ log = logging.getLogger("cafe")
 
 
 class _Steps(NamedTuple):
-    """What replaces a group: files to rename (from, to), and files to remove."""
+    """What replaces a group: files or folders to rename (from, to), and files to remove."""
 
     renames: list[tuple[Path, Path]]
     removals: list[Path]
@@ -110,6 +111,26 @@ def replace_together(paths: Sequence[Path], overwrite: bool = True) -> Iterator[
                 _remove_all(new.values())
 
 
+def replace_folders(renames: Sequence[tuple[Path, Path]], removals: Sequence[Path] = ()) -> None:
+    """Remove files, and rename complete folders (from, to), all or not at all.
+
+    If the process is killed between two renames, `claim_outputs` of the first target does the rest.
+
+    Raises
+    ------
+    OutputError
+        The disk is full or not writable.
+    """
+    first = renames[0][1]
+    with translate_refusals(first):
+        for folder, _ in renames:
+            sync(folder)
+        moves = [(folder.absolute(), path.absolute()) for folder, path in renames]
+        steps = _Steps(moves, [path.absolute() for path in removals])
+        _write_journal(first, steps)
+        _replace(first, steps)
+
+
 def _remove_all(paths: Iterable[Path]) -> None:
     for path in paths:
         remove(path)
@@ -164,7 +185,8 @@ def _replace(first: Path, steps: _Steps) -> None:
             path.unlink(missing_ok=True)
         for temporary, path in steps.renames:
             if temporary.exists():
-                temporary.replace(path)
+                rename_over(temporary, path)
+            remove(temporary_path(path, "old"))
         for folder in {path.parent for _, path in steps.renames}:
             flush(folder)
         _journal_path(first).unlink()

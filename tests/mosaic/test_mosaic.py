@@ -221,7 +221,7 @@ def test_every_method_agrees_with_looking_at_each_pixel(
     )
     output, beside = folder / "out.tif", folder / "confidence.tif"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_WINDOW", window)
+        patch.setattr(engine, "WINDOW", window)
         patch.setattr(merge, "_SAMPLES", samples)
         mosaic(inputs, output, method=method, confidences=Confidences(known, beside))
     moved = [(c - left, r - top, a, k) for c, r, a, k in pieces]
@@ -253,7 +253,7 @@ def test_what_was_cut_up_is_put_together_again(
             inputs.append(write_quickly(folder / f"{row}_{col}.tif", piece, at(col, row, piece)))
     order.shuffle(inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_WINDOW", 64)
+        patch.setattr(engine, "WINDOW", 64)
         mosaic(inputs, folder / "out.tif", method=method)
     assert np.array_equal(read(folder / "out.tif"), whole)
     assert grid_of(folder / "out.tif").same_pixels(at(0, 0, whole))
@@ -270,7 +270,7 @@ def test_bytes_do_not_depend_on_the_windows(tmp_path, monkeypatch):
     ]
     results = []
     for window, samples in ((1024, 10**9), (512, 10**9), (2048, 50_000), (200, 10**9)):
-        monkeypatch.setattr(engine, "_WINDOW", window)
+        monkeypatch.setattr(engine, "WINDOW", window)
         monkeypatch.setattr(merge, "_SAMPLES", samples)
         mosaic(inputs, tmp_path / "out.tif", overwrite=True)
         results.append((tmp_path / "out.tif").read_bytes())
@@ -278,7 +278,7 @@ def test_bytes_do_not_depend_on_the_windows(tmp_path, monkeypatch):
 
 
 def test_an_input_in_another_crs_is_brought_over_by_nearest_neighbour(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_WINDOW", 64)
+    monkeypatch.setattr(engine, "WINDOW", 64)
     base, other = random_labels(3, 50, 60), random_labels(4, 120, 130)
     swiss = CRS.from_epsg(2056)
     grid = Grid(swiss, from_origin(2_600_000, 1_200_000, 0.5, 0.5), 130, 120)
@@ -486,7 +486,7 @@ def test_hundreds_of_inputs_are_never_open_at_once(tmp_path, monkeypatch, jobs):
             state["open"] -= 1
 
     count_opening(monkeypatch, counting)
-    monkeypatch.setattr(engine, "_WINDOW", 64)
+    monkeypatch.setattr(engine, "WINDOW", 64)
     mosaic(inputs, tmp_path / "out.tif", jobs=jobs)
     assert np.array_equal(read(tmp_path / "out.tif"), whole)
     assert state["open"] == 0
@@ -504,7 +504,7 @@ def test_rasters_stay_open_between_windows(tmp_path, monkeypatch):
         return original(path, view)
 
     count_opening(monkeypatch, counting)
-    monkeypatch.setattr(engine, "_WINDOW", 64)
+    monkeypatch.setattr(engine, "WINDOW", 64)
     mosaic([path], tmp_path / "out.tif", jobs=1)
     assert opened[path] == 2
 
@@ -526,7 +526,7 @@ def test_what_is_in_memory_does_not_grow_with_the_inputs(tmp_path, monkeypatch):
 
 
 def test_progress_ends_at_the_total(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(engine, "_WINDOW", 4)
+    monkeypatch.setattr(engine, "WINDOW", 4)
     seen = []
     mosaic(rows, tmp_path / "out.tif", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -911,7 +911,7 @@ def test_sources_that_cannot_be_are_refused(tmp_path, rows):
 
 @pytest.mark.parametrize("window", [2, 1024])
 def test_seams_by_hand(tmp_path, rows, monkeypatch, window):
-    monkeypatch.setattr(engine, "_WINDOW", window)
+    monkeypatch.setattr(engine, "WINDOW", window)
     result = mosaic(rows, tmp_path / "out.tif", method="first")
     # Columns 2 to 7: a 0 1 _ 2 - - / b 1 1 1 _ 1 0 / c 2 2 1 _ 2 _
     assert (result.seams.overlap, result.seams.disagreement) == (4, 3)

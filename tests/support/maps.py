@@ -27,11 +27,13 @@ def mosaic(
     sources: Path | None = None,
     overwrite: bool = False,
     stac: StacOptions | None = None,
+    block_size: int | None = None,
+    resume: bool = False,
     progress: ProgressCallback = lambda done, total: None,
     **options: Any,
 ) -> MosaicResult:
     """Join label rasters; `options` are attributes of `MosaicOptions`."""
     known, beside = confidences or ((), None)
     inputs = MosaicInputs(tuple(labels), tuple(known), tuple(probabilities))
-    outputs = MosaicOutputs(output, beside, sources, overwrite, stac)
+    outputs = MosaicOutputs(output, beside, sources, overwrite, stac, block_size, resume)
     return engine.mosaic(inputs, outputs, MosaicOptions(**options), progress=progress)
