@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -115,7 +114,7 @@ def describe() -> WorkerFacts:
     return WorkerFacts(__version__, host, str(worker.name), cores())
 
 
-def set_threads(peers: int) -> int:
+def share_cores(peers: int) -> int:
     """Share the cores of a machine among its workers: set and return the threads of this one.
 
     A process that was bound to some cores, as by Slurm, uses all of those. Dask starts workers
@@ -129,8 +128,6 @@ def set_threads(peers: int) -> int:
     own, all_cores = cores(), os.cpu_count() or 1
     threads = own if own < all_cores else max(own // peers, 1)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
     return threads
 
 

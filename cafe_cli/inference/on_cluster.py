@@ -36,6 +36,7 @@ from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.strip_store import StripStore, strips_folder
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, contiguous_groups
+from cafe_cli.model.onnx_file import threads
 from cafe_cli.system.atomic_write import remove, write_text
 
 log = logging.getLogger("cafe")
@@ -99,7 +100,8 @@ class ClusterPredictor:
         if settings.engine == "auto" and not place.versions["onnxruntime"]:
             settings = settings.model_copy(update={"engine": "torch"})
         hosts = [fact.host for fact in facts.values()]
-        self._job = WorkerJob(paths, hashes, settings, compute, max(map(hosts.count, hosts)))
+        peers = max(map(hosts.count, hosts))
+        self._job = WorkerJob(paths, hashes, settings, compute, peers, threads())
         self._predictor = Predictor(models, settings, compute, [place.device])
         self._least_tasks = len(hosts) * _SHARES
         self._run = uuid4().hex[:12]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from cafe_cli.cluster.worker import describe, set_threads
+from cafe_cli.cluster.worker import describe, share_cores
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import CafeError, InputError, ModelFileError
 from cafe_cli.inference.devices import choose_devices
@@ -46,6 +46,9 @@ class WorkerJob:
     compute : ComputeOptions
     peers : int
         Workers on a machine, at most.
+    torch_threads : int
+        Threads of torch where it runs on a CPU: those of the process that keeps the map. With
+        another number, torch adds in another order, and two values in a million differ by 1 %.
     """
 
     models: tuple[Path, ...]
@@ -53,6 +56,7 @@ class WorkerJob:
     settings: PredictSettings
     compute: ComputeOptions
     peers: int
+    torch_threads: int
 
 
 class Place(NamedTuple):
@@ -158,6 +162,10 @@ def run_strips(
     meter, mark, written = Meter(), uuid4().hex[:12], list[tuple[WrittenStrip, bool]]()
     with _busy, exchange.writing() as folder:
         predictor = _predictor(job)
+        if plan.engine == "torch" or not predictor.ensemble.has_graphs:
+            from cafe_cli.inference.engines.torch import set_threads
+
+            set_threads(job.torch_threads)
         products = plan.outputs.products(predictor.ensemble.card.classes)
 
         def write(extent: Window, planes: ProductPlanes, keep: bool) -> None:
@@ -174,7 +182,7 @@ def run_strips(
 def _predictor(job: WorkerJob) -> Predictor:
     """Return the networks of a run, which stay on the device of this worker."""
     _check_models(job.models, job.hashes)
-    threads = set_threads(job.peers)
+    threads = share_cores(job.peers)
     compute = ComputeOptions(job.compute.device, job.compute.jobs or threads)
     return Predictor(job.models, job.settings, compute, [_own_device(job.compute.device)])
 

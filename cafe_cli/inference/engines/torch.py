@@ -45,6 +45,11 @@ class TorchNetwork:
         return self._logits(*inputs).float().softmax(dim=1)
 
 
+def set_threads(count: int) -> None:
+    """Set the threads that compute on a CPU; sums depend on them in their last digits."""
+    torch.set_num_threads(count)
+
+
 def load_models(paths: Sequence[Path]) -> list[CaFE]:
     """Load model files.
 
