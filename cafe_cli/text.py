@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters (C0, DEL, C1), line separators, overrides of the direction of writing, and
 surrogates, which stand for bytes of a file name that are no UTF-8."""
@@ -99,10 +99,21 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.0f} MB"
 
 
+def megapixels(count: float) -> str:
+    """Format a number of pixels in millions: ``0.012 Mpx``, ``16.8 Mpx``, ``10,000 Mpx``."""
+    millions = count / 1e6
+    return f"{millions:,.0f} Mpx" if millions >= 99.95 else f"{millions:.3g} Mpx"
+
+
 def duration(seconds: float) -> str:
-    """Format a time in the two largest of hours, minutes and seconds: ``1 h 05 min``."""
+    """Format a time in the two largest of hours, minutes and seconds: ``1 h 05 min``.
+
+    From 1,000 hours on, in hours only.
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 1000:
+        return f"{seconds / 3600:,.0f} h"
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"

@@ -41,14 +41,24 @@ def test_percent(share, digits, said):
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, "0 kB"), (250e3, "250 kB"), (1e6, "1 MB"), (1.254e9, "1.25 GB"), (50e9, "50 GB")],
-)
+    [(0, "0 kB"), (250e3, "250 kB"), (1e6, "1 MB"), (1.254e9, "1.25 GB"), (50e9, "50 GB"),
+     (2.9e12, "2.9 TB"), (1.5e15, "1.5 PB")],
+)  # fmt: skip
 def test_file_size(count, said):
     assert text.file_size(count) == said
 
 
 def test_megabytes_can_be_compared():
     assert [text.megabytes(count) for count in (1000, 1.25e9)] == ["0 MB", "1,250 MB"]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(12_345, "0.0123 Mpx"), (16_777_216, "16.8 Mpx"), (99.94e6, "99.9 Mpx"), (99.96e6, "100 Mpx"),
+     (1e12, "1,000,000 Mpx")],
+)  # fmt: skip
+def test_megapixels(count, said):
+    assert text.megapixels(count) == said
 
 
 @pytest.mark.parametrize(
@@ -63,7 +73,8 @@ def test_short_duration(seconds, said):
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.123456, "0.123 s"), (59.4, "59.4 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"),
-     (3660, "1 h 01 min"), (90_000, "25 h 00 min")],
+     (3660, "1 h 01 min"), (90_000, "25 h 00 min"),
+     (3600 * 999, "999 h 00 min"), (3.6e6, "1,000 h"), (3600 * 154_320.7, "154,321 h")],
 )  # fmt: skip
 def test_duration(seconds, said):
     assert text.duration(seconds) == said

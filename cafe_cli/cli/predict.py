@@ -1,5 +1,6 @@
 """``cafe predict``: write the land-cover map of a scene."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from cafe_cli.cli.options import (
     file_option,
     floats,
     jobs_option,
+    json_option,
     on_error_option,
     output_options,
     read_config,
@@ -80,6 +82,9 @@ EXAMPLES = {
     "with the probability of the chosen class; continues after an interruption":
         "cafe predict run/best.safetensors --optical ortho.tif --elevation dsm.tif -o map.tif "
         "--confidence confidence.tif --resume",
+    "what the maps of many orthophotos will take":
+        "cafe predict run/best.safetensors --optical @orthophotos.txt --per-file -o maps "
+        "--dry-run --rate 2.5",
     "a map of each orthophoto of a folder":
         "cafe predict run/best.safetensors --optical 'ortho/{id}.tif' --elevation 'dsm/{id}.tif' "
         "--per-file -o maps",
@@ -112,6 +117,12 @@ def _share(context: click.Context, parameter: click.Parameter, text: str | None)
     from cafe_cli.inference.tiling import Share
 
     return str(Share.parse(text))
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a rate like 2.5")
+    return value
 
 
 @click.command(cls=_PredictCommand, examples=EXAMPLES)
@@ -150,6 +161,11 @@ def _share(context: click.Context, parameter: click.Parameter, text: str | None)
            help="Creation option of GDAL's COG driver, e.g. COMPRESS=ZSTD; may be repeated."),
     stac_options,
     dry_option,
+    option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="MPX_PER_S",
+           show_default="measured here", callback=_finite,
+           help="With --dry-run: megapixels of the map that one worker makes per second, as "
+           "cafe predict prints them at its end."),
+    json_option,
 )  # fmt: skip
 @option_group(
     "Area and grid",
@@ -177,7 +193,8 @@ def _share(context: click.Context, parameter: click.Parameter, text: str | None)
 def predict(
     models: tuple[Path, ...], more: tuple[Path, ...], output: Path, overwrite: bool, resume: bool,
     per_file: bool, creation: tuple[str, ...], device: str, jobs: int | None, dry_run: bool,
-    config_path: Path | None, assignments: tuple[str, ...], **options: Any,
+    rate: float | None, as_json: bool, config_path: Path | None, assignments: tuple[str, ...],
+    **options: Any,
 ) -> None:  # fmt: skip
     """Predict the land-cover map of a scene.
 
@@ -186,13 +203,17 @@ def predict(
     that GDAL opens. The command reads [predict] from a config; the model holds all other settings.
     """
     from cafe_cli.cli.console import inference_display, show_meter
-    from cafe_cli.cli.report import print_reports
+    from cafe_cli.cli.workload import print_plans
+    from cafe_cli.findings import Report
     from cafe_cli.inference import predict as engine
     from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
     from cafe_cli.raster.skipped import check_skipped
 
     if not (models := (*models, *more)):
         raise click.UsageError("Missing argument 'MODEL'")
+    if not dry_run and (rate or as_json):
+        given = "--rate" if rate else "--json"
+        raise click.UsageError(f"{given} is for --dry-run: add that, or leave it out")
     overrides = take_overrides(PREDICT_OPTIONS, options)
     settings = read_config(config_path, assignments, overrides).predict
     others = {k: options.pop(k) for k in ("confidence", "probabilities", "quality")}
@@ -205,8 +226,8 @@ def predict(
     source, compute = PredictInput(**options), ComputeOptions(device, jobs)
     if dry_run:
         check = engine.dry_run_per_file if per_file else engine.dry_run
-        found = check(models, source, outputs, settings=settings, compute=compute)
-        print_reports(found if isinstance(found, list) else [found])
+        found = check(models, source, outputs, settings=settings, compute=compute, rate=rate)
+        print_plans([found] if isinstance(found, Report) else found, as_json, rate)
         return
     with inference_display() as progress:
         run = engine.predict_per_file if per_file else engine.predict

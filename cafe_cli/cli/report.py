@@ -75,7 +75,9 @@ def _fact_lines(facts: Mapping[str, Any], in_full: bool) -> Iterator[str]:
         return
     for name, scene in facts.get("scenes", {}).items():
         yield from _scene_lines(name, scene)
-    yield from _outline({key: value for key, value in facts.items() if key != "scenes"}, 0)
+    # `cli.workload` prints the sum of the workloads.
+    rest = {key: value for key, value in facts.items() if key not in ("scenes", "workload")}
+    yield from _outline(rest, 0)
 
 
 def _scene_lines(name: str, scene: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,13 +11,14 @@ from pathlib import Path
 from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
-from cafe_cli.findings import Finding, Report
+from cafe_cli.findings import Report
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput, SceneJob
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Share
+from cafe_cli.inference.workload import Workload
 from cafe_cli.redaction import base_name, redact, stem
 from cafe_cli.scenes.discovery import find_placeholder, find_scenes
 from cafe_cli.scenes.heights import GroundSurface
@@ -24,11 +26,6 @@ from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import estimate_scene_ground
 
 log = logging.getLogger("cafe")
-
-_NO_TIME = (
-    "the run time can be estimated once the model has been exported (cafe export) or has run "
-    "here in ONNX Runtime (--engine onnx)"
-)
 
 
 def predict(
@@ -191,14 +188,30 @@ def dry_run(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
+    rate: float | None = None,
 ) -> Report:
-    """Check everything that `predict` checks; estimate time and memory. Arguments as there."""
+    """Check everything that `predict` checks; estimate time, memory and bytes.
+
+    Parameters
+    ----------
+    models, source, outputs, settings, compute
+        See `predict`.
+    rate : float, optional
+        Megapixels of the map that a worker makes per second. If None, the networks run on a few
+        windows here, unless torch would have to be imported for that on a CPU.
+
+    Returns
+    -------
+    Report
+        Its facts hold a `cafe_cli.inference.workload.Workload` as ``workload``, if there was no
+        error.
+    """
     report = Report("predict")
     with report.capture_errors(str(outputs.labels)):
         _check_outputs(models, source, outputs)
     with report.capture_errors(", ".join(map(str, models))):
         predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
-        _dry_run_scene(report, predictor, source, outputs)
+        _dry_run_scene(report, predictor, source, outputs, rate)
     return report
 
 
@@ -209,19 +222,24 @@ def dry_run_per_file(
     *,
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
-) -> list[Report]:
-    """Check everything that `predict_per_file` checks: a report for every orthophoto."""
+    rate: float | None = None,
+) -> Iterator[Report]:
+    """Check everything that `predict_per_file` checks: yield a report for every orthophoto.
+
+    Parameters and reports are those of `dry_run`. One plan is in memory at a time.
+    """
     jobs = [*_split_per_file(source, outputs)]
     predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
-    reports = []
-    for one, files in jobs:
+
+    def check(one: PredictInput, files: PredictOutput) -> Report:
         report = Report("predict")
         with report.capture_errors(one.optical[0]):
             _check_outputs(models, one, files)
         with report.capture_errors(one.optical[0]):
-            _dry_run_scene(report, predictor, one, files)
-        reports.append(report)
-    return reports
+            _dry_run_scene(report, predictor, one, files, rate)
+        return report
+
+    return (check(one, files) for one, files in jobs)
 
 
 def _check_outputs(models: Sequence[Path], source: PredictInput, outputs: PredictOutput) -> None:
@@ -234,8 +252,8 @@ def _split_per_file(
 ) -> Iterator[tuple[PredictInput, PredictOutput]]:
     """Yield inputs and outputs of every orthophoto, or of every scene if names have ``{id}``."""
     named = [*_name_scenes(source)]
-    stems = [short for short, _ in named]
-    if twice := sorted({short for short in stems if stems.count(short) > 1}):
+    stems = Counter(short for short, _ in named)
+    if twice := sorted(short for short, count in stems.items() if count > 1):
         raise ConfigError(f"two orthophotos would both make {twice[0]}.tif; rename one of them")
     folders = [*map(os.path.realpath, outputs.paths.values())]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
@@ -264,7 +282,11 @@ def _name_scenes(source: PredictInput) -> Iterator[tuple[str, PredictInput]]:
 
 
 def _dry_run_scene(
-    report: Report, predictor: Predictor, source: PredictInput, outputs: PredictOutput
+    report: Report,
+    predictor: Predictor,
+    source: PredictInput,
+    outputs: PredictOutput,
+    rate: float | None,
 ) -> None:
     """Report the check of the rasters of a scene, and the plan or the error that prevents one."""
     from cafe_cli.checks.scene import diagnose  # takes longer to import than all of the rest
@@ -288,15 +310,19 @@ def _dry_run_scene(
     if found.ok:
         plan = predictor.plan(scene_input, outputs)
         report.add(*predictor.check_fit(plan, ground[0] if ground else None))
-        report.facts |= _describe_plan(plan, predictor)
-        if "seconds" not in report.facts["estimate"]:
-            report.add(Finding("note", _NO_TIME))
+        report.facts |= _describe_plan(plan, predictor, rate)
 
 
-def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]:
+def _describe_plan(
+    plan: PredictPlan, predictor: Predictor, rate: float | None
+) -> dict[str, object]:
     """Return the facts of a dry run."""
     card, target = predictor.ensemble.card, plan.target
     depth = sum(product.count for product in plan.outputs.products(card.classes))
+    work = Workload.of(plan, depth)
+    pace = None if rate else predictor.seconds_per_window(plan)
+    seconds = work.pixels / 1e6 / rate if rate else pace and pace * work.windows
+    work = replace(work, worker_hours=None if seconds is None else seconds / 3600)
     return {
         "model": {"classes": list(card.classes.names), "bands": list(card.band_names)},
         "map": {"width": target.width, "height": target.height, "gsd": plan.inspection.grid.gsd},
@@ -305,7 +331,10 @@ def _describe_plan(plan: PredictPlan, predictor: Predictor) -> dict[str, object]
         "window": plan.windows.size,
         "device": ", ".join(map(str, predictor.devices)),
         "estimate": {
-            **{key: value for key, value in predictor.estimate(plan).items() if value is not None},
-            "disk_at_most": target.width * target.height * depth,
+            **({} if seconds is None else {"seconds": float(f"{seconds:.2g}")}),
+            "memory": predictor.estimate_memory(plan),
+            # The strips are removed when the map is complete.
+            "disk_at_most": work.strip_bytes + work.output_bytes,
         },
+        "workload": work.as_json(),
     }

@@ -78,6 +78,7 @@ class Predictor:
         )
         self._jobs = compute.jobs or cores()
         self._prepared: tuple[Engine, WindowGrid, list[BatchedForward]] | None = None
+        self._paces: dict[tuple[Engine, int], float | None] = {}
 
     def plan(self, scene_input: SceneInput, outputs: PredictOutput) -> PredictPlan:
         """Check the inputs, and what a run to resume has left; errors as in `predict`."""
@@ -196,29 +197,33 @@ class Predictor:
             self._prepared = plan.engine, plan.windows, forwards
         return self._prepared[2]
 
-    def estimate(self, plan: PredictPlan) -> dict[str, float | None]:
-        """Estimate seconds and bytes of memory of a run.
-
-        Seconds come from a few windows of zeros. They are None where that would take longer than
-        all of the rest: where torch would have to be imported on a CPU.
-        """
-        size, seconds = plan.windows.size, None
-        with_torch = plan.engine == "torch" or not self.ensemble.has_graphs
-        if with_torch and set(self.devices) == {"cpu"}:
-            for file in self.ensemble.files:
-                check_weights(file.path)
-        else:
-            seconds = float(f"{self._seconds_per_window(plan) * plan.window_count:.2g}")
+    def estimate_memory(self, plan: PredictPlan) -> int:
+        """Return the bytes of memory that a run takes, about."""
+        size = plan.windows.size
         width = max(strip.extent.width for strip in plan.strips) + 2 * size
         scores = width * size * (4 * len(self.ensemble.card.classes) + 44)
         # GDAL holds the compressed block, too.
         blocks = 2 * self._readers(plan) * len(self.devices) * plan.inspection.block_bytes
-        return {
-            "seconds": seconds,
-            "memory": _PROCESS[plan.engine] + self.ensemble.parameters * 8 + scores + blocks,
-        }
+        return _PROCESS[plan.engine] + self.ensemble.parameters * 8 + scores + blocks
 
-    def _seconds_per_window(self, plan: PredictPlan) -> float:
+    def seconds_per_window(self, plan: PredictPlan) -> float | None:
+        """Return the seconds of a window in the networks, from a few windows of zeros.
+
+        They are measured once for a size of windows. None where that would take longer than all of
+        the rest of a dry run: where torch would have to be imported on a CPU.
+        """
+        key = plan.engine, plan.windows.size
+        if key not in self._paces:
+            with_torch = plan.engine == "torch" or not self.ensemble.has_graphs
+            if with_torch and set(self.devices) == {"cpu"}:
+                for file in self.ensemble.files:
+                    check_weights(file.path)
+                self._paces[key] = None
+            else:
+                self._paces[key] = self._time_window(plan)
+        return self._paces[key]
+
+    def _time_window(self, plan: PredictPlan) -> float:
         forward = self.forwards(plan)[0]
         patch = blank_patch(len(self.ensemble.card.band_names), plan.windows.size)
         batch = [patch] * forward.batch_size

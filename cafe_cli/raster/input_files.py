@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import PurePath
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -66,10 +67,14 @@ class InputFiles:
     unknown : tuple of str
         Names of which it cannot be known whether they change: on servers that send neither ETag
         nor Last-Modified, in object stores and databases.
+    by_name : dict
+        Files and URLs behind each name, without side files; those behind two names count for the
+        first.
     """
 
     stamps: Mapping[str, Stamp]
     unknown: tuple[str, ...]
+    by_name: Mapping[str, tuple[str, ...]]
     _absent: tuple[str, ...]
     _in_place: Mapping[str, tuple[int, ...]]
 
@@ -77,13 +82,20 @@ class InputFiles:
     def behind(cls, names: Iterable[str]) -> "InputFiles":
         """Find the files behind names, and look at them; no name is opened that cannot be."""
         found: dict[str, bool] = {}
+        by_name: dict[str, tuple[str, ...]] = {}
         for name in dict.fromkeys(names):
+            before = len(found)
             _collect(name, found)
+            by_name[name] = tuple(islice(reversed(found), len(found) - before))
         sides = [side for name, has in found.items() if has for side in _sides_of(name)]
         stamps = restamp([*found, *sides])
         unknown = tuple(n for n in found if not is_file_name(n) and n not in stamps)
         absent = tuple(name for name in sides if name not in stamps)
-        return cls(stamps, unknown, absent, _in_place(stamps))
+        return cls(stamps, unknown, by_name, absent, _in_place(stamps))
+
+    def sizes(self, name: str) -> dict[str, int | None]:
+        """Return the bytes of the files behind a name; None where nobody says them."""
+        return {file: _size_in(self.stamps.get(file)) for file in self.by_name.get(name, ())}
 
     def described(self) -> dict[str, str]:
         """Return the stamps as texts, by what a message may call each file."""
@@ -134,6 +146,13 @@ def _describe_stamp(size: int, changed: int) -> str:
     """Describe a file by its size in bytes and the time of its last change in ns."""
     second, rest = divmod(changed, 10**9)
     return f"{size} bytes of {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}.{rest:09}"
+
+
+def _size_in(stamp: Stamp | None) -> int | None:
+    if isinstance(stamp, tuple):
+        return stamp[0]
+    found = re.search(r", (\d+) bytes$", stamp or "")
+    return int(found[1]) if found else None
 
 
 def _changed(name: str) -> InputError:
