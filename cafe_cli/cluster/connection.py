@@ -181,7 +181,8 @@ def _local_cluster(workers: int) -> Iterator[Any]:
             n_workers=workers, threads_per_worker=1, processes=True,
             dashboard_address="127.0.0.1:8787", silence_logs=logging.CRITICAL,
         )  # fmt: skip
-    log.info("%d workers; dashboard: %s", workers, cluster.dashboard_link)
+    plural = "s" * (workers > 1)
+    log.info("%d worker%s; dashboard: %s", workers, plural, cluster.dashboard_link)
     try:
         yield cluster
     finally:

@@ -176,14 +176,29 @@ def exchange_at(scratch: str | None, strips: Path, run: str) -> Exchange:
         Folder of the strips of the map.
     run : str
         Name of this run, which no other has.
+
+    Raises
+    ------
+    ConfigError
+        See `check_scratch`.
     """
     if scratch is None:
         return FolderExchange(strips)
+    check_scratch(scratch)
     if is_remote(scratch):
-        if scratch.startswith("/vsi"):
-            raise ConfigError(f"--scratch {scratch}: write s3://bucket/prefix, or a folder")
         return BucketExchange(f"{scratch.rstrip('/')}/{run}")
     return ScratchExchange(Path(scratch).absolute() / run)
+
+
+def check_scratch(scratch: str | None) -> None:
+    """Refuse a name of GDAL as a scratch folder.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if scratch and scratch.startswith("/vsi"):
+        raise ConfigError(f"--scratch {scratch}: write s3://bucket/prefix, or name a folder")
 
 
 @contextmanager

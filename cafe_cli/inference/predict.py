@@ -12,6 +12,7 @@ from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.config.schema import Config, PredictSettings, SceneSettings
 from cafe_cli.errors import CafeError, ConfigError, OutputError, PartialFailureError
 from cafe_cli.findings import Report
+from cafe_cli.inference.exchange import check_scratch
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput, SceneJob
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor
@@ -177,6 +178,7 @@ def _run_on_cluster(
     from cafe_cli.cluster.cluster import Cluster
     from cafe_cli.inference.on_cluster import ClusterPredictor
 
+    check_scratch(options.scratch)
     with Cluster(options) as cluster:
         ClusterPredictor(cluster, models, settings, compute, options.scratch).run(jobs, progress)
 
