@@ -8,6 +8,7 @@ from cafe_cli.classes import ClassTable
 from cafe_cli.evaluation.frame import Frame, survey
 from cafe_cli.evaluation.land_cover_map import class_table, inspect_map
 from cafe_cli.evaluation.stratified import Estimate
+from cafe_cli.system.batches import Executor, run_in_threads
 from cafe_cli.system.threads import ProgressCallback
 
 _COLUMNS = ("id", "class", "pixels", "square_metres", "hectares", "percent")
@@ -93,6 +94,7 @@ def measure_areas(
     classes: ClassTable | None = None,
     crs: str | None = None,
     progress: ProgressCallback = lambda done, total: None,
+    run: Executor = run_in_threads,
 ) -> Areas:
     """Measure the area of each class of a map.
 
@@ -109,6 +111,8 @@ def measure_areas(
         CRS of the rasters that have none.
     progress : callable
         Called with the number of blocks done and of all.
+    run : Executor
+        Runs the reading; by default in this process. It does not change the areas.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def measure_areas(
     """
     map_ = inspect_map(names, crs)
     table = class_table(map_, classes)
-    return areas_of(survey(map_, table, progress=progress), table)
+    return areas_of(survey(map_, table, progress=progress, run=run), table)
 
 
 def areas_of(frame: Frame, classes: ClassTable) -> Areas:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import HeightSettings, LabelSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.evaluation.boundaries import boundary_distance
-from cafe_cli.evaluation.land_cover_map import LandCoverMap, MapWindow
+from cafe_cli.evaluation.land_cover_map import LandCoverMap, MapReader, MapWindow
 from cafe_cli.evaluation.metrics import Confusion
 from cafe_cli.evaluation.reference import ReadLabels, Reference
 from cafe_cli.raster.grid import Grid
@@ -24,6 +25,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import expand_inputs
 from cafe_cli.scenes.height_rasters import metres_per_unit
 from cafe_cli.scenes.label_coding import LabelTally
+from cafe_cli.system.batches import Batch, Executor, run_in_threads
 from cafe_cli.system.threads import ProgressCallback
 
 _BLOCKS = 100  # about as many blocks as the labelled ground is divided into
@@ -99,6 +101,33 @@ class Comparison:
     by_distance: dict[str, Confusion] = field(default_factory=dict)
     by_height: dict[str, Confusion] = field(default_factory=dict)
 
+    @classmethod
+    def empty(cls, classes: int) -> "Comparison":
+        """Return a comparison of no pixels."""
+        return cls(Confusion(classes), np.zeros(classes, np.int64))
+
+    def add(self, other: "Comparison") -> None:
+        """Add the pixels of another comparison of the same map and reference."""
+        self.confusion += other.confusion
+        self.hidden += other.hidden
+        self.tally.add(other.tally)
+        for place, counts in other.blocks.items():
+            self.blocks[place] = self.blocks.get(place, 0) + counts
+        for own, found in (
+            (self.by_distance, other.by_distance),
+            (self.by_height, other.by_height),
+        ):
+            for name, matrix in found.items():
+                own[name] = own[name] + matrix if name in own else matrix
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Maps, and the reference that they are compared with."""
+
+    maps: Sequence[LandCoverMap]
+    reference: Reference
+
 
 def block_side(reference: Reference) -> int:
     """Return a side in pixels that divides the labelled ground into about 100 blocks."""
@@ -126,24 +155,50 @@ def compare(
         The heights do not overlap the reference.
     """
     settings = settings or CountSettings()
-    counter = _Counter(reference, len(maps), classes, settings)
-    with ExitStack() as stack:
-        read_labels = stack.enter_context(reference.opened())
-        readers = [stack.enter_context(map_.open(reference.grid, classes)) for map_ in maps]
-        heights = stack.enter_context(_open_heights(settings, reference))
-        for done, window in enumerate(reference.windows, start=1):
-            decoded = read_labels(window)
-            counter.found[0].tally.add(decoded.tally)
-            if (decoded.ids != NODATA).any():
-                groups = _Groups(
-                    _distance(read_labels, window, reference.grid, settings),
-                    None if heights is None else heights.read(window),
-                )
-                counter.count(window, decoded.ids, [r.read(window) for r in readers], groups)
-            progress(done, len(reference.windows))
-            if labels.encoding == "ids" and len(counter.found[0].tally.unknown) > _TOO_MANY:
+    return next(compare_all([Compared(maps, reference)], classes, labels, settings, progress))
+
+
+def compare_all(
+    compared: Sequence[Compared],
+    classes: ClassTable,
+    labels: LabelSettings,
+    settings: CountSettings,
+    progress: ProgressCallback = lambda done, total: None,
+    run: Executor = run_in_threads,
+) -> Iterator[list[Comparison]]:
+    """Count as `compare` does, scene by scene; yield what it returns for each."""
+    total = sum(len(one.reference.windows) for one in compared)
+    done = 0
+    for one, counted in zip(compared, run(_batches(compared, classes, settings)), strict=True):
+        found = [Comparison.empty(len(classes)) for _ in one.maps]
+        for _, parts in counted:
+            for whole, part in zip(found, parts, strict=True):
+                whole.add(part)
+            done += 1
+            progress(done, total)
+            if labels.encoding == "ids" and len(found[0].tally.unknown) > _TOO_MANY:
                 break  # an error in any case: skip the rest
-    return counter.found
+        yield found
+
+
+def _batches(
+    compared: Sequence[Compared], classes: ClassTable, settings: CountSettings
+) -> "Iterator[Batch[_Counter, Window, list[Comparison]]]":
+    for one in compared:
+        side = settings.block or block_side(one.reference)
+        _check_blocks(one.reference, side)
+        opened = partial(_open, one, classes, replace(settings, block=side))
+        yield Batch(opened, _Counter.count, one.reference.windows)
+
+
+@contextmanager
+def _open(compared: Compared, classes: ClassTable, settings: CountSettings) -> "Iterator[_Counter]":
+    grid = compared.reference.grid
+    with ExitStack() as stack:
+        read_labels = stack.enter_context(compared.reference.opened())
+        readers = [stack.enter_context(map_.open(grid, classes)) for map_ in compared.maps]
+        heights = stack.enter_context(_open_heights(settings, compared.reference))
+        yield _Counter(read_labels, readers, heights, grid, len(classes), settings)
 
 
 class _Groups(NamedTuple):
@@ -153,42 +208,53 @@ class _Groups(NamedTuple):
     height: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True)
 class _Counter:
-    """Counts windows of several maps."""
+    """Counts windows of open maps and their reference."""
 
-    def __init__(
-        self, reference: Reference, maps: int, classes: ClassTable, settings: CountSettings
-    ) -> None:
-        self._settings, self._classes = settings, len(classes)
-        self._side = settings.block or block_side(reference)
-        _check_blocks(reference, self._side)
-        self.found = [
-            Comparison(Confusion(self._classes), np.zeros(self._classes, np.int64))
-            for _ in range(maps)
-        ]
+    read_labels: ReadLabels
+    readers: Sequence[MapReader]
+    heights: "_Heights | None"
+    grid: Grid
+    classes: int
+    settings: CountSettings
 
-    def count(
+    def count(self, window: Window) -> list[Comparison]:
+        """Read and count a window; return a comparison for each map."""
+        decoded = self.read_labels(window)
+        found = [Comparison.empty(self.classes) for _ in self.readers]
+        found[0].tally.add(decoded.tally)
+        if (decoded.ids != NODATA).any():
+            groups = _Groups(
+                _distance(self.read_labels, window, self.grid, self.settings),
+                None if self.heights is None else self.heights.read(window),
+            )
+            predicted = [reader.read(window) for reader in self.readers]
+            self._count(found, window, decoded.ids, predicted, groups)
+        return found
+
+    def _count(
         self,
+        found: Sequence[Comparison],
         window: Window,
         labelled: NDArray[np.uint8],
         predicted: Sequence[MapWindow],
         groups: _Groups,
     ) -> None:
-        """Count a window, given the reference and the maps."""
-        ids = np.where(np.isin(labelled, list(self._settings.ignored)), np.uint8(NODATA), labelled)
+        ids = np.where(np.isin(labelled, list(self.settings.ignored)), np.uint8(NODATA), labelled)
         if groups.distance is not None:
-            ids[groups.distance <= self._settings.erode] = NODATA
+            ids[groups.distance <= self.settings.erode] = NODATA
         lacking = np.any([one.ids == NODATA for one in predicted], axis=0)
-        for one, map_ in zip(self.found, predicted, strict=True):
+        for one, map_ in zip(found, predicted, strict=True):
             hidden = map_.hidden[labelled != NODATA]
-            one.hidden += np.bincount(hidden, minlength=NODATA + 1)[: self._classes]
+            one.hidden += np.bincount(hidden, minlength=NODATA + 1)[: self.classes]
             mapped = np.where(lacking, np.uint8(NODATA), map_.ids)
             one.confusion.add(ids, mapped)
             self._count_blocks(one, window, ids, mapped)
-            limits = self._settings.distances
+            limits = self.settings.distances
             if groups.distance is not None and limits:
                 self._count_groups(one.by_distance, groups.distance, limits, "px", ids, mapped)
-            limits = self._settings.height_limits
+            limits = self.settings.height_limits
             if groups.height is not None:
                 self._count_groups(one.by_height, groups.height, limits, "m", ids, mapped)
 
@@ -199,13 +265,13 @@ class _Counter:
         ids: NDArray[np.uint8],
         mapped: NDArray[np.uint8],
     ) -> None:
-        side = self._side
+        side = self.settings.block or 1
         for row in range(window.row // side, (window.bottom - 1) // side + 1):
             for column in range(window.col // side, (window.right - 1) // side + 1):
                 block = Window(column * side, row * side, side, side)
                 if part := block.intersection(window):
                     here = part.slices(window)
-                    matrix = Confusion(self._classes)
+                    matrix = Confusion(self.classes)
                     matrix.add(ids[here], mapped[here])
                     if matrix.counts.any():
                         before = found.blocks.get((row, column), 0)
@@ -223,10 +289,10 @@ class _Counter:
         group = np.where(np.isnan(values), -1, np.digitize(values, limits, right=True))
         for index, name in [*enumerate(_names(limits, unit)), (-1, "unknown")]:
             here = group == index
-            matrix = Confusion(self._classes)
+            matrix = Confusion(self.classes)
             matrix.add(ids[here], mapped[here])
             if matrix.counts.any() or matrix.unpredicted or name in found:
-                found[name] = found.get(name, Confusion(self._classes)) + matrix
+                found[name] = found.get(name, Confusion(self.classes)) + matrix
 
 
 def group_names(settings: CountSettings) -> tuple[list[str], list[str]]:

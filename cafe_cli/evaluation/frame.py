@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA, ClassTable
-from cafe_cli.evaluation.land_cover_map import LandCoverMap, refuse_hidden
+from cafe_cli.evaluation.land_cover_map import LandCoverMap, MapReader, refuse_hidden
 from cafe_cli.evaluation.reference import blocks_of
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.ground_area import row_areas
 from cafe_cli.raster.window import Window
+from cafe_cli.system.batches import Batch, Executor, run_batch, run_in_threads
 from cafe_cli.system.threads import ProgressCallback
 
 Visit: TypeAlias = Callable[[Window, NDArray[np.uint8]], None]
@@ -42,6 +44,7 @@ def survey(
     classes: ClassTable,
     visits: tuple[Visit, ...] = (),
     progress: ProgressCallback = lambda done, total: None,
+    run: Executor = run_in_threads,
 ) -> Frame:
     """Read a whole map by windows, each pixel once, and measure its classes.
 
@@ -52,9 +55,11 @@ def survey(
     map_ : LandCoverMap
     classes : ClassTable
     visits : tuple of callable
-        Called with every window.
+        Called with every window, in this process: not together with `run`.
     progress : callable
         Called with the number of blocks done and of all.
+    run : Executor
+        Runs the reading; by default in this process. It does not change what is measured.
 
     Raises
     ------
@@ -65,16 +70,13 @@ def survey(
     windows = blocks_of(map_.members, grid)
     pixels, hidden = np.zeros((2, NODATA + 1), np.int64)
     metres = np.zeros(NODATA + 1)
-    with map_.open(grid, classes) as reader:
-        for done, window in enumerate(windows, start=1):
-            found = reader.read(window)
-            hidden += np.bincount(found.hidden.ravel(), minlength=NODATA + 1)
-            pixels += np.bincount(found.ids.ravel(), minlength=NODATA + 1)
-            sizes = np.broadcast_to(row_areas(grid, window)[:, None], found.ids.shape)
-            metres += np.bincount(found.ids.ravel(), sizes.ravel(), minlength=NODATA + 1)
-            for visit in visits:
-                visit(window, found.ids)
-            progress(done, len(windows))
+    measure = partial(_measure_window, grid=grid, visits=visits)
+    batch = Batch(partial(map_.open, grid, classes), measure, windows)
+    for done, (_, found) in enumerate(run_batch(run, batch), start=1):
+        hidden += found.hidden
+        pixels += found.pixels
+        metres += found.square_metres
+        progress(done, len(windows))
     refuse_hidden(map_, classes, hidden[:count])
     known = grid.crs is not None or grid.pixel_size is not None
     classified = int(pixels[:count].sum())
@@ -82,6 +84,29 @@ def survey(
         pixels[:count],
         metres[:count] if known else None,
         grid.width * grid.height - classified,
+    )
+
+
+class _Measured(NamedTuple):
+    """What a window of a map holds of each value, (256,): pixels, ground, and hidden pixels."""
+
+    pixels: NDArray[np.int64]
+    square_metres: NDArray[np.float64]
+    hidden: NDArray[np.int64]
+
+
+def _measure_window(
+    reader: MapReader, window: Window, grid: Grid, visits: tuple[Visit, ...]
+) -> _Measured:
+    found = reader.read(window)
+    ids = found.ids.ravel()
+    sizes = np.broadcast_to(row_areas(grid, window)[:, None], found.ids.shape).ravel()
+    for visit in visits:
+        visit(window, found.ids)
+    return _Measured(
+        np.bincount(ids, minlength=NODATA + 1),
+        np.bincount(ids, sizes, minlength=NODATA + 1).astype(np.float64, copy=False),
+        np.bincount(found.hidden.ravel(), minlength=NODATA + 1),
     )
 
 

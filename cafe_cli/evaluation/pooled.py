@@ -9,7 +9,13 @@ from typing import Any
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import Config, LabelSettings
 from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
-from cafe_cli.evaluation.counting import Comparison, CountSettings, block_side, compare
+from cafe_cli.evaluation.counting import (
+    Compared,
+    Comparison,
+    CountSettings,
+    block_side,
+    compare_all,
+)
 from cafe_cli.evaluation.detail import DetailedScores, describe, describe_difference
 from cafe_cli.evaluation.evaluate import check_comparison
 from cafe_cli.evaluation.land_cover_map import LandCoverMap, class_table, inspect_map
@@ -22,10 +28,11 @@ from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_values import ignore_more
 from cafe_cli.splits.assign import Split
+from cafe_cli.system.batches import Executor, run_in_threads
 from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.text import list_some
 from cafe_cli.tilesets.ground import find_ground
-from cafe_cli.tilesets.tile_rasters import inspect_config_scene
+from cafe_cli.tilesets.tile_rasters import inspect_config_scenes
 
 log = logging.getLogger("cafe")
 
@@ -106,6 +113,7 @@ def evaluate_pairs(
     crs: str | None = None,
     partial: bool = False,
     progress: ProgressCallback = lambda done, total: None,
+    run: Executor = run_in_threads,
 ) -> PooledScores:
     """Score the maps of a pattern against the references of another, pooled and one by one.
 
@@ -130,6 +138,8 @@ def evaluate_pairs(
         Whether there may be maps without reference and references without map.
     progress : callable
         Called with the number of blocks done and of all.
+    run : Executor
+        Runs the work on the scenes; by default in this process. It does not change the scores.
 
     Raises
     ------
@@ -151,7 +161,7 @@ def evaluate_pairs(
         table = class_table(opened[0], classes or (jobs[0].classes if jobs else None))
         truth = inspect_reference(pair.references, opened[0], table, labels, crs)
         jobs.append(_Job(pair.scene, opened, truth, table))
-    return _score(jobs, [maps, *others], labels, ignored, settings, progress)
+    return _score(jobs, [maps, *others], labels, ignored, settings, progress, run)
 
 
 def evaluate_scenes(
@@ -166,6 +176,7 @@ def evaluate_scenes(
     partial: bool = False,
     jobs: int | None = None,
     progress: ProgressCallback = lambda done, total: None,
+    run: Executor = run_in_threads,
 ) -> PooledScores:
     """Score maps against the labels of the scenes of a config.
 
@@ -192,6 +203,8 @@ def evaluate_scenes(
         Threads that count labels where the split needs that, by default one per core.
     progress : callable
         Called with the number of blocks done and of all.
+    run : Executor
+        Runs the work on the scenes; by default in this process. It does not change the scores.
 
     Raises
     ------
@@ -201,9 +214,9 @@ def evaluate_scenes(
         A map is missing, or see `cafe_cli.evaluation.evaluate.evaluate` and
         `cafe_cli.tilesets.plan.plan`.
     """
-    flat, scenes = _inspect_scenes(config)
+    flat, scenes = _inspect_scenes(config, run)
     found = maps_of_scenes(maps, config, [scene.files for scene in scenes])
-    ground = {} if split is None else find_ground(flat, scenes, split, jobs or cores())
+    ground = {} if split is None else find_ground(flat, scenes, split, jobs or cores(), run)
     names = [s.files.id for s in scenes if split is None or s.files.id in ground]
     inspected = {name: inspect_map(paths, config.crs) for name, paths in found.items()}
     inspected = {s.files.id: m for s in scenes if (m := _reaching(inspected, s)) is not None}
@@ -220,7 +233,7 @@ def evaluate_scenes(
         table = class_table(opened[0], config.class_table)
         truth = scene_reference(by_id[name], table, labels, ground.get(name))
         work.append(_Job(name, opened, truth, table))
-    return _score(work, [maps, *others], labels, ignored, settings, progress)
+    return _score(work, [maps, *others], labels, ignored, settings, progress, run)
 
 
 @dataclass(frozen=True)
@@ -233,7 +246,7 @@ class _Job:
     classes: ClassTable
 
 
-def _inspect_scenes(config: Config) -> tuple[Config, list[SceneInspection]]:
+def _inspect_scenes(config: Config, run: Executor) -> tuple[Config, list[SceneInspection]]:
     """Inspect images and labels; return a config without heights, which have no part in scores."""
     if config.scenes is None or config.scenes.labels is None:
         raise ConfigError(
@@ -242,7 +255,7 @@ def _inspect_scenes(config: Config) -> tuple[Config, list[SceneInspection]]:
     settings = config.scenes.model_copy(update={"elevation": None, "dtm": None})
     flat = config.model_copy(update={"scenes": settings})
     found = find_scenes(settings, config.root)
-    return flat, [inspect_config_scene(files, flat) for files in found]
+    return flat, [*inspect_config_scenes(found, flat, run=run)]
 
 
 def _reaching(maps: dict[str, LandCoverMap], scene: SceneInspection) -> LandCoverMap | None:
@@ -285,23 +298,18 @@ def _score(
     ignored: Sequence[str],
     settings: CountSettings,
     progress: ProgressCallback,
+    run: Executor,
 ) -> PooledScores:
-    total = sum(len(job.reference.windows) for job in jobs)
     classes, left_out = leave_out(jobs[0].classes, ignored)
     side = settings.block or round(sum(block_side(job.reference) for job in jobs) / len(jobs))
     settings = replace(settings, ignored=left_out, block=side)
     counted, empty = dict[str, list[Comparison]](), list[str]()
-    done = 0
-    for job in jobs:
-
-        def advance(blocks: int, _: int, before: int = done) -> None:
-            progress(before + blocks, total)
-
-        found = compare(job.maps, job.reference, classes, labels, settings, advance)
+    compared = [Compared(job.maps, job.reference) for job in jobs]
+    every = compare_all(compared, classes, labels, settings, progress, run)
+    for job, found in zip(jobs, every, strict=True):
         for map_, one in zip(job.maps, found, strict=True):
             class_table(map_, classes)
             check_comparison(one, map_, job.reference, classes, labels)
-        done += len(job.reference.windows)
         if found[0].confusion.counts.any():
             counted[job.scene] = found
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded
 from cafe_cli.scenes.raster_labels import RasterLabels
-from cafe_cli.scenes.scene import Scene, open_scene
+from cafe_cli.scenes.scene import open_scene
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.tilesets.ground import SplitGround
 from cafe_cli.vector.layers import is_vector
@@ -48,7 +49,8 @@ class Reference:
     windows : list of Window
         Disjoint blocks that hold all labels.
     opened : callable
-        Opens the files; the context manager yields the function that reads a window.
+        Opens the files; the context manager yields the function that reads a window. It can be
+        pickled.
     """
 
     name: str
@@ -95,23 +97,29 @@ def inspect_reference(
     if any(map(is_vector, paths)):
         grid = map_.grid
         features = VectorLabels.of(paths, grid, labels, map_.name)
-
-        @contextmanager
-        def opened() -> Iterator[ReadLabels]:
-            yield lambda window: features.read(window, classes, labels)
-
-        return Reference(name, grid, blocks_of(map_.members, grid), opened)
+        open_features = partial(_open_features, features, classes, labels)
+        return Reference(name, grid, blocks_of(map_.members, grid), open_features)
     _check_bands(paths[0], labels)
     members = inspect_rasters(paths, parse_crs(crs), map_.grid, stream="labels")
     grid = on or union_grid(members)
     covered_share(map_.members, name, union_grid(members))
+    open_members = partial(_open_rasters, members, grid, classes, labels)
+    return Reference(name, grid, blocks_of(members, grid), open_members)
 
-    @contextmanager
-    def opened_rasters() -> Iterator[ReadLabels]:
-        with closing(RasterLabels(members, grid)) as found:
-            yield lambda window: found.read(window, classes, labels)
 
-    return Reference(name, grid, blocks_of(members, grid), opened_rasters)
+@contextmanager
+def _open_features(
+    features: VectorLabels, classes: ClassTable, labels: LabelSettings
+) -> Iterator[ReadLabels]:
+    yield partial(features.read, classes=classes, settings=labels)
+
+
+@contextmanager
+def _open_rasters(
+    members: Sequence[Member], grid: Grid, classes: ClassTable, labels: LabelSettings
+) -> Iterator[ReadLabels]:
+    with closing(RasterLabels(members, grid)) as found:
+        yield partial(found.read, classes=classes, settings=labels)
 
 
 def scene_reference(
@@ -130,22 +138,28 @@ def scene_reference(
     ground : SplitGround, optional
         Labels elsewhere are left out.
     """
+    grid = scene.grid
+    windows = _cut([grid.extent] if ground is None else ground.scored, grid)
+    opened = partial(_open_labels, scene, classes, labels, ground)
+    return Reference(f"the labels of scene {scene.files.id}", grid, windows, opened)
 
-    def read(opened: Scene, window: Window) -> Decoded:
-        inside = opened.read_valid(window)
+
+@contextmanager
+def _open_labels(
+    scene: SceneInspection,
+    classes: ClassTable,
+    labels: LabelSettings,
+    ground: SplitGround | None,
+) -> Iterator[ReadLabels]:
+    def read(window: Window) -> Decoded:
+        inside = found.read_valid(window)
         if ground is not None:
             inside &= ground.cover(window)
-        decoded = opened.read_labels(window, classes, labels)
+        decoded = found.read_labels(window, classes, labels)
         return Decoded(np.where(inside, decoded.ids, np.uint8(NODATA)), decoded.tally)
 
-    @contextmanager
-    def opened() -> Iterator[ReadLabels]:
-        with open_scene(scene) as found:
-            yield lambda window: read(found, window)
-
-    windows = _cut([scene.grid.extent], scene.grid) if ground is None else _cut(
-        ground.scored, scene.grid)  # fmt: skip
-    return Reference(f"the labels of scene {scene.files.id}", scene.grid, windows, opened)
+    with open_scene(scene) as found:
+        yield read
 
 
 def _check_bands(path: str, labels: LabelSettings) -> None:

@@ -80,6 +80,11 @@ class Skipped:
         other._lock, other._windows, other._extents = self._lock, self._windows, self._extents
         return other
 
+    def adopt(self, other: "Skipped") -> None:
+        """Let a collector of another process be one of `on_grid`."""
+        self.merge(other)
+        other._lock, other._windows, other._extents = self._lock, self._windows, self._extents
+
     def attempt(self, name: str, read: Callable[[], T]) -> T | None:
         """Return what a function reads of a file; None if it fails.
 
@@ -124,6 +129,8 @@ class Skipped:
 
     def merge(self, other: "Skipped") -> None:
         """Add what another process has skipped."""
+        if other is self:
+            return
         with self._lock:
             self._extents |= other._extents
             for name, windows in other._windows.items():

@@ -1,5 +1,6 @@
 """Mean, standard deviation and percentiles of training pixels, accumulated tile by tile."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,46 @@ class RunningMoments:
         return _statistics(mean, np.sqrt(np.maximum(variance, 0)))
 
 
+def summarize(values: NDArray[Any], valid: NDArray[np.bool_], dtype: str) -> NDArray[Any]:
+    """Summarise the pixels of a tile for a `BandHistogram` of a data type.
+
+    Parameters
+    ----------
+    values : ndarray, (channels, height, width)
+    valid : ndarray of bool, (height, width)
+    dtype : str
+        That of the histogram.
+
+    Returns
+    -------
+    ndarray
+        Counts of int64, (channels, values of the type), or sampled pixels, (channels, n).
+    """
+    pixels = _valid_pixels(values, valid)
+    counted = _counted_values(dtype)
+    if counted is None:
+        return pixels[:, :: -(-pixels.shape[1] // _PER_TILE) or 1].copy()
+    if counted.start:
+        pixels = pixels.astype(np.int32) - counted.start
+    return np.stack([np.bincount(channel, minlength=len(counted)) for channel in pixels])
+
+
+def condense(summaries: Sequence[NDArray[Any]], dtype: str) -> list[NDArray[Any]]:
+    """Return as few summaries as a `BandHistogram` takes for the same: counts add up."""
+    if _counted_values(dtype) is None or not summaries:
+        return [*summaries]
+    return [np.sum(summaries, axis=0)]
+
+
+def _counted_values(dtype: str) -> range | None:
+    """Return the values of a data type that are counted; None if they are sampled."""
+    kind = np.dtype(dtype)
+    if kind.kind not in "iub" or kind.itemsize > 2:
+        return None
+    lowest = 0 if kind.kind in "ub" else int(np.iinfo(kind).min)
+    return range(lowest, lowest + 256**kind.itemsize)
+
+
 class BandHistogram:
     """Distribution of pixel values per channel.
 
@@ -72,30 +113,18 @@ class BandHistogram:
 
     def __init__(self, channels: int, dtype: str) -> None:
         self._channels = channels
-        kind = np.dtype(dtype)
-        self._clips = kind != np.uint8
-        self._counted = kind.kind in "iub" and kind.itemsize <= 2
-        if self._counted:
-            self._lowest = 0 if kind.kind in "ub" else int(np.iinfo(kind).min)
-            self._counts = np.zeros((channels, 256**kind.itemsize), np.int64)
+        self._clips = np.dtype(dtype) != np.uint8
+        self._counted = _counted_values(dtype)
+        if self._counted is not None:
+            self._counts = np.zeros((channels, len(self._counted)), np.int64)
         self._samples: list[NDArray[Any]] = []
         self._size = 0
         self._seen = 0
         self._step = 1  # tiles from one sampled tile to the next
 
-    def summary(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """Summarise a tile (channels, height, width) for `add`. Thread-safe."""
-        pixels = _valid_pixels(values, valid)
-        if not self._counted:
-            return pixels[:, :: -(-pixels.shape[1] // _PER_TILE) or 1].copy()
-        size = self._counts.shape[1]
-        if self._lowest:
-            pixels = pixels.astype(np.int32) - self._lowest
-        return np.stack([np.bincount(channel, minlength=size) for channel in pixels])
-
     def add(self, summary: NDArray[Any]) -> None:
-        """Add the summary of a tile."""
-        if self._counted:
+        """Add a summary: that of the next tile, or counts of several."""
+        if self._counted is not None:
             self._counts += summary
             return
         if self._seen % self._step == 0:
@@ -122,8 +151,8 @@ class BandHistogram:
 
     def _values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return sorted values and their counts, (channels, n) each."""
-        if self._counted:
-            steps = np.arange(self._counts.shape[1], dtype=np.float64) + self._lowest
+        if self._counted is not None:
+            steps = np.array(self._counted, np.float64)
             return np.broadcast_to(steps, self._counts.shape), self._counts
         samples = [np.zeros((self._channels, 0)), *self._samples]
         values = np.sort(np.concatenate(samples, axis=1).astype(np.float64), axis=1)

@@ -5,6 +5,7 @@ single odd scene is named wherever it stands in the list.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
@@ -13,11 +14,13 @@ from typing import NamedTuple
 from cafe_cli.findings import Finding
 from cafe_cli.model.comparison import Mismatch, compare_heights, compare_values
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
+from cafe_cli.raster.skipped import Skipped
 from cafe_cli.scenes.band_names import band_colors, reordering
 from cafe_cli.scenes.height_rasters import HeightRasters, says_unit
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.sampling import sample
 from cafe_cli.scenes.scene import open_scene
+from cafe_cli.system.batches import Batch, Executor, run_batch, run_in_threads
 from cafe_cli.vector.area_of_interest import Area
 
 _GSD_TOLERANCE = 0.1
@@ -56,7 +59,13 @@ class _Sampled:
         return fmean(band.p50 for band in self.pixels.bands)
 
 
-def compare_scenes(scenes: Sequence[SceneInspection], lenient: bool = False) -> list[Finding]:
+def _sample(_: None, scene: SceneInspection) -> tuple[_Sampled | None, Skipped | None]:
+    return _Sampled.of(scene), scene.skipped
+
+
+def compare_scenes(
+    scenes: Sequence[SceneInspection], lenient: bool = False, run: Executor = run_in_threads
+) -> list[Finding]:
     """Compare the scenes of a tile set with each other.
 
     Parameters
@@ -64,6 +73,8 @@ def compare_scenes(scenes: Sequence[SceneInspection], lenient: bool = False) -> 
     scenes : sequence of SceneInspection
     lenient : bool
         Return warnings in place of errors, except for another number or type of bands.
+    run : Executor
+        Runs the sampling; by default in this process.
 
     Returns
     -------
@@ -78,7 +89,11 @@ def compare_scenes(scenes: Sequence[SceneInspection], lenient: bool = False) -> 
     findings = [*_compare_formats(scenes)]
     if len(scenes) < 2 or any(finding.level == "error" for finding in findings):
         return findings
-    sampled = [found for scene in scenes if (found := _Sampled.of(scene))]
+    sampled = []
+    for scene, (found, skipped) in run_batch(run, Batch(nullcontext, _sample, scenes)):
+        sampled += [found] if found else []
+        if scene.skipped and skipped:
+            scene.skipped.merge(skipped)
     if not sampled:
         return findings
     middle = sorted(sampled, key=lambda s: s.brightness)[(len(sampled) - 1) // 2]

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from cafe_cli.classes import NODATA, ClassTable
 from cafe_cli.config.schema import Config
-from cafe_cli.raster.statistics import BandHistogram, RunningMoments
+from cafe_cli.raster.skipped import Skipped
+from cafe_cli.raster.statistics import RunningMoments, condense, summarize
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch, Scene
+from cafe_cli.splits.assign import Split
 from cafe_cli.splits.planner import PlannedTile, Polygons
 from cafe_cli.tilesets.tile_rasters import pixel_counts, write_label, write_tile
 from cafe_cli.tilesets.tileset import Tile
@@ -32,14 +34,51 @@ class CutTile:
     tile : Tile
     counts : ndarray of int64, (K + 1,)
         Pixels per class, and unlabelled ones last.
-    optical, heights
-        Statistics of a training tile.
+    optical : ndarray or None
+        Summary of the bands of a training tile, see `cafe_cli.raster.statistics.summarize`.
+    heights : RunningMoments or None
+        Those of a training tile.
     """
 
     tile: Tile
     counts: NDArray[np.int64]
     optical: NDArray[Any] | None = None
     heights: RunningMoments | None = None
+
+
+@dataclass(frozen=True)
+class CutTiles:
+    """Tiles after cutting, and what they add to the statistics of their tile set.
+
+    Attributes
+    ----------
+    tiles : list of Tile
+        In the order of the plan.
+    pixels : dict
+        Pixels per class of each split, and unlabelled ones last: (K + 1,).
+    optical : list of ndarray
+        Summaries of the bands of the training tiles, see `cafe_cli.raster.statistics.condense`.
+    heights : list of RunningMoments
+        Those of each training tile: the last bits of their sum depend on the order of adding.
+    skipped : Skipped or None
+        The collector of the scene, if it has one.
+    """
+
+    tiles: list[Tile]
+    pixels: dict[Split, NDArray[np.int64]]
+    optical: list[NDArray[Any]]
+    heights: list[RunningMoments]
+    skipped: Skipped | None = None
+
+    @classmethod
+    def of(cls, cut: Sequence[CutTile], dtype: str, skipped: Skipped | None) -> "CutTiles":
+        """Put tiles together; `dtype` is that of their bands."""
+        pixels = dict[Split, NDArray[np.int64]]()
+        for one in cut:
+            pixels[one.tile.split] = pixels.get(one.tile.split, 0) + one.counts
+        optical = [one.optical for one in cut if one.optical is not None]
+        heights = [one.heights for one in cut if one.heights is not None]
+        return cls([one.tile for one in cut], pixels, condense(optical, dtype), heights, skipped)
 
 
 def strips(planned: Sequence[PlannedTile], block: int) -> Iterator[list[PlannedTile]]:
@@ -76,8 +115,8 @@ class TileCutter:
     classes : ClassTable
     polygons : Polygons, optional
         Split polygons of the scene, if ``split.file`` has some.
-    histogram : BandHistogram
-        Summarises the optical bands.
+    dtype : str
+        That of the optical bands in the statistics.
     folder : Path, optional
         Tile set to write to; nothing is written if None.
     virtual : bool
@@ -87,11 +126,11 @@ class TileCutter:
     config: Config
     classes: ClassTable
     polygons: Polygons | None
-    histogram: BandHistogram
+    dtype: str
     folder: Path | None
     virtual: bool = False
 
-    def cut(self, scene: Scene, strip: Sequence[PlannedTile]) -> list[CutTile]:
+    def cut(self, scene: Scene, strip: Sequence[PlannedTile]) -> CutTiles:
         """Read a strip once and cut its tiles, but for those that show what cannot be read."""
         whole = Window.hull([planned.window for planned in strip])
         patch = scene.read(whole)
@@ -99,12 +138,13 @@ class TileCutter:
         if not patch.optical_valid.all():
             labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
         skipped = scene.inspection.skipped
-        return [
+        cut = [
             self._cut_tile(scene, planned, patch.at(place), labels[place])
             for planned in strip
             if skipped is None or not skipped.lacks(planned.window)
             for place in [planned.window.slices(whole)]
         ]
+        return CutTiles.of(cut, self.dtype, skipped)
 
     def _cut_tile(
         self, scene: Scene, planned: PlannedTile, patch: Patch, scene_labels: Labels
@@ -120,7 +160,7 @@ class TileCutter:
                 write_label(self.folder, tile, grid, labels, self.classes)
         if tile.split != "train":
             return CutTile(tile, counts)
-        optical = self.histogram.summary(patch.optical, patch.optical_valid)
+        optical = summarize(patch.optical, patch.optical_valid, self.dtype)
         heights = RunningMoments.of(patch.height[None], patch.height_valid)
         return CutTile(tile, counts, optical, heights)
 

@@ -13,6 +13,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.splits.assign import Split
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
+from cafe_cli.system.batches import Executor, run_in_threads
 from cafe_cli.tilesets.plan import plan
 
 
@@ -52,7 +53,11 @@ class SplitGround:
 
 
 def find_ground(
-    config: Config, scenes: Sequence[SceneInspection], split: Split, jobs: int = 1
+    config: Config,
+    scenes: Sequence[SceneInspection],
+    split: Split,
+    jobs: int = 1,
+    run: Executor = run_in_threads,
 ) -> dict[str, SplitGround]:
     """Return the ground of a split by scene; scenes without any are left out.
 
@@ -69,6 +74,8 @@ def find_ground(
         Of training, it is the ground of the tiles that are kept.
     jobs : int
         Threads.
+    run : Executor
+        Runs the work on the scenes; by default in threads.
 
     Raises
     ------
@@ -77,7 +84,7 @@ def find_ground(
     InputError
         See `cafe_cli.tilesets.plan.plan`.
     """
-    tiles, polygons = _named_tiles(config, scenes, split) or _planned_tiles(config, jobs)
+    tiles, polygons = _named_tiles(config, scenes, split) or _planned_tiles(config, jobs, run)
     found: dict[str, list[Window]] = {}
     for tile in tiles:
         if tile.split == split:
@@ -105,6 +112,8 @@ def _named_tiles(
     return [tile for name in grids for tile in planner.tiles(name)], planner.polygons
 
 
-def _planned_tiles(config: Config, jobs: int) -> tuple[list[PlannedTile], dict[str, Polygons]]:
-    planned = plan(config, jobs)
+def _planned_tiles(
+    config: Config, jobs: int, run: Executor
+) -> tuple[list[PlannedTile], dict[str, Polygons]]:
+    planned = plan(config, jobs, run=run)
     return planned.tiles, planned.polygons

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from cafe_cli.redaction import redact_all
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.height_rasters import ground_source
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import Scene, estimate_scene_ground, open_scene
 from cafe_cli.splits.assign import SPLITS
+from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.system.atomic_write import (
     check_output,
     check_outputs,
     replace_atomically,
     write_text,
 )
+from cafe_cli.system.batches import Batch, Executor, run_in_threads
 from cafe_cli.system.output_group import claim_outputs
-from cafe_cli.system.threads import ProgressCallback, cores, in_order
-from cafe_cli.tilesets.cutting import CutTile, TileCutter, strips
+from cafe_cli.system.threads import ProgressCallback, cores
+from cafe_cli.tilesets.cutting import CutTiles, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
 from cafe_cli.tilesets.plan import TilePlan, plan
 from cafe_cli.tilesets.tile_rasters import write_ground
@@ -59,6 +62,7 @@ def tile(
     virtual: bool = False,
     jobs: int | None = None,
     on_error: OnError = "fail",
+    run: Executor = run_in_threads,
 ) -> TileSet:
     """Cut the scenes of a config into a tile set.
 
@@ -79,6 +83,8 @@ def tile(
     on_error : {"fail", "skip"}
         Where a file cannot be read: raise an error, or leave out the tiles that show it; what was
         skipped is in the tile set.
+    run : Executor
+        Runs the work on the scenes; by default in threads. It does not change the tile set either.
 
     Raises
     ------
@@ -98,12 +104,12 @@ def tile(
         if virtual and watched.unknown:
             log.info("cannot tell whether %s changes later", watched.unknown[0])
         skipped = Skipped() if on_error == "skip" else None
-        planned = plan(config, jobs, skipped=skipped)
+        planned = plan(config, jobs, skipped=skipped, run=run)
         inputs = input_files([scene.files for scene in planned.scenes], config)
         check_outputs([output], inputs, overwrite)
         _check_plan(planned, config, jobs)
         folder.mkdir()
-        tileset = _cut(planned, config, folder, virtual, jobs, progress)
+        tileset = _cut(planned, config, folder, virtual, jobs, progress, run)
         tileset = tileset.model_copy(update={"skipped": files_of(skipped)})
         _report_left_out(len(planned.tiles) - len(tileset.tiles), tileset)
         watched.check_unchanged()
@@ -150,20 +156,26 @@ def _cut(
     virtual: bool,
     jobs: int,
     progress: ProgressCallback,
+    run: Executor,
 ) -> TileSet:
     """Cut the tiles, and return the description of the tile set."""
     classes = config.class_table
     optical, heights = BandHistogram(len(planned.bands), planned.dtype), RunningMoments()
     counts = {kind: np.zeros(len(classes) + 1, np.int64) for kind in SPLITS}
     kept: list[Tile] = []
+    collectors = {scene.files.id: scene.skipped for scene in planned.scenes}
     done = 0
-    for strip in _cut_strips(planned, config, folder, virtual, jobs, optical):
-        for cut in strip:
-            kept.append(cut.tile)
-            counts[cut.tile.split] += cut.counts
-            if cut.optical is not None and cut.heights is not None:
-                optical.add(cut.optical)
-                heights.add(cut.heights)
+    batches = _batches(planned, config, folder, virtual, jobs)
+    for strip, cut in chain.from_iterable(run(batches)):
+        if cut.skipped and (collector := collectors[strip[0].scene]):
+            collector.merge(cut.skipped)
+        kept += cut.tiles
+        for split, pixels in cut.pixels.items():
+            counts[split] += pixels
+        for summary in cut.optical:
+            optical.add(summary)
+        for moments in cut.heights:
+            heights.add(moments)
         done += len(strip)
         progress(done, len(planned.tiles))
     return TileSet(
@@ -180,15 +192,10 @@ def _cut(
     )
 
 
-def _cut_strips(
-    planned: TilePlan,
-    config: Config,
-    folder: Path,
-    virtual: bool,
-    jobs: int,
-    optical: BandHistogram,
-) -> Iterator[list[CutTile]]:
-    """Cut all scenes, and yield the tiles strip by strip in the order of the plan."""
+def _batches(
+    planned: TilePlan, config: Config, folder: Path, virtual: bool, jobs: int
+) -> Iterator[Batch[Scene, list[PlannedTile], CutTiles]]:
+    """Yield the strips of each scene to cut, in the order of the plan."""
     for scene in planned.scenes:
         name = scene.files.id
         if not (tiles := planned.of(name)):
@@ -197,14 +204,10 @@ def _cut_strips(
         if virtual and ground is not None:
             write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
-        cutter = TileCutter(config, config.class_table, polygons, optical, folder, virtual)
+        cutter = TileCutter(config, config.class_table, polygons, planned.dtype, folder, virtual)
         parts = list(strips(tiles, scene.block))
-        yield from in_order(
-            partial(open_scene, scene, ground),
-            cutter.cut,
-            parts,
-            min(scene.bound_readers(jobs), len(parts)),
-        )
+        opened = partial(open_scene, scene, ground)
+        yield Batch(opened, cutter.cut, parts, scene.bound_readers(jobs))
 
 
 def _virtual_source(planned: TilePlan, config: Config) -> VirtualSource:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +31,26 @@ from cafe_cli.scenes.label_coding import (
 from cafe_cli.scenes.scene import Scene, open_scene
 from cafe_cli.splits.assign import SPLITS, Block, Split, divide_into_blocks
 from cafe_cli.splits.planner import PlannedTile, Polygons, SplitPlanner
-from cafe_cli.system.threads import ProgressCallback, in_order
+from cafe_cli.system.batches import Batch, Executor, run_in_threads
+from cafe_cli.system.threads import ProgressCallback
 from cafe_cli.tilesets.consistency import compare_scenes
 from cafe_cli.tilesets.counts import CellCounter, Counts, TileCounts, enough_pixels
 from cafe_cli.tilesets.cutting import own_labels, strips
 from cafe_cli.tilesets.index import overlapping_pairs
-from cafe_cli.tilesets.tile_rasters import inspect_config_scene, pixel_counts
+from cafe_cli.tilesets.tile_rasters import inspect_config_scenes, pixel_counts
 from cafe_cli.vector.layers import is_vector
 
 log = logging.getLogger("cafe")
 
 _READ = 512  # side in pixels of the windows in which labels are counted
+
+
+class _CountedBlock(NamedTuple):
+    """The labels of a block: pixels per cell and class, those that need a word, and the unread."""
+
+    counts: Counts
+    tally: LabelTally
+    skipped: Skipped | None
 
 
 @dataclass
@@ -65,6 +75,13 @@ class LabelCounts:
     tiles: dict[str, TileCounts] = field(default_factory=dict)
     tally: LabelTally = field(default_factory=LabelTally)
     first_scene: dict[int | str, str] = field(default_factory=dict)
+
+    def add(self, scene: str, window: Window, block: _CountedBlock) -> None:
+        """Add a block of a scene; its cells go elsewhere."""
+        self.blocks.append(Block(scene, window, block.counts.sum(axis=(0, 1))[:-1]))
+        self.tally.add(block.tally)
+        for value in block.tally.unknown:
+            self.first_scene.setdefault(value, scene)
 
 
 @dataclass(frozen=True)
@@ -126,9 +143,16 @@ class TilePlan:
         """Data type of the optical bands."""
         return self.scenes[0].dtype
 
+    @cached_property
+    def _by_scene(self) -> dict[str, list[PlannedTile]]:
+        found: dict[str, list[PlannedTile]] = {}
+        for tile in self.tiles:
+            found.setdefault(tile.scene, []).append(tile)
+        return found
+
     def of(self, scene: str) -> list[PlannedTile]:
         """Return the tiles of a scene."""
-        return [t for t in self.tiles if t.scene == scene]
+        return self._by_scene.get(scene, [])
 
 
 def plan(
@@ -138,6 +162,7 @@ def plan(
     *,
     inspected: Sequence[SceneInspection] | None = None,
     skipped: Skipped | None = None,
+    run: Executor = run_in_threads,
 ) -> TilePlan:
     """Inspect every scene of a config, count its labels, and plan the tiles of every split.
 
@@ -155,6 +180,8 @@ def plan(
         The scenes of the config, if they have been inspected and compared with each other already.
     skipped : Skipped, optional
         Collects what cannot be read, which is an error without it.
+    run : Executor
+        Runs the work on the scenes; by default in threads. It does not change the plan.
 
     Raises
     ------
@@ -169,19 +196,13 @@ def plan(
     if not config.classes and (proposal := propose_from_scenes(config)):
         raise ConfigError(f"no classes; the label raster names these for the config: {proposal}")
     classes = config.class_table
-    scenes: list[SceneInspection] = []
-    counted = LabelCounts(_tiling(config))
-    found = find_scenes(config.scenes, config.root)
-    for done, files in enumerate(found, start=1):
-        own = skipped and skipped.on_grid()
-        scene = inspected[done - 1] if inspected else inspect_config_scene(files, config, own)
-        scenes.append(scene)
-        _count_scene(scene, counted, config, classes, jobs)
-        progress(done, len(found))
+    files = find_scenes(config.scenes, config.root)
+    scenes = list(inspected or inspect_config_scenes(files, config, skipped, run))
+    counted = _count_labels(scenes, config, jobs, run, progress)
     _report_labels(counted, config, classes)
     if inspected is None:
-        _check_consistency(scenes, config.scenes.ignore_mismatch)
-    planned = _plan_tiles(scenes, counted, config, jobs)
+        _check_consistency(scenes, config.scenes.ignore_mismatch, run)
+    planned = _plan_tiles(scenes, counted, config, jobs, run)
     if planned.shared:
         log.warning(
             "%d training tiles are left out: other scenes validate or test on their ground",
@@ -197,14 +218,16 @@ def replan(planned: TilePlan, config: Config, jobs: int = 1) -> TilePlan:
     """
     counted = planned.labels
     if _tiling(config) != counted.tiling:
-        counted = LabelCounts(_tiling(config))
-        for scene in planned.scenes:
-            _count_scene(scene, counted, config, config.class_table, jobs)
+        counted = _count_labels(planned.scenes, config, jobs)
     return _plan_tiles(planned.scenes, counted, config, jobs)
 
 
 def _plan_tiles(
-    scenes: list[SceneInspection], counted: LabelCounts, config: Config, jobs: int
+    scenes: list[SceneInspection],
+    counted: LabelCounts,
+    config: Config,
+    jobs: int,
+    run: Executor = run_in_threads,
 ) -> TilePlan:
     """Split the ground, and plan the tiles that have enough pixels."""
     grids = _grids(scenes)
@@ -217,14 +240,19 @@ def _plan_tiles(
     tiles: list[PlannedTile] = []
     pixels: list[Counts] = []
     thin = dict.fromkeys(SPLITS, 0)
-    for scene in scenes:
-        polygons = planner.polygons.get(scene.files.id)
-        every = list(planner.tiles(scene.files.id))
+    every = {name: list(planner.tiles(name)) for name in grids}
+    drawn = _count_drawn(scenes, every, planner.polygons, config, jobs, run)
+    for name, own in every.items():
+        valid = counted.tiles[name].of([tile.window for tile in own])
+        found = (
+            drawn[name] if name in drawn
+            else counted.tiles[name].of([tile.scored for tile in own])
+        )  # fmt: skip
+        shares = _shares(valid, found, config)
         for split in SPLITS:
-            own = [tile for tile in every if tile.split == split]
-            valid, found = _count_tiles(scene, own, counted, polygons, config, jobs)
-            kept = enough_pixels(split, *_shares(valid, found, config), config.tile)
-            thin[split] += int((~kept).sum())
+            here = np.array([tile.split == split for tile in own], bool)
+            kept = here & enough_pixels(split, *shares, config.tile)
+            thin[split] += int((here & ~kept).sum())
             tiles += compress(own, kept)
             pixels += compress(found, kept)
     apart = _without_shared_training(tiles, grids, config.tile.size)
@@ -244,28 +272,35 @@ def _plan_tiles(
     )
 
 
-def _count_tiles(
-    scene: SceneInspection,
-    tiles: Sequence[PlannedTile],
-    counted: LabelCounts,
-    polygons: Polygons | None,
+def _count_drawn(
+    scenes: Sequence[SceneInspection],
+    tiles: Mapping[str, Sequence[PlannedTile]],
+    polygons: Mapping[str, Polygons],
     config: Config,
     jobs: int,
-) -> tuple[Counts, Counts]:
-    """Return the valid pixels of tiles per class, in the window and of the split: (N, K + 1) each.
+    run: Executor,
+) -> dict[str, Counts]:
+    """Return the pixels of tiles inside the polygons of their split, (N, K + 1), by scene.
 
-    Where splits are drawn as polygons, the labels of the tiles are read once more.
+    For the scenes whose splits are drawn as polygons, the labels of the tiles are read once more.
     """
-    table = counted.tiles[scene.files.id]
-    valid = table.of([tile.window for tile in tiles])
-    if polygons is None:
-        return valid, table.of([tile.scored for tile in tiles])
-    count = partial(_count_strip, polygons=polygons, config=config)
-    parts = list(strips(tiles, scene.block))
-    found = in_order(
-        partial(open_scene, scene), count, parts, min(scene.bound_readers(jobs), max(len(parts), 1))
+    chosen = [scene for scene in scenes if scene.files.id in polygons]
+    batches = (
+        Batch(
+            partial(open_scene, scene),
+            partial(_count_strip, polygons=polygons[scene.files.id], config=config),
+            list(strips(tiles[scene.files.id], scene.block)),
+            scene.bound_readers(jobs),
+        )
+        for scene in chosen
     )
-    return valid, np.array([counts for part in found for counts in part]).reshape(valid.shape)
+    kinds = len(config.class_table) + 1
+    return {
+        scene.files.id: np.array(
+            [counts for _, part in found for counts in part], np.int64
+        ).reshape(-1, kinds)
+        for scene, found in zip(chosen, run(batches), strict=True)
+    }
 
 
 def _count_strip(
@@ -322,32 +357,45 @@ def block_side(config: Config) -> int:
     return max(config.split.block or 2 * config.tile.size, config.tile.size)
 
 
-def _count_scene(
-    scene: SceneInspection, counted: LabelCounts, config: Config, classes: ClassTable, jobs: int
-) -> None:
-    """Add the labels of a scene to the counts."""
-    name, grid = scene.files.id, scene.grid
-    windows = list(divide_into_blocks(grid.width, grid.height, block_side(config)))
-    counter = CellCounter.of(grid.width, grid.height, counted.tiling, len(classes))
-    cells = counter.empty()
-    count = partial(_count_block, config=config, counter=counter)
-    found = in_order(
-        partial(open_scene, scene), count, windows, min(scene.bound_readers(jobs), len(windows))
+def _count_labels(
+    scenes: Sequence[SceneInspection],
+    config: Config,
+    jobs: int,
+    run: Executor = run_in_threads,
+    progress: ProgressCallback = lambda done, total: None,
+) -> LabelCounts:
+    """Count the labels of all scenes, block by block."""
+    counted, classes = LabelCounts(_tiling(config)), config.class_table
+    counters = [
+        CellCounter.of(s.grid.width, s.grid.height, counted.tiling, len(classes)) for s in scenes
+    ]
+    batches = (
+        Batch(
+            partial(open_scene, scene),
+            partial(_count_block, config=config, counter=counter),
+            list(divide_into_blocks(scene.grid.width, scene.grid.height, block_side(config))),
+            scene.bound_readers(jobs),
+        )
+        for scene, counter in zip(scenes, counters, strict=True)
     )
-    for window, (counts, tally) in zip(windows, found, strict=True):
-        counter.put(cells, window, counts)
-        counted.blocks.append(Block(name, window, counts.sum(axis=(0, 1))[:-1]))
-        counted.tally.add(tally)
-        for value in tally.unknown:
-            counted.first_scene.setdefault(value, name)
-        if config.labels.encoding == "ids" and len(counted.tally.unknown) > MOST_UNKNOWN:
-            _report_unknown(counted, config, classes)
-    counted.tiles[name] = counter.table(cells)
+    rows = enumerate(zip(scenes, counters, run(batches), strict=True), start=1)
+    for done, (scene, counter, found) in rows:
+        name, cells = scene.files.id, counter.empty()
+        for window, block in found:
+            if scene.skipped and block.skipped:
+                scene.skipped.merge(block.skipped)
+            counter.put(cells, window, block.counts)
+            counted.add(name, window, block)
+            if config.labels.encoding == "ids" and len(counted.tally.unknown) > MOST_UNKNOWN:
+                _report_unknown(counted, config, classes)
+        counted.tiles[name] = counter.table(cells)
+        progress(done, len(scenes))
+    return counted
 
 
 def _count_block(
     scene: Scene, window: Window, config: Config, counter: CellCounter
-) -> tuple[Counts, LabelTally]:
+) -> _CountedBlock:
     """Count the pixels of a block per cell and class, and the pixels that need a word."""
     classes, counter = config.class_table, counter.within(window)
     counts, tally = counter.empty(), LabelTally()
@@ -356,7 +404,7 @@ def _count_block(
         decoded = scene.read_labels(here, classes, config.labels)
         tally.add(decoded.tally)
         counter.add(counts, here, decoded.ids, scene.read_valid(here))
-    return counts, tally
+    return _CountedBlock(counts, tally, scene.inspection.skipped)
 
 
 def _report_labels(counted: LabelCounts, config: Config, classes: ClassTable) -> None:
@@ -444,9 +492,9 @@ def check_training_classes(pixels: Mapping[str, int]) -> None:
     check_several_classes(labelled, "the training tiles", remedy)
 
 
-def _check_consistency(scenes: Sequence[SceneInspection], lenient: bool) -> None:
+def _check_consistency(scenes: Sequence[SceneInspection], lenient: bool, run: Executor) -> None:
     """Refuse scenes that do not fit together, and warn of doubts."""
-    findings = compare_scenes(scenes, lenient)
+    findings = compare_scenes(scenes, lenient, run)
     if error := next((f.message for f in findings if f.level == "error"), None):
         raise InputError(error)
     log_warnings(findings)

@@ -1,7 +1,8 @@
 """Write and read the rasters of tiles, also of virtual tile sets."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Literal, Self
@@ -27,6 +28,7 @@ from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.system.atomic_write import translate_os_errors
+from cafe_cli.system.batches import Batch, Executor, run_batch, run_in_threads
 from cafe_cli.system.open_files import Pool
 from cafe_cli.tilesets.tileset import DESCRIPTION, Tile, TileSet, VirtualSource
 
@@ -180,7 +182,34 @@ def inspect_config_scene(
     files: SceneFiles, config: Config, skipped: Skipped | None = None
 ) -> SceneInspection:
     """Call `inspect_scene` with the settings of a config, and log its warnings."""
-    inspection = inspect_scene(
+    inspection = _inspect(files, config, skipped)
+    log_warnings(inspection.findings)
+    return inspection
+
+
+def inspect_config_scenes(
+    files: Sequence[SceneFiles],
+    config: Config,
+    skipped: Skipped | None = None,
+    run: Executor = run_in_threads,
+) -> Iterator[SceneInspection]:
+    """Yield what `inspect_config_scene` returns of scenes; each has a collector of its own."""
+    batch = Batch(nullcontext, partial(_inspect_one, config=config, skipped=skipped), files)
+    for _, inspection in run_batch(run, batch):
+        if skipped and inspection.skipped:
+            skipped.adopt(inspection.skipped)
+        log_warnings(inspection.findings)
+        yield inspection
+
+
+def _inspect_one(
+    _: None, files: SceneFiles, config: Config, skipped: Skipped | None
+) -> SceneInspection:
+    return _inspect(files, config, skipped and skipped.on_grid())
+
+
+def _inspect(files: SceneFiles, config: Config, skipped: Skipped | None) -> SceneInspection:
+    return inspect_scene(
         files,
         config.height,
         config.bands,
@@ -191,8 +220,6 @@ def inspect_config_scene(
         optical_nodata=config.optical_nodata,
         skipped=skipped,
     )
-    log_warnings(inspection.findings)
-    return inspection
 
 
 def _read_label(folder: Path, tile: Tile, size: int) -> NDArray[np.uint8]:

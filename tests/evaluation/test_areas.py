@@ -17,6 +17,7 @@ from cafe_cli.evaluation import reference
 from cafe_cli.evaluation.areas import measure_areas
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
+from tests.support.elsewhere import run_elsewhere
 from tests.support.rasters import TABLE, grid, write
 
 IDS = np.random.default_rng(0).choice(
@@ -35,6 +36,14 @@ def test_areas_are_pixels_times_their_size(tmp_path, monkeypatch, block):
     assert [row.hectares for row in found.classes.values()] == [n / 40_000 for n in counts]
     assert sum(row.share for row in found.classes.values()) == pytest.approx(1)
     assert found.unclassified == int((IDS == 255).sum())
+
+
+def test_other_processes_measure_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "_BLOCK", 64)
+    where = Grid(CRS.from_epsg(4326), Affine(0.001, 0, 13, 0, -0.001, 51), 200, 300)
+    path = write(tmp_path / "map.tif", IDS, where)
+    here = measure_areas(str(path), classes=TABLE)
+    assert measure_areas(str(path), classes=TABLE, run=run_elsewhere) == here
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Many maps: paired by patterns, or those of the scenes of a config, on the ground of a split."""
 
 import json
+import shutil
 
 import numpy as np
 import pyogrio.raw
@@ -8,11 +9,14 @@ import pytest
 import shapely
 
 from cafe_cli.config.load import parse_config
+from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
+from cafe_cli.evaluation import reference
 from cafe_cli.evaluation.counting import CountSettings
 from cafe_cli.evaluation.evaluate import evaluate
 from cafe_cli.evaluation.pooled import evaluate_pairs, evaluate_scenes
 from cafe_cli.tilesets.make import tile
+from tests.support.elsewhere import run_elsewhere
 from tests.support.maps import mosaic
 from tests.support.rasters import TABLE, UTM, grid, noise, write
 
@@ -142,6 +146,29 @@ def draw_split(path):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"split": "test"},
+        {"split": "train", "settings": CountSettings(erode=1, distances=(1, 2), block=32)},
+        {"ignored": ["tree"], "others": ["copies"]},
+    ],
+    ids=["all", "test", "train", "two"],
+)
+def test_other_processes_score_the_same(town, monkeypatch, options):
+    monkeypatch.setattr(reference, "_BLOCK", 50)
+    monkeypatch.chdir(town)
+    (town / "copies").mkdir(exist_ok=True)
+    for name in "abcd":
+        source = f"{name}_labels.tif" if name == "c" else f"maps/{name}_ortho.tif"
+        shutil.copy(source, f"copies/{name}_ortho.tif")
+    settings = config(town, split={"test": 0.3, "validation": 0.2, "block": 32, "buffer": 0})
+    here = evaluate_scenes("maps", settings, **options)
+    elsewhere = evaluate_scenes("maps", settings, **options, run=run_elsewhere)
+    assert json.dumps(elsewhere.as_json(True)) == json.dumps(here.as_json(True))
+
+
 def test_named_scenes_need_no_labels_of_the_others(town, tmp_path):
     for path in town.glob("*.tif"):
         if path.name != "a_labels.tif":
@@ -208,6 +235,29 @@ def test_pairs(town):
     )
     assert list(found.scenes) == ["b", "d", "c", "a"]
     assert found.pooled == evaluate_scenes(f"{town}/maps", config(town)).pooled
+
+
+def test_other_processes_score_the_same_pairs(town, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "_BLOCK", 50)
+    for name, where in PLACES.items():
+        left, top = where.transform @ (20, 10)
+        squares = [shapely.box(left + i, top - 40, left + i + 9, top) for i in range(0, 60, 10)]
+        pyogrio.raw.write(
+            tmp_path / f"{name}.gpkg", shapely.to_wkb(np.array(squares, object)),
+            [np.arange(6) % 3], ["class"], driver="GPKG", geometry_type="Polygon",
+            crs=UTM.to_wkt(),
+        )  # fmt: skip
+    heights = write(tmp_path / "h.tif", noise(1, PLACES["a"], "float32"), grid(9000, 128))
+    names = f"{town}/maps/{{id}}_ortho.tif", f"{tmp_path}/{{id}}.gpkg"
+    options = {
+        "classes": TABLE,
+        "labels": LabelSettings(attribute="class"),
+        "settings": CountSettings(heights=str(heights)),
+    }
+    here = evaluate_pairs(*names, **options)
+    assert len(here.scenes) == 4
+    assert here.pooled.pixels == 4 * 6 * 9 * 40 * 4
+    assert evaluate_pairs(*names, **options, run=run_elsewhere).as_json() == here.as_json()
 
 
 def test_a_folder_of_maps_and_zero_padded_references(town, tmp_path):

@@ -5,13 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cafe_cli.raster.statistics import CLIP, BandHistogram, RunningMoments
+from cafe_cli.raster.statistics import (
+    CLIP,
+    BandHistogram,
+    RunningMoments,
+    condense,
+    summarize,
+)
 
 
 def gathered(tiles, dtype):
     pixels = BandHistogram(len(tiles[0][0]), dtype)
     for values, valid in tiles:
-        pixels.add(pixels.summary(values, valid))
+        pixels.add(summarize(values, valid, dtype))
     return pixels.statistics()
 
 
@@ -71,7 +77,7 @@ def test_the_sample_of_very_many_tiles_stays_bounded(monkeypatch):
     pixels = BandHistogram(1, "float32")
     valid = np.ones((10, 10), bool)
     for index in range(200):
-        pixels.add(pixels.summary(np.full((1, 10, 10), index, np.float32), valid))
+        pixels.add(summarize(np.full((1, 10, 10), index, np.float32), valid, "float32"))
     assert sum(s.size for s in pixels._samples) <= 1000
     assert pixels.statistics().mean == pytest.approx((99.5,), abs=15)
 
@@ -83,13 +89,25 @@ def test_the_sample_is_halved_when_it_exceeds_its_bound(monkeypatch):
 
     def kept(tiles):
         for index in tiles:
-            histogram.add(histogram.summary(np.full((1, 10, 10), index, np.float32), valid))
+            tile = np.full((1, 10, 10), index, np.float32)
+            histogram.add(summarize(tile, valid, "float32"))
         return [int(sample[0, 0]) for sample in histogram._samples]
 
     assert kept(range(10)) == [*range(10)]
     assert kept(range(10, 11)) == [0, 2, 4, 6, 8, 10]
     assert kept(range(11, 20)) == [*range(0, 20, 2)]
     assert kept(range(20, 48)) == [*range(0, 48, 8)]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "float32"])
+def test_condensed_summaries_stand_for_the_same(dtype):
+    tiles = some_tiles(dtype, count=7)
+    summaries = [summarize(values, valid, dtype) for values, valid in tiles]
+    total = BandHistogram(2, dtype)
+    for part in (summaries[:4], summaries[4:4], summaries[4:]):
+        for summary in condense(part, dtype):
+            total.add(summary)
+    assert total.statistics() == gathered(tiles, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

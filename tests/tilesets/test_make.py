@@ -22,6 +22,8 @@ from cafe_cli.splits.assign import SPLITS
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tile_rasters import TileReader, read_tile, tile_path
 from cafe_cli.tilesets.tileset import Tile, load_tileset
+from tests.support.damage import overwrite
+from tests.support.elsewhere import run_elsewhere
 from tests.support.rasters import LAMBERT, TABLE, UTM, around, centres, grid, moved, noise
 from tests.support.rasters import write as write_to
 
@@ -200,6 +202,73 @@ def test_every_labelled_validation_pixel_counts_once(cut):
 def test_the_same_again_is_the_same(cut, tmp_path):
     folder, config = cut
     assert tile(config, tmp_path / "again") == load_tileset(folder)
+
+
+def contents(folder):
+    """The bytes of all files, but for the date in a GeoPackage."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".gpkg")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+ELSEWHERE = {
+    "uint8": {},
+    "uint16": {"dtype": "uint16"},
+    "float32": {"dtype": "float32"},
+    "mask": {"mask": np.arange(128)[:, None] + np.arange(160) > 70},
+}
+
+
+@pytest.mark.parametrize("options", ELSEWHERE.values(), ids=ELSEWHERE)
+@pytest.mark.parametrize("virtual", [False, True])
+def test_other_processes_cut_the_same(tmp_path, options, virtual):
+    for seed, name in enumerate("ab"):
+        deliver(tmp_path, name, labels=patchwork(SMALL, seed), **options)
+    config = settings(tmp_path, height={"kind": "dsm"}, scenes={"ignore_mismatch": True})
+    made = tile(config, tmp_path / "here", virtual=virtual)
+    again = tile(config, tmp_path / "elsewhere", virtual=virtual, run=run_elsewhere)
+    assert again == made
+    assert len(again.scenes_of("train")) == 2
+    assert contents(tmp_path / "elsewhere") == contents(tmp_path / "here")
+
+
+def test_other_processes_cut_the_same_inside_polygons(tmp_path):
+    deliver(tmp_path)
+    deliver(tmp_path, "b", where=grid(160, 128, left=400_000))
+    outline = shapely.buffer(shapely.Point(SMALL.transform @ (60, 50)), 15)
+    pyogrio.raw.write(
+        tmp_path / "split.gpkg", shapely.to_wkb(np.array([outline], object)),
+        [np.array(["validation"], object)], ["split"], driver="GPKG", geometry_type="Polygon",
+        crs=UTM.to_wkt(),
+    )  # fmt: skip
+    config = settings(tmp_path, split={"file": "split.gpkg", "buffer": 0})
+    made = tile(config, tmp_path / "here")
+    assert made.of("validation")
+    assert tile(config, tmp_path / "elsewhere", run=run_elsewhere) == made
+    assert contents(tmp_path / "elsewhere") == contents(tmp_path / "here")
+
+
+@pytest.mark.parametrize("kind", ["ortho", "dsm", "labels"])
+def test_other_processes_skip_the_same(tmp_path, kind):
+    where = grid(512, 384)
+    for name in "ab":
+        deliver(tmp_path, name, where=where, labels=patchwork(where, ord(name)))
+        for one in ("ortho", "dsm", "labels"):
+            write_tiled(tmp_path / f"{name}_{one}.tif")
+    damaged = overwrite(str(tmp_path / f"b_{kind}.tif"), 1, 1)
+    config = settings(tmp_path)
+    made = tile(config, tmp_path / "here", on_error="skip")
+    assert made.skipped[0].pixels == damaged.width * damaged.height
+    assert tile(config, tmp_path / "elsewhere", on_error="skip", run=run_elsewhere) == made
+    assert contents(tmp_path / "elsewhere") == contents(tmp_path / "here")
+
+
+def write_tiled(path):
+    """Write a raster again in blocks of 64 pixels."""
+    with rasterio.open(path) as source:
+        values, profile = source.read(), source.profile
+    profile.update(tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(values)
 
 
 def test_the_description_says_what_the_tiles_are(cut):
