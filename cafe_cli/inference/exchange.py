@@ -47,14 +47,19 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True)
 class FolderExchange:
-    """A folder that all machines see, where the strips of the map are or beside them.
+    """A folder that all machines see, and that is there.
+
+    Workers do not make it: one that is slow would bring it back when the map is done.
 
     Attributes
     ----------
     folder : Path
+    is_temporary : bool
+        Whether it is removed in the end; that of the strips of a map goes with them.
     """
 
     folder: Path
+    is_temporary: bool = False
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -78,33 +83,9 @@ class FolderExchange:
                 shutil.move(path, target)
 
     def clear(self) -> None:
-        """Leave the folder alone: it goes with the strips of the map."""
-
-
-@dataclass(frozen=True)
-class ScratchExchange:
-    """A folder of its own in a scratch folder that all machines see.
-
-    Attributes
-    ----------
-    folder : Path
-    """
-
-    folder: Path
-
-    @contextmanager
-    def writing(self) -> Iterator[Path]:
-        """Yield the folder, which the first worker makes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        yield self.folder
-
-    def take(self, name: str, target: Path) -> None:
-        """Move the file, once it is visible here."""
-        FolderExchange(self.folder).take(name, target)
-
-    def clear(self) -> None:
-        """Remove the folder."""
-        remove(self.folder)
+        """Remove a temporary folder."""
+        if self.is_temporary:
+            remove(self.folder)
 
 
 @dataclass(frozen=True)
@@ -112,7 +93,8 @@ class BucketExchange:
     """A prefix of an object store: ``s3://bucket/prefix``, ``gs://``, ``az://``.
 
     Credentials and endpoint are those of the environment (``AWS_ACCESS_KEY_ID``,
-    ``AWS_ENDPOINT_URL`` and so on, as obstore reads them).
+    ``AWS_ENDPOINT_URL`` and so on, as obstore reads them). What a slow worker uploads after the end
+    stays; a rule that expires objects of the prefix removes it.
 
     Attributes
     ----------
@@ -166,7 +148,7 @@ class BucketExchange:
 
 
 def exchange_at(scratch: str | None, strips: Path, run: str) -> Exchange:
-    """Return the way of the strips of a map.
+    """Return the way of the strips of a map; make a folder in the scratch folder.
 
     Parameters
     ----------
@@ -181,13 +163,18 @@ def exchange_at(scratch: str | None, strips: Path, run: str) -> Exchange:
     ------
     ConfigError
         See `check_scratch`.
+    OutputError
+        The folder cannot be made.
     """
     if scratch is None:
         return FolderExchange(strips)
     check_scratch(scratch)
     if is_remote(scratch):
         return BucketExchange(f"{scratch.rstrip('/')}/{run}")
-    return ScratchExchange(Path(scratch).absolute() / run)
+    folder = Path(scratch).absolute() / run
+    with translate_os_errors(folder):
+        folder.mkdir(parents=True)
+    return FolderExchange(folder, is_temporary=True)
 
 
 def check_scratch(scratch: str | None) -> None:

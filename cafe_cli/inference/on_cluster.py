@@ -187,7 +187,6 @@ class ClusterPredictor:
         """
         if self._is_shared or (folder := exchange.folder) is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         probe = folder / _PROBE
         write_text(probe, self._run)
         try:

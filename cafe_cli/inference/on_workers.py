@@ -31,6 +31,7 @@ _LIBRARIES = ("torch", "onnxruntime", "numpy", "rasterio")
 
 # A worker may have several threads, but it has one set of networks, which uses all of its cores.
 _busy = threading.Lock()
+_checked = set[str]()  # digests of plans whose inputs this worker has found
 
 
 @dataclass(frozen=True)
@@ -212,13 +213,15 @@ def _check_models(models: Sequence[Path], hashes: Sequence[str]) -> None:
 
 
 def _check_inputs(plan: PredictPlan) -> None:
-    """Check that the files behind the names of the inputs are those of the plan.
+    """Check once for a plan that the files behind the names of its inputs are those that it saw.
 
     Raises
     ------
     InputError
         One is missing or another file.
     """
+    if (digest := plan.digest) in _checked:  # whether they change later is checked in the end
+        return
     try:
         found = InputFiles.behind(plan.source.paths).stamps
     except CafeError as error:
@@ -230,6 +233,7 @@ def _check_inputs(plan: PredictPlan) -> None:
                 f"the worker on {describe().host} {what} {name}: all machines have to see the "
                 "inputs under the same names"
             )
+    _checked.add(digest)
 
 
 def _version(package: str) -> str:

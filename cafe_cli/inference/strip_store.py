@@ -38,7 +38,10 @@ from cafe_cli.system.atomic_write import (
     flush,
     remove,
     replace_atomically,
+    sync,
+    temporary_path,
     translate_os_errors,
+    translate_refusals,
 )
 from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.output_group import claim_outputs
@@ -387,9 +390,18 @@ def strip_name(product: str, window: Window, mark: str = "") -> str:
 def _write_file(path: Path, values: NDArray[np.uint8], grid: Grid) -> StripFile:
     blocks = {"blockxsize": block_side(grid.width), "blockysize": block_side(grid.height)}
     how = {"tiled": True, **blocks, "nodata": NODATA, "predictor": 1, "zlevel": 1}
-    with replace_atomically(path) as temporary:
-        write_geotiff(temporary, values, grid, **how)
-        return _strip_file(temporary)
+    temporary = temporary_path(path, "partial")
+    # The folder is not made: where it is gone, the map is complete, or its run was given up.
+    with translate_refusals(path):
+        try:
+            write_geotiff(temporary, values, grid, **how)
+            written = _strip_file(temporary)
+            sync(temporary)
+            temporary.replace(path)
+            flush(path.parent)
+        finally:
+            remove(temporary)
+    return written
 
 
 def _strip_file(path: Path) -> StripFile:

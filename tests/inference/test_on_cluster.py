@@ -3,19 +3,31 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 
 from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.cluster.worker import WorkerFacts
 from cafe_cli.config.schema import PredictSettings
-from cafe_cli.errors import CafeError, ConfigError, InputError, OutputError, PartialFailureError
+from cafe_cli.errors import (
+    CafeError,
+    ConfigError,
+    InputError,
+    ModelFileError,
+    OutputError,
+    PartialFailureError,
+)
 from cafe_cli.inference import exchange, on_cluster, on_workers, tiling
 from cafe_cli.inference import predict as engine
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.on_workers import Place
+from cafe_cli.inference.strip_store import write_strip
+from cafe_cli.raster.product import label_product
+from cafe_cli.raster.window import Window
 from tests.support.dask_cluster import dask_processes
-from tests.support.engines import write_town
+from tests.support.engines import TABLE, write_town
+from tests.support.rasters import grid
 
 pytest.importorskip("distributed")
 pytest_plugins = ["tests.support.fixtures", "tests.support.programs"]
@@ -219,11 +231,41 @@ def test_input_that_is_another_file_on_a_worker_is_refused(model, scene, tmp_pat
     host = WorkerFacts("0.1", "node7", "3", 2)
     monkeypatch.setattr(on_workers, "describe", lambda: host)
     on_workers._check_inputs(plan)
+    monkeypatch.setattr(on_workers, "_checked", set())
     with pytest.raises(InputError, match=r"worker on node7 finds another file as .*c_ortho"):
         on_workers._check_inputs(changed)
     gone = {**plan.inputs.stamps, "/elsewhere/x.tif": (1, 1)}
     with pytest.raises(InputError, match=r"worker on node7 does not find /elsewhere/x\.tif"):
         on_workers._check_inputs(replace(plan, inputs=replace(plan.inputs, stamps=gone)))
+
+
+def test_worker_that_is_late_does_not_bring_back_the_folder_of_the_strips(tmp_path):
+    product = label_product(tmp_path / "map.tif", TABLE)
+    extent, gone = Window(0, 0, 64, 64), tmp_path / "gone"
+    planes = {"labels": np.zeros((1, 64, 64), np.uint8)}
+    with pytest.raises((OutputError, OSError)):
+        write_strip(gone, [product], grid(64, 64), extent, planes)
+    assert not gone.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("0", "cuda:0"), ("5", "cuda:1"), ("tcp://h:83", "cuda:1")]
+)
+def test_workers_of_a_machine_take_turns_with_its_gpus(name, device, monkeypatch):
+    gpus = {"all": ["cuda:0", "cuda:1"], "auto": ["cuda:0"], "cuda:7": ["cuda:7"], "cpu": ["cpu"]}
+    monkeypatch.setattr(on_workers, "choose_devices", gpus.__getitem__)
+    monkeypatch.setattr(on_workers, "describe", lambda: WorkerFacts("0.1", "h", name, 2))
+    assert on_workers._own_device("auto") == on_workers._own_device("all") == device
+    assert on_workers._own_device("cuda:7") == "cuda:7"
+    assert on_workers._own_device("cpu") == "cpu"
+
+
+def test_model_that_a_worker_lacks_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_workers, "describe", lambda: WorkerFacts("0.1", "node7", "0", 2))
+    with pytest.raises(ModelFileError, match=r"worker on node7 does not find .*none\.safetensors"):
+        on_workers.look_around([tmp_path / "none.safetensors"], ["0"], "cpu")
+    with pytest.raises(ModelFileError, match="another file on the worker on node7"):
+        on_workers.look_around([model], ["0"], "cpu")
 
 
 def planned(model, scene, folder):
