@@ -226,8 +226,11 @@ def predict(
     source, compute = PredictInput(**options), ComputeOptions(device, jobs)
     if dry_run:
         check = engine.dry_run_per_file if per_file else engine.dry_run
-        found = check(models, source, outputs, settings=settings, compute=compute, rate=rate)
-        print_plans([found] if isinstance(found, Report) else found, as_json, rate)
+        workers = cluster.workers if cluster else None
+        found = check(
+            models, source, outputs, settings=settings, compute=compute, rate=rate, workers=workers
+        )
+        print_plans([found] if isinstance(found, Report) else found, as_json, rate, workers or 1)
         return
     with inference_display() as progress:
         run = engine.predict_per_file if per_file else engine.predict

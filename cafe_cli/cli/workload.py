@@ -70,7 +70,7 @@ def _lines(total: Workload, failed: int, rate: float | None, workers: int) -> It
         f"  pixels       {megapixels(total.pixels)}, of which {_count(total.windows, 'window')} "
         f"make {megapixels(total.computed_pixels)} to compute"
     )
-    yield f"  tasks        {_count(total.tasks, 'strip')}"
+    yield f"  tasks        {_describe_tasks(total)}"
     yield f"  time         {_describe_time(total, rate, workers)}"
     yield f"  read         {_describe_reading(total)}"
     yield (
@@ -83,12 +83,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def _describe_tasks(total: Workload) -> str:
+    strips = _count(total.strips, "strip")
+    return strips if total.tasks == total.strips else f"{total.tasks:,}, of {strips} in all"
+
+
 def _describe_time(total: Workload, rate: float | None, workers: int) -> str:
     hours, pace = total.worker_hours, total.megapixels_per_second
     if hours is None or pace is None:
         return _NO_RATE
-    whence = "given" if rate else "measured here, in the network alone"
-    text = f"{duration(hours * 3600)} of one worker, at {pace:,.3g} Mpx/s ({whence})"
+    whence = f"{rate:,.3g} Mpx/s" if rate else f"{pace:,.3g} Mpx/s, measured in the network alone"
+    text = f"{duration(hours * 3600)} of one worker, at {whence}"
     if workers > 1 and (shared := total.hours(workers)) is not None:
         text += f"; {duration(shared * 3600)} with {workers:,} that never wait"
     return text

@@ -35,14 +35,12 @@ from cafe_cli.inference.predictor import MeterCallback, Predictor, strips_left
 from cafe_cli.inference.scene_input import SceneInput
 from cafe_cli.inference.strip_store import StripStore, strips_folder
 from cafe_cli.inference.throughput import Meter
-from cafe_cli.inference.tiling import Strip, contiguous_groups
+from cafe_cli.inference.tiling import Strip, divide_among
 from cafe_cli.model.onnx_file import threads
 from cafe_cli.system.atomic_write import remove, write_text
 
 log = logging.getLogger("cafe")
 
-_GROUP = 16  # strips per task at most: a task runs a row of windows that the one above has run, too
-_SHARES = 4  # tasks of a scene per worker, at least, if it has enough strips
 _PROBE = "seen-by-workers"
 
 
@@ -103,7 +101,7 @@ class ClusterPredictor:
         peers = max(map(hosts.count, hosts))
         self._job = WorkerJob(paths, hashes, settings, compute, peers, threads())
         self._predictor = Predictor(models, settings, compute, [place.device])
-        self._least_tasks = len(hosts) * _SHARES
+        self._workers = len(hosts)
         self._run = uuid4().hex[:12]
         self._is_shared = False  # whether workers are known to see what they shall write to
 
@@ -141,7 +139,7 @@ class ClusterPredictor:
             if scene is None:
                 continue
             stack.push(scene.held)
-            for index, group in enumerate(self._groups(scene)):
+            for index, group in enumerate(divide_among(scene.strips, self._workers)):
                 if job.error:
                     break
                 scene.open += 1
@@ -172,10 +170,6 @@ class ClusterPredictor:
             left = strips_left(plan, store, meter)
             shared = Shared(f"scene-{number}", prepare_scene, (self._job, plan))
             return _SceneRun(job, plan, meter, store, left, shared, exchange, held.pop_all())
-
-    def _groups(self, scene: _SceneRun) -> Iterator[list[Strip]]:
-        most = min(max(len(scene.strips) // self._least_tasks, 1), _GROUP)
-        return contiguous_groups(scene.strips, most)
 
     def _check_shared(self, exchange: Exchange) -> None:
         """Check once that all workers see the folder to which they shall write.

@@ -191,6 +191,7 @@ def dry_run(
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
     rate: float | None = None,
+    workers: int | None = None,
 ) -> Report:
     """Check everything that `predict` checks; estimate time, memory and bytes.
 
@@ -201,6 +202,8 @@ def dry_run(
     rate : float, optional
         Megapixels of the map that a worker makes per second. If None, the networks run on a few
         windows here, unless torch would have to be imported for that on a CPU.
+    workers : int, optional
+        Workers of a cluster, among which the strips are divided.
 
     Returns
     -------
@@ -213,7 +216,7 @@ def dry_run(
         _check_outputs(models, source, outputs)
     with report.capture_errors(", ".join(map(str, models))):
         predictor = Predictor(models, settings or PredictSettings(), compute or ComputeOptions())
-        _dry_run_scene(report, predictor, source, outputs, rate)
+        _dry_run_scene(report, predictor, source, outputs, rate, workers)
     return report
 
 
@@ -225,6 +228,7 @@ def dry_run_per_file(
     settings: PredictSettings | None = None,
     compute: ComputeOptions | None = None,
     rate: float | None = None,
+    workers: int | None = None,
 ) -> Iterator[Report]:
     """Check everything that `predict_per_file` checks: yield a report for every orthophoto.
 
@@ -238,7 +242,7 @@ def dry_run_per_file(
         with report.capture_errors(one.optical[0]):
             _check_outputs(models, one, files)
         with report.capture_errors(one.optical[0]):
-            _dry_run_scene(report, predictor, one, files, rate)
+            _dry_run_scene(report, predictor, one, files, rate, workers)
         return report
 
     return (check(one, files) for one, files in jobs)
@@ -289,6 +293,7 @@ def _dry_run_scene(
     source: PredictInput,
     outputs: PredictOutput,
     rate: float | None,
+    workers: int | None,
 ) -> None:
     """Report the check of the rasters of a scene, and the plan or the error that prevents one."""
     from cafe_cli.checks.scene import diagnose  # takes longer to import than all of the rest
@@ -312,18 +317,19 @@ def _dry_run_scene(
     if found.ok:
         plan = predictor.plan(scene_input, outputs)
         report.add(*predictor.check_fit(plan, ground[0] if ground else None))
-        report.facts |= _describe_plan(plan, predictor, rate)
+        report.facts |= _describe_plan(plan, predictor, rate, workers)
 
 
 def _describe_plan(
-    plan: PredictPlan, predictor: Predictor, rate: float | None
+    plan: PredictPlan, predictor: Predictor, rate: float | None, workers: int | None
 ) -> dict[str, object]:
     """Return the facts of a dry run."""
     card, target = predictor.ensemble.card, plan.target
     depth = sum(product.count for product in plan.outputs.products(card.classes))
-    work = Workload.of(plan, depth)
-    pace = None if rate else predictor.seconds_per_window(plan)
-    seconds = work.pixels / 1e6 / rate if rate else pace and pace * work.windows
+    alone = Workload.of(plan, depth)
+    work = Workload.of(plan, depth, workers) if workers else alone
+    pace = alone.pixels / 1e6 / rate / alone.windows if rate else predictor.seconds_per_window(plan)
+    seconds = None if pace is None else pace * work.windows
     work = replace(work, worker_hours=None if seconds is None else seconds / 3600)
     return {
         "model": {"classes": list(card.classes.names), "bands": list(card.band_names)},

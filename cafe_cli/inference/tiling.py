@@ -18,6 +18,8 @@ _MEMORY = 192_000_000  # bytes of pixels and scores of a band, about
 _PIXEL = 20  # bytes per pixel while it is read: values, masks, and the pieces read ahead
 _OVERLAP = 128
 _LARGE = range(768, 1280)  # window sizes to choose from where the scene is large enough
+_GROUP = 16  # strips per task at most: a task runs a row of windows that the one above has run, too
+_SHARES = 4  # tasks of a scene per worker, at least, if it has enough strips
 _STRIP = 4_000_000  # pixels per strip, at least, where the scene has more than one row of windows
 
 
@@ -209,6 +211,11 @@ def _strips(scene: Window, area: Window, windows: WindowGrid, band: Band) -> Ite
 def _batched(values: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
     for start in range(0, len(values), size):
         yield tuple(values[start : start + size])
+
+
+def divide_among(strips: Sequence[Strip], workers: int) -> Iterator[list[Strip]]:
+    """Group the strips of a scene into tasks for workers, each of contiguous strips."""
+    return contiguous_groups(strips, min(max(len(strips) // (workers * _SHARES), 1), _GROUP))
 
 
 def contiguous_groups(strips: Sequence[Strip], most: int | None = None) -> Iterator[list[Strip]]:

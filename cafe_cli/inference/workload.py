@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from cafe_cli.inference.plan import PredictPlan
-from cafe_cli.inference.tiling import contiguous_groups
+from cafe_cli.inference.tiling import Strip, contiguous_groups, divide_among
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.mosaic_view import Member
 from cafe_cli.raster.warp import enclosing_window
@@ -33,10 +33,13 @@ class Workload:
         Windows over these pixels, at most: those in which the image is void are not run.
     computed_pixels : int
         Pixels of these windows, so that overlaps count repeatedly.
+    strips : int
+        Parts of the maps that a resumed run does not make again.
     tasks : int
-        Strips, the unit of work that a resumed run does not repeat.
+        Groups of strips that workers take one after the other; strips where there are no workers.
     read_bytes : int
-        Bytes of the input files, in the share of each that the windows need, about.
+        Bytes of the input files, in the share of each that the windows need, about. What lies where
+        bands of columns or tasks meet is read for both.
     egress_bytes : int
         Those of `read_bytes` that come from servers and object stores.
     unsized_files : int
@@ -54,6 +57,7 @@ class Workload:
     pixels: int = 0
     windows: int = 0
     computed_pixels: int = 0
+    strips: int = 0
     tasks: int = 0
     read_bytes: int = 0
     egress_bytes: int = 0
@@ -63,17 +67,30 @@ class Workload:
     worker_hours: float | None = 0.0
 
     @classmethod
-    def of(cls, plan: PredictPlan, products: int) -> "Workload":
-        """Return the workload of a plan, whose maps have `products` bands in all; without hours."""
-        count, share = _count_windows(plan)
-        reads = [*_reads(plan, share)]
+    def of(cls, plan: PredictPlan, products: int, workers: int | None = None) -> "Workload":
+        """Return the workload of a plan, without hours.
+
+        Parameters
+        ----------
+        plan : PredictPlan
+        products : int
+            Bands of its maps in all.
+        workers : int, optional
+            Workers of a cluster. A task runs windows that the task above runs, too.
+        """
+        groups = [*contiguous_groups(plan.strips)]
+        if workers is not None:
+            groups = [*divide_among(plan.strips, workers)]
+        count = _count_windows(plan, groups)
+        reads = [*_reads(plan, count)]
         area = plan.target.width * plan.target.height
         return cls(
             scenes=1,
-            pixels=plan.area.pixels,
+            pixels=_count_pixels(plan),
             windows=count,
             computed_pixels=count * plan.windows.size**2,
-            tasks=len(plan.strips),
+            strips=len(plan.strips),
+            tasks=len(plan.strips) if workers is None else len(groups),
             read_bytes=sum(read.size for read in reads),
             egress_bytes=sum(read.size for read in reads if read.remote),
             unsized_files=sum(read.unsized for read in reads),
@@ -117,22 +134,32 @@ class Workload:
         return asdict(self)
 
 
-def _count_windows(plan: PredictPlan) -> tuple[int, float]:
-    """Return how many windows reach into the area of interest, and which share of all they are.
+def _count_pixels(plan: PredictPlan) -> int:
+    """Return the number of pixels of the area of interest in the strips of a plan."""
+    if plan.source.strips is None:
+        return plan.area.pixels
+    extents = [strip.extent for strip in plan.strips]
+    if plan.area.key == "whole":
+        return sum(extent.width * extent.height for extent in extents)
+    return sum(int(plan.area.mask(extent).sum()) for extent in extents)
 
-    A window that two bands of columns share counts twice, as it is run for both.
+
+def _count_windows(plan: PredictPlan, groups: Sequence[Sequence[Strip]]) -> int:
+    """Return how many windows reach into the area of interest.
+
+    A window that two bands of columns or two groups of strips share is run for both.
     """
-    size, whole = plan.windows.size, plan.area.key == "whole"
-    count = reached = 0
-    for group in contiguous_groups(plan.strips):
+    size, whole, count = plan.windows.size, plan.area.key == "whole", 0
+    for group in groups:
         rows, columns = [*group[0].before], group[0].band.columns
         for strip in group:
             rows += strip.rows
-        count += len(rows) * len(columns)
-        if not whole:  # of a whole scene, they are too many to look at each
+        if whole:  # they are too many to look at each
+            count += len(rows) * len(columns)
+        else:
             places = itertools.product(columns, rows)
-            reached += sum(plan.area.touches(Window(c, r, size, size)) for c, r in places)
-    return (count, 1.0) if whole else (reached, reached / count)
+            count += sum(plan.area.touches(Window(c, r, size, size)) for c, r in places)
+    return count
 
 
 @dataclass(frozen=True)
@@ -144,30 +171,24 @@ class _Read:
     unsized: int = 0
 
 
-def _reads(plan: PredictPlan, used: float) -> Iterator[_Read]:
-    """Yield what is read of every input; `used` is the share of windows that reach the area."""
-    inspection, needed = plan.inspection, _needed(plan)
-    heights = inspection.heights
+def _reads(plan: PredictPlan, windows: int) -> Iterator[_Read]:
+    """Yield what is read of every input for a number of windows, some of them more than once."""
+    inspection = plan.inspection
+    heights, scene, size = inspection.heights, inspection.grid.extent, plan.windows.size
+    columns = plan.windows.overlapping(scene.width, plan.extent.col, plan.extent.right)
+    rows = plan.windows.overlapping(scene.height, plan.extent.row, plan.extent.bottom)
+    hull = Window.from_bounds(columns[0], rows[0], columns[-1] + size, rows[-1] + size)
+    needed = inspection.grid.at(hull.intersection(scene) or scene)
+    times = windows / (len(columns) * len(rows))
     for member in (*inspection.optical, *((*heights.surface, *heights.terrain) if heights else ())):
-        share = used * _share(member, inspection.grid.at(needed))
+        share = times * _share(member, needed)
         sizes = plan.inputs.sizes(member.path) if share else {}
-        for file, size in sizes.items():
-            yield _Read(math.ceil((size or 0) * share), is_remote(file))
-        if unsized := sum(size is None for size in sizes.values()):
+        for file, count in sizes.items():
+            yield _Read(math.ceil((count or 0) * share), is_remote(file))
+        if unsized := sum(count is None for count in sizes.values()):
             pixels = member.grid.width * member.grid.height * member.count
             decoded = pixels * np.dtype(member.dtype).itemsize
             yield _Read(math.ceil(decoded * share), remote=True, unsized=unsized)
-
-
-def _needed(plan: PredictPlan) -> Window:
-    """Return the pixels of the scene from the first window over the area to the last."""
-    scene, area, windows = plan.inspection.grid.extent, plan.area.extent, plan.windows
-    columns = windows.overlapping(scene.width, area.col, area.right)
-    rows = windows.overlapping(scene.height, area.row, area.bottom)
-    right, bottom = columns[-1] + windows.size, rows[-1] + windows.size
-    return Window.from_bounds(
-        columns[0], rows[0], min(right, scene.width), min(bottom, scene.height)
-    )
 
 
 def _share(member: Member, needed: Grid) -> float:

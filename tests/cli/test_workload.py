@@ -17,7 +17,7 @@ from tests.support.engines import town, write
 pytest_plugins = ["tests.support.fixtures"]
 
 LARGE = Workload(
-    scenes=1, pixels=10**10, windows=9048, computed_pixels=14_824_243_200, tasks=1566,
+    scenes=1, pixels=10**10, windows=9048, computed_pixels=14_824_243_200, strips=1566, tasks=1566,
     read_bytes=28 * 10**9, egress_bytes=27 * 10**9, unsized_files=2, strip_bytes=10**10,
     output_bytes=13_333_363_334, worker_hours=10**10 / 2.5e6 / 3600,
 )  # fmt: skip
@@ -115,7 +115,7 @@ def test_the_sum_in_words(printed):
         "plan of 100 maps:",
         "  pixels       1,000,000 Mpx, of which 904,800 windows make 1,482,424 Mpx to compute",
         "  tasks        156,600 strips",
-        "  time         111 h 06 min of one worker, at 2.5 Mpx/s (given); "
+        "  time         111 h 06 min of one worker, at 2.5 Mpx/s; "
         "6 min 41 s with 1,000 that never wait",
         "  read         about 2.8 TB, 2.7 TB of it from servers (egress); files of unknown size "
         "(200) count uncompressed",
@@ -126,7 +126,7 @@ def test_the_sum_in_words(printed):
 
 def test_a_measured_and_an_unknown_rate(printed):
     plan = Report("predict", {"workload": LARGE.as_json()})
-    assert "at 2.5 Mpx/s (measured here, in the network alone)" in "\n".join(printed([plan]))
+    assert "at 2.5 Mpx/s, measured in the network alone" in "\n".join(printed([plan]))
     unknown = {**LARGE.as_json(), "worker_hours": None}
     lines = printed([plan, Report("predict", {"workload": unknown})])
     assert "  time         unknown: give the rate of a worker (--rate), " in "\n".join(lines)
