@@ -31,7 +31,7 @@ def main() -> None:
     words = command(options)
     begun = time.perf_counter()
     plan = subprocess.run(
-        [*words, "--dry-run"], check=True, stdout=subprocess.PIPE, text=True
+        [*words, "--dry-run", "--json"], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     planned = time.perf_counter() - begun
     (options.out / "plan.json").write_text(plan)
@@ -75,7 +75,7 @@ def command(options: argparse.Namespace) -> list[str]:
     return [
         sys.executable, "-m", "cafe_cli", "predict", str(out / "model.safetensors"),
         "--optical", str(out / "ortho.vrt"), "--elevation", str(out / "dsm.vrt"),
-        "--device", "cpu", "--overwrite", "-o", str(out / "map.tif"),
+        "--window", "1024", "--device", "cpu", "--overwrite", "-o", str(out / "map.tif"),
     ]  # fmt: skip
 
 
@@ -143,11 +143,11 @@ def table(
     seconds: float,
     memory: dict[str, list[float]],
 ) -> Iterator[str]:
-    report = json.loads(plan)
+    total = json.loads(plan)["total"]
     yield (
         f"{options.side:,} x {options.side:,} px: planned in {planned:.0f} s, "
-        f"{report['windows']:,} windows. {options.part:,} x {options.part:,} px of it on "
-        f"{options.workers} workers: {seconds:.0f} s."
+        f"{total['windows']:,} windows, {total['tasks']:,} strips. {options.part:,} x "
+        f"{options.part:,} px of it on {options.workers} workers: {seconds:.0f} s."
     )
     yield ""
     yield "| MB, highest of each third of the run | first | second | third |"

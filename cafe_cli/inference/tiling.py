@@ -5,6 +5,7 @@ in every run, whichever part of the scene is predicted and however the work is d
 """
 
 import itertools
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ _PIXEL = 20  # bytes per pixel while it is read: values, masks, and the pieces r
 _OVERLAP = 128
 _LARGE = range(768, 1280)  # window sizes to choose from where the scene is large enough
 _GROUP = 16  # strips per task at most: a task runs a row of windows that the one above has run, too
-_SHARES = 4  # tasks of a scene per worker, at least, if it has enough strips
+_ROUNDS = 2  # tasks of a scene per worker, at least, if it has enough strips
 _STRIP = 4_000_000  # pixels per strip, at least, where the scene has more than one row of windows
 
 
@@ -215,7 +216,24 @@ def _batched(values: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 
 def divide_among(strips: Sequence[Strip], workers: int) -> Iterator[list[Strip]]:
     """Group the strips of a scene into tasks for workers, each of contiguous strips."""
-    return contiguous_groups(strips, min(max(len(strips) // (workers * _SHARES), 1), _GROUP))
+    return contiguous_groups(strips, strips_per_task(strips, workers))
+
+
+def strips_per_task(strips: Sequence[Strip], workers: int) -> int:
+    """Return into groups of how many strips to divide a scene, so that it is done soonest.
+
+    A task also runs the row of windows above its strips. Fewer, larger tasks run fewer rows twice;
+    more, smaller ones keep workers of unequal speed busy.
+    """
+    if not strips:
+        return 1
+    rows = max(len(strip.rows) for strip in strips)
+
+    def cost(size: int) -> tuple[bool, int]:
+        tasks = math.ceil(len(strips) / size)
+        return tasks < _ROUNDS * workers, math.ceil(tasks / workers) * (size * rows + 1)
+
+    return min(range(1, _GROUP + 1), key=cost)
 
 
 def contiguous_groups(strips: Sequence[Strip], most: int | None = None) -> Iterator[list[Strip]]:

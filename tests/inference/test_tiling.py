@@ -9,12 +9,15 @@ from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference import tiling
 from cafe_cli.inference.tiling import (
+    Band,
     Share,
+    Strip,
     WindowGrid,
     contiguous_groups,
     default_overlap,
     divide,
     fit_window_grid,
+    strips_per_task,
 )
 from cafe_cli.raster.window import Window, offsets
 
@@ -153,3 +156,20 @@ def test_what_is_no_part(text):
 def test_parts_that_there_are_not(text):
     with pytest.raises(ConfigError, match=f"--strips {text}: I of I/N lies between 1 and N"):
         Share.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("strips", "rows", "workers", "expected"),
+    [
+        (1300, 1, 2, 16),  # long work: 6 % of the rows are run twice
+        (1300, 1, 1000, 2),  # one task each of three rows, not two of two
+        (16, 1, 4, 2),  # two tasks each
+        (18, 40, 4, 1),  # strips of many rows share few of them
+        (3, 1, 4, 1),
+        (0, 1, 4, 1),
+    ],
+)
+def test_tasks_are_as_large_as_is_soonest_done(strips, rows, workers, expected):
+    band = Band(0, 64, (0,))
+    work = [Strip(band, (), tuple(range(rows)), n, n + 1) for n in range(strips)]
+    assert strips_per_task(work, workers) == expected
