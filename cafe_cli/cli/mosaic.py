@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cafe_cli.cli.cluster_options import cluster_options, take_cluster
 from cafe_cli.cli.help import CafeCommand, complete_files, option, option_group
 from cafe_cli.cli.options import (
     PATH,
@@ -83,6 +84,7 @@ EXAMPLES = {
     bbox_option("Extent in the CRS of the output.", "around all inputs"),
 )  # fmt: skip
 @option_group("Compute", jobs_option, on_error_option)
+@cluster_options
 def mosaic(
     inputs: tuple[str, ...], output: Path, overwrite: bool, method: str,
     confidences: tuple[str, ...], probabilities: tuple[str, ...], confidence_output: Path | None,
@@ -105,14 +107,14 @@ def mosaic(
     from cafe_cli.scenes.discovery import expand_inputs
 
     rasters = MosaicInputs(*(tuple(expand_inputs(n)) for n in (inputs, confidences, probabilities)))
-    stac = take_stac(options)
+    stac, cluster = take_stac(options), take_cluster(options)
     outputs = MosaicOutputs(output, confidence_output, sources, overwrite, stac, block_size, resume)
     how = MosaicOptions(method, TargetGrid(like, resolution, bbox), on_error, jobs, min_area)
     if dry_run:
         print_reports([engine.dry_run(rasters, outputs, how)])
         return
     with progress_bar("mosaic") as progress:
-        result = engine.mosaic(rasters, outputs, how, progress=progress)
+        result = engine.mosaic(rasters, outputs, how, cluster=cluster, progress=progress)
     _say_result(result, output)
     check_skipped(result.skipped, output)
 

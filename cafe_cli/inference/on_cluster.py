@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from cafe_cli import __version__
+from cafe_cli.cluster.checks import check_folder, check_versions
 from cafe_cli.cluster.cluster import Cluster
 from cafe_cli.cluster.job import Outcome, Shared, Task
-from cafe_cli.cluster.worker import WorkerFacts, describe
+from cafe_cli.cluster.worker import describe
 from cafe_cli.config.schema import PredictSettings
-from cafe_cli.errors import CafeError, ConfigError, OutputError
+from cafe_cli.errors import ConfigError
 from cafe_cli.inference.ensemble import Ensemble
 from cafe_cli.inference.exchange import Exchange, exchange_at
 from cafe_cli.inference.job import ComputeOptions, PredictInput, SceneJob
@@ -28,7 +28,6 @@ from cafe_cli.inference.on_workers import (
     look_around,
     prepare_scene,
     run_strips,
-    sees,
 )
 from cafe_cli.inference.plan import PredictPlan
 from cafe_cli.inference.predictor import MeterCallback, Predictor, strips_left
@@ -37,11 +36,8 @@ from cafe_cli.inference.strip_store import StripStore, strips_folder
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, divide_among
 from cafe_cli.model.onnx_file import threads
-from cafe_cli.system.atomic_write import remove, write_text
 
 log = logging.getLogger("cafe")
-
-_PROBE = "seen-by-workers"
 
 
 @dataclass
@@ -181,17 +177,11 @@ class ClusterPredictor:
         """
         if self._is_shared or (folder := exchange.folder) is None:
             return
-        probe = folder / _PROBE
-        write_text(probe, self._run)
-        try:
-            for worker, found in self._cluster.ask(sees, probe, self._run).items():
-                if not found:
-                    raise OutputError(
-                        f"the worker {worker} does not see {folder}: write to a folder that all "
-                        "machines share, or name one, or s3://bucket/prefix, with --scratch"
-                    )
-        finally:
-            remove(probe)
+        check_folder(
+            self._cluster, folder,
+            "write to a folder that all machines share, or name one, or s3://bucket/prefix, with "
+            "--scratch",
+        )  # fmt: skip
         self._is_shared = True
 
     def _take(self, outcome: Outcome, progress: MeterCallback) -> None:
@@ -238,21 +228,6 @@ def _absolute(source: PredictInput) -> PredictInput:
         dtm=absolute(source.dtm),
         aoi=source.aoi and absolute((source.aoi,))[0],
     )
-
-
-def check_versions(facts: Mapping[str, WorkerFacts]) -> None:
-    """Refuse workers with another version of cafe.
-
-    Raises
-    ------
-    CafeError
-    """
-    for fact in facts.values():
-        if fact.version != __version__:
-            raise CafeError(
-                f"the worker on {fact.host} has cafe {fact.version}, this is {__version__}: "
-                "install the same on all machines"
-            )
 
 
 def common_place(places: Mapping[str, Place]) -> Place:

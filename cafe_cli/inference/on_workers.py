@@ -125,14 +125,6 @@ def look_around(models: Sequence[Path], hashes: Sequence[str], device: str) -> P
     return Place(_own_device(device).partition(":")[0], {n: _version(n) for n in _LIBRARIES})
 
 
-def sees(path: Path, content: str) -> bool:
-    """Whether this worker finds a file with that content."""
-    try:
-        return path.read_text("utf-8") == content
-    except OSError:
-        return False
-
-
 def prepare_scene(job: WorkerJob, plan: PredictPlan) -> PreparedScene:
     """Estimate the ground of a scene, and check that it fits the models.
 

@@ -53,6 +53,19 @@ def block_file(folder: Path, name: str) -> str:
     return f"{folder.name}_{name}.tif"
 
 
+def staged_folder(path: Path) -> Path:
+    """Return the folder that is to become `path` when all blocks are in it."""
+    return path.absolute().with_name(f".{path.name}.blocks")
+
+
+def drafts_folder(staged: Path) -> Path:
+    """Return the folder in which the blocks of a folder are written before they are moved there.
+
+    It is not in that folder, which would otherwise keep what a task writes that runs for too long.
+    """
+    return staged.with_name(f"{staged.name}.drafts")
+
+
 def check_folders(outputs: MosaicOutputs, inputs: Sequence[str]) -> None:
     """Refuse a size of blocks that cannot be, and folders that may not be written.
 

@@ -1,6 +1,7 @@
 """Finished blocks of a mosaic on disk, from which a run is resumed, and the index over them."""
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from cafe_cli.errors import OutputError
-from cafe_cli.mosaic.block_folder import ROWS, block_file, describe_file
+from cafe_cli.mosaic.block_folder import (
+    ROWS,
+    block_file,
+    describe_file,
+    drafts_folder,
+    staged_folder,
+)
 from cafe_cli.mosaic.blocks import BlockResult
 from cafe_cli.mosaic.job import MosaicOutputs, index_path
 from cafe_cli.mosaic.plan import MosaicPlan
@@ -47,16 +54,24 @@ class BlockStore:
         self._products = planned.products
         self.path = self._products[0].path
         self._journal = Journal(
-            _staged(self.path) / _JOURNAL, "blocks", _FORMAT, {**fingerprint, **_describe(planned)}
+            staged_folder(self.path) / _JOURNAL,
+            "blocks",
+            _FORMAT,
+            {**fingerprint, **_describe(planned)},
         )
         self.done: dict[str, BlockResult] = {}
         self._kept = 0  # blocks that a later run may use
         self._finished = False
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that blocks are written to."""
+        return [drafts_folder(staged_folder(product.path)) for product in self._products]
+
     def products(self, name: str) -> tuple[Product, ...]:
         """Return the rasters of a block, under the names that they have until all are complete."""
         return tuple(
-            replace(product, path=_staged(product.path) / block_file(product.path, name))
+            replace(product, path=staged_folder(product.path) / block_file(product.path, name))
             for product in self._products
         )
 
@@ -85,13 +100,17 @@ class BlockStore:
         self._journal.close()
         for product in self._products:
             with translate_os_errors(product.path):
+                self._remove_drafts(product)
                 self._remove_others(product)
                 self._write_index(product, tags)
         index = index_path(self.path)
         with translate_os_errors(index):
-            _staged(self.path).joinpath(self._outputs.settings.name).write_text(settings, "utf-8")
+            staged_folder(self.path).joinpath(self._outputs.settings.name).write_text(
+                settings, "utf-8"
+            )
         replace_folders(
-            [(_staged(p.path), p.path) for p in self._products], [_staged(self.path) / _JOURNAL]
+            [(staged_folder(p.path), p.path) for p in self._products],
+            [staged_folder(self.path) / _JOURNAL],
         )
         self._finished = True
 
@@ -124,26 +143,30 @@ class BlockStore:
         """Remove what is not of a complete block, and begin the journal."""
         for product in self._products:
             with translate_os_errors(product.path):
-                _staged(product.path).mkdir(exist_ok=True)
+                staged_folder(product.path).mkdir(exist_ok=True)
                 self._remove_others(product)
+                self._remove_drafts(product)
+                drafts_folder(staged_folder(product.path)).mkdir()
         self._journal.start(result.as_json() for result in self.done.values())
 
     def close(self) -> None:
         """Remove the blocks, unless a later run may use them."""
         self._journal.close()
+        for product in self._products:
+            self._remove_drafts(product)
         if not self._finished and self._kept:
             log.warning(
                 "%s of %s kept; continue with --resume", _count(self._kept), self.path
             )  # fmt: skip
         elif not self._finished:
             for product in self._products:
-                remove(_staged(product.path))
+                remove(staged_folder(product.path))
 
     def _is_complete(self, result: BlockResult) -> bool:
         """Whether all files of a block exist, as the journal lists them; say which is damaged."""
         for product in self._products if result.files else ():
             for name, listed in result.files.get(product.name, {"": None}).items():
-                file = _staged(product.path) / name
+                file = staged_folder(product.path) / name
                 if not file.is_file():
                     return False
                 if describe_file(file) != listed:
@@ -158,9 +181,13 @@ class BlockStore:
         """Remove the files of blocks that are not complete, and drafts that were left."""
         results = self.done.values()
         known = {name for result in results for name in result.files.get(product.name, ())}
-        for file in _staged(product.path).iterdir():
+        for file in staged_folder(product.path).iterdir():
             if file.name not in known | {_JOURNAL}:
                 remove(file)
+
+    def _remove_drafts(self, product: Product) -> None:
+        """Remove what tasks write; some of a cluster may still run though their block is there."""
+        shutil.rmtree(drafts_folder(staged_folder(product.path)), ignore_errors=True)
 
     def _write_index(self, product: Product, tags: Mapping[str, str]) -> None:
         """Write a virtual raster for every row of blocks, and one over these.
@@ -168,7 +195,7 @@ class BlockStore:
         GDAL reads the whole list of a virtual raster to open it, and goes through it for every
         window: two short lists are fast where one of 10,000 blocks is not.
         """
-        folder, grid = _staged(product.path), self._planned.grid
+        folder, grid = staged_folder(product.path), self._planned.grid
         rows: list[tuple[Window, str]] = []
         total = np.zeros((1, 256), np.int64)
         (folder / ROWS).mkdir(exist_ok=True)
@@ -226,11 +253,6 @@ def open_blocks(planned: MosaicPlan, fingerprint: Mapping[str, object]) -> Itera
         stack.enter_context(undo_when_ended(store.close))
         store.start()
         yield store
-
-
-def _staged(path: Path) -> Path:
-    """Return the folder of blocks until all are complete."""
-    return path.absolute().with_name(f".{path.name}.blocks")
 
 
 def _parse(entry: Any) -> BlockResult | None:

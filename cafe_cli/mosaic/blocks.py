@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cafe_cli.classes import NODATA
 from cafe_cli.config.choices import OnError
 from cafe_cli.config.provenance import provenance_tags
-from cafe_cli.mosaic.block_folder import BlockFile, describe_file
+from cafe_cli.mosaic.block_folder import BlockFile, describe_file, drafts_folder
 from cafe_cli.mosaic.merge import WINDOW, MergedWindow, merge_windows, write_window
 from cafe_cli.mosaic.plan import MosaicPlan
 from cafe_cli.mosaic.seams import Seams
@@ -51,6 +51,8 @@ class BlockTask:
     on_error : {"fail", "skip"}
     jobs : int or None
         Number of threads; one per core if None.
+    given : dict
+        Names of inputs as they were given, by other names that the plan has for them.
     """
 
     name: str
@@ -61,6 +63,7 @@ class BlockTask:
     method: str
     on_error: OnError
     jobs: int | None
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ def make_block(task: BlockTask) -> BlockResult:
         result = BlockResult(task.name, task.window)
         if (first := next(labelled, None)) is not None:
             result = _write(task, first, labelled, skipped)
-    return replace(result, skipped=skipped if files_of(skipped) else None)
+    lost = skipped.renamed(task.given) if skipped and files_of(skipped) else None
+    return replace(result, skipped=lost)
 
 
 def sum_blocks(results: Iterable[BlockResult], count: int) -> Seams:
@@ -189,7 +193,7 @@ def _write(
     skipped: Skipped | None,
 ) -> BlockResult:
     """Write the windows of a block: into folders of this task's own, and from there in place."""
-    drafts = [tempfile.mkdtemp(prefix=".", dir=product.path.parent) for product in task.products]
+    drafts = [tempfile.mkdtemp(dir=drafts_folder(product.path.parent)) for product in task.products]
     products = [
         replace(product, path=Path(draft, product.path.name))
         for product, draft in zip(task.products, drafts, strict=True)
@@ -208,8 +212,9 @@ def _write(
                 overlap += found.seams.overlap
                 disagreement += found.seams.disagreement
                 seams += found.seams.inputs
+            lost = files_of(skipped.renamed(task.given) if skipped else None)
             for writer in writers:
-                writer.update_tags(**skipped_tag(files_of(skipped)))
+                writer.update_tags(**skipped_tag(lost))
         counts = {p.name: _sparse(w.counts) for p, w in zip(products, writers, strict=True)}
         files = {
             draft.name: _put_in_place(draft.path.parent, final.path.parent)

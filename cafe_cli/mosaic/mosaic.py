@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 from rasterio.io import DatasetReader, DatasetWriter
 
 from cafe_cli import __version__
+from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.config.provenance import dump_settings, provenance_tags
+from cafe_cli.errors import ConfigError
 from cafe_cli.findings import Report
+from cafe_cli.mosaic.block_runs import open_cluster, run_blocks
 from cafe_cli.mosaic.block_store import open_blocks
-from cafe_cli.mosaic.blocks import BlockTask, divide, make_block, skipped_in, sum_blocks
+from cafe_cli.mosaic.blocks import divide, skipped_in, sum_blocks
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.merge import WINDOW, merge_windows, write_window
 from cafe_cli.mosaic.methods import Labels
@@ -68,6 +71,7 @@ def mosaic(
     outputs: MosaicOutputs,
     options: MosaicOptions | None = None,
     *,
+    cluster: ClusterOptions | None = None,
     progress: ProgressCallback = lambda done, total: None,
 ) -> MosaicResult:
     """Merge label rasters into one COG, or into COG blocks with an index.
@@ -81,13 +85,16 @@ def mosaic(
     inputs : MosaicInputs
     outputs : MosaicOutputs
     options : MosaicOptions, optional
+    cluster : ClusterOptions, optional
+        Workers that make the blocks; the map is the same.
     progress : callable
         Called with the number of windows done and in total, or of blocks.
 
     Raises
     ------
     ConfigError
-        There are no inputs, the method is unknown, or what it needs is missing or too many.
+        There are no inputs, the method is unknown, or what it needs is missing or too many; or a
+        cluster is given for a single file.
     InputError
         A file is missing, damaged or not a label raster, or classes differ.
     GridError
@@ -96,12 +103,14 @@ def mosaic(
         An output exists or cannot be written.
     """
     options = options or MosaicOptions()
+    if cluster is not None and not outputs.block_size:
+        raise ConfigError("a cluster makes a mosaic in blocks: add --block-size")
     finish_replacing([outputs.labels])
     files = InputFiles.behind(inputs.paths)
     planned = plan(inputs, outputs, options)
     made = _settings(inputs, outputs, options)
     if outputs.block_size:
-        return _write_blocks(planned, files, made, options, progress)
+        return _write_blocks(planned, files, made, options, cluster, progress)
     return _write_file(planned, files, made, options, progress)
 
 
@@ -138,37 +147,30 @@ def _write_blocks(
     files: InputFiles,
     made: Mapping[str, Any],
     options: MosaicOptions,
+    cluster: ClusterOptions | None,
     progress: ProgressCallback,
 ) -> MosaicResult:
     """Make the blocks that an interrupted run has not made, and the index over all of them."""
-    size = planned.outputs.block_size or 0
-    todo, names = divide(planned, size), planned.names
+    todo, names = divide(planned, planned.outputs.block_size or 0), planned.names
     settings = {"method": options.method, "cafe_version": __version__}
-    with open_blocks(planned, {**files.described(), **settings}) as store:
-        missing = [(name, window) for name, window in todo if name not in store.done]
-        done = len(todo) - len(missing)
-        progress(done, len(todo))
-        for number, (name, window) in enumerate(missing, start=done + 1):
-            here, positions = planned.restricted(window)
-            products = store.products(name)
-            store.add(
-                make_block(
-                    BlockTask(
-                        name, window, here, positions, products,
-                        options.method, options.on_error, options.jobs,
-                    )
-                )
-            )  # fmt: skip
-            progress(number, len(todo))
+    with (
+        open_cluster(cluster) as workers,
+        open_blocks(planned, {**files.described(), **settings}) as store,
+    ):
+        missing = [block for block in todo if block[0] not in store.done]
+        progress(len(todo) - len(missing), len(todo))
+        with closing(run_blocks(planned, missing, store, options, workers)) as results:
+            for result in results:
+                store.add(result)
+                progress(len(store.done), len(todo))
         files.check_unchanged()
-        results = [*store.done.values()]
-        seams, lost = sum_blocks(results, len(names)), skipped_in(results)
+        seams, lost = sum_blocks(store.done.values(), len(names)), skipped_in(store.done.values())
         tags = provenance_tags(names, planned.models, method=options.method)
         store.finish(
             {**tags, **skipped_tag(lost)},
             dump_settings({**made, **_findings(names, seams, lost)}),
         )
-    return MosaicResult(names, seams, lost, sum(bool(result.files) for result in results))
+    return MosaicResult(names, seams, lost, sum(bool(block.files) for block in store.done.values()))
 
 
 def _settings(

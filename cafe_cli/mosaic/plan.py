@@ -1,6 +1,7 @@
 """Plan a mosaic: check options, inputs and outputs, for the run and for the dry run."""
 
 import colorsys
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -88,6 +89,30 @@ class MosaicPlan:
         # The mosaic has the classes, once.
         inputs = [replace(p, source=replace(p.source, classes=None)) for _, p in near]
         return replace(self, inputs=inputs), tuple(i for i, _ in near)
+
+    def absolute(self) -> tuple["MosaicPlan", dict[str, str]]:
+        """Return the mosaic with names that do not depend on the working folder.
+
+        The second value has the names that were given, by these.
+        """
+        given = dict[str, str]()
+
+        def absolute(name: str | None) -> str | None:
+            if name is None or not os.path.exists(name):
+                return name
+            given[os.path.abspath(name)] = name
+            return os.path.abspath(name)
+
+        inputs = []
+        for placed in self.inputs:
+            source = replace(
+                placed.source,
+                path=absolute(placed.source.path) or "",
+                confidence=absolute(placed.source.confidence),
+                probabilities=absolute(placed.source.probabilities),
+            )
+            inputs.append(replace(placed, source=source))
+        return replace(self, inputs=inputs), given
 
     def _touching(self, window: Window) -> NDArray[np.bool_]:
         start, end = np.hsplit(self._boxes, 2)

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -137,6 +137,14 @@ class Skipped:
                 self._windows.setdefault(name, set()).update(windows)
             self._areas |= other._areas
             self._everywhere = self._everywhere or other._everywhere
+
+    def renamed(self, names: Mapping[str, str]) -> "Skipped":
+        """Return the same with other names of files, where `names` has some."""
+        other = Skipped()
+        other.merge(self)
+        other._windows = {names.get(name, name): found for name, found in self._windows.items()}
+        other._extents = {names.get(name, name): found for name, found in self._extents.items()}
+        return other
 
     def __getstate__(self) -> dict[str, object]:
         with self._lock:

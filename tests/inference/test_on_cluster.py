@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from cafe_cli.cluster import checks
 from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.cluster.worker import WorkerFacts
 from cafe_cli.config.schema import PredictSettings
@@ -217,7 +218,7 @@ def test_what_cannot_be_read_is_skipped_and_counted_alike(model, scene, processe
 def test_folder_that_workers_do_not_see_is_said_at_once(
     model, scene, processes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(on_cluster, "write_text", lambda path, text: None)
+    monkeypatch.setattr(checks, "write_text", lambda path, text: None)
     with pytest.raises(OutputError, match=r"does not see .*--scratch"):
         predict(model, scene, PredictOutput(tmp_path / "map.tif"), processes.address)
     assert [*tmp_path.iterdir()] == []

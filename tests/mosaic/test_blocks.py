@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.provenance import read_beside
 from cafe_cli.errors import ConfigError, OutputError
-from cafe_cli.mosaic import block_folder, blocks
+from cafe_cli.mosaic import block_folder, block_runs, blocks
 from cafe_cli.mosaic import mosaic as engine
 from cafe_cli.mosaic.grid import TargetGrid
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
@@ -263,7 +263,7 @@ def stop_after(monkeypatch, count: int) -> list[str]:
         made.append(task.name)
         return blocks.make_block(task)
 
-    monkeypatch.setattr(engine, "make_block", stopping)
+    monkeypatch.setattr(block_runs, "make_block", stopping)
     return made
 
 
@@ -408,6 +408,7 @@ def test_a_task_depends_on_nothing_but_its_values(tmp_path, maps):
     results = []
     for copy in ("one", "two"):
         (tmp_path / copy).mkdir()
+        (tmp_path / f"{copy}.drafts").mkdir()
         for name, window in blocks.divide(planned, SIZE)[::-1]:
             here, positions = planned.restricted(window)
             products = tuple(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cafe_cli.cluster.job import ClusterOptions
 from cafe_cli.mosaic import mosaic as engine
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.mosaic import MosaicResult
@@ -29,6 +30,7 @@ def mosaic(
     stac: StacOptions | None = None,
     block_size: int | None = None,
     resume: bool = False,
+    cluster: ClusterOptions | None = None,
     progress: ProgressCallback = lambda done, total: None,
     **options: Any,
 ) -> MosaicResult:
@@ -36,4 +38,6 @@ def mosaic(
     known, beside = confidences or ((), None)
     inputs = MosaicInputs(tuple(labels), tuple(known), tuple(probabilities))
     outputs = MosaicOutputs(output, beside, sources, overwrite, stac, block_size, resume)
-    return engine.mosaic(inputs, outputs, MosaicOptions(**options), progress=progress)
+    return engine.mosaic(
+        inputs, outputs, MosaicOptions(**options), cluster=cluster, progress=progress
+    )

@@ -1,0 +1,60 @@
+"""What is checked of the workers of a cluster before they are given work."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import uuid4
+
+from cafe_cli import __version__
+from cafe_cli.cluster.cluster import Cluster
+from cafe_cli.cluster.worker import WorkerFacts
+from cafe_cli.errors import CafeError, OutputError
+from cafe_cli.system.atomic_write import remove, write_text
+
+_PROBE = "seen-by-workers"
+
+
+def check_versions(facts: Mapping[str, WorkerFacts]) -> None:
+    """Refuse workers with another version of cafe.
+
+    Raises
+    ------
+    CafeError
+    """
+    for fact in facts.values():
+        if fact.version != __version__:
+            raise CafeError(
+                f"the worker on {fact.host} has cafe {fact.version}, this is {__version__}: "
+                "install the same on all machines"
+            )
+
+
+def check_folder(cluster: Cluster, folder: Path, remedy: str) -> None:
+    """Check that all workers see a folder to which they shall write.
+
+    Raises
+    ------
+    OutputError
+        One does not; the message ends with `remedy`.
+    """
+    probe, text = folder / _PROBE, uuid4().hex
+    write_text(probe, text)
+    try:
+        for worker, found in cluster.ask(_sees, probe, text).items():
+            if not found:
+                raise OutputError(f"the worker {worker} does not see {folder}: {remedy}")
+    finally:
+        remove(probe)
+
+
+def threads_per_worker(facts: Mapping[str, WorkerFacts]) -> int:
+    """Return how many threads each worker may use, if those of a machine share its cores."""
+    hosts = [fact.host for fact in facts.values()]
+    return max(min(fact.cores // hosts.count(fact.host) for fact in facts.values()), 1)
+
+
+def _sees(path: Path, content: str) -> bool:
+    """Whether this worker finds a file with that content."""
+    try:
+        return path.read_text("utf-8") == content
+    except OSError:
+        return False
