@@ -4,6 +4,7 @@ import itertools
 import logging
 import queue
 import statistics
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,14 +82,12 @@ class Cluster:
         try:
             self._wait_for_workers()
         except BaseException:
-            self._connection.__exit__()
+            self._connection.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Give up what still runs, and close the connection."""
-        with suppress(Exception):
-            self._client.cancel([attempt.future for attempt in self._running.values()])
+    def __exit__(self, *error: Any) -> None:
+        """Close the connection; what still runs is given up with it."""
         self._running.clear()
         self._shared.clear()
         self._connection.__exit__(*error)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ _PORT = 8786  # of a scheduler, where an address names none
 _ANSWER = 8.0  # seconds that a scheduler has to answer
 _PAUSE = 0.5  # seconds between attempts to connect
 _CLOSING = 10.0  # seconds that local workers have to end; one may be stopped
+_KILLED = 0.5  # the same after they were killed
 _CHATTY = ("distributed", "tornado", "asyncio", "bokeh")
 
 
@@ -67,9 +69,9 @@ class Connection:
             self._held = stack.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Close the client, and end local workers."""
-        self._held.close()
+    def __exit__(self, *error: Any) -> None:
+        """Close the client, and end local workers; at once where there was an error."""
+        self._held.__exit__(*error)
 
     @property
     def is_open(self) -> bool:
@@ -122,7 +124,7 @@ class Connection:
     def _close(self) -> None:
         if self.client is not None:
             with suppress(Exception):
-                self.client.close(timeout=2)
+                self.client.close(timeout=1)
 
 
 def _read_address(path: str) -> str:
@@ -183,11 +185,24 @@ def _local_cluster(workers: int) -> Iterator[Any]:
         )  # fmt: skip
     plural = "s" * (workers > 1)
     log.info("%d worker%s; dashboard: %s", workers, plural, cluster.dashboard_link)
+    patience = _CLOSING
     try:
         yield cluster
+    except BaseException:  # who presses Ctrl-C does not wait for the end of tasks
+        _kill_workers(cluster)
+        patience = _KILLED
+        raise
     finally:
         with suppress(Exception):
-            cluster.close(timeout=_CLOSING)
+            cluster.close(timeout=patience)
+
+
+def _kill_workers(cluster: Any) -> None:
+    """Kill the processes of local workers, so that none is started again."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        with suppress(OSError, TypeError):  # it has ended already
+            os.kill(nanny.pid, signal.SIGKILL)
 
 
 @contextmanager
