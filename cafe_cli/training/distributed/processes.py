@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,15 +195,16 @@ def launch(planned: ProcessPlan, settings: TrainSettings) -> Processes:
     several = planned.world > 1
     spawned = several and detect_launcher() is None and os.environ.get("LOCAL_RANK", "0") != "0"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=chosen.type,
-        # cuda:N selects that GPU alone; otherwise the first `devices` GPUs are used.
-        devices=devices if chosen.index is None else [chosen.index],
-        num_nodes=nodes,
-        plugins=precision_of(settings, chosen),
-        # A static graph permits parameters without a gradient, which some encoders have.
-        strategy=DDPStrategy(static_graph=True) if several else "auto",
-    )
+    with _without_srun_hint():
+        fabric = Fabric(
+            accelerator=chosen.type,
+            # cuda:N selects that GPU alone; otherwise the first `devices` GPUs are used.
+            devices=devices if chosen.index is None else [chosen.index],
+            num_nodes=nodes,
+            plugins=precision_of(settings, chosen),
+            # A static graph permits parameters without a gradient, which some encoders have.
+            strategy=DDPStrategy(static_graph=True) if several else "auto",
+        )
     fabric.launch()
     if chosen.type == "cuda":
         # All crops have one size, so cuDNN searches for the fastest convolutions only once.
@@ -225,7 +227,9 @@ def detect_launcher() -> Launcher | None:
     if TorchElasticEnvironment.detect():
         world, local = (int(environment[k]) for k in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         return Launcher("torchrun", local, world // local)
-    if SLURMEnvironment.detect():
+    with _without_srun_hint():
+        in_slurm = SLURMEnvironment.detect()
+    if in_slurm:
         nodes = int(environment.get("SLURM_NNODES", 1))
         tasks = int(environment["SLURM_NTASKS"])
         if tasks > 1 and "SLURM_STEP_ID" not in environment:
@@ -235,6 +239,17 @@ def detect_launcher() -> Launcher | None:
             )
         return Launcher("srun", tasks // nodes, nodes)
     return None
+
+
+@contextmanager
+def _without_srun_hint() -> Iterator[None]:
+    """Leave out Fabric's advice to begin with srun, given wherever SLURM is installed.
+
+    A job of several tasks without srun is an error of `detect_launcher`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available")
+        yield
 
 
 def _count(settings: TrainSettings, found: Launcher | None) -> tuple[int, int]:

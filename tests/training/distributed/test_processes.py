@@ -70,6 +70,14 @@ def test_job_without_srun(environment):
         detect_launcher()
 
 
+def test_a_machine_with_srun_needs_no_srun(environment, monkeypatch, tmp_path):
+    """Nothing is said where SLURM is installed and a run has one process."""
+    (tmp_path / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    launched = processes.launch(plan("cpu", TrainSettings()), TrainSettings())
+    assert launched.world == 1
+
+
 def test_nodes_without_a_launcher(environment):
     environment({"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1"})
     with pytest.raises(ConfigError, match=r"train\.num_nodes is 2: .*\(MASTER_PORT is missing\)"):
