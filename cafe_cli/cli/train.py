@@ -110,7 +110,7 @@ EXAMPLES = {
 @option_group(
     "Outputs",
     output_options("Folder of the run.", "FOLDER"),
-    option("--resume", is_flag=True, help="Resume an interrupted run."),
+    option("--resume", is_flag=True, help="Resume an interrupted run; begin if there is none."),
     dry_option,
 )
 @option_group("Model", add_options(MODEL_OPTIONS))

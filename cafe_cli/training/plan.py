@@ -1,5 +1,6 @@
 """The plan of a training run: all checks before it begins, for the run and for its dry run."""
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from cafe_cli.training.data.sampler import BatchSampler
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.processes import ProcessPlan
 from cafe_cli.training.state import resumed, with_batch_size
+
+log = logging.getLogger("cafe")
 
 LAST = "last.safetensors"
 
@@ -84,6 +87,10 @@ def plan(
     CafeError
         See `train`.
     """
+    if resume and preflight.is_unused(output):
+        # A scheduler or torchrun starts the same command the first time and after a failure.
+        log.info("%s holds no run to resume: training begins", output)
+        resume = False
     with capture_errors(str(output)):
         # Rank 0 creates the folder, perhaps before another process gets here.
         if not resume and processes.is_first():

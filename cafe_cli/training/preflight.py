@@ -31,7 +31,7 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
     """
     if is_tileset_path(tileset, output):
         raise OutputError(f"{output} belongs to the tile set {tileset}; name another folder")
-    if not output.exists() or (output.is_dir() and {p.name for p in output.iterdir()} <= {LOCK}):
+    if is_unused(output):
         return
     if not overwrite:
         raise OutputError(
@@ -44,6 +44,13 @@ def check_output(output: Path, tileset: Path, overwrite: bool) -> None:
             f"{output} is not the folder of a run; remove it yourself or name another"
         )
     refuse_others(output, "a run", _is_own)
+
+
+def is_unused(output: Path) -> bool:
+    """Whether an output does not exist, or is a folder that holds nothing but a lock."""
+    return not output.exists() or (
+        output.is_dir() and {path.name for path in output.iterdir()} <= {LOCK}
+    )
 
 
 def check_weights(output: Path, config: Config) -> None:

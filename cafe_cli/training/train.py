@@ -15,7 +15,7 @@ from pathlib import Path
 from torch._dynamo.exc import TorchDynamoException
 
 from cafe_cli.config.schema import Config
-from cafe_cli.errors import RunInterruptedError, TrainingError, out_of_memory
+from cafe_cli.errors import OutputError, RunInterruptedError, TrainingError, out_of_memory
 from cafe_cli.model import stored
 from cafe_cli.model.card import ModelCard
 from cafe_cli.model.transfer import TakenPart
@@ -25,7 +25,7 @@ from cafe_cli.training import preflight
 from cafe_cli.training.distributed import processes
 from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.history import EpochRecord
-from cafe_cli.training.plan import TrainPlan, plan, settle_batch_size
+from cafe_cli.training.plan import LAST, TrainPlan, plan, settle_batch_size
 from cafe_cli.training.report.run import BEST
 from cafe_cli.training.signals import StopReason, StopRequestedError, watch_for_stop
 from cafe_cli.training.trainer import TrainingRun
@@ -75,7 +75,7 @@ def train(
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     resume : bool
-        Go on from the last checkpoint in `output`.
+        Go on from the last checkpoint in `output`; begin if it does not exist or is empty.
     overwrite : bool
         Replace the run in `output`.
     report : TrainCallbacks, optional
@@ -140,7 +140,19 @@ def _run(planned: TrainPlan, report: TrainCallbacks, started: float) -> None:
 
 
 def _set_up(planned: TrainPlan, team: Processes) -> TrainingRun:
-    """Build the network and the loaders, and create the folder of the run or read its state."""
+    """Build the network and the loaders, and create the folder of the run or read its state.
+
+    Raises
+    ------
+    OutputError
+        Some processes have found a run to resume, and others have not.
+    """
+    resumes = int(planned.resume)
+    if team.max(resumes) != team.min(resumes):
+        raise OutputError(
+            f"only some processes of the run find {planned.output / LAST}: the folder has to be on "
+            "a disk that all machines share"
+        )
     found = settle_batch_size(planned, team.fabric.device, team.fabric.autocast, team.min)
     if found.config != planned.config:
         log.info("train.batch_size: %d tiles", found.batch_size)

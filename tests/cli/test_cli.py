@@ -304,7 +304,7 @@ def test_tile_fails(run, scene, words, code, says):
         (["TILES", "--encoder", "resnet81"], 2, "did you mean one of resnet18"),
         (["TILES", "--device", "cuda:99"], 2, "there is no device 'cuda:99'"),
         (["TILES", "--weights", "no.pth"], 1, "weights no.pth cannot be read"),
-        (["TILES", "--resume"], 1, "cannot resume: run holds no last.safetensors"),
+        (["TILES", "-o", ".", "--resume"], 1, "cannot resume: . holds no last.safetensors"),
         (["TILES", "--accumulate", "9"], 2, "train.accumulate is 9, but a step has 6 tile(s)"),
         (["TILES", "--num-nodes", "2"], 2, "train.num_nodes is 2: start the command on each node"),
     ],

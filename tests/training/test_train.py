@@ -40,6 +40,7 @@ from cafe_cli.tilesets.tile_rasters import read_tile
 from cafe_cli.tilesets.tileset import load_tileset
 from cafe_cli.training import curves, step, trainer
 from cafe_cli.training.build import build_network, build_optimizer, learning_rate
+from cafe_cli.training.distributed.processes import Processes
 from cafe_cli.training.losses import training_loss
 from cafe_cli.training.plan import LAST, dry_run
 from cafe_cli.training.report import page as report_page
@@ -550,8 +551,29 @@ def test_killed_at_any_step(busy, tileset, no_pictures, data):
 
 
 def test_resume_without_a_checkpoint(tileset, tmp_path):
+    (tmp_path / "notes.txt").write_text("of another program")
     with pytest.raises(InputError, match=r"cannot resume: .* holds no last\.safetensors"):
         run(tileset, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_resume_begins_where_there_is_no_run(whole, tileset, tmp_path, caplog, there):
+    """So that a scheduler, or torchrun after a failure, may start one command again and again."""
+    output = tmp_path / "run"
+    if there:
+        output.mkdir()
+    with caplog.at_level("INFO", "cafe"):
+        run(tileset, output, resume=True)
+    assert f"{output} holds no run to resume: training begins" in caplog.messages
+    assert history(output) == history(whole)
+    assert same_weights(output, whole)
+
+
+def test_some_processes_do_not_see_the_run(tileset, tmp_path, monkeypatch):
+    """As where the folder of the run is on a disk of one machine."""
+    monkeypatch.setattr(Processes, "max", lambda processes, value: 1)
+    with pytest.raises(OutputError, match=r"only some processes .* that all machines share"):
+        run(tileset, tmp_path / "run")
 
 
 def test_resume_from_a_model(whole, tileset, tmp_path):

@@ -195,6 +195,7 @@ def launch(planned: ProcessPlan, settings: TrainSettings) -> Processes:
     several = planned.world > 1
     spawned = several and detect_launcher() is None and os.environ.get("LOCAL_RANK", "0") != "0"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    _warn_about_restarts()
     with _without_srun_hint():
         fabric = Fabric(
             accelerator=chosen.type,
@@ -239,6 +240,20 @@ def detect_launcher() -> Launcher | None:
             )
         return Launcher("srun", tasks // nodes, nodes)
     return None
+
+
+def _warn_about_restarts() -> None:
+    """Warn where processes that torchrun starts again could not connect.
+
+    The store in which they exchange addresses then still holds those of the processes before them:
+    https://github.com/pytorch/pytorch/issues/135712.
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        log.warning(
+            "torchrun will not succeed in restarting this run: begin with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d"
+        )
 
 
 @contextmanager

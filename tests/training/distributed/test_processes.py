@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_a_machine_with_srun_needs_no_srun(environment, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     launched = processes.launch(plan("cpu", TrainSettings()), TrainSettings())
     assert launched.world == 1
+
+
+@pytest.mark.parametrize(
+    ("restarts", "shared", "warned"),
+    [("3", "True", True), ("3", "False", False), ("0", "True", False), (None, None, False)],
+)
+def test_restarts_that_would_fail(environment, caplog, restarts, shared, warned):
+    values = {"TORCHELASTIC_MAX_RESTARTS": restarts, "TORCHELASTIC_USE_AGENT_STORE": shared}
+    environment({name: value for name, value in values.items() if value is not None})
+    processes.launch(plan("cpu", TrainSettings()), TrainSettings())
+    assert ("begin with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun" in caplog.text) == warned
 
 
 def test_nodes_without_a_launcher(environment):
@@ -248,13 +260,13 @@ def assert_same_curve(output: Path, single: Path) -> None:
     assert ours.before.error == pytest.approx(theirs.before.error, abs=5e-3)
 
 
-def words_of(tileset: Path, tmp_path: Path) -> list[object]:
+def words_of(tileset: Path, tmp_path: Path, changes=CHANGES) -> list[object]:
     saved = tmp_path / "settings.toml"
-    saved.write_text(dump_config(settings(**CHANGES)))
+    saved.write_text(dump_config(settings(**changes)))
     return ["train", tileset, "-c", saved, "-o", tmp_path / "run", "--device", "cpu"]
 
 
-def in_a_process_of_its_own(*words: object) -> subprocess.CompletedProcess[str]:
+def in_a_process_of_its_own(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python with words, however slow the machine, and whatever started the tests.
 
     A shell starts background jobs with SIGINT ignored, which processes hand on to their children;
@@ -265,7 +277,7 @@ def in_a_process_of_its_own(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True, text=True, timeout=1800, check=False,
-        env={**kept, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env={**kept, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **variables},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
@@ -277,12 +289,49 @@ def test_two_processes(single, tileset, tmp_path):
     assert_same_curve(tmp_path / "run", single)
 
 
-def test_torchrun(single, tileset, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    done = in_a_process_of_its_own(*launcher, "-m", "cafe_cli", *words_of(tileset, tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\nwrote ") == 1
-    assert_same_curve(tmp_path / "run", single)
+KILLED = """
+import os, signal
+from cafe_cli.cli.main import main
+from cafe_cli.training.trainer import TrainingRun
+
+finish_epoch = TrainingRun.finish_epoch
+
+def finish_and_die(run, stop):
+    found = finish_epoch(run, stop)
+    if os.environ["RANK"] == "3" and not os.path.exists("{mark}"):
+        open("{mark}", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+TrainingRun.finish_epoch = finish_and_die
+main()
+"""
+
+
+def test_torchrun_begins_again_on_two_nodes(tileset, tmp_path):
+    """Two agents with two processes each, of which one is killed after the first epoch."""
+    changes = {**CHANGES, "train__batch_size": 4, "train__accumulate": 1}
+    train(tileset, tmp_path / "single", settings(**changes), device="cpu")
+    (tmp_path / "killed.py").write_text(KILLED.format(mark=tmp_path / "mark"))
+    launcher = [
+        "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 2, "--max-restarts", 1,
+        # A file needs no free port; and a busy machine may be silent for long.
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", tmp_path / "store", "--rdzv-id", "run",
+        "--rdzv-conf", "store_type=file,keep_alive_max_attempt=300", "--local-addr", "127.0.0.1",
+    ]  # fmt: skip
+    words = [tmp_path / "killed.py", *words_of(tileset, tmp_path, changes), "--resume"]
+    apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with ThreadPoolExecutor(2) as pool:
+        agents = [
+            pool.submit(in_a_process_of_its_own, *launcher, *words, **apart) for _ in range(2)
+        ]
+        done = [agent.result() for agent in agents]
+    spoken = "".join(agent.stderr for agent in done)
+    assert [agent.returncode for agent in done] == [0, 0], spoken
+    assert (tmp_path / "mark").exists()
+    assert spoken.count("run holds no run to resume: training begins") == 1
+    assert spoken.count("\nwrote ") == 1
+    assert_same_curve(tmp_path / "run", tmp_path / "single")
 
 
 def test_error_of_one_process_ends_all(tileset, tmp_path):
