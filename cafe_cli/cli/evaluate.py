@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import click
 
+from cafe_cli.cli.cluster_options import cluster_options, take_cluster
 from cafe_cli.cli.help import complete_files, option, option_group
 from cafe_cli.cli.options import (
     PATH,
@@ -25,11 +26,13 @@ from cafe_cli.redaction import redact_all
 
 if TYPE_CHECKING:
     from cafe_cli.classes import ClassTable
+    from cafe_cli.cluster.job import ClusterOptions
     from cafe_cli.config.schema import Config, LabelSettings
     from cafe_cli.evaluation.areas import Areas
     from cafe_cli.evaluation.counting import CountSettings
     from cafe_cli.evaluation.evaluate import RasterComparison
     from cafe_cli.evaluation.pooled import PooledScores
+    from cafe_cli.system.batches import Executor
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS = get_args(Split)
@@ -88,12 +91,14 @@ EXAMPLES = {
     option("--min-miou", type=float, metavar="IOU",
            help="Exit with code 1 if the mean IoU is lower."),
 )  # fmt: skip
+@cluster_options
 def evaluate(
     maps: str, reference: str | None, config_path: Path | None, assignments: tuple[str, ...],
     split: Split | None, partial: bool, ignore: tuple[int, ...], ignore_class: tuple[str, ...],
     erode: float, by_distance: tuple[float, ...] | None, by_height: str | None,
     height_limits: tuple[float, ...], block: int | None, compare: tuple[str, ...],
     areas: Path | None, overwrite: bool, kappa: bool, as_json: bool, min_miou: float | None,
+    **cluster: Any,
 ) -> None:  # fmt: skip
     """Compare a map with reference labels; grids may differ.
 
@@ -120,7 +125,7 @@ def evaluate(
     )  # fmt: skip
     task = _Task(
         maps, reference, config, split, partial, ignore, ignore_class, compare, counting, kappa,
-        as_json,
+        as_json, take_cluster(cluster),
     )  # fmt: skip
     files = expand(reference) if reference and scoring else []
     measure = _measure_by_points if are_points(files, config.labels) else _measure
@@ -148,6 +153,7 @@ class _Task:
     counting: "CountSettings"
     kappa: bool
     quiet: bool
+    cluster: "ClusterOptions | None"
 
     @property
     def classes(self) -> "ClassTable | None":
@@ -196,16 +202,18 @@ def _claimed(output: Path | None, inputs: Sequence[str], overwrite: bool) -> Ite
 def _measure(task: _Task, areas: Path | None, scoring: bool) -> dict[str, Any]:
     """Measure the areas of a map, score it, or both; return the values of ``--json``."""
     from cafe_cli.cli.console import progress_bar
+    from cafe_cli.cluster.batches import executor_on
     from cafe_cli.evaluation.areas import measure_areas
 
     result: dict[str, Any] = {}
-    if areas is not None:
-        with progress_bar("areas") as progress:
-            measured = measure_areas(
-                task.maps, classes=task.classes, crs=task.config.crs, progress=progress
-            )
-        result["areas"] = _write_areas(measured, areas, task)
-    return _score(task).as_json(task.kappa) | result if scoring else result
+    with executor_on(task.cluster) as run:
+        if areas is not None:
+            with progress_bar("areas") as progress:
+                measured = measure_areas(
+                    task.maps, classes=task.classes, crs=task.config.crs, progress=progress, run=run
+                )
+            result["areas"] = _write_areas(measured, areas, task)
+        return _score(task, run).as_json(task.kappa) | result if scoring else result
 
 
 def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[str, Any]:
@@ -219,6 +227,11 @@ def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[s
     if task.counting.erode or task.counting.distances or task.counting.heights:
         raise click.UsageError(
             "--erode, --by-distance and --by-height need a reference that covers ground, "
+            f"{task.reference} holds points"
+        )
+    if task.cluster is not None:
+        raise click.UsageError(
+            "--scheduler and --workers need a reference that covers ground, "
             f"{task.reference} holds points"
         )
     with progress_bar("evaluate") as progress:
@@ -241,7 +254,7 @@ def _measure_by_points(task: _Task, areas: Path | None, scoring: bool) -> dict[s
     return result
 
 
-def _score(task: _Task) -> "RasterComparison | PooledScores":
+def _score(task: _Task, run: "Executor") -> "RasterComparison | PooledScores":
     """Score maps against whole references; print tables unless `quiet`."""
     from cafe_cli.cli.accuracy_tables import show_detail, show_differences
     from cafe_cli.cli.console import progress_bar, show_scenes, show_scores
@@ -259,16 +272,16 @@ def _score(task: _Task) -> "RasterComparison | PooledScores":
         if reference is None:
             found = evaluate_scenes(
                 maps, config, split=task.split, ignore=task.ignore, others=task.compare,
-                **counting, partial=task.partial, progress=progress,
+                **counting, partial=task.partial, progress=progress, run=run,
             )  # fmt: skip
         elif placeholders_of(maps) or placeholders_of(reference):
             found = evaluate_pairs(
                 maps, reference, others=task.compare, **labels, **counting, partial=task.partial,
-                progress=progress,
+                progress=progress, run=run,
             )  # fmt: skip
         else:
             found = evaluate_in_detail(
-                [maps, *task.compare], reference, **labels, **counting, progress=progress
+                [maps, *task.compare], reference, **labels, **counting, progress=progress, run=run
             )
     if task.quiet:
         return found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cafe_cli.cli.check import check_scenes
+from cafe_cli.cli.cluster_options import cluster_options, take_cluster
 from cafe_cli.cli.help import option, option_group
 from cafe_cli.cli.options import (
     GROUND_OPTIONS,
@@ -51,6 +52,7 @@ EXAMPLES = {
 @option_group("Heights", add_options(GROUND_OPTIONS))
 @option_group("Tiles", add_options(TILE_OPTIONS))
 @option_group("Compute", jobs_option, on_error_option)
+@cluster_options
 def tile(
     config_path: Path | None, assignments: tuple[str, ...], output: Path, overwrite: bool,
     virtual: bool, jobs: int | None, on_error: OnError, dry_run: bool, **options: Any,
@@ -61,17 +63,20 @@ def tile(
     ground.
     """
     from cafe_cli.cli.console import progress_bar
+    from cafe_cli.cluster.batches import executor_on
     from cafe_cli.raster.skipped import check_skipped
     from cafe_cli.tilesets.make import tile as run
 
+    cluster = take_cluster(options)
     config = read_config(config_path, assignments, take_overrides(SCENE_OPTIONS, options))
     if dry_run:
         check_scenes(config, output, overwrite, jobs=jobs)
         return
-    with progress_bar("tile") as progress:
+    with executor_on(cluster) as executor, progress_bar("tile") as progress:
         tileset = run(
-            config, output, overwrite, progress, virtual=virtual, jobs=jobs, on_error=on_error
-        )
+            config, output, overwrite, progress, virtual=virtual, jobs=jobs, on_error=on_error,
+            run=executor,
+        )  # fmt: skip
     _show_tileset(output, tileset)
     check_skipped(tileset.skipped, output)
 

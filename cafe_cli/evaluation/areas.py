@@ -122,6 +122,7 @@ def measure_areas(
         A file is missing, damaged or of the wrong kind.
     """
     map_ = inspect_map(names, crs)
+    run.check([member.path for member in map_.members])
     table = class_table(map_, classes)
     return areas_of(survey(map_, table, progress=progress, run=run), table)
 

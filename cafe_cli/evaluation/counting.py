@@ -135,15 +135,15 @@ def block_side(reference: Reference) -> int:
     return max(round(math.sqrt(pixels / _BLOCKS)), 1)
 
 
-def compare(
-    maps: Sequence[LandCoverMap],
-    reference: Reference,
+def compare_all(
+    compared: Sequence[Compared],
     classes: ClassTable,
     labels: LabelSettings,
-    settings: CountSettings | None = None,
+    settings: CountSettings,
     progress: ProgressCallback = lambda done, total: None,
-) -> list[Comparison]:
-    """Count the pixels of maps and a reference, block by block; a comparison for each map.
+    run: Executor = run_in_threads,
+) -> Iterator[list[Comparison]]:
+    """Count the pixels of maps and references; yield a comparison for each map, scene by scene.
 
     Of several maps, the pixels are counted where all have a class.
 
@@ -154,19 +154,6 @@ def compare(
     GridError
         The heights do not overlap the reference.
     """
-    settings = settings or CountSettings()
-    return next(compare_all([Compared(maps, reference)], classes, labels, settings, progress))
-
-
-def compare_all(
-    compared: Sequence[Compared],
-    classes: ClassTable,
-    labels: LabelSettings,
-    settings: CountSettings,
-    progress: ProgressCallback = lambda done, total: None,
-    run: Executor = run_in_threads,
-) -> Iterator[list[Comparison]]:
-    """Count as `compare` does, scene by scene; yield what it returns for each."""
     total = sum(len(one.reference.windows) for one in compared)
     done = 0
     for one, counted in zip(compared, run(_batches(compared, classes, settings)), strict=True):

@@ -9,7 +9,13 @@ from typing import Any
 from cafe_cli.classes import ClassTable
 from cafe_cli.config.schema import LabelSettings
 from cafe_cli.errors import LabelError
-from cafe_cli.evaluation.counting import Comparison, CountSettings, block_side, compare
+from cafe_cli.evaluation.counting import (
+    Compared,
+    Comparison,
+    CountSettings,
+    block_side,
+    compare_all,
+)
 from cafe_cli.evaluation.detail import DetailedScores, describe, describe_difference
 from cafe_cli.evaluation.land_cover_map import (
     LandCoverMap,
@@ -22,6 +28,7 @@ from cafe_cli.evaluation.metrics import Scores
 from cafe_cli.evaluation.reference import Reference, inspect_reference
 from cafe_cli.scenes.discovery import expand_inputs
 from cafe_cli.scenes.label_coding import explain_nodata
+from cafe_cli.system.batches import Executor, run_in_threads
 from cafe_cli.system.threads import ProgressCallback
 
 log = logging.getLogger("cafe")
@@ -119,6 +126,7 @@ def evaluate_in_detail(
     settings: CountSettings = _PLAIN,
     crs: str | None = None,
     progress: ProgressCallback = lambda done, total: None,
+    run: Executor = run_in_threads,
 ) -> RasterComparison:
     """Score maps against reference labels, with intervals, and by groups.
 
@@ -142,6 +150,8 @@ def evaluate_in_detail(
         CRS of the rasters that have none.
     progress : callable
         Called with the number of blocks done and of all.
+    run : Executor
+        Runs the counting; by default in this process. It does not change the scores.
 
     Raises
     ------
@@ -158,7 +168,9 @@ def evaluate_in_detail(
     paths = expand_inputs([reference] if isinstance(reference, str) else reference)
     truth = inspect_reference(paths, first, table, labels, crs)
     settings = replace(settings, ignored=left_out)
-    found = compare(list(opened.values()), truth, table, labels, settings, progress)
+    run.check([*(m.path for map_ in opened.values() for m in map_.members), *paths])
+    compared = [Compared(list(opened.values()), truth)]
+    (found,) = compare_all(compared, table, labels, settings, progress, run)
     for map_, one in zip(opened.values(), found, strict=True):
         check_comparison(one, map_, truth, table, labels)
     if not found[0].confusion.counts.any():

@@ -151,11 +151,13 @@ def evaluate_pairs(
         See `cafe_cli.evaluation.evaluate.evaluate`.
     """
     jobs: list[_Job] = []
+    pairs = pair_files(maps, reference, partial)
     more = {
         name: {pair.scene: pair.maps for pair in pair_files(name, reference, partial)}
         for name in others
     }
-    for pair in pair_files(maps, reference, partial):
+    run.check([path for pair in pairs for path in (*pair.maps, *pair.references)])
+    for pair in pairs:
         found = [pair.maps, *_of_scene(pair.scene, more)]
         opened = [inspect_map(paths, crs) for paths in found]
         table = class_table(opened[0], classes or (jobs[0].classes if jobs else None))
@@ -218,6 +220,7 @@ def evaluate_scenes(
     found = maps_of_scenes(maps, config, [scene.files for scene in scenes])
     ground = {} if split is None else find_ground(flat, scenes, split, jobs or cores(), run)
     names = [s.files.id for s in scenes if split is None or s.files.id in ground]
+    run.check([path for paths in found.values() for path in paths])
     inspected = {name: inspect_map(paths, config.crs) for name, paths in found.items()}
     inspected = {s.files.id: m for s in scenes if (m := _reaching(inspected, s)) is not None}
     strict = split is not None and not partial
@@ -255,6 +258,7 @@ def _inspect_scenes(config: Config, run: Executor) -> tuple[Config, list[SceneIn
     settings = config.scenes.model_copy(update={"elevation": None, "dtm": None})
     flat = config.model_copy(update={"scenes": settings})
     found = find_scenes(settings, config.root)
+    run.check([path for files in found for path in files.paths])
     return flat, [*inspect_config_scenes(found, flat, run=run)]
 
 

@@ -196,9 +196,14 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
 def estimate_scene_ground(inspection: SceneInspection) -> GroundSurface | None:
     """Estimate the ground below a scene; None unless the settings ask for an estimate."""
     heights = inspection.heights
-    if heights is None or heights.ground != "estimate":
+    if heights is None or not needs_estimate(inspection):
         return None
     return ground_below(heights, inspection.native)
+
+
+def needs_estimate(inspection: SceneInspection) -> bool:
+    """Whether the settings ask for an estimate of the ground below a scene."""
+    return inspection.heights is not None and inspection.heights.ground == "estimate"
 
 
 def _open_labels(

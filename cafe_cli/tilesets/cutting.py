@@ -17,7 +17,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes.scene import Patch, Scene
 from cafe_cli.splits.assign import Split
 from cafe_cli.splits.planner import PlannedTile, Polygons
-from cafe_cli.tilesets.tile_rasters import pixel_counts, write_label, write_tile
+from cafe_cli.tilesets.tile_rasters import moved_into, pixel_counts, write_label, write_tile
 from cafe_cli.tilesets.tileset import Tile
 
 Labels = NDArray[np.uint8]
@@ -117,18 +117,21 @@ class TileCutter:
         Split polygons of the scene, if ``split.file`` has some.
     dtype : str
         That of the optical bands in the statistics.
-    folder : Path, optional
-        Tile set to write to; nothing is written if None.
+    folder : Path
+        Tile set to write to.
     virtual : bool
         Write only the labels of tiles from which the split removed some.
+    staging : Path, optional
+        Folder for files that are not complete; needed where a strip may be cut twice at a time.
     """
 
     config: Config
     classes: ClassTable
     polygons: Polygons | None
     dtype: str
-    folder: Path | None
+    folder: Path
     virtual: bool = False
+    staging: Path | None = None
 
     def cut(self, scene: Scene, strip: Sequence[PlannedTile]) -> CutTiles:
         """Read a strip once and cut its tiles, but for those that show what cannot be read."""
@@ -138,26 +141,31 @@ class TileCutter:
         if not patch.optical_valid.all():
             labels = np.where(patch.optical_valid, labels, np.uint8(NODATA))
         skipped = scene.inspection.skipped
-        cut = [
-            self._cut_tile(scene, planned, patch.at(place), labels[place])
-            for planned in strip
-            if skipped is None or not skipped.lacks(planned.window)
-            for place in [planned.window.slices(whole)]
-        ]
+        with moved_into(self.folder, self.staging) as folder:
+            cut = [
+                self._cut_tile(scene, planned, patch.at(place), labels[place], folder)
+                for planned in strip
+                if skipped is None or not skipped.lacks(planned.window)
+                for place in [planned.window.slices(whole)]
+            ]
         return CutTiles.of(cut, self.dtype, skipped)
 
     def _cut_tile(
-        self, scene: Scene, planned: PlannedTile, patch: Patch, scene_labels: Labels
+        self,
+        scene: Scene,
+        planned: PlannedTile,
+        patch: Patch,
+        scene_labels: Labels,
+        folder: Path,
     ) -> CutTile:
         labels = own_labels(planned, self.polygons, scene_labels)
         tile = _describe(planned, float(patch.optical_valid.mean()), labels)
         counts = pixel_counts(labels, self.classes)
-        if self.folder is not None:
-            grid = scene.grid.at(planned.window)
-            if not self.virtual:
-                write_tile(self.folder, tile, grid, patch, labels, self.classes)
-            elif not np.array_equal(labels, scene_labels):
-                write_label(self.folder, tile, grid, labels, self.classes)
+        grid = scene.grid.at(planned.window)
+        if not self.virtual:
+            write_tile(folder, tile, grid, patch, labels, self.classes)
+        elif not np.array_equal(labels, scene_labels):
+            write_label(folder, tile, grid, labels, self.classes)
         if tile.split != "train":
             return CutTile(tile, counts)
         optical = summarize(patch.optical, patch.optical_valid, self.dtype)

@@ -2,11 +2,15 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -22,14 +26,18 @@ from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.redaction import redact_all
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.height_rasters import ground_source
+from cafe_cli.scenes.heights import GroundSurface
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.scene import Scene, estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import Scene, estimate_scene_ground, needs_estimate, open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.system.atomic_write import (
     check_output,
     check_outputs,
+    existing_folder,
+    remove,
     replace_atomically,
+    temporary_path,
     write_text,
 )
 from cafe_cli.system.batches import Batch, Executor, run_in_threads
@@ -38,7 +46,7 @@ from cafe_cli.system.threads import ProgressCallback, cores
 from cafe_cli.tilesets.cutting import CutTiles, TileCutter, strips
 from cafe_cli.tilesets.index import shared_ground, write_index
 from cafe_cli.tilesets.plan import TilePlan, plan
-from cafe_cli.tilesets.tile_rasters import write_ground
+from cafe_cli.tilesets.tile_rasters import moved_into, write_ground
 from cafe_cli.tilesets.tileset import (
     Tile,
     TileSet,
@@ -100,6 +108,7 @@ def tile(
         files = _input_files(config)
         if virtual:
             check_storable(files)
+        run.check(files, existing_folder(output))
         watched = InputFiles.behind(files)
         if virtual and watched.unknown:
             log.info("cannot tell whether %s changes later", watched.unknown[0])
@@ -109,7 +118,9 @@ def tile(
         check_outputs([output], inputs, overwrite)
         _check_plan(planned, config, jobs)
         folder.mkdir()
-        tileset = _cut(planned, config, folder, virtual, jobs, progress, run)
+        with _staging(output, run) as staging:
+            place = _Place(folder, staging, virtual)
+            tileset = _cut(planned, config, place, jobs, progress, run)
         tileset = tileset.model_copy(update={"skipped": files_of(skipped)})
         _report_left_out(len(planned.tiles) - len(tileset.tiles), tileset)
         watched.check_unchanged()
@@ -149,11 +160,41 @@ def _input_files(config: Config) -> list[str]:
     return input_files(find_scenes(config.scenes, config.root), config)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a tile set is written: its folder, that of incomplete files, and whether it is virtual.
+
+    `staging` is None where nothing is written twice.
+    """
+
+    folder: Path
+    staging: Path | None
+    virtual: bool
+
+
+@contextmanager
+def _staging(output: Path, run: Executor) -> Iterator[Path | None]:
+    """Make a folder beside the output for what is not complete; None if nothing is done twice.
+
+    Workers that a killed run has left may still write: its folder is gone, so that they fail.
+    """
+    if not run.repeats:
+        yield None
+        return
+    folder = temporary_path(output, "parts")
+    remove(folder)
+    own = folder / uuid4().hex
+    own.mkdir(parents=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # workers may still write to it
+
+
 def _cut(
     planned: TilePlan,
     config: Config,
-    folder: Path,
-    virtual: bool,
+    place: _Place,
     jobs: int,
     progress: ProgressCallback,
     run: Executor,
@@ -165,7 +206,7 @@ def _cut(
     kept: list[Tile] = []
     collectors = {scene.files.id: scene.skipped for scene in planned.scenes}
     done = 0
-    batches = _batches(planned, config, folder, virtual, jobs)
+    batches = _batches(planned, config, place, jobs)
     for strip, cut in chain.from_iterable(run(batches)):
         if cut.skipped and (collector := collectors[strip[0].scene]):
             collector.merge(cut.skipped)
@@ -187,27 +228,40 @@ def _cut(
         optical_statistics=optical.statistics(),
         height_statistics=heights.statistics(1),
         shared_ground=shared_ground(kept, planned.grids, config.tile.size),
-        virtual=_virtual_source(planned, config) if virtual else None,
+        virtual=_virtual_source(planned, config) if place.virtual else None,
         tiles=tuple(kept),
     )
 
 
 def _batches(
-    planned: TilePlan, config: Config, folder: Path, virtual: bool, jobs: int
+    planned: TilePlan, config: Config, place: _Place, jobs: int
 ) -> Iterator[Batch[Scene, list[PlannedTile], CutTiles]]:
     """Yield the strips of each scene to cut, in the order of the plan."""
     for scene in planned.scenes:
         name = scene.files.id
         if not (tiles := planned.of(name)):
             continue
-        ground = estimate_scene_ground(scene)
-        if virtual and ground is not None:
-            write_ground(folder, name, ground)
         polygons = planned.polygons.get(name)
-        cutter = TileCutter(config, config.class_table, polygons, planned.dtype, folder, virtual)
-        parts = list(strips(tiles, scene.block))
-        opened = partial(open_scene, scene, ground)
-        yield Batch(opened, cutter.cut, parts, scene.bound_readers(jobs))
+        cutter = TileCutter(
+            config, config.class_table, polygons, planned.dtype, place.folder, place.virtual,
+            place.staging,
+        )  # fmt: skip
+        yield Batch(
+            partial(open_scene, scene),
+            cutter.cut,
+            list(strips(tiles, scene.block)),
+            scene.bound_readers(jobs),
+            partial(_prepare_ground, scene, place) if needs_estimate(scene) else None,
+        )
+
+
+def _prepare_ground(scene: SceneInspection, place: _Place) -> GroundSurface | None:
+    """Estimate the ground of a scene, which a virtual tile set keeps."""
+    ground = estimate_scene_ground(scene)
+    if place.virtual and ground is not None:
+        with moved_into(place.folder, place.staging) as folder:
+            write_ground(folder, scene.files.id, ground)
+    return ground
 
 
 def _virtual_source(planned: TilePlan, config: Config) -> VirtualSource:

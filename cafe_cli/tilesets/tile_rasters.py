@@ -1,11 +1,13 @@
 """Write and read the rasters of tiles, also of virtual tile sets."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Literal, Self
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,28 @@ def write_label(
     names = metadata_path(path)
     with translate_os_errors(names):
         names.write_text(attribute_table(classes, count_values(labels[None])), encoding="utf-8")
+
+
+@contextmanager
+def moved_into(folder: Path, staging: Path | None) -> Iterator[Path]:
+    """Yield a folder to write to, whose files then replace those of `folder`, each at once.
+
+    Two processes may so write the same files at a time, and one of them may be killed. It is a new
+    folder in `staging`; if that is None, it is `folder` itself.
+    """
+    if staging is None:
+        yield folder
+        return
+    own = staging / uuid4().hex
+    with translate_os_errors(own):
+        own.mkdir()
+    yield own
+    with translate_os_errors(folder):
+        for path in [found for found in own.rglob("*") if found.is_file()]:
+            place = folder / path.relative_to(own)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+        shutil.rmtree(own)
 
 
 def write_ground(folder: Path, scene: str, ground: GroundSurface) -> None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cafe_cli.errors import ConfigError, InputError
@@ -64,3 +66,19 @@ def linger_once(folder: Path, seconds: float) -> str:
         return "second"
     time.sleep(seconds)
     return "first"
+
+
+@contextmanager
+def opened_with(value: int) -> Iterator[int]:
+    """Open what is the value itself."""
+    yield value
+
+
+def add_slowly(own: int, item: int) -> int:
+    """Add, the longer the smaller the item is, so that results come out of order."""
+    time.sleep(0.05 / (item + 1))
+    return own + item
+
+
+def sees_nothing(path: Path, content: str) -> bool:
+    return False
