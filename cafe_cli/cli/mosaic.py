@@ -115,7 +115,8 @@ def mosaic(
         return
     with progress_bar("mosaic") as progress:
         result = engine.mosaic(rasters, outputs, how, cluster=cluster, progress=progress)
-    _say_result(result, output)
+    if result.blocks or not block_size:  # else it was complete before
+        _say_result(result, output)
     check_skipped(result.skipped, output)
 
 

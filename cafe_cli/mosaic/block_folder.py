@@ -4,6 +4,7 @@
 
     country/
       country.vrt           all blocks as one raster: open this
+      country.vrt.ovr       its overview
       country.qml           its colours in QGIS
       country.vrt.toml      settings of the run
       country_r03_c12.tif   a block, counted from the upper left corner, with its side files
@@ -85,8 +86,9 @@ def check_folders(outputs: MosaicOutputs, inputs: Sequence[str]) -> None:
         if path.is_file():
             raise OutputError(f"{path} is a file; name a folder for the blocks")
     _refuse_nested(outputs.paths)
-    check_outputs(outputs.paths, inputs, outputs.overwrite)
-    for path in outputs.paths:
+    # A complete folder is left alone on a resume, and refused later if it is of another mosaic.
+    check_outputs(outputs.paths, inputs, outputs.overwrite or outputs.resume)
+    for path in outputs.paths if outputs.overwrite else ():
         refuse_others(path, "the blocks of a mosaic", partial(_is_own, path))
 
 

@@ -1,33 +1,28 @@
 """Finished blocks of a mosaic on disk, from which a run is resumed, and the index over them."""
 
+import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from cafe_cli.config.provenance import read_beside
 from cafe_cli.errors import OutputError
 from cafe_cli.mosaic.block_folder import (
-    ROWS,
     block_file,
     describe_file,
     drafts_folder,
     staged_folder,
 )
+from cafe_cli.mosaic.block_index import write_index
 from cafe_cli.mosaic.blocks import BlockResult
 from cafe_cli.mosaic.job import MosaicOutputs, index_path
 from cafe_cli.mosaic.plan import MosaicPlan
-from cafe_cli.raster.output_files import style_path
 from cafe_cli.raster.product import Product
-from cafe_cli.raster.side_files import side_texts
-from cafe_cli.raster.value_counts import Counts
-from cafe_cli.raster.vrt import strips_vrt
-from cafe_cli.raster.window import Window
 from cafe_cli.system.atomic_write import remove, translate_os_errors
 from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.journal import Journal
@@ -53,12 +48,9 @@ class BlockStore:
         self._outputs: MosaicOutputs = planned.outputs
         self._products = planned.products
         self.path = self._products[0].path
-        self._journal = Journal(
-            staged_folder(self.path) / _JOURNAL,
-            "blocks",
-            _FORMAT,
-            {**fingerprint, **_describe(planned)},
-        )
+        self._staged = staged_folder(self.path)
+        made_of = _made_of(planned, fingerprint)
+        self._journal = Journal(self._staged / _JOURNAL, "blocks", _FORMAT, made_of)
         self.done: dict[str, BlockResult] = {}
         self._kept = 0  # blocks that a later run may use
         self._finished = False
@@ -98,20 +90,17 @@ class BlockStore:
             A file cannot be written. The blocks are kept.
         """
         self._journal.close()
+        written = [result for result in self.done.values() if result.files]
         for product in self._products:
             with translate_os_errors(product.path):
                 self._remove_drafts(product)
                 self._remove_others(product)
-                self._write_index(product, tags)
-        index = index_path(self.path)
-        with translate_os_errors(index):
-            staged_folder(self.path).joinpath(self._outputs.settings.name).write_text(
-                settings, "utf-8"
-            )
-        replace_folders(
-            [(staged_folder(p.path), p.path) for p in self._products],
-            [staged_folder(self.path) / _JOURNAL],
-        )
+                folder, grid = staged_folder(product.path), self._planned.grid
+                write_index(folder, product, grid, written, tags)
+        with translate_os_errors(self._outputs.settings):
+            (self._staged / self._outputs.settings.name).write_text(settings, "utf-8")
+        folders = [(staged_folder(product.path), product.path) for product in self._products]
+        replace_folders(folders, [self._staged / _JOURNAL])
         self._finished = True
 
     def find(self) -> None:
@@ -189,41 +178,6 @@ class BlockStore:
         """Remove what tasks write; some of a cluster may still run though their block is there."""
         shutil.rmtree(drafts_folder(staged_folder(product.path)), ignore_errors=True)
 
-    def _write_index(self, product: Product, tags: Mapping[str, str]) -> None:
-        """Write a virtual raster for every row of blocks, and one over these.
-
-        GDAL reads the whole list of a virtual raster to open it, and goes through it for every
-        window: two short lists are fast where one of 10,000 blocks is not.
-        """
-        folder, grid = staged_folder(product.path), self._planned.grid
-        rows: list[tuple[Window, str]] = []
-        total = np.zeros((1, 256), np.int64)
-        (folder / ROWS).mkdir(exist_ok=True)
-        for row, group in groupby(self._written(), lambda result: result.window.row):
-            results = [*group]
-            window = Window(0, row, grid.width, results[0].window.height)
-            name = f"{results[0].name.partition('_')[0]}.vrt"
-            counts = _sum_counts(product, results)
-            strips = [
-                (r.window.relative_to(window), f"../{block_file(product.path, r.name)}")
-                for r in results
-            ]
-            text = strips_vrt(product, grid.at(window), tags, strips, counts)
-            (folder / ROWS / name).write_text(text, "utf-8")
-            rows.append((window, f"{ROWS}/{name}"))
-            total += counts
-        index = index_path(product.path)
-        text = strips_vrt(product, grid, tags, rows, total, legend=True)
-        (folder / index.name).write_text(text, "utf-8")
-        for path, content in side_texts(replace(product, path=index), total).items():
-            if path == style_path(index):
-                (folder / path.name).write_text(content, "utf-8")
-
-    def _written(self) -> list[BlockResult]:
-        """Return the blocks that have files, row by row."""
-        written = [result for result in self.done.values() if result.files]
-        return sorted(written, key=lambda result: (result.window.row, result.window.col))
-
 
 @contextmanager
 def open_blocks(planned: MosaicPlan, fingerprint: Mapping[str, object]) -> Iterator[BlockStore]:
@@ -262,22 +216,29 @@ def _parse(entry: Any) -> BlockResult | None:
         return None
 
 
-def _sum_counts(product: Product, results: Iterable[BlockResult]) -> Counts:
-    total = np.zeros((1, 256), np.int64)
-    for result in results:
-        for value, count in result.counts[product.name].items():
-            total[0, value] += count
-    return total
-
-
 def _count(blocks: int) -> str:
     return f"{blocks} block{'s' * (blocks > 1)}"
 
 
-def _describe(planned: MosaicPlan) -> dict[str, object]:
+def digest(planned: MosaicPlan, fingerprint: Mapping[str, object]) -> str:
+    """Return the SHA-256 of all that the blocks depend on; see `open_blocks`."""
+    text = json.dumps(_made_of(planned, fingerprint), default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_complete(planned: MosaicPlan, made_of: str) -> bool:
+    """Whether the outputs are there, as a run with that `digest` has completed them."""
+    if not all(path.is_dir() for path in planned.outputs.paths):
+        return False
+    settings = read_beside(index_path(planned.outputs.labels))
+    return settings.get("made_of") == made_of and "skipped" not in settings
+
+
+def _made_of(planned: MosaicPlan, fingerprint: Mapping[str, object]) -> dict[str, object]:
     grid, products = planned.grid, planned.products
     classes: Sequence[object] = planned.classes.as_json() if planned.classes else ()
     return {
+        **fingerprint,
         "outputs": [product.name for product in products],
         "block_size": planned.outputs.block_size,
         "classes": classes,

@@ -1,5 +1,6 @@
 """``cafe mosaic``: overlapping label rasters merged into one, window by window."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
@@ -14,7 +15,7 @@ from cafe_cli.config.provenance import dump_settings, provenance_tags
 from cafe_cli.errors import ConfigError
 from cafe_cli.findings import Report
 from cafe_cli.mosaic.block_runs import open_cluster, run_blocks
-from cafe_cli.mosaic.block_store import open_blocks
+from cafe_cli.mosaic.block_store import digest, is_complete, open_blocks
 from cafe_cli.mosaic.blocks import divide, skipped_in, sum_blocks
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.merge import WINDOW, merge_windows, write_window
@@ -44,6 +45,8 @@ from cafe_cli.regions.survey import survey
 from cafe_cli.system.output_group import claim_outputs, finish_replacing
 from cafe_cli.system.threads import ProgressCallback
 
+log = logging.getLogger("cafe")
+
 
 class MosaicResult(NamedTuple):
     """What became of the inputs.
@@ -57,7 +60,7 @@ class MosaicResult(NamedTuple):
     skipped : tuple of SkippedFile
         What could not be read.
     blocks : int
-        Blocks that were written; 0 of a single file.
+        Blocks that the map has; 0 of a single file, and of a map that was complete before.
     """
 
     labels: tuple[str, ...]
@@ -153,9 +156,14 @@ def _write_blocks(
     """Make the blocks that an interrupted run has not made, and the index over all of them."""
     todo, names = divide(planned, planned.outputs.block_size or 0), planned.names
     settings = {"method": options.method, "cafe_version": __version__}
+    fingerprint = {**files.described(), **settings}
+    made_of = digest(planned, fingerprint)
+    if planned.outputs.resume and is_complete(planned, made_of):
+        log.info("%s is complete", planned.outputs.labels)
+        return MosaicResult(names, sum_blocks([], len(names)), (), 0)
     with (
         open_cluster(cluster) as workers,
-        open_blocks(planned, {**files.described(), **settings}) as store,
+        open_blocks(planned, fingerprint) as store,
     ):
         missing = [block for block in todo if block[0] not in store.done]
         progress(len(todo) - len(missing), len(todo))
@@ -168,7 +176,7 @@ def _write_blocks(
         tags = provenance_tags(names, planned.models, method=options.method)
         store.finish(
             {**tags, **skipped_tag(lost)},
-            dump_settings({**made, **_findings(names, seams, lost)}),
+            dump_settings({**made, "made_of": made_of, **_findings(names, seams, lost)}),
         )
     return MosaicResult(names, seams, lost, sum(bool(block.files) for block in store.done.values()))
 

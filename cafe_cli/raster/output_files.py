@@ -23,6 +23,11 @@ def metadata_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
+def overviews_path(path: Path) -> Path:
+    """Return the file in which GDAL finds overviews of a raster."""
+    return path.with_name(f"{path.name}.ovr")
+
+
 def style_path(path: Path) -> Path:
     """Return the file from which QGIS takes the style of a raster: ``NAME.qml`` of ``NAME.tif``."""
     return path.with_suffix(".qml")

@@ -5,8 +5,9 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +28,7 @@ from cafe_cli.raster.readback import CheckedWriter, check_copy
 from cafe_cli.raster.reader import Array, Mask, declared_nodata, gdal_message
 from cafe_cli.raster.side_files import side_texts
 from cafe_cli.raster.value_counts import count_values, statistics_tags
+from cafe_cli.raster.window import Window
 from cafe_cli.system.atomic_write import remove
 from cafe_cli.system.interrupts import undo_when_ended
 from cafe_cli.system.output_group import replace_together
@@ -184,6 +186,33 @@ def _cog_writer(
         dataset.units = [product.unit or None]
         dataset.update_tags(**product.tags, **tags, **class_tags(product.classes))
         yield dataset
+
+
+def write_overview(
+    path: Path, product: Product, grid: Grid, parts: Iterable[tuple[Window, Array]]
+) -> None:
+    """Write a coarser copy of a raster of one uint8 band, e.g. ``FILE.ovr``, which GDAL finds.
+
+    Parameters
+    ----------
+    path : Path
+    product : Product
+        The raster.
+    grid : Grid
+        Grid of the copy.
+    parts : iterable of (Window, ndarray)
+        Windows of the copy that do not overlap, and their values (height, width); nodata elsewhere.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    with _cog_writer(replace(product, path=path), path, grid, {}) as dataset:
+        for window, values in parts:
+            rows, cols = window.slices()
+            place = ((rows.start, rows.stop), (cols.start, cols.stop))
+            dataset.write(values, 1, window=place)
 
 
 @contextmanager

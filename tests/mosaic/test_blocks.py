@@ -18,13 +18,14 @@ from rasterio.transform import from_origin
 from cafe_cli.classes import ClassTable, LandClass
 from cafe_cli.config.provenance import read_beside
 from cafe_cli.errors import ConfigError, OutputError
-from cafe_cli.mosaic import block_folder, block_runs, blocks
+from cafe_cli.mosaic import block_folder, block_index, block_runs, blocks
 from cafe_cli.mosaic import mosaic as engine
 from cafe_cli.mosaic.grid import TargetGrid
 from cafe_cli.mosaic.job import MosaicInputs, MosaicOptions, MosaicOutputs
 from cafe_cli.mosaic.methods import METHODS
 from cafe_cli.mosaic.plan import plan
 from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.output_files import overviews_path
 from cafe_cli.raster.stac import StacOptions
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import read_classes
@@ -227,6 +228,31 @@ def test_the_index_has_the_legend_of_the_map(tmp_path, maps):
         assert style.read_bytes() == (tmp_path / f"{kind}one.qml").read_bytes()
 
 
+@pytest.mark.parametrize(("most", "factor"), [(80, 4), (32, 16), (1000, 1)])
+def test_the_index_has_an_overview(tmp_path, maps, monkeypatch, most, factor):
+    monkeypatch.setattr(block_index, "_OVERVIEW", most)
+    monkeypatch.setattr(block_index, "_DIVISOR", 16)
+    maps.join(tmp_path / "many", block_size=SIZE)
+    whole = pixels(index(tmp_path / "many"))
+    for folder in outputs_of(tmp_path / "many"):
+        assert overviews_path(index(folder)).exists() == (factor > 1)
+        with rasterio.open(index(folder)) as dataset:
+            assert dataset.overviews(1) == ([factor] if factor > 1 else [])
+    if factor == 1:
+        return
+    coarse = pixels(overviews_path(index(tmp_path / "many")))
+    height, width = whole.shape
+    assert coarse.shape == (-(-height // factor), -(-width // factor))
+    for row, col in np.ndindex(coarse.shape):
+        cell = whole[row * factor :][:factor, col * factor :][:, :factor]
+        known, counts = np.unique(cell[cell != NODATA], return_counts=True)
+        if coarse[row, col] == NODATA:
+            assert not len(known)
+        else:
+            assert counts[known == coarse[row, col]] == counts.max()
+    assert np.isin(coarse, (0, 1, 2)).sum() > 20
+
+
 def test_the_folder_can_be_moved(tmp_path, maps):
     maps.join(tmp_path / "many", block_size=SIZE)
     before = pixels(index(tmp_path / "many"))
@@ -290,6 +316,23 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_bytes(tmp_path, maps, mon
     assert seen == [(done, total) for done in range(count, total + 1)]
     assert contents(*outputs_of(tmp_path / "many")) == expected
     assert names_in(tmp_path) == {"in", "many", "sure_many", "from_many"}
+
+
+def test_a_complete_folder_is_left_alone_on_a_resume(tmp_path, maps, monkeypatch, caplog):
+    caplog.set_level("INFO", "cafe")
+    maps.join(tmp_path / "many", block_size=SIZE, resume=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "many").rglob("*")}
+    made = stop_after(monkeypatch, 0)
+    maps.join(tmp_path / "many", block_size=SIZE, resume=True)
+    assert not made
+    assert f"{tmp_path / 'many'} is complete" in caplog.messages
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "many").rglob("*")} == before
+    for changes in ({"method": "last"}, {"block_size": 2 * SIZE}):
+        with pytest.raises(OutputError, match="many exists; pass --overwrite"):
+            maps.join(tmp_path / "many", **{"block_size": SIZE, **changes}, resume=True)
+    os.utime(maps.labels[0], (1, 1))
+    with pytest.raises(OutputError, match="many exists; pass --overwrite"):
+        maps.join(tmp_path / "many", block_size=SIZE, resume=True)
 
 
 def test_a_run_that_was_stopped_at_once_leaves_nothing(tmp_path, maps, monkeypatch):
