@@ -35,12 +35,15 @@ class Run:
     training, scored : tuple of Site
     config : Config
         With the variant's settings and the seed.
+    trained : str
+        Name of the training, which runs share that differ in how maps are made only.
     """
 
     key: Key
     training: tuple[Site, ...]
     scored: tuple[Site, ...]
     config: Config
+    trained: str
 
 
 def plan(
@@ -78,9 +81,10 @@ def plan(
     made = load_config(config, overrides)
     named = made.model_dump(mode="json", include=set(_RUN_SECTIONS))
     key = Key(name, variant, seed, identity(named))
-    return Run(
-        key, tuple(training), tuple(scored), load_config(config, {**overrides, "train.seed": seed})
-    )
+    seeded = load_config(config, {**overrides, "train.seed": seed})
+    del named["predict"]
+    trained = f"{name}-{identity(named)}-seed{seed}"
+    return Run(key, tuple(training), tuple(scored), seeded, trained)
 
 
 def _scenes(training: Sequence[Site]) -> dict[str, Any]:
@@ -115,9 +119,11 @@ def carry_out(run: Run, out: Path, device: str, threads: int) -> Row:
     """
     folder = out / "runs" / run.key.name
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(folder / ".lock", f"{run.key.name} is being done by another process"):
+    training = out / "trainings" / run.trained
+    training.parent.mkdir(exist_ok=True)
+    lock = training.with_name(f".{run.trained}.lock")
+    with exclusive_lock(lock, f"{run.trained} is being done by another process"):
         tiles = make_tiles(run, out, threads)
-        training = folder / "training"
         train(
             tiles,
             training,

@@ -266,6 +266,16 @@ def test_seeds_and_variants_that_only_train_share_tiles(data, config, tmp_path):
     assert runs.make_tiles(other, tmp_path, 1) not in made
 
 
+def test_variants_that_only_make_other_maps_share_a_training(data, config):
+    division = sites.divide(sites.find_sites(data), "here")
+    base, tta, larger, dice = (
+        runs.plan("here", division, config, name, 0, {})
+        for name in ("base", "tta", "larger", "dice_0")
+    )
+    assert base.trained == tta.trained == larger.trained != dice.trained
+    assert len({run.key for run in (base, tta, larger, dice)}) == 4
+
+
 @pytest.fixture
 def call(monkeypatch):
     """Return a function that runs the bed in this process."""
@@ -296,8 +306,8 @@ def test_the_last_weights_are_scored_recorded_once_and_reported(
     assert "is there already" in said
     assert "| distill | 1 |" in said
     assert (out / "report.md").read_text() in said
-    (folder,) = (out / "runs").iterdir()
-    card = stored.read_card(folder / "training" / "final.safetensors")
+    (folder,) = (out / "trainings").glob("here-*")
+    card = stored.read_card(folder / "final.safetensors")
     assert card.architecture.guidance == "none"
 
 
