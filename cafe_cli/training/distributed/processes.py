@@ -222,7 +222,8 @@ def detect_launcher() -> Launcher | None:
     Raises
     ------
     ConfigError
-        A SLURM job has several tasks, but its script started one process without srun.
+        A SLURM job has several tasks, but its script started one process without srun, or does not
+        say how many run on a node.
     """
     environment = os.environ
     if TorchElasticEnvironment.detect():
@@ -237,6 +238,12 @@ def detect_launcher() -> Launcher | None:
             raise ConfigError(
                 f"the SLURM job has {tasks} tasks, but one process was started: begin the command "
                 "with srun"
+            )
+        if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+            raise ConfigError(
+                f"the SLURM job has {tasks} tasks, but does not say how many run on a node: add "
+                f"--ntasks-per-node, e.g. srun --nodes {nodes} --ntasks-per-node "
+                f"{max(tasks // nodes, 1)}"
             )
         return Launcher("srun", tasks // nodes, nodes)
     return None

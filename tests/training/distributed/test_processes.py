@@ -71,6 +71,12 @@ def test_job_without_srun(environment):
         detect_launcher()
 
 
+def test_tasks_without_a_number_per_node(environment):
+    environment({k: v for k, v in SRUN.items() if k != "SLURM_NTASKS_PER_NODE"})
+    with pytest.raises(ConfigError, match=r"4 tasks, .* srun --nodes 2 --ntasks-per-node 2"):
+        detect_launcher()
+
+
 def test_a_machine_with_srun_needs_no_srun(environment, monkeypatch, tmp_path):
     """Nothing is said where SLURM is installed and a run has one process."""
     (tmp_path / "srun").touch(0o755)
