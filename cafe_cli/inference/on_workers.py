@@ -1,5 +1,6 @@
 """What the workers of a cluster do for a prediction: prepare a scene, and run groups of strips."""
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,11 +182,13 @@ def _predictor(job: WorkerJob) -> Predictor:
 
 
 def _own_device(names: str) -> str:
-    """Return the device of this worker: workers of one machine take turns with its GPUs."""
+    """Return the device of this worker: workers of one machine take turns with its GPUs.
+
+    Dask names workers by numbers or addresses, other programs as in ``SLURMCluster-1``.
+    """
     devices = choose_devices("all" if names in ("auto", "cuda") and _has_gpu() else names)
-    name = describe().name
-    number = int(name) if name.isdecimal() else int(name.rpartition(":")[2].rstrip("/") or 0)
-    return devices[number % len(devices)]
+    numbers = re.findall("[0-9]+", describe().name)
+    return devices[int(numbers[-1] if numbers else 0) % len(devices)]
 
 
 def _has_gpu() -> bool:

@@ -250,7 +250,17 @@ def test_worker_that_is_late_does_not_bring_back_the_folder_of_the_strips(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "device"), [("0", "cuda:0"), ("5", "cuda:1"), ("tcp://h:83", "cuda:1")]
+    ("name", "device"),
+    [
+        ("0", "cuda:0"),
+        ("5", "cuda:1"),
+        ("tcp://h:83", "cuda:1"),
+        ("tcp://h:83/", "cuda:1"),
+        ("SLURMCluster-1", "cuda:1"),  # of dask-jobqueue
+        ("SLURMCluster-12", "cuda:0"),
+        ("cafe-default-worker-7f3b", "cuda:1"),  # of the operator for Kubernetes
+        ("worker", "cuda:0"),
+    ],
 )
 def test_workers_of_a_machine_take_turns_with_its_gpus(name, device, monkeypatch):
     gpus = {"all": ["cuda:0", "cuda:1"], "auto": ["cuda:0"], "cuda:7": ["cuda:7"], "cpu": ["cpu"]}
