@@ -349,4 +349,6 @@ _NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 def is_first() -> bool:
     """Tell from the environment, before `launch`, whether this process has rank 0."""
+    if TorchElasticEnvironment.detect():  # srun, which may have started torchrun, counts otherwise
+        return os.environ["RANK"] == "0"
     return all(os.environ.get(name, "0") == "0" for name in _NAMES)

@@ -146,6 +146,13 @@ def test_who_speaks(environment, name, rank, first):
     assert processes.is_first() == bool(first)
 
 
+@pytest.mark.parametrize("rank", ["0", "3"])
+def test_who_speaks_where_srun_starts_torchrun(environment, rank):
+    """The first process of torchrun may be on a node that is not the first of SLURM."""
+    environment({**TORCHRUN, **SRUN, "RANK": rank, "SLURM_PROCID": "1", "LOCAL_RANK": rank})
+    assert processes.is_first() == (rank == "0")
+
+
 # --- agreement ---------------------------------------------------------------------------------
 
 
