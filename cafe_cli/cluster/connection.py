@@ -20,7 +20,7 @@ PATIENCE = 300.0
 """Seconds for which a scheduler that was lost is looked for."""
 
 _PORT = 8786  # of a scheduler, where an address names none
-_ANSWER = 8.0  # seconds that a scheduler has to answer
+_ANSWER = 6.0  # seconds that a scheduler has to answer
 _PAUSE = 0.5  # seconds between attempts to connect
 _CLOSING = 10.0  # seconds that local workers have to end; one may be stopped
 _KILLED = 0.5  # the same after they were killed

@@ -3,18 +3,15 @@
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cafe_cli.cluster.checks import await_file
 from cafe_cli.errors import CafeError, ConfigError, OutputError
 from cafe_cli.system.atomic_write import is_remote, remove, translate_os_errors
-
-_ARRIVAL = 30.0  # seconds until a file that another machine wrote is visible, at most
-_PAUSE = 0.2
 
 
 class Exchange(Protocol):
@@ -30,8 +27,8 @@ class Exchange(Protocol):
         """Yield a folder on the worker; the files in it have arrived when the context ends."""
         ...
 
-    def take(self, name: str, target: Path) -> None:
-        """Move a file from there to a local path.
+    def take(self, name: str, size: int, target: Path) -> None:
+        """Move a file of that many bytes from there to a local path.
 
         Raises
         ------
@@ -66,16 +63,10 @@ class FolderExchange:
         """Yield the folder itself: files get their name when they are complete."""
         yield self.folder
 
-    def take(self, name: str, target: Path) -> None:
+    def take(self, name: str, size: int, target: Path) -> None:
         """Rename the file, once it is visible here."""
-        path, until = self.folder / name, time.monotonic() + _ARRIVAL
-        while not path.exists():
-            if time.monotonic() > until:
-                raise OutputError(
-                    f"{path} was written by a worker, but is not visible here after "
-                    f"{_ARRIVAL:.0f} s: all machines have to see {self.folder}"
-                )
-            time.sleep(_PAUSE)
+        path = self.folder / name
+        await_file(path, size)
         with translate_os_errors(target):
             try:
                 os.replace(path, target)
@@ -117,7 +108,7 @@ class BucketExchange:
                 with _named(self.url):
                     store.put(path.name, path)
 
-    def take(self, name: str, target: Path) -> None:
+    def take(self, name: str, size: int, target: Path) -> None:
         """Download the object and delete it."""
         store = self._open()
         with _named(self.url):

@@ -197,7 +197,8 @@ class StripStore:
         for name, listed in strip.files.items():
             target = self._file(name, strip.window)
             if listed.bytes:
-                exchange.take(strip_name(name, strip.window, strip.mark), target)
+                name_there = strip_name(name, strip.window, strip.mark)
+                exchange.take(name_there, listed.bytes, target)
                 if _strip_file(target) != listed:
                     raise OutputError(
                         f"rows {strip.window.row} to {strip.window.bottom} of {self._path} did "

@@ -1,25 +1,19 @@
 """Run the blocks of a mosaic: one after the other in this process, or on a cluster."""
 
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
-from cafe_cli.cluster.checks import check_folder, check_versions, threads_per_worker
+from cafe_cli.cluster.checks import await_file, check_folder, check_versions, threads_per_worker
 from cafe_cli.cluster.cluster import Cluster
 from cafe_cli.cluster.job import ClusterOptions, Task
 from cafe_cli.cluster.worker import describe
 from cafe_cli.config.choices import OnError
-from cafe_cli.errors import OutputError
 from cafe_cli.mosaic.block_store import BlockStore
 from cafe_cli.mosaic.blocks import BlockResult, BlockTask, make_block
 from cafe_cli.mosaic.job import MosaicOptions
 from cafe_cli.mosaic.plan import MosaicPlan
 from cafe_cli.raster.window import Window
-
-_ARRIVAL = 30.0  # seconds until a file that another machine wrote is visible, at most
-_PAUSE = 0.2
 
 
 @contextmanager
@@ -85,21 +79,6 @@ def _tasks(
 
 def _await_files(task: BlockTask, result: BlockResult) -> None:
     """Wait until the files that a worker has written are visible here."""
-    until = time.monotonic() + _ARRIVAL
     for product in task.products if result.files else ():
-        folder = product.path.parent
         for name, file in result.files[product.name].items():
-            while not _has_size(folder / name, file.bytes):
-                if time.monotonic() > until:
-                    raise OutputError(
-                        f"{folder / name} was written by a worker, but is not visible here after "
-                        f"{_ARRIVAL:.0f} s: all machines have to see {folder}"
-                    )
-                time.sleep(_PAUSE)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
+            await_file(product.path.parent / name, file.bytes)

@@ -117,7 +117,7 @@ def test_object_store_that_refuses_is_one_line(tmp_path, object_store, monkeypat
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     place = exchange.exchange_at("s3://no-such-bucket/x", tmp_path, "run")
     with pytest.raises(OutputError, match="cannot use s3://no-such-bucket/x/run for strips"):
-        place.take("a.tif", tmp_path / "a.tif")
+        place.take("a.tif", 1, tmp_path / "a.tif")
     with pytest.raises(OutputError, match="cannot use"), place.writing() as folder:
         (folder / "a.tif").write_bytes(b"x")
 
@@ -307,6 +307,6 @@ def test_workers_that_differ_are_refused(other, message):
 
 
 def test_file_that_never_arrives_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange, "_ARRIVAL", 0.1)
+    monkeypatch.setattr(checks, "_ARRIVAL", 0.1)
     with pytest.raises(OutputError, match="all machines have to see"):
-        exchange.FolderExchange(tmp_path).take("0.tif", tmp_path / "target.tif")
+        exchange.FolderExchange(tmp_path).take("0.tif", 1, tmp_path / "target.tif")
