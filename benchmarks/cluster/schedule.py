@@ -105,7 +105,7 @@ class Assumptions:
     @property
     def tasks_per_scene(self) -> int:
         """Number of tasks of a scene, at least one."""
-        return max(round(self.scene * 1e6 / self.task_pixels), 1)
+        return max(math.ceil(self.scene * 1e6 / self.task_pixels - 1e-9), 1)
 
     @property
     def task_seconds(self) -> float:

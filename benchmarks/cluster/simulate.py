@@ -104,8 +104,8 @@ def cost_table(given: Assumptions) -> Iterator[str]:
     yield "|---|---|---|"
     for cause, seconds in costs(given).items():
         # A run without a cause may end later: its last tasks fall otherwise.
-        sign = "-" if seconds < -0.05 else ""
-        yield f"| {cause} | {sign}{duration(abs(seconds))} | {percent(seconds / given.ideal)} |"
+        sign, size = "-" if seconds < -0.05 else "", abs(seconds) if abs(seconds) > 0.05 else 0.0
+        yield f"| {cause} | {sign}{duration(size)} | {sign}{100 * size / given.ideal:,.3g} % |"
 
 
 if __name__ == "__main__":
