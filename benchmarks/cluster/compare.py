@@ -15,7 +15,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,15 @@ class Record:
 
     def now(self) -> float:
         return time.monotonic() - self.start
+
+    def pace(self, chosen: Callable[[str], bool]) -> float:
+        """Return the seconds of a strip on some workers, the row above each task being a strip."""
+        seconds = strips = 0.0
+        for outcome in self.outcomes:
+            if chosen(outcome.worker):
+                seconds += outcome.seconds
+                strips += len(outcome.task.args[1]) + 1  # type: ignore[arg-type]
+        return seconds / strips
 
     @property
     def first(self) -> float:
@@ -165,28 +174,31 @@ def watch(record: Record, stack: ExitStack, processes: Any) -> None:
 def simulate(record: Record, options: argparse.Namespace) -> float:
     """Return the time that the schedule of a run takes by the simulation."""
     by_worker = record.seconds_by_worker()
-    usual = statistics.median(by_worker.values())
-    strips = max(record.strips)
+    slowest = max(by_worker, key=by_worker.__getitem__) if record.killed is not None else ""
+    most = max(record.strips)
+    # A task takes as long as its strips and one more.
+    usual = record.pace(lambda worker: worker != slowest)
+    megapixels = options.side**2 / 1e6
     given = Assumptions(
         pixels=options.side**2,
         workers=options.workers,
-        # A task takes as long as its strips and one more.
-        strip=options.side**2 / sum(record.strips) / 1e6,
-        strips_per_task=strips,
-        rate=options.side**2 / sum(record.strips) / 1e6 * (strips + 1) / usual,
-        scene=options.side**2 / 1e6,
+        strip=megapixels / sum(record.strips),
+        strips_per_task=most,
+        rate=megapixels / sum(record.strips) / usual,
+        scene=megapixels,
         startup=record.first,
         overhead=record.client / len(record.ends),
-        assembling=options.side**2 / 1e6 / record.assembling,
+        assembling=megapixels / record.assembling,
     )
     losses = []
     if record.killed is not None:
+        slow_pace = record.pace(lambda worker: worker == slowest)
         given = replace(
-            given, slow_share=1 / options.workers, slow_factor=max(by_worker.values()) / usual
-        )
+            given, slow_share=1 / options.workers, slow_factor=max(slow_pace / usual, 1.0),
+            restart=max(absence(record) - given.startup, 0.0),
+        )  # fmt: skip
         (slow,) = random.Random(given.seed).sample(range(options.workers), 1)
         losses = [(record.killed, (slow + 1) % options.workers)]
-        given = replace(given, restart=max(absence(record) - given.startup, 0.0))
     return Simulation(given, losses).run().makespan
 
 

@@ -94,7 +94,7 @@ class Assumptions:
 
     @property
     def task_pixels(self) -> float:
-        """Pixels of the map that a task makes; the last may have fewer, which is left out."""
+        """Pixels of the map that a task makes; the last may have fewer."""
         return self.strip * 1e6 * self.strips_per_task
 
     @property
@@ -111,6 +111,13 @@ class Assumptions:
     def task_seconds(self) -> float:
         """Time of a task on a worker that waits for nothing."""
         return self.task_pixels / (self.rate * 1e6) * self.repetition
+
+    def size(self, task: int) -> float:
+        """Return what a task computes, as a share of what the others do: less for the last."""
+        if task < self.tasks - 1:
+            return 1.0
+        own = self.pixels / self.task_pixels - task
+        return (own + self.repetition - 1) / self.repetition
 
     @property
     def repetition(self) -> float:
@@ -328,9 +335,10 @@ class Simulation:
         self._attempts[name] = _Attempt(task, number, self._now, 1 + moves)
         self._running.setdefault(task, set()).add(name)
         worker.attempt = name
-        self._at(self._now + given.task_seconds * worker.factor, lambda: self._progress(name))
+        seconds = given.task_seconds * worker.factor * given.size(task)
+        self._at(self._now + seconds, lambda: self._progress(name))
         if moves:
-            self._storage.add(self._now, name, given.task_bytes)
+            self._storage.add(self._now, name, given.task_bytes * given.size(task))
             self._watch_storage()
 
     def _watch_storage(self) -> None:

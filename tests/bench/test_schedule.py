@@ -153,3 +153,10 @@ def test_figures_that_cannot_be(words, says, capsys):
         simulate.main(words)
     assert caught.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("repeated", [0.0, 1.0])
+def test_the_last_task_may_be_smaller(repeated):
+    given = replace(IDEAL, pixels=1.25 * TASK, workers=1, repeated=repeated)
+    own = 1.25 * 16 + 2 * repeated  # strips
+    assert run(given).makespan == pytest.approx(own * 6.6 / 2)
