@@ -63,8 +63,10 @@ FULL = Sizes(
 )  # fmt: skip
 TINY = Sizes(
     scene=160, town=256, crop=64, stride=64, window=64,
-    encoder="mobilenet_v2", heavy="resnet18", width=8, batches=(2, "auto"),
-    epochs=2, sample=("scenes.only=['a']", "train.epochs=1", "train.crop=32", "model.width=8"),
+    encoder="tu-test_resnet", heavy="resnet18", width=8, batches=(2, "auto"),
+    epochs=2, sample=(
+        "scenes.only=['a']", "tile.overlap=0", "train.epochs=1", "train.crop=32", "model.width=8",
+    ),
     jobs=(1,), seconds=0.0,
 )  # fmt: skip
 

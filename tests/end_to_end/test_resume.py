@@ -23,6 +23,7 @@ import rasterio
 from cafe_cli.cli import main
 from cafe_cli.inference import tiling
 from cafe_cli.model import model_file
+from tests.support import warm_cafe
 from tests.support.engines import card_of, tiny_model, write_town
 
 pytestmark = [
@@ -100,9 +101,8 @@ class Command:
 
     def __init__(self, folder: Path, words, moment: Moment | None) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["pytest", "cafe_cli.cli.main", "cafe_cli.tilesets.make", "cafe_cli.inference.predict"]
-        )
+        # This module, too, in which a process looks for `child`: torch in each would take seconds.
+        context.set_forkserver_preload([*warm_cafe.MODULES, "tests.end_to_end.test_resume"])
         self._said = folder.parent / f"said{time.monotonic_ns()}"
         # By its full name, under which the other process can import it.
         run = importlib.import_module("tests.end_to_end.test_resume").child

@@ -15,19 +15,30 @@ import socket
 import sys
 from pathlib import Path
 
-SHORT = (
-    "--epochs", "1", "--set", "model.optical_encoder=tu-test_resnet",
-    "--set", "model.height_encoder=same", "--set", "model.weights=none",
-    "--set", "model.height_weights=none", "--set", "model.width=8",
-    "--set", "train.crop=64", "--set", "train.workers=0", "--set", "train.batch_size=8",
-)  # fmt: skip
-"""Options of `cafe train` that win over those before them: the smallest network, one epoch."""
+SHORT = {
+    "train.epochs": 1, "model.optical_encoder": "tu-test_resnet", "model.height_encoder": "same",
+    "model.weights": "none", "model.height_weights": "none", "model.width": 8, "train.crop": 64,
+    "train.workers": 0, "train.batch_size": 8,
+}  # fmt: skip
+"""Settings of the shortest training: the smallest network, one epoch."""
 
-ENGINES = (
+_SHORT_OPTIONS = [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
+_SHORT_OPTIONS += ["--epochs", "1"]  # wins over the same option before it, as --set does not
+
+_ENGINES = (
     "cli.main", "checks.check", "evaluation.evaluate", "evaluation.sample", "evaluation.suggest",
     "inference.predict", "map_report.report", "mosaic.mosaic", "scenes.height_map",
     "tilesets.make", "training.train", "vectorization.vectorize",
 )  # fmt: skip
+
+_LIBRARIES = (
+    "segmentation_models_pytorch", "timm", "torch", "torch.utils.tensorboard",
+    "cafe_cli.inference.engines.torch", "cafe_cli.model.cafe",
+)  # fmt: skip
+"""What engines import only where they need it, and what takes long."""
+
+MODULES = (*(f"cafe_cli.{name}" for name in _ENGINES), *_LIBRARIES)
+"""What commands import: for processes that fork."""
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -44,8 +55,8 @@ with socket.socket(socket.AF_UNIX) as server:
 
 def serve(address: str) -> None:
     """Answer commands, each in a process of its own, until this process is ended."""
-    for name in ENGINES:
-        importlib.import_module(f"cafe_cli.{name}")
+    for name in MODULES:
+        importlib.import_module(name)
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -79,7 +90,7 @@ def _run(words: list[str], folder: str, variables: dict[str, str], descriptors: 
     os.environ.clear()
     os.environ.update(variables)
     command = next((word for word in words if not word.startswith("-")), "")
-    sys.argv = ["cafe", *words, *(SHORT if command == "train" else ())]
+    sys.argv = ["cafe", *words, *(_SHORT_OPTIONS if command == "train" else ())]
     main()
 
 
