@@ -137,3 +137,12 @@ def test_a_report_with_errors_ends_with_1(printed):
     with pytest.raises(click.exceptions.Exit) as caught:
         printed([broken])
     assert caught.value.exit_code == 1
+
+
+def test_any_number_of_workers_may_be_planned_for(here, invoke):
+    code, said = invoke(*MANY, "--json", "--rate", "0.001", "--workers", "2")
+    total = json.loads(said.out)["total"]
+    assert (code, total["workers"], total["tasks"]) == (0, 2, 3)
+    # Three maps of one task each: two workers take two of them one after the other.
+    assert total["hours"] == pytest.approx(total["worker_hours"] / 3 * 2)
+    assert "with 4,000 that never wait" in invoke(*MANY, "--rate", "1", "--workers", "4000")[1].err
