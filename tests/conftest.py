@@ -18,11 +18,18 @@ for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SI
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cafe_cli.cluster import connection
 from tests.support import rasters
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("cafe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cafe")
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Give a scheduler on a busy machine a minute to answer."""
+    monkeypatch.setattr(connection, "_ANSWER", 60.0)
 
 
 @pytest.fixture

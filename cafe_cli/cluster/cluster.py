@@ -132,13 +132,14 @@ class Cluster:
             raise CafeError("no worker answered; look at their logs, and run again")
         return found
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[Outcome]:
         """Run tasks, and yield what became of each, in the order in which they end.
 
         Parameters
         ----------
-        tasks : iterable of Task
-            Taken as there is room for them, so that they may be as many as there is work.
+        tasks : iterable of Task or None
+            Taken as there is room for them, so that they may be as many as there is work. None
+            means that there is none at the moment: the iterable is asked again later.
 
         Raises
         ------
@@ -163,14 +164,17 @@ class Cluster:
         """Let the workers forget a value that no more task needs."""
         self._shared.pop(shared.name, None)
 
-    def _fill(self, left: Iterator[Task]) -> bool:
+    def _fill(self, left: Iterator[Task | None]) -> bool:
         """Give tasks to the scheduler while there is room; return whether none are left."""
         if not self._connection.is_open:
             self._reconnect()
         while len(self._running) < self._limit:
-            task = self._again.popleft() if self._again else next(left, None)
-            if task is None:
+            try:
+                task = self._again.popleft() if self._again else next(left)
+            except StopIteration:
                 return True
+            if task is None:
+                break
             self._submit(task)
         return False
 
@@ -257,7 +261,7 @@ class Cluster:
         except KilledWorker:
             return CafeError(
                 f"{attempt.task.name}: {_killed_times()} workers died while they ran it; the "
-                "usual reason is memory: give the workers more, or a smaller --window"
+                "usual reason is memory: give the workers more, or (cafe predict) set a smaller --window"
             )
         except Exception as error:  # noqa: BLE001 - comms have many ways to fail
             log.debug("%s was lost: %s", attempt.task.name, error)

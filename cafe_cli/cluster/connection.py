@@ -99,8 +99,8 @@ class Connection:
                     self.client = self._open()
             if time.monotonic() > until:
                 raise CafeError(
-                    f"{self.name} has not answered for {PATIENCE:.0f} s; the strips that are "
-                    "complete are kept: start the scheduler and continue with --resume"
+                    f"{self.name} has not answered for {PATIENCE:.0f} s: start it, and run the "
+                    "command again, with --resume if it has that"
                 )
             time.sleep(_PAUSE)
 

@@ -7,6 +7,7 @@ and settings, and this process alone decides which files belong to a map.
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +37,14 @@ from cafe_cli.inference.strip_store import StripStore, strips_folder
 from cafe_cli.inference.throughput import Meter
 from cafe_cli.inference.tiling import Strip, divide_among
 from cafe_cli.model.onnx_file import threads
+from cafe_cli.system.open_files import allow_more
+from cafe_cli.system.threads import cores
 
 log = logging.getLogger("cafe")
+
+_ASSEMBLERS = 16  # maps that are assembled at a time, at most
+_FILES = 32  # files that an open scene takes, at most: locks and a journal
+_TICK = 0.5  # seconds
 
 
 @dataclass
@@ -99,6 +106,10 @@ class ClusterPredictor:
         self._predictor = Predictor(models, settings, compute, [place.device])
         self._workers = len(hosts)
         self._run = uuid4().hex[:12]
+        # GDAL copies large rasters in processes of their own: threads are enough.
+        self._assemblers = ThreadPoolExecutor(min(cores(), _ASSEMBLERS))
+        self._assembling = set[Future[None]]()
+        self._open, self._most_open = 0, max(allow_more() // _FILES, 2)
         self._is_shared = False  # whether workers are known to see what they shall write to
 
     def run(self, jobs: Sequence[SceneJob], progress: MeterCallback) -> None:
@@ -116,8 +127,12 @@ class ClusterPredictor:
             The scheduler is lost.
         """
         with ExitStack() as stack:
+            stack.callback(self._assemblers.shutdown, wait=True, cancel_futures=True)
             for outcome in self._cluster.run(self._tasks(jobs, stack)):
                 self._take(outcome, progress)
+            while self._assembling:  # with a timeout, so that Ctrl-C interrupts it
+                wait(self._assembling, timeout=_TICK)
+                self._look_at_assembled()
         found = self._cluster.incidents
         if found.retried or found.copied or found.reconnected:
             log.info(
@@ -126,15 +141,22 @@ class ClusterPredictor:
                 found.retried, found.copied, found.reconnected,
             )  # fmt: skip
 
-    def _tasks(self, jobs: Sequence[SceneJob], stack: ExitStack) -> Iterator[Task]:
-        """Yield the tasks of all scenes; a scene is planned when its turn has come."""
+    def _tasks(self, jobs: Sequence[SceneJob], stack: ExitStack) -> Iterator[Task | None]:
+        """Yield the tasks of all scenes; a scene is planned when its turn has come.
+
+        None if so many scenes are open that others have to end first.
+        """
         for number, job in enumerate(jobs):
+            while self._open >= self._most_open:
+                self._look_at_assembled()
+                yield None
             scene = None
             with job.errors():
                 scene = self._begin(number, job)
             if scene is None:
                 continue
             stack.push(scene.held)
+            self._open += 1
             for index, group in enumerate(divide_among(scene.strips, self._workers)):
                 if job.error:
                     break
@@ -202,10 +224,14 @@ class ClusterPredictor:
         self._end_if_done(scene)
 
     def _end_if_done(self, scene: _SceneRun) -> None:
-        """Assemble the map of a scene once all of its tasks have ended, or keep its strips."""
+        """Begin to assemble the map of a scene once all of its tasks have ended."""
         if scene.open or not scene.is_issued:
             return
         self._cluster.release(scene.shared)
+        self._assembling.add(self._assemblers.submit(self._assemble, scene))
+
+    def _assemble(self, scene: _SceneRun) -> None:
+        """Assemble the map of a scene in a thread, or keep its strips where a task has failed."""
         job = scene.job
         with job.errors(), scene.held:
             if job.error is not None:
@@ -213,6 +239,13 @@ class ClusterPredictor:
             self._predictor.complete(scene.plan, scene.store, scene.meter)
         if job.error is None:
             job.meter = scene.meter
+
+    def _look_at_assembled(self) -> None:
+        """Forget maps that are complete; raise what should not have happened to one."""
+        for future in [future for future in self._assembling if future.done()]:
+            self._assembling.remove(future)
+            self._open -= 1
+            future.result()
 
 
 def _absolute(source: PredictInput) -> PredictInput:

@@ -1,8 +1,8 @@
 """Convert rasters to Cloud Optimized GeoTIFFs; an interrupt ends that at once.
 
 GDAL copies a raster in one call, during which Python handles no signal. A large raster is therefore
-copied in a process of its own, which the caller ends when it is interrupted. That process runs this
-module as a program.
+copied in a process of its own, which the caller ends when it is interrupted, and so is one that a
+thread copies beside others. That process runs this module as a program.
 """
 
 import errno
@@ -50,8 +50,10 @@ def to_cog(source: Path, target: Path, options: Mapping[str, object]) -> None:
     """
     with rasterio.open(source) as dataset:
         large = dataset.width * dataset.height * dataset.count > _LARGE
+    # What GDAL logs does not say of which of several threads it speaks.
+    apart = large or threading.current_thread() is not threading.main_thread()
     try:
-        (_copy_in_a_process if large else _copy)(source, target, options)
+        (_copy_in_a_process if apart else _copy)(source, target, options)
     finally:
         remove(target.with_name(f"{target.name}.ovr.tmp"))
 

@@ -3,7 +3,7 @@
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -12,6 +12,8 @@ if sys.platform != "win32":
     import resource
 
 _OPEN = 64
+_ENOUGH = 65_536
+_WINDOWS = 8192  # what the C library of Windows allows
 _SHARE = 16  # of the files that a process may have open, the part that a pool may have
 
 
@@ -25,6 +27,19 @@ def most_open() -> int:
         if limit != resource.RLIM_INFINITY:
             return max(min(_OPEN, limit // _SHARE), 1)
     return _OPEN
+
+
+def allow_more() -> int:
+    """Raise the limit of open files as far as the system allows; return it."""
+    if sys.platform == "win32":
+        return _WINDOWS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return min(soft, _ENOUGH) if soft != resource.RLIM_INFINITY else _ENOUGH
 
 
 class Pool(Generic[V]):

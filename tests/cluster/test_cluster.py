@@ -51,6 +51,20 @@ def test_only_some_tasks_are_with_the_scheduler_at_a_time(cluster):
     assert max(ahead) <= 6  # two for each worker, and one
 
 
+def test_there_may_be_no_task_at_the_moment(cluster):
+    done = []
+
+    def work():
+        for n in range(3):
+            while len(done) < n:  # each needs the one before
+                yield None
+            yield Task(f"square-{n}", tasks.square, (n,))
+
+    for outcome in cluster.run(work()):
+        done.append(outcome.result())
+    assert done == [0, 1, 4]
+
+
 def test_shared_value_is_computed_once_and_passed_first(cluster, tmp_path):
     shared = Shared("process", tasks.note, (tmp_path, "shared"))
     work = [Task(f"add-{n}", tasks.add, (n,), shared) for n in range(10)]
@@ -162,7 +176,7 @@ def test_scheduler_that_does_not_come_back_ends_the_run(tmp_path, monkeypatch):
         monkeypatch.setattr(connection, "_ANSWER", 1.0)
         processes.scheduler.kill()
         work = [Task(f"note-{n}", tasks.note, (tmp_path, f"note-{n}")) for n in range(5)]
-        with pytest.raises(CafeError, match=r"has not answered for 1 s.*--resume"):
+        with pytest.raises(CafeError, match=r"has not answered for 1 s: start it.*--resume"):
             list(cluster.run(work))
 
 

@@ -177,9 +177,11 @@ def test_run_that_was_interrupted_is_resumed(model, scene, processes, tmp_path, 
     assert (again.written, again.run) == (0, 0)
 
 
+@pytest.mark.parametrize("files", [1, 10**9])  # of the last, two scenes are open at a time
 def test_scenes_are_one_graph_and_one_that_fails_leaves_the_others(
-    model, scene, scenes, processes, tmp_path, caplog
+    model, scene, scenes, processes, tmp_path, caplog, monkeypatch, files
 ):
+    monkeypatch.setattr(on_cluster, "_FILES", files)
     broken = tmp_path / "broken.tif"
     broken.write_bytes((scenes / "a_ortho.tif").read_bytes()[:20_000])
     optical = (*scene.optical, str(broken), str(scenes / "b_ortho.tif"))

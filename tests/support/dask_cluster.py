@@ -97,9 +97,11 @@ class DaskProcesses:
                         self.workers[number] = self._start_worker(number)
 
     def _start_scheduler(self) -> "subprocess.Popen[bytes]":
-        return self._start(
+        process = self._start(
             "dask_scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard"
         )
+        wait_until(lambda: _answers(self._port))
+        return process
 
     def _start_worker(self, number: int) -> "subprocess.Popen[bytes]":
         return self._start(
@@ -135,6 +137,14 @@ def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
         if time.monotonic() > until:
             raise TimeoutError("it has not happened")
         time.sleep(0.05)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _free_port() -> int:

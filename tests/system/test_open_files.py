@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -35,3 +36,28 @@ def test_a_pool_keeps_to_it(monkeypatch, limit):
     assert max(most) == most_open()
     pool.close()
     assert opened == set()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"), [(100, 300, 300), (300, 300, 300), (50, 50, 50)]
+)
+def test_limit_of_open_files_is_raised_as_far_as_the_system_allows(soft, hard, expected):
+    code = (
+        "import resource; from cafe_cli.system.open_files import allow_more\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "print(allow_more(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(expected), str(expected), str(hard)]
+
+
+def test_limit_that_cannot_be_raised_stays(monkeypatch):
+    def refuse(*_):
+        raise ValueError("not allowed")
+
+    infinite = open_files.resource.RLIM_INFINITY
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (100, infinite))
+    monkeypatch.setattr(open_files.resource, "setrlimit", refuse)
+    assert open_files.allow_more() == 100
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (infinite,) * 2)
+    assert open_files.allow_more() == 65_536
