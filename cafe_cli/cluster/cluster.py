@@ -261,7 +261,7 @@ class Cluster:
         except KilledWorker:
             return CafeError(
                 f"{attempt.task.name}: {_killed_times()} workers died while they ran it; the "
-                "usual reason is memory: give the workers more, or (cafe predict) set a smaller --window"
+                "usual reason is memory: give the workers more, or cafe predict a smaller --window"
             )
         except Exception as error:  # noqa: BLE001 - comms have many ways to fail
             log.debug("%s was lost: %s", attempt.task.name, error)
