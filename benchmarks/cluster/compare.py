@@ -134,7 +134,8 @@ def watch(record: Record, stack: ExitStack, processes: Any) -> None:
 
     def noted_tasks(self: Any, *given: Any) -> Iterator[Any]:
         for task in tasks(self, *given):
-            record.strips.append(len(task.args[1]))
+            if task is not None:
+                record.strips.append(len(task.args[1]))
             yield task
 
     def noted_take(self: Any, outcome: Outcome, *given: Any) -> None:
@@ -143,9 +144,9 @@ def watch(record: Record, stack: ExitStack, processes: Any) -> None:
         if processes and record.killed is None and 3 * len(record.ends) > len(record.strips):
             record.killed = record.now()
             processes.kill_worker(1)
-        before, maps = record.now(), record.assembling
+        before = record.now()
         take(self, outcome, *given)
-        record.client += record.now() - before - (record.assembling - maps)
+        record.client += record.now() - before
 
     def noted_begin(self: Any, *given: Any) -> Any:
         before = record.now()

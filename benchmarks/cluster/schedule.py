@@ -62,7 +62,9 @@ class Assumptions:
     planning : float
         Time of the client per scene, before its first task.
     assembling : float
-        Megapixels per second that the client turns from strips into a map.
+        Megapixels per second that a thread of the client turns from strips into a map.
+    assemblers : int
+        Maps that are assembled at a time, beside all else.
     ahead : int
         Tasks per worker that are given out at a time.
     copies : bool
@@ -88,6 +90,7 @@ class Assumptions:
     overhead: float = 0.0
     planning: float = 0.0
     assembling: float = INFINITE
+    assemblers: int = 1
     ahead: int = 2
     copies: bool = True
     seed: int = 0
@@ -239,6 +242,8 @@ class Simulation:
         self._look = INFINITE  # when slow tasks are looked for next
         self._issued: deque[int] = deque()  # given out, and not on a worker
         self._next_task = self._open = self._planned = self._accepted = 0
+        self._maps = 0  # that wait for an assembler, or are with one
+        self._assemblers = [0.0] * assumptions.assemblers  # when each is free
         self._running: dict[int, set[int]] = {}  # attempts by task
         self._left = [0] * math.ceil(assumptions.tasks / assumptions.tasks_per_scene)
         for task in range(assumptions.tasks):
@@ -258,7 +263,7 @@ class Simulation:
         for number in range(given.workers):
             self._at(given.startup, lambda n=number: self._come_up(n))  # type: ignore[misc]
         self._take_turn()
-        while self._accepted < given.tasks:
+        while self._accepted < given.tasks or self._maps:
             self._now, _, act = heapq.heappop(self._events)
             act()
         useful = sum(worker.busy for worker in self._workers)
@@ -431,14 +436,22 @@ class Simulation:
         self._planned += 1
 
     def _take_result(self) -> float:
-        """Return the time it takes to take a result, and to assemble a map that is complete."""
+        """Return the time it takes to take a result; begin to assemble a map that is complete."""
         scene, given = self._scene(self._results.popleft()), self._given
         self._left[scene] -= 1
         if self._left[scene]:
             return given.overhead
         first = scene * given.tasks_per_scene
         count = min(given.tasks_per_scene, given.tasks - first)
-        return given.overhead + count * given.task_pixels / (given.assembling * 1e6)
+        begin = max(heapq.heappop(self._assemblers), self._now + given.overhead)
+        end = begin + count * given.task_pixels / (given.assembling * 1e6)
+        heapq.heappush(self._assemblers, end)
+        self._maps += 1
+        self._at(end, self._assembled)
+        return given.overhead
+
+    def _assembled(self) -> None:
+        self._maps -= 1
 
     def _taken(self) -> None:
         self._open -= 1
@@ -453,7 +466,7 @@ CAUSES: dict[str, dict[str, float]] = {
     "storage": {"storage": INFINITE},
     "client, per task": {"overhead": 0.0},
     "client, plans": {"planning": 0.0},
-    "client, maps": {"assembling": INFINITE},
+    "maps": {"assembling": INFINITE},
 }
 """What takes time, and the assumptions without it."""
 

@@ -21,7 +21,7 @@ UNITS = {
     "restart": "s", "storage": "bytes/s", "overhead": "s", "planning": "s per scene",
     "assembling": "Mpx/s",
 }  # fmt: skip
-AT_LEAST = {"strips_per_task": 1, "workers": 1, "ahead": 1, "slow_factor": 1}
+AT_LEAST = {"strips_per_task": 1, "assemblers": 1, "workers": 1, "ahead": 1, "slow_factor": 1}
 MAY_BE_0 = {
     "repeated", "startup", "slow_share", "losses", "restart", "bytes_per_pixel", "overhead",
     "planning", "seed",

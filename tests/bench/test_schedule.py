@@ -121,7 +121,7 @@ def test_causes_cost_what_they_take():
     assert cost["start of the workers"] == pytest.approx(20)
     assert cost["windows run twice"] == pytest.approx(IDEAL.ideal / 4)
     assert cost["whole tasks"] == pytest.approx(0, abs=1e-6)
-    assert {cost[c] for c in ("slow workers", "lost workers", "storage", "client, maps")} == {0}
+    assert {cost[c] for c in ("slow workers", "lost workers", "storage", "maps")} == {0}
 
 
 def test_the_command_prints_all_assumptions(capsys):

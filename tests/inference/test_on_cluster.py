@@ -22,8 +22,15 @@ from cafe_cli.errors import (
 from cafe_cli.inference import exchange, on_cluster, on_workers, tiling
 from cafe_cli.inference import predict as engine
 from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
+from cafe_cli.inference.journal import StripFile
 from cafe_cli.inference.on_workers import Place
-from cafe_cli.inference.strip_store import write_strip
+from cafe_cli.inference.strip_store import (
+    WrittenStrip,
+    strip_name,
+    strips_folder,
+    write_strip,
+)
+from cafe_cli.inference.throughput import Meter
 from cafe_cli.raster.product import label_product
 from cafe_cli.raster.window import Window
 from tests.support.dask_cluster import dask_processes
@@ -279,6 +286,49 @@ def test_model_that_a_worker_lacks_is_named(model, tmp_path, monkeypatch):
         on_workers.look_around([tmp_path / "none.safetensors"], ["0"], "cpu")
     with pytest.raises(ModelFileError, match="another file on the worker on node7"):
         on_workers.look_around([model], ["0"], "cpu")
+
+
+def test_task_of_a_worker_writes_its_strips_for_the_store_to_take(
+    model, scene, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(on_workers, "describe", lambda: WorkerFacts("0.1", "h", "0", 2))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    on_workers._predictor.cache_clear()
+    predict(model, scene, PredictOutput(tmp_path / "one.tif"))
+    predictor = engine.Predictor([model], SETTINGS, ComputeOptions("cpu"))
+    scene_input = engine.SceneInput.of(scene, predictor.ensemble)
+    plan = predictor.plan(scene_input, PredictOutput(tmp_path / "map.tif"))
+    hashes = tuple(digest for _, digest in predictor.ensemble.hashes)
+    job = on_workers.WorkerJob((model,), hashes, SETTINGS, ComputeOptions("cpu"), 1, 1)
+    place = on_workers.look_around((model,), hashes, "cpu")
+    assert (place.device, bool(place.versions["numpy"])) == ("cpu", True)
+    prepared = on_workers.prepare_scene(job, plan)
+    meter = Meter(plan.window_count)
+    with predictor.open_store(plan) as store:
+        ways = exchange.FolderExchange(strips_folder(plan.outputs.labels))
+        for group in tiling.contiguous_groups(plan.strips, 3):
+            part = on_workers.run_strips(prepared, job, group, ways)
+            assert [strip.window for strip, _ in part.strips] == [
+                plan.in_outputs(strip.extent) for strip in group
+            ]
+            for strip, keep in part.strips:
+                store.accept(strip, ways, keep)
+            meter.add(part.windows, part.run, part.pixels)
+        predictor.complete(plan, store, meter)
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+    on_workers._predictor.cache_clear()
+
+
+def test_strip_that_arrives_damaged_is_refused(model, scene, tmp_path):
+    plan = planned(model, scene, tmp_path)
+    folder = strips_folder(plan.outputs.labels)
+    window = plan.in_outputs(plan.strips[0].extent)
+    strip = WrittenStrip(window, {"labels": StripFile(5, 1)}, "mark")
+    predictor = engine.Predictor([model], SETTINGS, ComputeOptions("cpu"))
+    with predictor.open_store(plan) as store:
+        (folder / strip_name("labels", window, "mark")).write_bytes(b"other")
+        with pytest.raises(OutputError, match="did not arrive as the worker wrote them"):
+            store.accept(strip, exchange.FolderExchange(folder))
 
 
 def planned(model, scene, folder):
