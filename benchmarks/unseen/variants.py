@@ -69,6 +69,7 @@ VARIANTS: dict[str, Variant] = {
     "heads": Variant("Heads on each stream.", {"train.stream_heads": 0.4}),
     "window": Variant("Attention to the whole window.", {"model.attention": 0}),
     "tta": Variant("The map is averaged over 8 symmetries.", {"predict.tta": "d4"}),
+    "as_trained": Variant("Maps at the size of the training.", {"predict.scales": (1.0,)}),
     "larger": Variant("Maps of pictures 1.5 times as large.", {"predict.scales": (1.5,)}),
     "absolute": Variant("Heights above sea, no ground is estimated.", {"height.ground": "none"}),
 }

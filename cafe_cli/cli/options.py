@@ -114,6 +114,11 @@ def _numbers(convert: Callable[[str], float], example: str) -> Callable[..., Any
     return parse
 
 
+def floats_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Parse numbers separated by commas, or ``auto``."""
+    return value if value == "auto" else floats(context, parameter, value)
+
+
 integers = _numbers(int, "4,1,2")
 floats = _numbers(float, "0.75,1,1.25")
 

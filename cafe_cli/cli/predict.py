@@ -22,7 +22,7 @@ from cafe_cli.cli.options import (
     config_options,
     dry_option,
     file_option,
-    floats,
+    floats_or_auto,
     jobs_option,
     json_option,
     on_error_option,
@@ -51,8 +51,9 @@ WINDOW_OPTIONS = (
         "eight symmetries (d4).", TTA, "none",
     ),
     ConfigOption(
-        "--scales", "predict.scales", "Average over these scales, e.g. 0.75,1,1.25.", default="1",
-        metavar="S,S,...", callback=floats,
+        "--scales", "predict.scales", "Average over these scales, e.g. 0.75,1,1.25; auto: what the "
+        "config of the training says, else 1.", default="auto", metavar="S,S,...",
+        callback=floats_or_auto,
     ),
 )  # fmt: skip
 COMPUTE_OPTIONS = (

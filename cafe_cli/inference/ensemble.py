@@ -101,6 +101,13 @@ class Ensemble:
         """Number of parameters of all models."""
         return sum(file.parameters for file in self.files)
 
+    def complete(self, settings: PredictSettings) -> PredictSettings:
+        """Return settings with the scales of the first model in place of ``auto``."""
+        if settings.scales != "auto":
+            return settings
+        own = self.card.config.get("predict", {}).get("scales", "auto")
+        return settings.model_copy(update={"scales": (1.0,) if own == "auto" else tuple(own)})
+
     def window_grid(self, settings: PredictSettings, scene: Window) -> WindowGrid:
         """Return the grid of windows for a scene of that extent, from the settings or chosen.
 
@@ -135,7 +142,8 @@ class Ensemble:
         ModelFileError
             A model file is damaged.
         """
-        transforms = tta_transforms(settings.tta, settings.scales)
+        scales = settings.scales if settings.scales != "auto" else (1.0,)
+        transforms = tta_transforms(settings.tta, scales)
         batch = None if settings.batch_size == "auto" else settings.batch_size
         if engine == "onnx":
             sides = sorted({transform.side(windows.size) for transform in transforms})

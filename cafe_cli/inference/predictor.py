@@ -70,8 +70,8 @@ class Predictor:
         compute: ComputeOptions,
         devices: Sequence[str] | None = None,
     ) -> None:
-        self.settings = settings
         self.ensemble = Ensemble.load(models)
+        self.settings = self.ensemble.complete(settings)
         automatic = compute.device == "auto"
         self.devices = devices or choose_devices(
             "cpu" if automatic and self.ensemble.is_onnx else compute.device

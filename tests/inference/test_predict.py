@@ -584,3 +584,41 @@ def test_rasters_are_inspected_once(tmp_path, pointwise, monkeypatch):
             monkeypatch.setattr(module, "inspect_rasters", spy)
     predict(pointwise, source, tmp_path / "map.tif", jobs=3)
     assert sorted(asked) == sorted([*source.optical, *source.elevation])
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "used"),
+    [
+        ({}, "auto", (1.0,)),
+        ({"predict": {"scales": "auto"}}, "auto", (1.0,)),
+        ({"predict": {"scales": [1.5]}}, "auto", (1.5,)),
+        ({"predict": {"scales": [0.5, 1.0]}}, "auto", (0.5, 1.0)),
+        ({"predict": {"scales": [1.5]}}, (1.0,), (1.0,)),
+    ],
+)
+def test_scales_are_those_of_the_training_unless_others_are_asked_for(
+    make_model, tmp_path, trained, asked, used
+):
+    model = make_model({"config": trained})
+    image, metres, _ = town(96, 96)
+    source = PredictInput((write(tmp_path / "o.tif", image),), (write(tmp_path / "d.tif", metres),))
+    predict(model, source, tmp_path / "auto.tif", settings=PredictSettings(scales=asked))
+    predict(model, source, tmp_path / "used.tif", settings=PredictSettings(scales=used))
+    assert (tmp_path / "auto.tif").read_bytes() == (tmp_path / "used.tif").read_bytes()
+    made = tomllib.loads((tmp_path / "auto.tif.toml").read_text())
+    assert tuple(made["predict"]["scales"]) == used
+
+
+def test_scale_of_a_training_makes_another_map(make_model, tmp_path):
+    image, metres, _ = town(96, 96)
+    source = PredictInput((write(tmp_path / "o.tif", image),), (write(tmp_path / "d.tif", metres),))
+    model = make_model({"config": {"predict": {"scales": [1.5]}}})
+    predict(model, source, tmp_path / "larger.tif")
+    predict(model, source, tmp_path / "one.tif", settings=PredictSettings(scales=(1.0,)))
+    larger, one = (read_labels(tmp_path / name) for name in ("larger.tif", "one.tif"))
+    assert (larger != one).any()
+
+
+def read_labels(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)

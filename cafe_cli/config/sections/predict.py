@@ -44,14 +44,15 @@ class PredictSettings(Section):
         ),
     ] = "none"
     scales: Annotated[
-        tuple[Annotated[float, Field(ge=0.1, le=10)], ...],
-        Field(min_length=1),
+        Literal["auto"]
+        | Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1)],
         describe(
-            "Scales of the image to average over.",
+            "Scales of image and heights to average over; above 1, the network sees things larger "
+            'than they were in training. `"auto"` is what the config of the training says, else 1.',
             unit="factor",
             examples=[[0.75, 1.0, 1.25]],
         ),
-    ] = (1.0,)
+    ] = "auto"
     batch_size: Annotated[
         Literal["auto"] | Annotated[Count, Field(le=65536)],
         describe(
