@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cafe_cli.classes import NODATA
 from cafe_cli.config.load import load_config
@@ -284,7 +285,9 @@ def call(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["unseen", *map(str, words)])
         return bed.main()
 
-    return bed_of
+    threads = torch.get_num_threads()  # the bed sets them; sums depend on them
+    yield bed_of
+    torch.set_num_threads(threads)
 
 
 def test_the_last_weights_are_scored_recorded_once_and_reported(

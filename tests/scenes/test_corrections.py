@@ -13,7 +13,7 @@ from cafe_cli.errors import ConfigError, GridError, InputError, LabelError
 from cafe_cli.scenes.discovery import find_scenes
 from cafe_cli.scenes.scene import open_scene
 from cafe_cli.tilesets.make import tile
-from cafe_cli.tilesets.plan import inspect_config_scene
+from cafe_cli.tilesets.tile_rasters import inspect_config_scene
 from cafe_cli.tilesets.tileset import load_tileset
 from tests.support.engines import PIXEL, cut, settings, write, write_town
 
