@@ -4,8 +4,8 @@
 
 Maps a scene with one process, and with worker processes of this machine: strong scaling is the same
 scene with more workers, weak scaling a part of it that grows with them. Settings take turns, one of
-each in a round, and the least seconds count. With W workers on C cores, each has C / W of them, and
-so has one process that is compared (`OMP_NUM_THREADS`). OUT/overhead.md is the table.
+each in a round, and the least seconds count. Each worker has as many cores as where there are most
+of them, and the process that is compared has those of one worker. OUT/overhead.md is the table.
 """
 
 import argparse
@@ -30,14 +30,13 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options)))
         return
-    cores = len(os.sched_getaffinity(0))
+    cores = max(len(os.sched_getaffinity(0)) // max(options.workers), 1)
     runs: dict[tuple[int, float], list[dict[str, Any]]] = defaultdict(list)
     largest = max(options.workers)
     for _ in range(options.rounds):
         for workers in (0, *options.workers):
-            threads = max(cores // (workers or 1), 1)
             for share in sorted({1.0, max(workers, 1) / largest}):
-                runs[workers, share].append(measure(workers, share, threads))
+                runs[workers, share].append(measure(workers, share, cores))
     text = "\n".join(table(runs, options, largest))
     (options.out / "overhead.md").write_text(f"{text}\n")
     print(text)
@@ -54,12 +53,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(workers: int, share: float, threads: int) -> dict[str, Any]:
-    """Run a setting in a process of its own."""
+def measure(workers: int, share: float, cores: int) -> dict[str, Any]:
+    """Run a setting in a process of its own, with that many cores for each worker."""
     words = [sys.executable, "-m", "benchmarks.cluster.overhead", *sys.argv[1:]]
     done = subprocess.run(
-        [*words, "--child", json.dumps([workers, share])], stdout=subprocess.PIPE, text=True,
-        check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        [*words, "--child", json.dumps([workers, share, cores * max(workers, 1)])],
+        stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(cores)},
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(workers, share, found, file=sys.stderr, flush=True)
@@ -73,7 +72,8 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     from cafe_cli.inference import predict as engine
     from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 
-    workers, share = json.loads(options.child)
+    workers, share, cores = json.loads(options.child)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     source = PredictInput(
         (str(options.optical),), (str(options.elevation),), ignore_mismatch=True,
         bbox=upper_part(options.optical, share),
