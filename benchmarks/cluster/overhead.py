@@ -58,8 +58,11 @@ def measure(workers: int, share: float, cores: int) -> dict[str, Any]:
     words = [sys.executable, "-m", "benchmarks.cluster.overhead", *sys.argv[1:]]
     done = subprocess.run(
         [*words, "--child", json.dumps([workers, share, cores * max(workers, 1)])],
-        stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(cores)},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(workers, share, found, file=sys.stderr, flush=True)
     return found

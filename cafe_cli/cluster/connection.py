@@ -24,6 +24,7 @@ _ANSWER = 6.0  # seconds that a scheduler has to answer
 _PAUSE = 0.5  # seconds between attempts to connect
 _CLOSING = 10.0  # seconds that local workers have to end; one may be stopped
 _KILLED = 0.5  # the same after they were killed
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
 _CHATTY = ("distributed", "tornado", "asyncio", "bokeh")
 
 
@@ -202,7 +203,7 @@ def _kill_workers(cluster: Any) -> None:
     for nanny in cluster.workers.values():
         nanny.auto_restart = False
         with suppress(OSError, TypeError):  # it has ended already
-            os.kill(nanny.pid, signal.SIGKILL)
+            os.kill(nanny.pid, _KILL)
 
 
 @contextmanager

@@ -31,15 +31,19 @@ def most_open() -> int:
 
 def allow_more() -> int:
     """Raise the limit of open files as far as the system allows; return it."""
-    if sys.platform == "win32":
-        return _WINDOWS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-    return min(soft, _ENOUGH) if soft != resource.RLIM_INFINITY else _ENOUGH
+    if sys.platform != "win32":
+        soft, hard = (
+            _ENOUGH if limit == resource.RLIM_INFINITY else limit
+            for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+        )
+        wanted = min(hard, _ENOUGH)
+        if soft < wanted:
+            with suppress(OSError, ValueError):
+                limits = wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                return wanted
+        return min(soft, _ENOUGH)
+    return _WINDOWS
 
 
 class Pool(Generic[V]):
