@@ -28,6 +28,7 @@ _TICK = 0.5  # seconds between looks at the connection and at stragglers
 _LOOK = 5.0  # seconds between questions for the number of workers
 _AHEAD = 2  # tasks per worker that are with the scheduler
 _FETCH = 60.0  # seconds to fetch a result
+_LOST = ("cancelled", "lost")  # what futures become with the scheduler, or with a worker
 _FINAL = (ConfigError, ModelFileError)  # errors that another worker has, too
 
 
@@ -264,8 +265,10 @@ class Cluster:
                 "usual reason is memory: give the workers more, or cafe predict a smaller --window"
             )
         except Exception as error:  # noqa: BLE001 - comms have many ways to fail
-            log.debug("%s was lost: %s", attempt.task.name, error)
-            return None
+            log.debug("%s has no result: %s", attempt.task.name, error)
+            if attempt.future.status in _LOST or not self._connection.is_open:
+                return None
+            return CafeError(f"{attempt.task.name}: {type(error).__name__}: {error}")
         return returned
 
     def _attempts(self, task: Task) -> list[_Attempt]:
@@ -276,7 +279,7 @@ class Cluster:
         """Find a lost scheduler, and start second copies of the last tasks where they are slow."""
         if not self._connection.is_open:
             self._reconnect()
-        lost = [k for k, a in self._running.items() if a.future.status in ("cancelled", "lost")]
+        lost = [k for k, a in self._running.items() if a.future.status in _LOST]
         for key in lost:
             self._events.put(key)
         if exhausted and not self._again and self._times and not lost:

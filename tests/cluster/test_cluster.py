@@ -84,6 +84,13 @@ def test_error_that_a_worker_answers_with_is_raised(cluster):
         cluster.ask(tasks.refuse, "not so")
 
 
+def test_result_that_cannot_be_sent_is_an_error_after_three_times(cluster):
+    (outcome,) = cluster.run([Task("lock", tasks.return_a_lock)])
+    with pytest.raises(CafeError, match=r"^lock: "):
+        outcome.result()
+    assert cluster.incidents.retried == 2
+
+
 def test_lines_that_workers_log_appear_here(cluster, caplog):
     with caplog.at_level(logging.WARNING, "cafe"):
         assert [o.result() for o in cluster.run([Task("warn", tasks.warn, (7,))])] == [7]
