@@ -9,10 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cafe_cli.cluster.checks import check_folder, check_versions
+from cafe_cli.cluster.checks import check_folder
 from cafe_cli.cluster.cluster import Cluster
 from cafe_cli.cluster.job import ClusterOptions, Shared, Task
-from cafe_cli.cluster.worker import describe
 from cafe_cli.errors import InputError
 from cafe_cli.system.batches import Batch, Executor, R, T, U, run_in_threads
 
@@ -34,18 +33,12 @@ class ClusterExecutor:
     ----------
     cluster : Cluster
         Entered already.
-
-    Raises
-    ------
-    CafeError
-        Workers have another version of cafe.
     """
 
     repeats = True
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._calls, self._folder = cluster, count(), os.getcwd()
-        check_versions(cluster.ask(describe))
 
     def __call__(self, batches: Iterable[Batch[R, T, U]]) -> Iterator[Iterator[tuple[T, U]]]:
         """Run batches, all of them as one graph.
@@ -131,7 +124,7 @@ def executor_on(options: ClusterOptions | None) -> Iterator[Executor]:
     Raises
     ------
     ConfigError, CafeError
-        See `cafe_cli.cluster.cluster.Cluster`; or workers have another version of cafe.
+        See `cafe_cli.cluster.cluster.Cluster`.
     """
     if options is None:
         yield run_in_threads

@@ -5,30 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
-from cafe_cli import __version__
 from cafe_cli.cluster.cluster import Cluster
 from cafe_cli.cluster.worker import WorkerFacts
-from cafe_cli.errors import CafeError, OutputError
+from cafe_cli.errors import OutputError
 from cafe_cli.system.atomic_write import remove, write_text
 
 _PROBE = "seen-by-workers"
 _ARRIVAL = 30.0  # seconds until a file that another machine wrote is visible, at most
 _PAUSE = 0.2
-
-
-def check_versions(facts: Mapping[str, WorkerFacts]) -> None:
-    """Refuse workers with another version of cafe.
-
-    Raises
-    ------
-    CafeError
-    """
-    for fact in facts.values():
-        if fact.version != __version__:
-            raise CafeError(
-                f"the worker on {fact.host} has cafe {fact.version}, this is {__version__}: "
-                "install the same on all machines"
-            )
 
 
 def check_folder(cluster: Cluster, folder: Path, remedy: str) -> None:

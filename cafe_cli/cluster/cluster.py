@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from cafe_cli.cluster.connection import Connection
 from cafe_cli.cluster.job import ClusterOptions, Incidents, Outcome, Shared, Task
-from cafe_cli.cluster.worker import Returned, call
+from cafe_cli.cluster.worker import Returned, WorkerFacts, call, check_versions, describe
 from cafe_cli.errors import CafeError, ConfigError, ModelFileError
 
 log = logging.getLogger("cafe")
@@ -56,10 +56,16 @@ class Cluster:
     least : float
         Seconds that it has to take at least.
 
+    Attributes
+    ----------
+    facts : dict of WorkerFacts
+        The workers that there were at first, by address.
+    incidents : Incidents
+
     Raises
     ------
     ConfigError, CafeError
-        See `cafe_cli.cluster.connection.Connection`.
+        See `cafe_cli.cluster.connection.Connection`; or a worker has another version of cafe.
     """
 
     def __init__(self, options: ClusterOptions, slow: float = 3.0, least: float = 10.0) -> None:
@@ -76,12 +82,15 @@ class Cluster:
         self._numbers = itertools.count()
         self._room, self._looked = 0, 0.0
         self.incidents = Incidents()
+        self.facts: dict[str, WorkerFacts] = {}
 
     def __enter__(self) -> "Cluster":
-        """Connect, and wait for a worker."""
+        """Connect, wait for a worker, and check that all have this version of cafe."""
         self._connection.__enter__()
         try:
             self._wait_for_workers()
+            self.facts = self.ask(describe)
+            check_versions(self.facts)
         except BaseException:
             self._connection.__exit__(*sys.exc_info())
             raise

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,21 @@ def describe() -> WorkerFacts:
     worker = _here.worker
     host = worker.address.rpartition(":")[0].rpartition("/")[2]
     return WorkerFacts(__version__, host, str(worker.name), cores())
+
+
+def check_versions(facts: Mapping[str, WorkerFacts]) -> None:
+    """Refuse workers with another version of cafe.
+
+    Raises
+    ------
+    CafeError
+    """
+    for fact in facts.values():
+        if fact.version != __version__:
+            raise CafeError(
+                f"the worker on {fact.host} has cafe {fact.version}, this is {__version__}: "
+                "install the same on all machines"
+            )
 
 
 def share_cores(peers: int) -> int:

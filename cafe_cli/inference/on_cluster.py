@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from cafe_cli.cluster.checks import check_folder, check_versions
+from cafe_cli.cluster.checks import check_folder
 from cafe_cli.cluster.cluster import Cluster
 from cafe_cli.cluster.job import Outcome, Shared, Task
-from cafe_cli.cluster.worker import describe
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import ConfigError
 from cafe_cli.inference.ensemble import Ensemble
@@ -78,7 +77,7 @@ class ClusterPredictor:
     Raises
     ------
     CafeError
-        Workers differ from each other or from this process, or lack a model.
+        Workers differ from each other, or lack a model.
     """
 
     def __init__(
@@ -95,12 +94,10 @@ class ClusterPredictor:
             compute = replace(compute, device="cpu")
         paths = tuple(path.absolute() for path in models)
         hashes = tuple(digest for _, digest in ensemble.hashes)
-        facts = cluster.ask(describe)
-        check_versions(facts)
         place = common_place(cluster.ask(look_around, paths, hashes, compute.device))
         if settings.engine == "auto" and not place.versions["onnxruntime"]:
             settings = settings.model_copy(update={"engine": "torch"})
-        hosts = [fact.host for fact in facts.values()]
+        hosts = [fact.host for fact in cluster.facts.values()]
         peers = max(map(hosts.count, hosts))
         self._job = WorkerJob(paths, hashes, settings, compute, peers, threads())
         self._predictor = Predictor(models, settings, compute, [place.device])

@@ -9,7 +9,7 @@ import rasterio
 
 from cafe_cli.cluster import checks
 from cafe_cli.cluster.job import ClusterOptions
-from cafe_cli.cluster.worker import WorkerFacts
+from cafe_cli.cluster.worker import WorkerFacts, check_versions
 from cafe_cli.config.schema import PredictSettings
 from cafe_cli.errors import (
     CafeError,
@@ -340,7 +340,7 @@ def planned(model, scene, folder):
 def test_workers_of_another_version_are_refused():
     facts = {"a": WorkerFacts("0.0.1", "node7", "0", 4)}
     with pytest.raises(CafeError, match=r"node7 has cafe 0\.0\.1, this is"):
-        on_cluster.check_versions(facts)
+        check_versions(facts)
 
 
 @pytest.mark.parametrize(
