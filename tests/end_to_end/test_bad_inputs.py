@@ -322,8 +322,8 @@ def test_a_vrt_whose_source_is_missing(cafe, tmp_path):
     words = words_for(tmp_path, {**files, "optical": vrt})
     assert "o.tif" in cafe("tile", *words, "-o", tmp_path / "t").error
     looked = cafe("check", *words)
+    assert any(line.startswith("Error: ") and "o.tif" in line for line in looked.lines), looked.lines
     assert looked.code == 1
-    assert any(line.startswith("Error: ") and "o.tif" in line for line in looked.lines)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ pytest_plugins = ["tests.support.fixtures"]
 pytestmark = pytest.mark.slow
 
 HASTY = {
-    "GDAL_HTTP_CONNECTTIMEOUT": "2", "GDAL_HTTP_LOW_SPEED_TIME": "2", "GDAL_HTTP_TIMEOUT": "4",
-    "GDAL_HTTP_MAX_RETRY": "2", "GDAL_HTTP_RETRY_DELAY": "0.1",
+    "GDAL_HTTP_CONNECTTIMEOUT": "2", "GDAL_HTTP_LOW_SPEED_TIME": "2", "GDAL_HTTP_TIMEOUT": "3",
+    "GDAL_HTTP_MAX_RETRY": "1", "GDAL_HTTP_RETRY_DELAY": "0.1",
     "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1",
 }  # fmt: skip
 """Small limits, and no proxy."""

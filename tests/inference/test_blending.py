@@ -84,7 +84,7 @@ GEOMETRY = st.tuples(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(GEOMETRY, st.sampled_from(BLENDS))
 def test_whole_array_reference(geometry, blend):
     height, width, size, _stride = geometry
@@ -99,7 +99,7 @@ def test_whole_array_reference(geometry, blend):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(GEOMETRY, st.sampled_from(BLENDS))
 def test_scores_that_agree_come_back(geometry, blend):
     height, width, size, _ = geometry

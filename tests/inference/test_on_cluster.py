@@ -53,7 +53,7 @@ def processes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
-    write_town(folder, "c", 300, 200, seed=3)
+    write_town(folder, "c", 220, 160, seed=3)
     return PredictInput((str(folder / "c_ortho.tif"),), (str(folder / "c_dsm.tif"),))
 
 

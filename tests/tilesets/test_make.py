@@ -249,7 +249,7 @@ def test_other_processes_cut_the_same_inside_polygons(tmp_path):
 
 @pytest.mark.parametrize("kind", ["ortho", "dsm", "labels"])
 def test_other_processes_skip_the_same(tmp_path, kind):
-    where = grid(512, 384)
+    where = grid(256, 192)
     for name in "ab":
         deliver(tmp_path, name, where=where, labels=patchwork(where, ord(name)))
         for one in ("ortho", "dsm", "labels"):
