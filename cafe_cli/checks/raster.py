@@ -21,10 +21,12 @@ from cafe_cli.checks.facts import (
 from cafe_cli.checks.height_rules import check_heights, largest_gap
 from cafe_cli.checks.rules import check_image, check_storage
 from cafe_cli.config.schema import Config
+from cafe_cli.errors import InputError
 from cafe_cli.findings import Finding, Report
 from cafe_cli.raster.grid import Grid, describe_crs, parse_crs
 from cafe_cli.raster.header import read_descriptions, read_tags
 from cafe_cli.raster.image_view import find_view
+from cafe_cli.raster.input_files import describe_missing, missing_sources
 from cafe_cli.raster.mosaic_view import Member, inspect_rasters
 from cafe_cli.raster.reader import image_bands, open_raster, read_decimated
 from cafe_cli.raster.samples import read_samples
@@ -54,6 +56,8 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
             raster = describe_raster(dataset, config.pixel_size)
             facts.rasters.append(raster)
             report.add_all(check_storage(raster), path)
+            if missing := missing_sources(path):
+                raise InputError(describe_missing(path, missing))
             if stream == "optical":
                 with _open_image(dataset, path, config) as image:
                     pixels = _check_image(report, image, config, len(some))

@@ -27,6 +27,7 @@ from cafe_cli.raster.reader import keep_environment
 from cafe_cli.redaction import redact
 from cafe_cli.system.atomic_write import is_file_name, is_remote
 from cafe_cli.system.http import stamp_url
+from cafe_cli.text import printable
 
 log = logging.getLogger("cafe")
 
@@ -42,6 +43,9 @@ _STEM_SIDES = (
 _LONGEST = 10_000_000  # bytes of a virtual data source
 _VIRTUAL = (b"<VRTDataset", b"<OGRVRTDataSource")
 _OGR_SOURCE = re.compile(rb"<SrcDataSource([^>]*)>\s*([^<]+?)\s*</SrcDataSource>", re.IGNORECASE)
+_SOURCE = re.compile(  # but for a source that is itself the text of a virtual raster
+    rb"<Source(?:Filename|Dataset)\b([^>]*)>\s*(?!&lt;)([^<]+?)\s*</", re.IGNORECASE
+)
 _STATISTICS = re.compile(
     r'<MDI key="STATISTICS_[^"]*">[^<]*</MDI>|<Histograms>.*?</Histograms>|</?Metadata[^>]*>|\s+',
     re.DOTALL,
@@ -233,10 +237,37 @@ def _sources_of(path: str) -> list[str]:
         with open(path, "rb") as file:
             start = file.read(4096)
             if _VIRTUAL[1] in start:
-                return _sources_of_layers(start + file.read(_LONGEST), path)
+                return list(_named(_OGR_SOURCE, start + file.read(_LONGEST), path))
     except OSError:
         return []
-    return _opened(path) if _VIRTUAL[0] in start else []
+    if _VIRTUAL[0] not in start:
+        return []
+    if missing := missing_sources(path):
+        log.warning("%s", describe_missing(path, missing))
+    return _opened(path)
+
+
+def missing_sources(path: str) -> list[str]:
+    """Return the local files that a virtual raster names and that do not exist; none of others.
+
+    GDAL opens a source where it is read for the first time, which may be after hours.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+            text = start + file.read() if _VIRTUAL[0] in start else b""
+    except OSError:
+        return []
+    sources = dict.fromkeys(_named(_SOURCE, text, path))
+    names = [name for name in sources if is_file_name(name)]
+    present = set(_present(names))
+    return [name for name in names if name not in present]
+
+
+def describe_missing(path: str, missing: Sequence[str]) -> str:
+    """Say which sources of a virtual raster do not exist."""
+    others = f" and {len(missing) - 1} more of its sources do" if missing[1:] else " does"
+    return f"{path} cannot be read in full: {printable(missing[0])}{others} not exist"
 
 
 def _opened(name: str) -> list[str]:
@@ -249,13 +280,12 @@ def _opened(name: str) -> list[str]:
         return []
 
 
-def _sources_of_layers(text: bytes, path: str) -> list[str]:
-    sources = []
-    for options, name in _OGR_SOURCE.findall(text):
-        source = unescape(name.decode(errors="replace"))
-        relative = b'relativeToVRT="1"' in options
-        sources.append(os.path.join(os.path.dirname(path), source) if relative else source)
-    return sources
+def _named(pattern: re.Pattern[bytes], text: bytes, path: str) -> Iterator[str]:
+    """Yield the sources in the text of a virtual file, by a pattern of their options and names."""
+    for options, name in pattern.findall(text):
+        source = unescape(name.decode(errors="surrogateescape"))
+        relative = b'relativeToVRT="1"' in options and is_file_name(source)
+        yield os.path.join(os.path.dirname(path), source) if relative else source
 
 
 def _files_of(folder: str) -> Iterator[str]:

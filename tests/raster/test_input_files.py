@@ -7,7 +7,7 @@ import pytest
 import rasterio.shutil
 
 from cafe_cli.errors import InputError
-from cafe_cli.raster.input_files import InputFiles
+from cafe_cli.raster.input_files import InputFiles, missing_sources
 from tests.support.rasters import grid, noise
 
 VRT = """<VRTDataset rasterXSize="8" rasterYSize="6"><VRTRasterBand dataType="Byte" band="1">
@@ -150,3 +150,35 @@ def test_a_virtual_raster_whose_sources_have_names_that_are_not_utf8(name, tmp_p
     path = tmp_path / "a.vrt"
     path.write_bytes(VRT.format("NAME").encode().replace(b"NAME", name))
     assert set(InputFiles.behind([str(path)]).stamps) == {str(path)}
+
+
+def test_sources_that_do_not_exist_are_told(folder, caplog):
+    Path("gone.vrt").write_text(
+        VRT.format("a.tif")
+        + VRT.format("lost/b.tif")
+        + VRT.format("&amp;c.tif").replace('"1"', '"0"')
+    )
+    assert missing_sources("gone.vrt") == ["lost/b.tif", "&c.tif"]
+    InputFiles.behind(["gone.vrt"])
+    assert "lost/b.tif and 1 more of its sources do not exist" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.tif", "nested.vrt", "labels.vrt", "no.vrt", "z.zip"])
+def test_sources_that_exist_are_not(name, folder):
+    assert missing_sources(name) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["/vsicurl/http://x/a.tif", "GTIFF_DIR:1:b.tif", "&lt;VRTDataset/&gt;", "s3://b/c.tif"]
+)
+def test_sources_that_are_no_names_of_files_may_exist(name, tmp_path):
+    path = tmp_path / "a.vrt"
+    path.write_text(VRT.format(name))
+    assert missing_sources(str(path)) == []
+
+
+def test_a_source_whose_name_is_not_utf8_exists(tmp_path):
+    (tmp_path / os.fsdecode(b"k\xf6ln.tif")).touch()
+    path = tmp_path / "a.vrt"
+    path.write_bytes(VRT.format("k?ln.tif").encode().replace(b"?", b"\xf6"))
+    assert missing_sources(str(path)) == []
