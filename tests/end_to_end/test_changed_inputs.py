@@ -54,9 +54,10 @@ def scene(tmp_path):
     return write(tmp_path / "ortho.tif", image), write(tmp_path / "dsm.tif", metres)
 
 
-@pytest.mark.parametrize("change", [write_over, replace])
-@pytest.mark.parametrize("stream", [0, 1])
-@pytest.mark.parametrize("virtual", [False, True])
+@pytest.mark.parametrize(
+    ("virtual", "stream", "change"),
+    [(False, 0, write_over), (False, 1, replace), (True, 0, replace), (True, 1, write_over)],
+)
 def test_predict(virtual, stream, change, scene, model, tmp_path):
     names = [nested(tmp_path, name) if virtual else name for name in scene[: stream + 1]]
     names = [*names, *scene[stream + 1 :]]

@@ -66,12 +66,14 @@ def outputs(name: str, folder: Path) -> list[np.ndarray]:
     return rasters
 
 
+FINE = ("--window", 64, "--overlap", 32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         (),
-        ("--window", 64, "--overlap", 32, "--batch-size", 3),
         (
             "--window",
             96,
@@ -82,8 +84,8 @@ def outputs(name: str, folder: Path) -> list[np.ndarray]:
             "--bbox",
             *BOX,
         ),
-        ("--window", 64, "--overlap", 32, "--tta", "flips", "--scales", "0.5,1.5"),
-        ("--window", 128, "--blend", "gaussian", "-j", 1),
+        (*FINE, "--tta", "flips", "--scales", "0.5,1.5"),
+        (*FINE, "--batch-size", 3, "--blend", "gaussian", "-j", 1),
     ],
 )
 def test_the_same_bytes_as_the_onnx_engine_on_the_model(folder, options):

@@ -132,7 +132,7 @@ def names_in(folder: Path) -> set[str]:
     ("method", "size", "target"),
     [
         *((method, SIZE, TargetGrid()) for method in METHODS),
-        ("majority", 16, TargetGrid()),
+        ("majority", 32, TargetGrid()),
         ("distance", 160, TargetGrid(resolution=0.3)),
         ("last", SIZE, TargetGrid(bounds=(500_005, 5_199_980, 500_050, 5_199_999))),
         ("confidence", 1024, TargetGrid()),
