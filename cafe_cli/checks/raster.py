@@ -44,8 +44,14 @@ from cafe_cli.vector.layers import is_vector
 _PROBE = 1024  # pixels along each side of the decimated view of heights
 
 
-def check_files(report: Report, stream: str, paths: Sequence[str], config: Config) -> StreamFacts:
-    """Check up to 16 files of a stream, spread over all of them; findings go to the report."""
+def check_files(
+    report: Report, stream: str, paths: Sequence[str], config: Config, in_full: bool = True
+) -> StreamFacts:
+    """Check up to 16 files of a stream, spread over all of them; findings go to the report.
+
+    Files that a virtual raster names and that do not exist are an error if all of it is needed
+    (`in_full`), else a warning.
+    """
     facts = StreamFacts(len(paths))
     some = spread_files(paths)
     for path in some:
@@ -57,7 +63,10 @@ def check_files(report: Report, stream: str, paths: Sequence[str], config: Confi
             facts.rasters.append(raster)
             report.add_all(check_storage(raster), path)
             if missing := missing_sources(path):
-                raise InputError(describe_missing(path, missing))
+                found = describe_missing(path, missing)
+                if in_full:
+                    raise InputError(found)
+                report.add(Finding("warning", found, path))
             if stream == "optical":
                 with _open_image(dataset, path, config) as image:
                     pixels = _check_image(report, image, config, len(some))

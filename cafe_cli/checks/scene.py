@@ -67,7 +67,10 @@ _MOST_CELLS = 4_000_000  # of the ground filter; they take about ten seconds
 
 
 def diagnose(
-    files: SceneFiles, config: Config, estimate: EstimateGround = estimate_scene_ground
+    files: SceneFiles,
+    config: Config,
+    estimate: EstimateGround = estimate_scene_ground,
+    in_full: bool = True,
 ) -> Report:
     """Check the files of a scene, each by itself and together.
 
@@ -78,6 +81,8 @@ def diagnose(
         Describes the content of the files: bands, heights, labels, classes.
     estimate : callable
         Estimates the ground; not called if that takes more than about ten seconds.
+    in_full : bool
+        Whether every pixel is needed: then no source of a virtual raster may be missing.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def diagnose(
     report, facts = Report(files.id), SceneFacts()
     for stream in STREAMS:
         if paths := _paths(files, stream):
-            facts.streams[stream] = check_files(report, stream, paths, config)
+            facts.streams[stream] = check_files(report, stream, paths, config, in_full)
     with report.capture_errors(files.optical[0]):
         _check_grids(report, facts, files, config)
     if not _has_error(report, files, STREAMS):

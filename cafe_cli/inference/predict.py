@@ -311,7 +311,9 @@ def _dry_run_scene(
         return found
 
     config = Config(scenes=scenes, height=scene_input.height)
-    found = diagnose(scene_input.files, config, estimate)
+    # A part of the scene, or one that may have holes, is mapped where its files are.
+    in_full = source.on_error == "fail" and not (source.aoi or source.bbox or source.strips)
+    found = diagnose(scene_input.files, config, estimate, in_full)
     report.facts["scenes"] = {base_name(source.optical[0]): found.facts}
     report.add(*found.findings)
     if found.ok:

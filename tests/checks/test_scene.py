@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -111,6 +112,21 @@ def test_a_damaged_file_is_an_error(scene):
     report = diagnose(files, config())
     assert "truncated or damaged" in said(report.findings, "error")
     assert report.facts["labels"]["classes"]["building"] > 0
+
+
+@pytest.mark.parametrize(("in_full", "level"), [(True, "error"), (False, "warning")])
+def test_a_missing_source_that_no_sample_needs_is_told(scene, tmp_path, in_full, level):
+    files = scene()
+    vrt = tmp_path / "many.vrt"
+    rasterio.shutil.copy(files.optical[0], vrt, driver="VRT")
+    beyond = (
+        '<SimpleSource><SourceFilename relativeToVRT="1">gone.tif</SourceFilename>'
+        '<DstRect xOff="9000" yOff="0" xSize="1" ySize="1"/></SimpleSource></VRTRasterBand>'
+    )
+    vrt.write_text(vrt.read_text().replace("</VRTRasterBand>", beyond))
+    report = diagnose(replace(files, optical=(str(vrt),)), config(), in_full=in_full)
+    assert "gone.tif does not exist" in said(report.findings, level)
+    assert report.ok == (not in_full)
 
 
 def test_voids_as_heights_are_told_once_and_labels_are_still_counted(scene):

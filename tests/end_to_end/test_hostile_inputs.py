@@ -146,21 +146,24 @@ def test_pipes_in_place_of_vectors(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "broken",
-    ["<SimpleSource \udcd1><SourceFilename>a.tif</SourceFilename></SimpleSource>", "<\udcff></\udcfe>",
-     "<SimpleSource><SourceFilename>/\udcd1.tif</SourceFilename></SimpleSource>"],
+    ("broken", "errors"),
+    [("<SimpleSource \udcd1><SourceFilename>a.tif</SourceFilename></SimpleSource>", 1),
+     ("<\udcff></\udcfe>", 1),
+     # The source is missing, too.
+     ("<SimpleSource><SourceFilename>/\udcd1.tif</SourceFilename></SimpleSource>", 2)],
 )  # fmt: skip
-def test_messages_that_quote_bytes_that_are_no_text(invoke, tmp_path, broken):
+def test_messages_that_quote_bytes_that_are_no_text(invoke, tmp_path, broken, errors):
     text = (
         '<VRTDataset rasterXSize="8" rasterYSize="6"><VRTRasterBand dataType="Byte" band="1">'
         f"{broken}</VRTRasterBand></VRTDataset>"
     )
     (tmp_path / "a.vrt").write_bytes(text.encode(errors="surrogateescape"))
     image = write_raster(tmp_path / "o.tif", noise(3, GRID), GRID)
-    words = ("-q", "check", "--optical", image, "--elevation", tmp_path / "a.vrt")
-    code, captured = invoke(*words)
+    code, captured = invoke("-q", "check", "--optical", image, "--elevation", tmp_path / "a.vrt")
     assert code == 1
-    assert "a.vrt" in captured.err
+    lines = [line for line in captured.err.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == errors, captured.err
+    assert all("a.vrt" in line for line in lines)
     assert "Unicode" not in captured.err
     assert "Traceback" not in captured.err
 

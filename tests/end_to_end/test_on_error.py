@@ -64,7 +64,6 @@ def masked(*windows):
         ("elevation", STRIPED, "deflate"), ("elevation", TILED, "lzw"),
         ("elevation", STRIPED, "zstd"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_cannot_be_read_is_nodata_in_every_output(compress, layout, damaged, model, tmp_path):
     source = make_scene(tmp_path, compress, layout)
