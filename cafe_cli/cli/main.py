@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ _OUT_OF_MEMORY = (
 _ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):
     _ENDED[signal.SIGHUP] = "hung up: the terminal was closed"
+_reporting = threading.Lock()
+_reported = threading.Event()
 
 
 def main() -> None:
@@ -65,9 +68,9 @@ def _run() -> int:
         with end_on_signals(_report_end), _without_unreadable_messages():
             code: int = cli.main(prog_name="cafe", standalone_mode=False)
     except EndedBySignalError as error:
-        code = _fail(_ENDED[error.number], 128 + error.number)
-    except click.Abort:
-        code = _fail(_ENDED[signal.SIGINT], 128 + signal.SIGINT)
+        code = _end(error.number)
+    except (click.Abort, KeyboardInterrupt):
+        code = _end(signal.SIGINT)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -95,11 +98,26 @@ def _explain(error: Exception) -> str:
     return _OUT_OF_MEMORY if out_of_memory(error) else ""
 
 
+def _end(number: int) -> int:
+    """Say that a signal has ended the command, and return the exit code."""
+    with _reporting:
+        if not _reported.is_set():
+            _fail(_ENDED[number], 128 + number)
+            _reported.set()
+    return 128 + number
+
+
 def _report_end(number: int) -> None:
-    """Say that a signal has ended the process; other threads may hold the locks of the console."""
+    """Say, unless it was said, that a signal has ended the process.
+
+    Other threads may hold the locks of the console.
+    """
     terminal = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""  # no bar, but the cursor
     text = f"{terminal}Error: {_ENDED[number]}, without waiting for what did not answer\n"
-    os.write(2, text.encode())
+    with _reporting:
+        if not _reported.is_set():
+            os.write(2, text.encode())
+            _reported.set()
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 The first signal raises an exception in the main thread, which cleans up on its way. Python raises
 it between two calls of compiled code, and cleaning up waits for threads: both can take minutes
-while a server does not answer. A thread of its own therefore ends the process where that takes
-longer than `GRACE` seconds, or as soon as Ctrl-C is pressed again.
+while a server does not answer; so can the end of Python itself, which waits for threads that were
+just being started. A thread of its own therefore ends the process where that takes longer than
+`GRACE` seconds, or as soon as Ctrl-C is pressed again.
 """
 
 import os
@@ -45,8 +46,10 @@ def is_ignored(number: int) -> bool:
 def end_on_signals(report: Callable[[int], None]) -> Iterator[None]:
     """Raise in the main thread when a signal asks to end, and end the process if that is in vain.
 
-    SIGINT raises KeyboardInterrupt, the others raise `EndedBySignalError`. Signals that are ignored
-    stay ignored, and so do those that the caller handles.
+    SIGINT raises KeyboardInterrupt, the others raise `EndedBySignalError`; from then on the process
+    is watched until it is gone. A signal that comes after the context ends the process at once:
+    nothing is left to clean up. Signals that are ignored stay ignored, and those that the caller
+    handles keep their handlers.
 
     Parameters
     ----------
@@ -68,13 +71,18 @@ def end_on_signals(report: Callable[[int], None]) -> Iterator[None]:
         heard = True
         raise KeyboardInterrupt if number == signal.SIGINT else EndedBySignalError(number)
 
-    with _quiet_callbacks(), _Watcher(handle, report):
-        before = {number: signal.signal(number, handle) for number in numbers}
+    watcher = _Watcher(handle, report)
+    with _quiet_callbacks():
+        watcher.start()
+        for number in numbers:
+            signal.signal(number, handle)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if not heard:
+                for number in numbers:
+                    signal.signal(number, signal.SIG_DFL)
+                watcher.stop()
 
 
 @contextmanager
@@ -98,12 +106,12 @@ class _Watcher:
         self._signals, self._received = socket.socketpair()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
 
-    def __enter__(self) -> None:
+    def start(self) -> None:
         self._received.setblocking(False)
         self._before = signal.set_wakeup_fd(self._received.fileno(), warn_on_full_buffer=False)
         self._thread.start()
 
-    def __exit__(self, *error: object) -> None:
+    def stop(self) -> None:
         signal.set_wakeup_fd(self._before)
         self._received.close()
         self._thread.join()
