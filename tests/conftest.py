@@ -19,11 +19,25 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cafe_cli.cluster import connection
+from cafe_cli.system import atomic_write
 from tests.support import rasters
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("cafe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cafe")
+
+# To wait for the disk takes as long as all the rest, and serves what reads it after a power cut.
+_to_disk = os.fsync, atomic_write._sync_file_system
+os.fsync = lambda descriptor: None
+atomic_write._sync_file_system = lambda folder: True
+os.environ.setdefault("OGR_SQLITE_SYNCHRONOUS", "OFF")
+
+
+@pytest.fixture
+def to_the_disk(monkeypatch):
+    """Flush what is written to the disk, as the program does."""
+    monkeypatch.setattr(os, "fsync", _to_disk[0])
+    monkeypatch.setattr(atomic_write, "_sync_file_system", _to_disk[1])
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import torch
 
+from cafe_cli.cli.main import cli
 from cafe_cli.model import model_file, onnx_export
 from tests.support.engines import card_of, settings, tiny_model, town, write, write_town
 
@@ -44,13 +45,21 @@ def folder(tmp_path_factory):
     return folder
 
 
-def cafe(folder: Path, *words: object, with_torch: bool = False, **environment: str):
-    """Run the command line, by default as if torch were not installed."""
-    how = ["-m", "cafe_cli"] if with_torch else ["-c", RUN]
+def cafe(folder: Path, *words: object, **environment: str):
+    """Run the command line as if torch were not installed."""
     return subprocess.run(
-        [sys.executable, *how, *map(str, words)], cwd=folder, capture_output=True, text=True,
+        [sys.executable, "-c", RUN, *map(str, words)], cwd=folder, capture_output=True, text=True,
         timeout=300, check=False, env={**os.environ, **environment},
     )  # fmt: skip
+
+
+def cafe_with_torch(folder: Path, *words: object, **environment: str) -> None:
+    """Run the command line in this process, which has torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        cli.main([*map(str, words)], standalone_mode=False)
 
 
 SCENE = ("--optical", "ortho.tif", "--elevation", "dsm.tif", "--device", "cpu")
@@ -89,23 +98,12 @@ FINE = ("--window", 64, "--overlap", 32)
     ],
 )
 def test_the_same_bytes_as_the_onnx_engine_on_the_model(folder, options):
-    both = (("m.onnx", False, ()), ("m.safetensors", True, ("--engine", "onnx")))
-    for model, with_torch, more in both:
-        name = model.replace(".", "_")
-        names = [word.format(name) for word in OUTPUTS]
-        done = cafe(
-            folder,
-            "predict",
-            model,
-            *SCENE,
-            *names,
-            "--overwrite",
-            *options,
-            *more,
-            with_torch=with_torch,
-        )
-        assert done.returncode == 0, done.stderr
-    one, other = outputs("m_onnx", folder), outputs("m_safetensors", folder)
+    words = (*SCENE, *options, "--overwrite")
+    done = cafe(folder, "predict", "m.onnx", *words, *(word.format("file") for word in OUTPUTS))
+    assert done.returncode == 0, done.stderr
+    model = ("predict", "m.safetensors", "--engine", "onnx")
+    cafe_with_torch(folder, *model, *words, *(word.format("model") for word in OUTPUTS))
+    one, other = outputs("file", folder), outputs("model", folder)
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert len(np.unique(one[0])) > 2
 
@@ -114,8 +112,7 @@ def test_the_same_bytes_as_the_onnx_engine_on_the_model(folder, options):
 def test_a_model_that_ran_before_needs_no_torch(folder, tmp_path):
     cache = {"CAFE_CACHE": str(tmp_path / "cache")}
     words = ("predict", "m.safetensors", *SCENE, "-o", "twin.tif", "--overwrite")
-    first = cafe(folder, *words, "--engine", "onnx", with_torch=True, **cache)
-    assert first.returncode == 0, first.stderr
+    cafe_with_torch(folder, *words, "--engine", "onnx", **cache)
     before = outputs_of(folder / "twin.tif")
     again = cafe(folder, "-v", *words, **cache)
     assert again.returncode == 0, again.stderr
@@ -132,16 +129,16 @@ def outputs_of(path: Path) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_a_run_of_torch_is_resumed_after_an_export(folder, tmp_path):
+def test_a_run_of_torch_is_resumed_after_an_export(folder, tmp_path, capfd):
     """That the faster engine is there meanwhile is no reason to refuse the strips of a run."""
     cache = {"CAFE_CACHE": str(tmp_path / "cache")}
     words = ("predict", "m.safetensors", *SCENE, "-o", "resumed.tif")
-    assert cafe(folder, *words, with_torch=True, **cache).returncode == 0
+    cafe_with_torch(folder, *words, **cache)
     other = ("predict", "m.safetensors", *SCENE, "-o", "other.tif", "--engine", "onnx")
-    assert cafe(folder, *other, with_torch=True, **cache).returncode == 0
-    resumed = cafe(folder, *words, "--resume", with_torch=True, **cache)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "is complete" in cafe(folder, "-v", *words, "--resume", with_torch=True, **cache).stderr
+    cafe_with_torch(folder, *other, **cache)
+    cafe_with_torch(folder, *words, "--resume", **cache)
+    cafe_with_torch(folder, "-v", *words, "--resume", **cache)
+    assert "is complete" in capfd.readouterr().err
 
 
 @pytest.mark.slow

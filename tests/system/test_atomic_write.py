@@ -1,6 +1,7 @@
 import errno
 import ntpath
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,17 @@ def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, 
         }[kind]
     )
     assert calls[len(before) :] == [(tmp_path.name, True)]
+
+
+@pytest.mark.usefixtures("to_the_disk")
+def test_the_disk_is_waited_for(tmp_path):
+    with replace_atomically(tmp_path / "file") as beside:
+        beside.write_text("new")
+    with replace_atomically(tmp_path / "folder") as beside:
+        fill(beside, "new")
+    assert atomic_write._sync_file_system(tmp_path) == (sys.platform == "linux")
+    assert (tmp_path / "file").read_text() == "new"
+    assert names(tmp_path / "folder") == ["inside.txt"]
 
 
 def test_a_device_is_no_output(tmp_path):

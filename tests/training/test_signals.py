@@ -110,8 +110,18 @@ def test_sigterm_saves(tileset, tmp_path, reports):
     assert reports == []
 
 
+@pytest.fixture(scope="module")
+def whole(tileset, tmp_path_factory):
+    """The folder of a run that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(tileset, folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_validation_ends_at_once_and_is_repeated(name, tileset, tmp_path, reports, monkeypatch):
+def test_a_validation_ends_at_once_and_is_repeated(
+    name, tileset, whole, tmp_path, reports, monkeypatch
+):
     count = validation._count
 
     def signalled(*args):
@@ -126,9 +136,8 @@ def test_a_validation_ends_at_once_and_is_repeated(name, tileset, tmp_path, repo
     assert caught.value.exit_code == 128 + number
     assert model_file.load_training(output / LAST)[2]["progress"]["batch"] == STEPS
     run(tileset, output, resume=True)
-    run(tileset, tmp_path / "whole")
     for file in (LAST, BEST):
-        assert same_weights(output / file, tmp_path / "whole" / file)
+        assert same_weights(output / file, whole / file)
 
 
 def test_a_signal_ends_the_validation_after_a_time_limit(tileset, tmp_path, monkeypatch):
