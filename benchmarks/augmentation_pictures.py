@@ -29,11 +29,13 @@ COLUMNS = 5
 CROP = 96
 OPTICAL = (
     "brightness", "color_jitter", "contrast", "gamma", "haze", "saturation", "hue", "grey", "blur",
-    "noise", "jpeg", "shadow", "optical_dropout",
+    "noise", "jpeg", "shadow", "class_light", "optical_dropout",
 )  # fmt: skip
 BOTH = ("flips", "turns", "scale")
 CERTAIN = {"grey", "ground_error", "height_voids", "height_dropout", "optical_dropout"}
 """Probabilities, which are 1 in the picture."""
+OFF_BY_DEFAULT = 0.5
+"""What the picture shows of a strength whose default is 0."""
 
 
 def main() -> None:
@@ -58,7 +60,7 @@ def sample(folder: Path, tileset: TileSet, config: Config, tile: int, name: str 
     """Return a tile under one augmentation: of a few draws the one that changes it most."""
     values = off()
     if name:
-        values[name] = 1 if name in CERTAIN else getattr(AugmentSettings(), name)
+        values[name] = 1 if name in CERTAIN else getattr(AugmentSettings(), name) or OFF_BY_DEFAULT
     train = config.train.model_copy(update={"crop": CROP})
     changed = config.model_copy(update={"augment": AugmentSettings(**values), "train": train})
     plain = config.model_copy(update={"augment": AugmentSettings(**off()), "train": train})

@@ -47,6 +47,9 @@ VARIANTS: dict[str, Variant] = {
         "Heights stay as they are.",
         {key: value for key, value in _PLAIN.items() if "height" in key},
     ),
+    "class_light": Variant(
+        "Single classes of a tile get other colours.", {"augment.class_light": 0.5}
+    ),
     "same_scale": Variant("Pixels of one size.", {"augment.scale": 1.0}),
     "streams_kept": Variant(
         "No stream is dropped.",

@@ -127,6 +127,16 @@ class AugmentSettings(Section):
             examples=[0.3],
         ),
     ] = 0.6
+    class_light: Annotated[
+        Strength,
+        describe(
+            "Other colours of one class alone, for half of the classes of a tile: a gain up to exp "
+            "of plus or minus this strength, half as much for each band by itself, and an offset "
+            "of up to a quarter of it, as a share of the range of pixel values.",
+            unit="strength",
+            examples=[0.5],
+        ),
+    ] = 0.0
     height_stretch: Annotated[
         Strength,
         describe(

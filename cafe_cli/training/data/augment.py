@@ -37,6 +37,7 @@ _VOID_LEVELS = (0.6, 2.0)  # blobs without heights: 27 % to 2 %
 _OFFSET = 0.2  # of the optical values, as a share of the strength of their gain
 _GROUND_ERROR = 5.0  # metres, mean of an exponential distribution
 _UPWARD = 0.75  # share of these errors that leave heights too large: the ground was cut
+_CLASSES_REPAINTED = 0.5  # share of the classes of a tile that `class_light` changes
 _NEVER = math.inf  # a level that no field reaches
 
 
@@ -83,6 +84,8 @@ class AugmentParams(NamedTuple):
         See `relief.cut_blobs`.
     starts : Tensor of int64, (3 + bands, 2)
         Where the random fields begin in the table of noise: of shadows, blobs, heights, each band.
+    class_gain, class_offset : Tensor, (light.SLOTS + 1, bands)
+        See `light.repaint`; (0, bands) where no tile is changed so.
     """
 
     corner: Tensor
@@ -111,6 +114,8 @@ class AugmentParams(NamedTuple):
     void: Tensor
     void_level: Tensor
     starts: Tensor
+    class_gain: Tensor
+    class_offset: Tensor
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,8 @@ class Augmentation:
         dropped = rng.uniform()
         if dropped < s.height_dropout:
             void = [0, self.side, 0, self.side]
+        starts = rng.integers(fields.TABLE, size=(3 + bands, 2))
+        class_gain, class_offset = self._sample_class_light(rng)
         rise = math.tan(tilt) * self.gsd
         numbers = {
             "saturation": saturation, "hue": math.radians(hue), "gain": gain, "offset": offset,
@@ -190,7 +197,7 @@ class Augmentation:
             "slope": (rise * math.sin(heading), rise * math.cos(heading)),
             "height_offset": height_offset, "height_noise": height_noise,
             "height_blur": height_blur, "void_level": void_level, "low": self.low,
-            "span": self.span,
+            "span": self.span, "class_gain": class_gain, "class_offset": class_offset,
         }  # fmt: skip
         return AugmentParams(
             corner=torch.from_numpy(corner),
@@ -198,7 +205,7 @@ class Augmentation:
             symmetry=torch.tensor(_QUARTERS[turns * s.turns] ^ (flip * s.flips)),
             void=torch.tensor(void),
             optical_dropped=torch.tensor(dropped >= 1 - s.optical_dropout),
-            starts=torch.from_numpy(rng.integers(fields.TABLE, size=(3 + bands, 2))),
+            starts=torch.from_numpy(starts),
             **{name: torch.tensor(np.float32(value)) for name, value in numbers.items()},
         )
 
@@ -212,6 +219,21 @@ class Augmentation:
             return [0, 0, 0, 0], _NEVER
         sides = [round(self.side * end) for pair in (ends[:2], ends[2:]) for end in sorted(pair)]
         return sides, _NEVER
+
+    def _sample_class_light(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Draw the gain and the offset of each class, and 1 and 0 for what has no label."""
+        rows, bands, strength = light.SLOTS + 1, len(self.low), self.settings.class_light
+        chosen = rng.uniform(size=(rows, 1)) < _CLASSES_REPAINTED
+        chosen[-1] = False
+
+        def common_and_own(common: float, own: float) -> NDArray[np.floating]:
+            values = rng.uniform(-1, 1, (rows, 1)) * common
+            return (values + rng.uniform(-1, 1, (rows, bands)) * own) * strength * chosen
+
+        gain, offset = np.exp(common_and_own(1.0, 0.5)), common_and_own(0.15, 0.08)
+        return (gain, offset) if strength else (gain[:0], offset[:0])
 
 
 def value_range(tileset: TileSet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -264,7 +286,7 @@ def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Ten
     flags = relief.cut_blobs(flags, params.starts[:, 1], params.void_level)
     flags = torch.where(params.optical_dropped[:, None, None], flags & HEIGHT_VALID, flags)
     return PackedTiles(
-        change_light(optical, (flags & OPTICAL_VALID) > 0, params),
+        change_light(optical, (flags & OPTICAL_VALID) > 0, labels, params),
         flags,
         torch.where(relief.known(flags), height, 0.0),
         labels,
@@ -279,14 +301,16 @@ def change_heights(height: Tensor, valid: Tensor, params: AugmentParams) -> Tens
     return relief.add_noise(height, params.starts[:, 2], params.height_noise)
 
 
-def change_light(optical: Tensor, valid: Tensor, params: AugmentParams) -> Tensor:
+def change_light(optical: Tensor, valid: Tensor, labels: Tensor, params: AugmentParams) -> Tensor:
     """Apply the augmentations of the optical image (batch, bands, height, width); float32.
 
-    Pixels that are not valid, (batch, height, width), count as black, and become 0.
+    Pixels that are not valid, (batch, height, width), count as black, and become 0. `labels` are
+    (batch, height, width).
     """
     low, span = params.low[..., None, None], params.span[..., None, None]
     shares = (optical.to(torch.float32) - low) / span
     shares = torch.where(valid[:, None], shares, 0.0)
+    shares = light.repaint(shares, labels, params.class_gain, params.class_offset)
     shares = fields.blur(shares, params.blur)
     shares = light.tint(shares, params.saturation, params.hue)
     shares = light.shade(shares, params.starts[:, 0], params.shadow_level, params.darkness)

@@ -10,9 +10,14 @@ import math
 import torch
 from torch import Tensor
 
-from cafe_cli.training.data.fields import smooth_noise, white_noise
+from cafe_cli.classes import NODATA
+from cafe_cli.training.data.fields import blur, smooth_noise, white_noise
 
 HAZE = 0.8  # brightness of haze
+SLOTS = 8
+"""Classes of a tile that get colours of their own, see `repaint`."""
+
+_CLASS_EDGE = 1.5  # pixels
 _CELLS = 6  # shadows are as wide as a sixth of a tile
 _EDGE = 8.0  # how sharp the edges of shadows are
 
@@ -46,6 +51,29 @@ def tint(image: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
         turned = first * hue.cos()[:, None, None, None] + across * hue.sin()[:, None, None, None]
         colour = torch.cat([colour[:, :3] + turned - first, colour[:, 3:]], dim=1)
     return grey + colour * expand(saturation)
+
+
+def repaint(image: Tensor, labels: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Give each class colours of its own: green rivers, red meadows, white roofs.
+
+    Parameters
+    ----------
+    image : Tensor
+    labels : Tensor of uint8, (batch, height, width)
+        `NODATA` where there is none; such pixels take the last row below.
+    gain, offset : Tensor, (batch, SLOTS + 1, bands)
+        Factor of the values and what is added after that; without rows, nothing changes. Classes
+        that are `SLOTS` apart share a row. Both change gradually across an edge, within two pixels
+        or so: a sharp one would tell where the classes meet.
+    """
+    if not gain.shape[1]:
+        return image
+    rows = torch.where(labels == NODATA, SLOTS, labels.long() % SLOTS)
+    table = torch.cat([gain, offset], dim=2).mT  # (batch, 2 * bands, rows)
+    places = rows.flatten(1)[:, None].expand(-1, table.shape[1], -1)
+    values = table.gather(2, places).view(*table.shape[:2], *labels.shape[1:])
+    factor, added = blur(values, gain.new_full((len(gain),), _CLASS_EDGE)).chunk(2, dim=1)
+    return image * factor + added
 
 
 def expose(

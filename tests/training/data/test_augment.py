@@ -21,6 +21,7 @@ FIELDS = {
     "height_tilt": {"slope"}, "height_jitter": {"height_offset"}, "height_dropout": {"void"},
     "height_voids": {"void", "void_level"}, "optical_dropout": {"optical_dropped"},
     "height_stretch": {"stretch"}, "ground_error": {"height_offset"},
+    "class_light": {"class_gain", "class_offset"},
 }  # fmt: skip
 """The parameters that a setting changes, where they have another name."""
 STRENGTHS = [name for name in AugmentSettings.model_fields if name not in ("flips", "turns")]
@@ -129,7 +130,7 @@ def test_what_is_off_changes_nothing():
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_each_strength_changes_its_own_part(name):
     value = 1 if name.endswith(("dropout", "voids", "error")) or name == "grey" else None
-    settings = {name: value or AugmentSettings.model_fields[name].default}
+    settings = {name: value or AugmentSettings.model_fields[name].default or 0.5}
     still = augmented(0, planes=town(), **UNTURNED)
     changed = [augmented(seed, planes=town(), **UNTURNED, **settings) for seed in range(8)]
     image = any(not torch.allclose(c.optical, still.optical, atol=0.05) for c in changed)
@@ -197,6 +198,36 @@ def test_colours_turn_about_grey_and_fade():
     assert torch.allclose(third[:, 3], image[:, 3], atol=1e-5)
     grey = light.tint(image, torch.zeros(2), torch.zeros(2))
     assert torch.allclose(grey, image.mean(dim=1, keepdim=True).expand(-1, 4, -1, -1), atol=1e-6)
+
+
+def test_classes_get_colours_of_their_own():
+    """Each its own, with the borders in between; what has no label keeps its colours."""
+    image = torch.full((1, 3, SIZE, SIZE), 0.5)
+    labels = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+    labels[:, :, 16:32], labels[:, :, 32:] = 1, 255
+    gain = torch.ones(1, light.SLOTS + 1, 3)
+    offset = torch.zeros_like(gain)
+    gain[0, 0], offset[0, 1] = torch.tensor([1.2, 1.0, 0.8]), torch.tensor([0.0, 0.1, 0.2])
+    painted = light.repaint(image, labels, gain, offset)[0]
+    for column, expected in ((4, (0.6, 0.5, 0.4)), (24, (0.5, 0.6, 0.7)), (44, (0.5, 0.5, 0.5))):
+        assert painted[:, 9, column].tolist() == pytest.approx(expected, abs=1e-6)
+    assert (painted[2].diff(dim=1).abs() < 0.1).all()  # of 0.3 in all: no edge is sharp
+    more = labels + light.SLOTS * (labels < 255)
+    assert torch.equal(light.repaint(image, more, gain, offset)[0], painted)
+
+
+def test_half_of_the_classes_get_colours_of_their_own():
+    changes = [drawn(seed, class_light=0.5) for seed in range(400)]
+    gains = torch.stack([change.class_gain for change in changes])
+    offsets = torch.stack([change.class_offset for change in changes])
+    assert gains.shape == (400, light.SLOTS + 1, 3)
+    assert (gains[:, -1] == 1).all()
+    assert not offsets[:, -1].any()
+    changed = (gains[:, :-1] != 1).all(dim=2)
+    assert changed.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert torch.equal(changed, (offsets[:, :-1] != 0).all(dim=2))
+    assert 0.7 < gains.log().abs().max() <= 0.75 + 1e-6
+    assert 0.1 < offsets.abs().max() <= 0.115 + 1e-6
 
 
 def test_compression_keeps_what_its_table_keeps():
