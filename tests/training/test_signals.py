@@ -46,6 +46,14 @@ def run(tileset: Path, output: Path, changes=None, **options):
     return train(tileset, output, settings(**(changes or {})), device="cpu", **options)
 
 
+@pytest.fixture(scope="module")
+def whole(tileset, tmp_path_factory):
+    """The folder of a run that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(tileset, folder)
+    return folder
+
+
 def same_weights(one: Path, other: Path) -> bool:
     first, second = load_file(one), load_file(other)
     return all((first[name] == second[name]).all() for name in first)
@@ -110,14 +118,6 @@ def test_sigterm_saves(tileset, tmp_path, reports):
     assert reports == []
 
 
-@pytest.fixture(scope="module")
-def whole(tileset, tmp_path_factory):
-    """The folder of a run that nothing has stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    run(tileset, folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_validation_ends_at_once_and_is_repeated(
     name, tileset, whole, tmp_path, reports, monkeypatch
@@ -171,7 +171,7 @@ def clock(monkeypatch):
     return after
 
 
-def test_time_is_up(tileset, tmp_path, reports):
+def test_time_is_up(tileset, whole, tmp_path, reports):
     """In earnest, with a limit that every step exceeds; a model is there all the same."""
     output = tmp_path / "run"
     card = run(tileset, output, {"train__time_limit": 1e-3})
@@ -181,9 +181,8 @@ def test_time_is_up(tileset, tmp_path, reports):
     assert (output / SCORES).exists()
     assert reports == []  # no epoch to report
     run(tileset, output, resume=True)
-    run(tileset, tmp_path / "whole")
     for name in (LAST, BEST):
-        assert same_weights(output / name, tmp_path / "whole" / name)
+        assert same_weights(output / name, whole / name)
 
 
 def test_time_is_up_in_a_later_epoch(tileset, tmp_path, reports, clock, caplog):

@@ -15,7 +15,7 @@ from cafe_cli.training.data.fields import blur, smooth_noise, white_noise
 
 HAZE = 0.8  # brightness of haze
 SLOTS = 8
-"""Classes of a tile that get colours of their own, see `repaint`."""
+"""How many classes `repaint` tells apart."""
 
 _CLASS_EDGE = 1.5  # pixels
 _CELLS = 6  # shadows are as wide as a sixth of a tile
