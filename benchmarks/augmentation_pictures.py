@@ -34,6 +34,8 @@ OPTICAL = (
 BOTH = ("flips", "turns", "scale")
 CERTAIN = {"grey", "ground_error", "height_voids", "height_dropout", "optical_dropout"}
 """Probabilities, which are 1 in the picture."""
+CHOICES = ("class_light_of",)
+"""What the picture does not show: which tiles or classes an augmentation changes."""
 OFF_BY_DEFAULT = 0.5
 """What the picture shows of a strength whose default is 0."""
 
@@ -45,25 +47,21 @@ def main() -> None:
         tiles = Path(temporary) / "tiles"
         tileset = make_tileset(config, tiles)
         busy = busiest(tiles, tileset)
-        names = [None, *AugmentSettings.model_fields]
+        names = [None, *(name for name in AugmentSettings.model_fields if name not in CHOICES)]
         pairs = [(name or "as it is", sample(tiles, tileset, config, busy, name)) for name in names]
     draw(pairs).savefig(folder / "augmentation.png", dpi=110)
 
 
-def off() -> dict[str, object]:
-    """Return settings under which nothing changes."""
-    values: dict[str, object] = dict.fromkeys(AugmentSettings.model_fields, 0)
-    return {**values, "flips": False, "turns": False, "scale": 1}
-
-
 def sample(folder: Path, tileset: TileSet, config: Config, tile: int, name: str | None) -> Inputs:
     """Return a tile under one augmentation: of a few draws the one that changes it most."""
-    values = off()
+    values = AugmentSettings.off()
     if name:
         values[name] = 1 if name in CERTAIN else getattr(AugmentSettings(), name) or OFF_BY_DEFAULT
     train = config.train.model_copy(update={"crop": CROP})
     changed = config.model_copy(update={"augment": AugmentSettings(**values), "train": train})
-    plain = config.model_copy(update={"augment": AugmentSettings(**off()), "train": train})
+    plain = config.model_copy(
+        update={"augment": AugmentSettings(**AugmentSettings.off()), "train": train}
+    )
     before = TileDataset(folder, tileset, "train", plain)
     after = TileDataset(folder, tileset, "train", changed)
     best, most = None, -1.0

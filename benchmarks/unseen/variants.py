@@ -26,8 +26,8 @@ class Variant:
 
 
 _PLAIN = {
-    **dict.fromkeys((f"augment.{key}" for key in AugmentSettings.model_fields), 0),
-    "augment.flips": True, "augment.turns": True, "augment.scale": 1.0,
+    **{f"augment.{key}": value for key, value in AugmentSettings.off().items()},
+    "augment.flips": True, "augment.turns": True,
     "augment.color_jitter": 0.1, "augment.height_jitter": 0.1, "augment.height_dropout": 0.1,
 }  # fmt: skip
 
@@ -49,6 +49,10 @@ VARIANTS: dict[str, Variant] = {
     ),
     "class_light": Variant(
         "Single classes of a tile get other colours.", {"augment.class_light": 0.5}
+    ),
+    "water_light": Variant(
+        "Water gets other colours in half of the tiles.",
+        {"augment.class_light": 0.5, "augment.class_light_of": ("water",)},
     ),
     "same_scale": Variant("Pixels of one size.", {"augment.scale": 1.0}),
     "streams_kept": Variant(

@@ -100,6 +100,7 @@ def plan(
     tileset = load_tileset(tileset_folder)
     preflight.check_tiles(tileset_folder, tileset)
     preflight.check_patience(tileset, config.train)
+    preflight.check_augmentation(tileset, config.augment)
     last = output / LAST
     config = resumed(last, config, tileset) if resume else fine_tuning.settle_model(config)
     preflight.check_shares(len(tileset.of("train")), config.train, planned.world)

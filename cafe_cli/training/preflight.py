@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cafe_cli.config.schema import STRIDE, Config, TrainSettings
+from cafe_cli.config.schema import STRIDE, AugmentSettings, Config, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, OutputError
 from cafe_cli.system.atomic_write import (
     LOCK,
@@ -151,6 +151,22 @@ def check_patience(tileset: TileSet, settings: TrainSettings) -> None:
         raise ConfigError(
             f"train.patience is {settings.patience}, but there are no validation tiles: leave it "
             "out, or run cafe tile with ground for validation"
+        )
+
+
+def check_augmentation(tileset: TileSet, settings: AugmentSettings) -> None:
+    """Refuse an augmentation of a class that the tile set does not have.
+
+    Raises
+    ------
+    ConfigError
+        `class_light_of` names another class.
+    """
+    names = tileset.classes.names
+    if unknown := [name for name in settings.class_light_of if name not in names]:
+        raise ConfigError(
+            f"augment.class_light_of names {unknown[0]!r}, but the classes of the tile set are "
+            f"{', '.join(names)}: name one of them"
         )
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from cafe_cli.config.schema import TrainSettings
+from cafe_cli.config.schema import AugmentSettings, TrainSettings
 from cafe_cli.errors import ConfigError, InputError, LabelError, OutputError
 from cafe_cli.tilesets.make import tile
 from cafe_cli.tilesets.tileset import load_tileset
@@ -59,6 +59,12 @@ def test_patience_without_validation(info):
         preflight.check_patience(without, TrainSettings(patience=3))
     preflight.check_patience(without, TrainSettings(patience=0))
     preflight.check_patience(info, TrainSettings(patience=3))
+
+
+def test_colours_of_a_class_that_is_not_there(info):
+    preflight.check_augmentation(info, AugmentSettings(class_light_of=info.classes.names))
+    with pytest.raises(ConfigError, match=r"class_light_of names 'lake', but the classes of"):
+        preflight.check_augmentation(info, AugmentSettings(class_light_of=("lake",)))
 
 
 @pytest.mark.parametrize(

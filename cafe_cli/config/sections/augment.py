@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from cafe_cli.config.types import (
     BelowOne,
+    Name,
     NotNegative,
     Section,
     Share,
@@ -137,6 +138,14 @@ class AugmentSettings(Section):
             examples=[0.5],
         ),
     ] = 0.0
+    class_light_of: Annotated[
+        tuple[Name, ...],
+        describe(
+            "Names of the classes that `class_light` changes, each in half of the tiles; without "
+            "a name, all classes.",
+            examples=[["water"]],
+        ),
+    ] = ()
     height_stretch: Annotated[
         Strength,
         describe(
@@ -213,6 +222,12 @@ class AugmentSettings(Section):
             examples=[0.2],
         ),
     ] = 0.1
+
+    @classmethod
+    def off(cls) -> dict[str, object]:
+        """Return settings under which nothing changes."""
+        nothing = {name: type(field.default)() for name, field in cls.model_fields.items()}
+        return {**nothing, "scale": 1.0}
 
     @model_validator(mode="after")
     def _keep_one_stream(self) -> Self:

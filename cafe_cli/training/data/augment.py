@@ -131,6 +131,8 @@ class Augmentation:
         Metres per pixel.
     low, span : ndarray of float32, (bands,)
         The range of the pixel values, see `AugmentParams`.
+    classes : sequence of str
+        Names of the classes by id.
     """
 
     settings: AugmentSettings
@@ -139,13 +141,15 @@ class Augmentation:
     gsd: float
     low: NDArray[np.float32]
     span: NDArray[np.float32]
+    classes: Sequence[str] = ()
 
     @classmethod
     def of(cls, tileset: TileSet, config: Config) -> Self:
         """Return the augmentation that a config asks for."""
         low, span = value_range(tileset)
         side = crop_side(config.train, tileset.size)
-        return cls(config.augment, tileset.size, side, tileset.gsd, low, span)
+        names = tileset.classes.names
+        return cls(config.augment, tileset.size, side, tileset.gsd, low, span, names)
 
     def sample(self, rng: np.random.Generator) -> AugmentParams:
         """Draw the augmentation of one tile.
@@ -226,6 +230,9 @@ class Augmentation:
         """Draw the gain and the offset of each class, and 1 and 0 for what has no label."""
         rows, bands, strength = light.SLOTS + 1, len(self.low), self.settings.class_light
         chosen = rng.uniform(size=(rows, 1)) < _CLASSES_REPAINTED
+        if named := self.settings.class_light_of:
+            kept = np.setdiff1d(range(rows), [self.classes.index(n) % light.SLOTS for n in named])
+            chosen[kept] = False
         chosen[-1] = False
 
         def common_and_own(common: float, own: float) -> NDArray[np.floating]:

@@ -13,7 +13,7 @@ from cafe_cli.training.data.crop import read_crop
 SIZE = 48
 CPU = torch.device("cpu")
 LOW, SPAN = np.zeros(3, np.float32), np.array([100, 200, 300], np.float32)
-STILL = {**dict.fromkeys(AugmentSettings.model_fields, 0), "scale": 1, "flips": 1, "turns": 1}
+STILL = AugmentSettings.off() | {"flips": True, "turns": True}
 UNTURNED = {"flips": False, "turns": False}
 FIELDS = {
     "scale": {"corner", "extent"}, "brightness": {"gain", "offset"}, "grey": {"saturation"},
@@ -24,7 +24,9 @@ FIELDS = {
     "class_light": {"class_gain", "class_offset"},
 }  # fmt: skip
 """The parameters that a setting changes, where they have another name."""
-STRENGTHS = [name for name in AugmentSettings.model_fields if name not in ("flips", "turns")]
+CHOICES = ("flips", "turns", "class_light_of")
+STRENGTHS = [name for name in AugmentSettings.model_fields if name not in CHOICES]
+CLASSES = ("ground", "water", "roof")
 
 
 def painted(dtype=torch.uint16, size=SIZE) -> PackedTiles[torch.Tensor]:
@@ -42,7 +44,8 @@ def painted(dtype=torch.uint16, size=SIZE) -> PackedTiles[torch.Tensor]:
 def augmentation(crop=None, low=LOW, span=SPAN, **settings) -> Augmentation:
     """Return the augmentation of tiles of 0.5 m, everything off that is not asked for."""
     side = min(crop or SIZE, SIZE)
-    return Augmentation(AugmentSettings(**{**STILL, **settings}), SIZE, side, 0.5, low, span)
+    drawn_by = AugmentSettings(**{**STILL, **settings})
+    return Augmentation(drawn_by, SIZE, side, 0.5, low, span, CLASSES)
 
 
 def drawn(seed: int, **settings):
@@ -228,6 +231,21 @@ def test_half_of_the_classes_get_colours_of_their_own():
     assert torch.equal(changed, (offsets[:, :-1] != 0).all(dim=2))
     assert 0.7 < gains.log().abs().max() <= 0.75 + 1e-6
     assert 0.1 < offsets.abs().max() <= 0.115 + 1e-6
+
+
+def test_only_the_named_classes_get_colours_of_their_own():
+    every = [drawn(seed, class_light=0.5) for seed in range(100)]
+    named = [drawn(seed, class_light=0.5, class_light_of=("water",)) for seed in range(100)]
+    for one, all_of_them in zip(named, every, strict=True):
+        for values, others, nothing in (
+            (one.class_gain, all_of_them.class_gain, 1),
+            (one.class_offset, all_of_them.class_offset, 0),
+        ):
+            assert torch.equal(values[1], others[1])  # the same numbers are drawn
+            rest = torch.cat([values[:1], values[2:]])
+            assert (rest == nothing).all()
+    changed = sum(bool((one.class_gain[1] != 1).all()) for one in named)
+    assert 35 < changed < 65
 
 
 def test_compression_keeps_what_its_table_keeps():
