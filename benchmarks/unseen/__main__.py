@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import unseen
 from benchmarks.unseen import forest, records, report
@@ -15,6 +16,9 @@ from benchmarks.unseen.variants import VARIANTS
 from cafe_cli.config.load import load_config, parse_assignment
 from cafe_cli.errors import CafeError, RunInterruptedError
 from cafe_cli.system.threads import cores
+
+if TYPE_CHECKING:
+    from benchmarks.unseen.runs import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FOREST = "random forest"
@@ -26,6 +30,9 @@ def main() -> int:
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     warnings.simplefilter("ignore", PendingDeprecationWarning)  # rasterio multiplies affines
     failed = 0
+    if options.command == "calibration":
+        show_calibration(options)
+        return 0
     if options.command != "report":
         options.out.mkdir(parents=True, exist_ok=True)
         failed = run_forest(options) if options.command == "forest" else run_networks(options)
@@ -64,20 +71,10 @@ def run_forest(options: argparse.Namespace) -> int:
 
 def run_networks(options: argparse.Namespace) -> int:
     """Do the runs that are not recorded yet; tell of those that fail and return how many."""
-    import torch
-
     from benchmarks.unseen import runs
 
-    torch.set_num_threads(options.threads)
-    settings = dict(parse_assignment(text) for text in options.set)
-    todo = [
-        runs.plan(name, (training, scored), config, variant, seed, settings)
-        for name, training, scored, config in divisions(options)
-        for seed in options.seed
-        for variant in options.variant
-    ]
     failed = 0
-    for run in todo:
+    for run in planned(options):
         if run.key in {records.key(row) for row in records.read(options.out)}:
             print(f"{run.key.name} is there already")
             continue
@@ -94,6 +91,31 @@ def run_networks(options: argparse.Namespace) -> int:
     return failed
 
 
+def planned(options: argparse.Namespace) -> list["Run"]:
+    """Return the runs that the command line asks for."""
+    import torch
+
+    from benchmarks.unseen import runs
+
+    torch.set_num_threads(options.threads)
+    settings = dict(parse_assignment(text) for text in options.set)
+    return [
+        runs.plan(name, (training, scored), config, variant, seed, settings)
+        for name, training, scored, config in divisions(options)
+        for seed in options.seed
+        for variant in options.variant
+    ]
+
+
+def show_calibration(options: argparse.Namespace) -> None:
+    """Print how well the probabilities of finished runs hold on the sites that are scored."""
+    from benchmarks.unseen import calibration
+
+    for run in planned(options):
+        rows = [*calibration.measure(run, options.out, options.device, options.threads)]
+        print(f"## {run.key.name}\n", *calibration.table(rows), "", sep="\n", flush=True)
+
+
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -102,7 +124,7 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("run", "forest"):
+    for command in ("run", "forest", "calibration"):
         sub = commands.add_parser(command)
         sub.add_argument("data", type=Path, help="folder of the sites")
         sub.add_argument("out", type=Path, help="folder of the results")
@@ -110,7 +132,7 @@ def parse() -> argparse.Namespace:
         sub.add_argument("--seed", nargs="+", type=int, default=[0])
         sub.add_argument("--threads", type=int, default=cores(), help="one per core by default")
         sub.add_argument("--config", type=Path, help="configs/autzen.toml or configs/sites.toml")
-        if command == "run":
+        if command != "forest":
             sub.add_argument("--variant", nargs="+", default=["base"], choices=VARIANTS)
             sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
             sub.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (cpu)")

@@ -95,15 +95,7 @@ class CalibrationSums:
         for number, temperature in enumerate(TEMPERATURES.astype(np.float32)):
             log_sum = np.log(np.exp(below / temperature).sum(axis=1))
             self.likelihood[number] += (log_sum - of_label / temperature).sum(dtype=np.float64)
-            self._add_to_bins(self.bins[number], np.exp(-log_sum, dtype=np.float64), right)
-
-    @staticmethod
-    def _add_to_bins(
-        bins: NDArray[np.float64], best: NDArray[np.float64], right: NDArray[np.bool_]
-    ) -> None:
-        places = np.minimum((best * BINS).astype(np.int64), BINS - 1)
-        for column, weights in enumerate((None, best, right)):
-            bins[:, column] += np.bincount(places, weights, BINS)
+            add_to_bins(self.bins[number], np.exp(-log_sum, dtype=np.float64), right)
 
     def fit(self) -> Calibration | None:
         """Return the most likely temperature; None without pixels."""
@@ -112,12 +104,31 @@ class CalibrationSums:
         fitted = int(self.likelihood.argmin())
         return Calibration(
             temperature=round(float(TEMPERATURES[fitted]), 4),
-            before=_reliability(self.bins[_NEUTRAL]),
-            after=_reliability(self.bins[fitted]),
+            before=reliability(self.bins[_NEUTRAL]),
+            after=reliability(self.bins[fitted]),
         )
 
 
-def _reliability(bins: NDArray[np.float64]) -> Reliability:
+def add_to_bins(
+    bins: NDArray[np.float64], best: NDArray[np.floating], right: NDArray[np.bool_]
+) -> None:
+    """Add pixels to bins (15, 3), see `CalibrationSums`.
+
+    Parameters
+    ----------
+    bins : ndarray of float64, (15, 3)
+    best : ndarray, (n,)
+        Highest probability, 0 to 1.
+    right : ndarray of bool, (n,)
+        Whether that class is the label.
+    """
+    places = np.minimum((best * BINS).astype(np.int64), BINS - 1)
+    for column, weights in enumerate((None, best, right)):
+        bins[:, column] += np.bincount(places, weights, BINS)
+
+
+def reliability(bins: NDArray[np.float64]) -> Reliability:
+    """Return confidence and accuracy of bins (15, 3), see `CalibrationSums`, with pixels."""
     pixels, sure, right = bins.T.tolist()
     total = sum(pixels)
 

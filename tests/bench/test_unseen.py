@@ -314,6 +314,38 @@ def test_the_last_weights_are_scored_recorded_once_and_reported(
     assert card.architecture.guidance == "none"
 
 
+def test_probabilities_are_held_against_the_labels_of_other_sites(
+    data, config, tmp_path, call, capsys
+):
+    words = (data, tmp_path / "out", "--train", "here", "--config", config, "--threads", 1)
+    words += ("--set", "split.validation=0.5", "--set", "split.block=32", "--set", "tile.size=32")
+    words += ("--set", "split.buffer=0")
+    with pytest.raises(InputError, match=r"final.safetensors is not there: do the run first"):
+        call("calibration", *words)
+    assert call("run", *words) == 0
+    capsys.readouterr()
+    assert call("calibration", *words) == 0
+    title, _, _, _, own, *others, _ = capsys.readouterr().out.splitlines()
+    assert title.startswith("## here-base")
+    assert own.startswith("| own validation blocks |")
+    (training,) = (tmp_path / "out" / "trainings").glob("here-*")
+    card = stored.read_card(training / "final.safetensors")
+    assert card.calibration.temperature != 1
+    assert own.endswith(
+        f"| {100 * card.calibration.before.error:.1f} | {100 * card.calibration.after.error:.1f} |"
+    )
+    (done,) = records.read(tmp_path / "out")
+    for line, (name, site) in zip(others, sorted(done["sites"].items()), strict=True):
+        _, said, before, after, right, *errors, _ = line.split("|")
+        assert said.strip() == name
+        # The maps are those that were scored, and the same with and without the temperature.
+        accuracy = np.trace(site["confusion"]) / np.sum(site["confusion"])
+        assert float(right) == pytest.approx(100 * accuracy, abs=0.06)
+        assert float(before) != float(after)
+        for sure, error in zip((before, after), errors, strict=True):
+            assert abs(float(sure) - float(right)) <= float(error) + 0.15
+
+
 def test_a_run_that_fails_is_told_and_not_recorded(data, config, tmp_path, call, capsys):
     out = tmp_path / "out"
     words = ("run", data, out, "--train", "here", "--config", config, "--seed", 1)
