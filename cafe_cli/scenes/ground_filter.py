@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from cafe_cli.errors import ConfigError
 from cafe_cli.raster.window import Window, blocks
+from cafe_cli.scenes.ground_connection import find_connected
 from cafe_cli.scenes.ground_interpolation import interpolate_gaps, raise_to_centre
 
 Cell = TypeVar("Cell", np.float32, np.bool_)
@@ -141,7 +142,9 @@ def estimate_ground(
         return np.full(surface.shape, np.nan, np.float32)
     heights = np.where(known, surface, 0).astype(np.float32, copy=False)
     known &= ~_find_pits(heights, known, spec)
-    ground = interpolate_gaps(heights, known & ~_find_objects(heights, known, spec.allowed_drops))
+    objects = _find_objects(heights, known, spec.allowed_drops)
+    objects &= ~find_connected(heights, known, objects, spec.offset, spec.allowed_drop)
+    ground = interpolate_gaps(heights, known & ~objects)
     np.minimum(ground, heights, out=ground, where=known)
     return raise_to_centre(ground, max(spec.cell - spec.pixel, 0) / 2 / spec.cell)
 
