@@ -1,6 +1,7 @@
 """Limits of the ground estimate: the pictures and figures of docs/heights.md.
 
-Surface models over a known ground, drawn at 0.5 m: halls, hillsides, bridges, cliffs, woods, edges.
+Surface models over a known ground, drawn at 0.5 m: halls, hillsides, bridges, cliffs, woods,
+clearings, edges.
 ``python benchmarks/ground_limits.py [OUTDIR]`` draws docs/heights_*.png and prints a table.
 """
 
@@ -85,7 +86,7 @@ def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs"
     print("| scene | settings | 95 % of open ground within | off by > 1 m | objects found |")
     print("|---|---|---|---|---|")
-    for draw in (hall, hillsides, bridges, cliffs, woods, edges):
+    for draw in (hall, hillsides, bridges, cliffs, woods, clearings, edges):
         figure = draw()
         figure.savefig(out / f"heights_{draw.__name__}.png", dpi=80, metadata={"Software": None})
 
@@ -195,6 +196,20 @@ def woods() -> Figure:
     return gallery([*cases, flat], [*[{}] * 4, {"max_window": 280}, {"max_window": 280}])
 
 
+def clearings() -> Figure:
+    """A clearing on a wooded crest, with and without a track that leads up to it."""
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    axes = figure.subplots(2, 3, width_ratios=(1, 1.25, 1.9))
+    for (shown, above, cut), track in zip(axes, (8, 0), strict=True):
+        case = wooded_crest(track)
+        result = solve(case)
+        shade(shown, case)
+        figure.colorbar(heights(above, result, "height above ground", 30), ax=above, label="m")
+        section(cut, case.name, case, 200, [result], ["estimate"], legend=track > 0)
+        cut.set_xlim(50, 350)
+    return figure
+
+
 def edges() -> Figure:
     """Hills and halls that go on beyond the edge of the surface model."""
     peak = 30 * np.exp(-((X - 400) ** 2 + (Y - 200) ** 2) / 1800)
@@ -257,6 +272,20 @@ def wood(width: float, share: int, incline: float = 0.1) -> Case:
     return case
 
 
+def wooded_crest(track: float) -> Case:
+    """Trees of 22 m on a crest of 28 degrees, a bare place on top, a track of this width to it."""
+    led = f"a track of {track:g} m" if track else "no track"
+    case = Case(f"clearing on a wooded crest, {led}", crest(28))
+    random = np.random.default_rng(1)
+    cells = random.random([n // FACTOR for n in X.shape])
+    rough = random.normal(22, 2, cells.shape)
+    crowns, height = (np.kron(a, np.ones((FACTOR, FACTOR))) for a in (cells, rough))
+    bare = np.hypot((X - 200) / 25, (Y - 200) / 35) < 1
+    path = (X < 200) & (np.abs(Y - 200) < track / 2)
+    case.put((crowns >= 0.1) & ~bare & ~path, case.terrain + height)
+    return case
+
+
 # ---------------------------------------------------------------------- drawing
 
 
@@ -310,12 +339,12 @@ def shade(axes: Axes, case: Case) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def heights(axes: Axes, result: Result, title: str) -> AxesImage:
+def heights(axes: Axes, result: Result, title: str, top: float = 10) -> AxesImage:
     """Draw heights above the estimated ground."""
     above = result.case.surface - result.ground
     axes.set_title(title, fontsize=10)
     axes.set(xticks=[], yticks=[])
-    return axes.imshow(above, cmap="viridis", vmin=0, vmax=10, extent=(0, SIZE, SIZE, 0))
+    return axes.imshow(above, cmap="viridis", vmin=0, vmax=top, extent=(0, SIZE, SIZE, 0))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The progressive morphological filter of Zhang et al. (2003, doi 10.1109/TGRS.2003.810682): the
 surface is opened with windows that grow cell by cell. A building vanishes at once, in the step
 whose window no longer fits on its roof; a hill goes down by a little in every step. What drops by
-more than the terrain can in one step is cut, and the ground is interpolated across it. From the
+more than the terrain can in one step is cut, unless smooth ground leads up to it
+(`ground_connection`), and the ground is interpolated across it. From the
 Simple Morphological Filter of Pingel, Clarke and McBride (2013, doi
 10.1016/j.isprsjprs.2012.12.002) come the round windows and the search for pits by opening the
 surface turned upside down.
@@ -14,8 +15,8 @@ Limits, none of which is visible in the result:
   lower than `slope` and `offset` allow: 1.5 m with the defaults, and on a slope most of a house
   whose uphill wall is lower than that.
 - Terrain is cut like a building where it is narrower than `max_window` and falls away on all sides
-  more steeply than about 28 degrees (crests, cliffs, terraces behind walls); a larger `slope` keeps
-  it, and low houses with it.
+  more steeply than about 37 degrees (crests, cliffs, terraces behind walls), or than about 28 where
+  woods hide the ground that leads up to it; a larger `slope` keeps it, and low houses with it.
 - Where a hill goes on beyond the raster's edge, or into a void, it is cut if steeper than that
   within a quarter of `max_window`, or than about 45 degrees within half of it. A building there is
   kept if it reaches farther in than that quarter and is less than twice as high as elsewhere: 3 m.
