@@ -24,6 +24,9 @@ _KEPT = 25
 _WALLS = 0.25
 """Share of the rim of a piece of ground that may be at a wall: cuts and cliffs."""
 
+_ROWS = 512
+"""Rows processed together, to save memory."""
+
 _SQUARE = np.ones((3, 3), bool)
 
 
@@ -54,30 +57,47 @@ def find_connected(
     (H, W) bool
         True only in `objects`.
     """
-    smooth = _find_smooth(heights, known, bend, step)
-    labels, count = scipy.ndimage.label(smooth)
-    kept = np.bincount(labels[~objects], minlength=count + 1) >= _KEPT
-    kept[0] = False  # the label of the cells that are not smooth
-    reached: NDArray[np.bool_] = kept[labels] & objects
+    reached = objects & _connected(_find_smooth(heights, known, bend, step), ~objects)
+    lowest = np.where(known, heights, np.float32(np.inf))
+    scipy.ndimage.minimum_filter(lowest, 5, output=lowest)
+    walls = lowest < heights - np.float32(step * 2 * math.sqrt(2))
+    del lowest
     pieces, count = scipy.ndimage.label(reached, _SQUARE)
     rim = reached & ~scipy.ndimage.binary_erosion(reached, _SQUARE)
-    lowest = scipy.ndimage.minimum_filter(np.where(known, heights, np.float32(np.inf)), 5)
-    walls = rim & (lowest < heights - np.float32(step * 2 * math.sqrt(2)))
+    walls &= rim
     size, at_wall = (np.bincount(pieces[cells], minlength=count + 1) for cells in (rim, walls))
     reached &= (at_wall <= _WALLS * size)[pieces]
     return reached
 
 
+def _connected(smooth: NDArray[np.bool_], ground: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find the smooth cells that are connected with enough ground."""
+    labels, count = scipy.ndimage.label(smooth)
+    enough = np.bincount(labels[ground], minlength=count + 1) >= _KEPT
+    enough[0] = False  # the label of the cells that are not smooth
+    connected: NDArray[np.bool_] = enough[labels]
+    return connected
+
+
 def _find_smooth(
     heights: NDArray[np.float32], known: NDArray[np.bool_], bend: float, step: float
 ) -> NDArray[np.bool_]:
+    """Find the cells that lie in line with their neighbours, along `_SMOOTH_AXES` or more."""
+    smooth = np.empty(heights.shape, bool)
     padded = np.pad(np.where(known, heights, np.float32(np.nan)), 1, mode="edge")
-    rows, columns = heights.shape
+    for top in range(0, len(heights), _ROWS):
+        smooth[top : top + _ROWS] = _smooth_inside(padded[top : top + _ROWS + 2], bend, step)
+    return smooth
+
+
+def _smooth_inside(heights: NDArray[np.float32], bend: float, step: float) -> NDArray[np.bool_]:
+    """Return whether cells are smooth; one less than `heights` on every side."""
+    rows, columns = heights.shape[0] - 2, heights.shape[1] - 2
 
     def shifted(down: int, right: int) -> NDArray[np.float32]:
-        return padded[1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
+        return heights[1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
 
-    count = np.zeros(heights.shape, np.uint8)
+    count = np.zeros((rows, columns), np.uint8)
     for down, right in _AXES:
         before, after = (shifted(s * down, s * right) - shifted(0, 0) for s in (-1, 1))
         # Comparisons with NaN, beside cells without a height, are false.
