@@ -52,7 +52,8 @@ def measure(run: Run, out: Path, device: str, threads: int) -> Iterator[SiteCali
     network, card = model_file.load(model)
     if (own := card.calibration) is None:
         raise InputError(f"{model} has no temperature: its training had no validation tiles")
-    yield SiteCalibration("own validation blocks", own.before, own.after)
+    name = f"own validation blocks, temperature {own.temperature:g}"
+    yield SiteCalibration(name, own.before, own.after)
     folder = out / "runs" / run.key.name / "calibration"
     folder.mkdir(parents=True, exist_ok=True)
     plain = folder / "plain.safetensors"

@@ -327,10 +327,11 @@ def test_probabilities_are_held_against_the_labels_of_other_sites(
     assert call("calibration", *words) == 0
     title, _, _, _, own, *others, _ = capsys.readouterr().out.splitlines()
     assert title.startswith("## here-base")
-    assert own.startswith("| own validation blocks |")
     (training,) = (tmp_path / "out" / "trainings").glob("here-*")
     card = stored.read_card(training / "final.safetensors")
     assert card.calibration.temperature != 1
+    said = f"| own validation blocks, temperature {card.calibration.temperature:g} |"
+    assert own.startswith(said)
     assert own.endswith(
         f"| {100 * card.calibration.before.error:.1f} | {100 * card.calibration.after.error:.1f} |"
     )
