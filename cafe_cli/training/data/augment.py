@@ -84,7 +84,7 @@ class AugmentParams(NamedTuple):
         See `relief.cut_blobs`.
     starts : Tensor of int64, (3 + bands, 2)
         Where the random fields begin in the table of noise: of shadows, blobs, heights, each band.
-    class_gain, class_offset : Tensor, (light.SLOTS + 1, bands)
+    class_gain, class_offset : Tensor, (classes + 1, bands)
         See `light.repaint`; (0, bands) where no tile is changed so.
     """
 
@@ -141,7 +141,7 @@ class Augmentation:
     gsd: float
     low: NDArray[np.float32]
     span: NDArray[np.float32]
-    classes: Sequence[str] = ()
+    classes: Sequence[str]
 
     @classmethod
     def of(cls, tileset: TileSet, config: Config) -> Self:
@@ -228,12 +228,10 @@ class Augmentation:
         self, rng: np.random.Generator
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Draw the gain and the offset of each class, and 1 and 0 for what has no label."""
-        rows, bands, strength = light.SLOTS + 1, len(self.low), self.settings.class_light
+        rows, bands, strength = len(self.classes) + 1, len(self.low), self.settings.class_light
+        named = self.settings.class_light_of or self.classes
         chosen = rng.uniform(size=(rows, 1)) < _CLASSES_REPAINTED
-        if named := self.settings.class_light_of:
-            kept = np.setdiff1d(range(rows), [self.classes.index(n) % light.SLOTS for n in named])
-            chosen[kept] = False
-        chosen[-1] = False
+        chosen &= np.array([name in named for name in self.classes] + [False])[:, None]
 
         def common_and_own(common: float, own: float) -> NDArray[np.floating]:
             values = rng.uniform(-1, 1, (rows, 1)) * common

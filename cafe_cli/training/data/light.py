@@ -14,9 +14,6 @@ from cafe_cli.classes import NODATA
 from cafe_cli.training.data.fields import blur, smooth_noise, white_noise
 
 HAZE = 0.8  # brightness of haze
-SLOTS = 8
-"""How many classes `repaint` tells apart."""
-
 _CLASS_EDGE = 1.5  # pixels
 _CELLS = 6  # shadows are as wide as a sixth of a tile
 _EDGE = 8.0  # how sharp the edges of shadows are
@@ -61,14 +58,14 @@ def repaint(image: Tensor, labels: Tensor, gain: Tensor, offset: Tensor) -> Tens
     image : Tensor
     labels : Tensor of uint8, (batch, height, width)
         `NODATA` where there is none; such pixels take the last row below.
-    gain, offset : Tensor, (batch, SLOTS + 1, bands)
-        Factor of the values and what is added after that; without rows, nothing changes. Classes
-        that are `SLOTS` apart share a row. Both change gradually across an edge, within two pixels
-        or so: a sharp one would tell where the classes meet.
+    gain, offset : Tensor, (batch, classes + 1, bands)
+        Factor of the values and what is added after that; without rows, nothing changes. Both
+        change gradually across an edge, within two pixels or so: a sharp one would tell where the
+        classes meet.
     """
     if not gain.shape[1]:
         return image
-    rows = torch.where(labels == NODATA, SLOTS, labels.long() % SLOTS)
+    rows = torch.where(labels == NODATA, gain.shape[1] - 1, labels.long())
     table = torch.cat([gain, offset], dim=2).mT  # (batch, 2 * bands, rows)
     places = rows.flatten(1)[:, None].expand(-1, table.shape[1], -1)
     values = table.gather(2, places).view(*table.shape[:2], *labels.shape[1:])
