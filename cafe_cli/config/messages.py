@@ -42,9 +42,15 @@ def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -
         return f"unknown key {where!r}, {_suggest_key(path)}"
     if items[0]["type"] == "missing":
         return f"{where!r} is missing"
-    first, *others = (item["msg"].removeprefix("Value error, ") for item in items)
+    first, *others = (_in_terms_of_toml(item["msg"]) for item in items)
     said = [first[0].lower() + first[1:], *(o.removeprefix("Input should be ") for o in others)]
     return f"{where}: {', or '.join(said)}{given}"
+
+
+def _in_terms_of_toml(message: str) -> str:
+    """Return a message without what only Python calls so."""
+    plain = message.removeprefix("Value error, ")
+    return plain.replace("a valid tuple", "a list in brackets").replace("valid string", "text")
 
 
 def _suggest_key(path: Sequence[str]) -> str:

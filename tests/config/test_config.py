@@ -275,6 +275,16 @@ def test_a_tile_keeps_one_stream():
         load_config(overrides=dropped)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("water", "class_light_of: input should be a list in brackets [(]got 'water'[)]"),
+     ([3], "class_light_of.0: input should be a text [(]got 3[)]")],
+)  # fmt: skip
+def test_a_list_is_called_as_in_toml(given, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {"augment.class_light_of": given})
+
+
 def test_seeds_that_torch_takes():
     assert load_config(overrides={"train.seed": 2**32 - 1}).train.seed == 2**32 - 1
     with pytest.raises(ConfigError, match=r"train.seed: input should be less than 4294967296"):
