@@ -263,12 +263,7 @@ def wood(width: float, share: int, incline: float = 0.1) -> Case:
     seen = f"{share} % gaps" if share else "closed"
     place = "" if incline else ", flat ground"
     case = Case(f"wood {width:g} m wide, {seen}{place}", 100 + incline * X)
-    random = np.random.default_rng(1)
-    cells = random.random([n // FACTOR for n in X.shape])
-    rough = random.normal(18, 1, cells.shape)
-    crowns, height = (np.kron(a, np.ones((FACTOR, FACTOR))) for a in (cells, rough))
-    inside = np.maximum(np.abs(X - 200), np.abs(Y - 200)) < width / 2
-    case.put(inside & (crowns >= share / 100), case.terrain + height)
+    plant(case, np.maximum(np.abs(X - 200), np.abs(Y - 200)) < width / 2, share, 18, 1)
     return case
 
 
@@ -276,14 +271,19 @@ def wooded_crest(track: float) -> Case:
     """Trees of 22 m on a crest of 28 degrees, a bare place on top, a track of this width to it."""
     led = f"a track of {track:g} m" if track else "no track"
     case = Case(f"clearing on a wooded crest, {led}", crest(28))
-    random = np.random.default_rng(1)
-    cells = random.random([n // FACTOR for n in X.shape])
-    rough = random.normal(22, 2, cells.shape)
-    crowns, height = (np.kron(a, np.ones((FACTOR, FACTOR))) for a in (cells, rough))
     bare = np.hypot((X - 200) / 25, (Y - 200) / 35) < 1
     path = (X < 200) & (np.abs(Y - 200) < track / 2)
-    case.put((crowns >= 0.1) & ~bare & ~path, case.terrain + height)
+    plant(case, ~bare & ~path, 10, 22, 2)
     return case
+
+
+def plant(case: Case, where: Mask, gaps: int, height: float, deviation: float) -> None:
+    """Add trees of a mean height and its deviation; `gaps` per cent of the cells have none."""
+    random = np.random.default_rng(1)
+    cells = random.random([n // FACTOR for n in X.shape])
+    rough = random.normal(height, deviation, cells.shape)
+    crowns, above = (np.kron(a, np.ones((FACTOR, FACTOR))) for a in (cells, rough))
+    case.put(where & (crowns >= gaps / 100), case.terrain + above)
 
 
 # ---------------------------------------------------------------------- drawing

@@ -29,10 +29,10 @@ def main() -> int:
     options = parse()
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     warnings.simplefilter("ignore", PendingDeprecationWarning)  # rasterio multiplies affines
-    failed = 0
     if options.command == "calibration":
         show_calibration(options)
         return 0
+    failed = 0
     if options.command != "report":
         options.out.mkdir(parents=True, exist_ok=True)
         failed = run_forest(options) if options.command == "forest" else run_networks(options)

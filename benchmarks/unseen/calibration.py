@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 
-from benchmarks.unseen.runs import Run
+from benchmarks.unseen.runs import Run, make_map
+from benchmarks.unseen.scoring import map_path
 from benchmarks.unseen.sites import Site
 from cafe_cli.classes import NODATA
 from cafe_cli.config.schema import Config
 from cafe_cli.errors import InputError
-from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
-from cafe_cli.inference.predict import predict
+from cafe_cli.inference.job import ComputeOptions
 from cafe_cli.model import model_file
 from cafe_cli.model.calibration import BINS, Reliability, add_to_bins, reliability
 from cafe_cli.model.card import ModelCard
@@ -61,10 +61,10 @@ def measure(run: Run, out: Path, device: str, threads: int) -> Iterator[SiteCali
     model_file.save(plain, network.deployed(1 / own.temperature), without)
     compute = ComputeOptions(device, threads)
     for site in run.scored:
-        before, after = (
-            _of_site(each, site, folder / each.stem, run.config, compute, card)
-            for each in (plain, model)
-        )
+        after = _of_site(model, site, folder / "calibrated", run.config, compute, card)
+        before = after
+        if own.temperature != 1:
+            before = _of_site(plain, site, folder / "plain", run.config, compute, card)
         yield SiteCalibration(site.name, before, after)
 
 
@@ -74,15 +74,9 @@ def _of_site(
     """Map the plots of a site, and compare the probability of the label with how often it holds."""
     bins = np.zeros((BINS, 3))
     for plot in site.plots:
-        labels, sure = folder / f"{plot.id}.tif", folder / f"{plot.id}_confidence.tif"
-        predict(
-            [model],
-            PredictInput(plot.optical, plot.elevation, gsd="model"),
-            PredictOutput(labels, confidence=sure, overwrite=True),
-            settings=config.predict,
-            compute=compute,
-        )
-        _add_plot(bins, plot, (labels, sure), config, card.gsd)
+        sure = folder / f"{plot.id}_confidence.tif"
+        make_map(model, plot, folder, config, compute, sure)
+        _add_plot(bins, plot, (map_path(folder, plot.id), sure), config, card.gsd)
     return reliability(bins)
 
 

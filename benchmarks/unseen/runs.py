@@ -138,7 +138,7 @@ def carry_out(run: Run, out: Path, device: str, threads: int) -> Row:
         sites = {}
         for site in run.scored:
             for plot in site.plots:
-                _map(model, plot, folder / "maps", run.config, device, threads)
+                make_map(model, plot, folder / "maps", run.config, ComputeOptions(device, threads))
             sites[site.name] = score_site(site, folder / "maps", run.config)
     return make_row(run.key, [site.name for site in run.training], sites, seconds)
 
@@ -167,15 +167,21 @@ def _link_scenes(sites: Sequence[Site], folder: Path) -> Path:
     return folder.absolute()
 
 
-def _map(
-    model: Path, plot: SceneFiles, folder: Path, config: Config, device: str, threads: int
+def make_map(
+    model: Path,
+    plot: SceneFiles,
+    folder: Path,
+    config: Config,
+    compute: ComputeOptions,
+    confidence: Path | None = None,
 ) -> None:
+    """Write the map of a plot, and where it is asked for the probability of its labels."""
     predict(
         [model],
         PredictInput(plot.optical, plot.elevation, gsd="model"),
-        PredictOutput(map_path(folder, plot.id), overwrite=True),
+        PredictOutput(map_path(folder, plot.id), confidence=confidence, overwrite=True),
         settings=config.predict,
-        compute=ComputeOptions(device, threads),
+        compute=compute,
     )
 
 

@@ -50,7 +50,7 @@ def _explain_key(path: tuple[str, ...], given: str, items: list[ErrorDetails]) -
 def _in_terms_of_toml(message: str) -> str:
     """Return a message without what only Python calls so."""
     plain = message.removeprefix("Value error, ")
-    return plain.replace("a valid tuple", "a list in brackets").replace("valid string", "text")
+    return plain.replace("a valid tuple", "a list in brackets").replace("a valid string", "text")
 
 
 def _suggest_key(path: Sequence[str]) -> str:

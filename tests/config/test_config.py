@@ -278,7 +278,7 @@ def test_a_tile_keeps_one_stream():
 @pytest.mark.parametrize(
     ("given", "message"),
     [("water", "class_light_of: input should be a list in brackets [(]got 'water'[)]"),
-     ([3], "class_light_of.0: input should be a text [(]got 3[)]")],
+     ([3], "class_light_of.0: input should be text [(]got 3[)]")],
 )  # fmt: skip
 def test_a_list_is_called_as_in_toml(given, message):
     with pytest.raises(ConfigError, match=message):
