@@ -163,8 +163,21 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+class _Commands(CafeGroup):
+    """The commands; Ctrl-C ends them as other signals do."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. click would print a blank line at Ctrl-C, also into files and pipes."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # the terminal shows ^C
+            raise EndedBySignalError(signal.SIGINT) from error
+
+
 @click.group(
-    cls=CafeGroup,
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="cafe", help="Print the version and exit.")

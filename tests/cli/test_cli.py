@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
@@ -617,6 +618,25 @@ def test_faults_of_cafe_are_not_hidden(maps, monkeypatch):
     monkeypatch.setattr(face, "end_on_signals", lambda report: nullcontext())  # pytest goes on
     with pytest.raises(RuntimeError, match="a bug"):
         face.main()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ctrl_c_is_one_line(maps, monkeypatch, capsys, terminal):
+    """On a terminal a new one, below the ``^C`` that it shows."""
+
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cafe_cli.evaluation.evaluate.evaluate_in_detail", fail)
+    monkeypatch.setattr(sys, "argv", ["cafe", "evaluate", "a.tif", "truth.tif"])
+    monkeypatch.setattr(face, "end_on_signals", lambda report: nullcontext())  # pytest goes on
+    monkeypatch.setattr(face, "_reported", threading.Event())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with pytest.raises(SystemExit) as ended:
+        face.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 130
+    assert said.endswith("\nError: interrupted\n") if terminal else said == "Error: interrupted\n"
 
 
 @pytest.mark.slow
