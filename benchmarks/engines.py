@@ -139,14 +139,14 @@ def cut(site: Path, card: Any, size: int, most: int) -> Iterator[dict[str, NDArr
     from cafe_cli.raster.window import Window
     from cafe_cli.scenes.discovery import SceneFiles
     from cafe_cli.scenes.inspection import inspect_scene
-    from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+    from cafe_cli.scenes.scene import find_scene_ground, open_scene
 
     names = (str(site / name) for name in ("ortho.tif", "dsm.tif", "labels.tif"))
     ortho, dsm, labels = names
     settings = LabelSettings()
     files = SceneFiles(site.name, (ortho,), (dsm,), (), (labels,))
     inspection = inspect_scene(files, card.height, labels=settings)
-    with open_scene(inspection, estimate_scene_ground(inspection)) as scene:
+    with open_scene(inspection, find_scene_ground(inspection)) as scene:
         grid = scene.grid
         places = [
             (col, row)

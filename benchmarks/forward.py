@@ -123,7 +123,7 @@ def work(options: argparse.Namespace, parts: list[str]) -> None:
     network = CaFE(
         Architecture(6, 3, optical_encoder=options.encoder[0], width=options.width)
     ).deployed()
-    network.set_statistics([100.0] * 3, [50.0] * 3, 10.0, 5.0)
+    network.set_statistics([100.0] * 3, [50.0] * 3, [10.0], [5.0])
     shape = (options.batch_size, options.size, options.size)
     inputs = example_inputs(network, *shape)
     before, begun = resident("VmRSS"), time.process_time()

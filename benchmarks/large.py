@@ -129,7 +129,7 @@ def save_model(path: Path, seed: int) -> Path:
         classes=len(CLASSES), optical_bands=3, optical_encoder="tu-test_resnet", width=8
     )
     network = CaFE(kind, weights="none")
-    network.set_statistics([128.0] * 3, [64.0] * 3, 2.0, 4.0)
+    network.set_statistics([128.0] * 3, [64.0] * 3, [2.0], [4.0])
     card = ModelCard(
         architecture=kind, classes=CLASSES, band_names=("red", "green", "blue"),
         dtype="uint8", gsd=PIXEL, height=HeightSettings(kind="ndsm", fill=0), window=WINDOW,

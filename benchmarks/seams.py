@@ -119,7 +119,9 @@ class ReferenceScene:
         )  # fmt: skip
         return Patch(
             np.pad(part.optical, ((0, 0), *rim)),
-            *(np.pad(a, rim) for a in (part.optical_valid, part.height, part.height_valid)),
+            np.pad(part.optical_valid, rim),
+            np.pad(part.heights, ((0, 0), *rim)),
+            np.pad(part.height_valid, rim),
         )
 
     def score(self, labels: Labels) -> Scores:

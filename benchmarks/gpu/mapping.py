@@ -100,8 +100,8 @@ def prepare(
 def record_forward(part: Part, ready: Prepared, **values: object) -> float:
     """Time the networks on a batch that stays on the device; return the seconds of a window."""
     forward, size = ready.forward, ready.plan.windows.size
-    bands = len(ready.predictor.ensemble.card.band_names)
-    patches = [blank_patch(bands, size)] * forward.batch_size
+    architecture = ready.predictor.ensemble.card.architecture
+    patches = [blank_patch(architecture, size)] * forward.batch_size
     arrays = forward.arrays
     batch = arrays.batch(patches, forward.batch_size)
     inputs = transform_inputs(batch, forward.transforms[0], arrays)

@@ -51,8 +51,7 @@ def bytes_of_window(part: Part, model: Path) -> int:
 
 
 def blank(ready: Prepared):
-    bands = len(ready.predictor.ensemble.card.band_names)
-    return blank_patch(bands, ready.plan.windows.size)
+    return blank_patch(ready.predictor.ensemble.card.architecture, ready.plan.windows.size)
 
 
 def record_batch_too_large(part: Part, model: Path, each: int) -> None:

@@ -100,7 +100,7 @@ def save_model(part: Part, encoder: str, path: Path) -> None:
             attention=2 * part.sizes.crop,
         )
     )  # fmt: skip
-    network.set_statistics([110.0] * 3, [40.0] * 3, 3.0, 5.0)
+    network.set_statistics([110.0] * 3, [40.0] * 3, [3.0], [5.0])
     card = ModelCard(
         architecture=network.architecture, classes=classes, band_names=("red", "green", "blue"),
         dtype="uint8", gsd=GSD, height=HeightSettings(kind="ndsm", fill=0), window=part.sizes.crop,

@@ -49,15 +49,15 @@ from cafe_cli.raster.reader import Array, Mask
 from cafe_cli.raster.window import spread
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
-from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene, joint_grid
 from cafe_cli.scenes.label_coding import MOST_UNKNOWN, LabelTally
 from cafe_cli.scenes.label_values import Key
-from cafe_cli.scenes.scene import Patch, Scene, estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import Patch, Scene, find_scene_ground, open_scene
 from cafe_cli.scenes.vertical_datum import describe_shift
 from cafe_cli.vector.layers import is_vector
 
-EstimateGround: TypeAlias = Callable[[SceneInspection], GroundSurface | None]
+EstimateGround: TypeAlias = Callable[[SceneInspection], SceneGround | None]
 
 STREAMS = ("optical", "elevation", "dtm", "labels", "corrections")
 
@@ -69,7 +69,7 @@ _MOST_CELLS = 4_000_000  # of the ground filter; they take about ten seconds
 def diagnose(
     files: SceneFiles,
     config: Config,
-    estimate: EstimateGround = estimate_scene_ground,
+    estimate: EstimateGround = find_scene_ground,
     in_full: bool = True,
 ) -> Report:
     """Check the files of a scene, each by itself and together.
@@ -269,7 +269,7 @@ def _open(
     files: SceneFiles,
     config: Config,
     settings: HeightSettings,
-    estimate: EstimateGround = estimate_scene_ground,
+    estimate: EstimateGround = find_scene_ground,
 ) -> AbstractContextManager[Scene]:
     inspection = _inspect(files, config, settings)
     return open_scene(inspection, estimate(inspection))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cafe_cli.model.cafe import CaFE
 from cafe_cli.scenes.eight_bit import HEIGHT_STEP, HEIGHT_VOID
+from cafe_cli.scenes.valley_floor import UNKNOWN
 
 
 class EightBitNetwork(nn.Module):
@@ -51,7 +52,10 @@ class EightBitNetwork(nn.Module):
             known = (steps[:, 0] != HEIGHT_VOID) & valid
         else:
             steps, known = torch.zeros_like(values[:, :1]), torch.zeros_like(valid)
-        return self._probabilities(optical, valid, steps * HEIGHT_STEP, known)
+        metres = steps * HEIGHT_STEP
+        if self.network.architecture.height_planes > 1:  # 8 bits hold no ground
+            metres = torch.cat([metres, torch.full_like(metres, UNKNOWN)], dim=1)
+        return self._probabilities(optical, valid, metres, known)
 
     def _probabilities(self, *inputs: Tensor | None) -> Tensor:
         logits: Tensor = self.network(*inputs)

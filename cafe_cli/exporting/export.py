@@ -34,7 +34,7 @@ from cafe_cli.model.distribution import normal_distribution
 from cafe_cli.model.onnx_export import add_metadata, describe, export_onnx, require_onnx, trace
 from cafe_cli.model.onnx_file import PROBABILITIES, available, is_onnx, open_session
 from cafe_cli.model.stored import read_card, read_model, sha256
-from cafe_cli.scenes.scene import Patch, estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import Patch, find_scene_ground, open_scene
 from cafe_cli.system.atomic_write import check_outputs
 from cafe_cli.system.output_group import claim_outputs, finish_replacing, replace_together
 from cafe_cli.text import percent
@@ -254,7 +254,7 @@ def _windows(
         known = card.training_pixels or normal_distribution(
             read_model(model).statistics, card.dtype
         )
-        patches = [*drawn_windows(known, card.dtype, side, across**2)]
+        patches = [*drawn_windows(known, card.dtype, side, across**2, card.height.planes)]
         return patches, f"{len(patches)} windows drawn at random, with colours of the training data"
     ensemble = Ensemble.load([model])
     inspection, area = SceneInput.of(source, ensemble).inspect(ensemble)
@@ -263,7 +263,7 @@ def _windows(
             f"{inspection.files.name} is {inspection.dtype}, but the file is for a program that "
             "feeds 8 bits: give an 8-bit orthophoto, or leave out --optical"
         )
-    with open_scene(inspection, estimate_scene_ground(inspection)) as scene:
+    with open_scene(inspection, find_scene_ground(inspection)) as scene:
         patches = [*scene_windows(scene, area.extent, side, across)]
     return patches, f"{_count(patches)} of {inspection.files.name}"
 

@@ -9,6 +9,7 @@ from scipy.special import ndtr, ndtri
 from cafe_cli.model.distribution import Percentiles, PixelDistribution
 from cafe_cli.raster.window import Window, spread
 from cafe_cli.scenes.scene import Patch, Scene
+from cafe_cli.scenes.valley_floor import HIGHEST
 
 _CELL = 16  # pixels along each side of what is drawn as one thing
 _RANKS = np.array([0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999])
@@ -32,7 +33,9 @@ def scene_windows(scene: Scene, extent: Window, side: int, across: int) -> Itera
         yield scene.read(Window(extent.col + place.col, extent.row + place.row, side, side))
 
 
-def drawn_windows(known: PixelDistribution, dtype: str, side: int, count: int) -> Iterator[Patch]:
+def drawn_windows(
+    known: PixelDistribution, dtype: str, side: int, count: int, planes: int = 1
+) -> Iterator[Patch]:
     """Draw windows with the colours and heights that a model was trained on; always the same.
 
     They show squares of `_CELL` pixels and noise, whose values have the percentiles of the training
@@ -46,6 +49,8 @@ def drawn_windows(known: PixelDistribution, dtype: str, side: int, count: int) -
     side : int
         Pixels along each side.
     count : int
+    planes : int
+        Of the heights; ground is as often on a floor as 10 m above it.
     """
     random = np.random.default_rng(0)
 
@@ -61,10 +66,11 @@ def drawn_windows(known: PixelDistribution, dtype: str, side: int, count: int) -
         if np.dtype(dtype).kind in "iu":
             image = np.rint(image).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
         valid, known_height = (_field(random, side) < ndtri(_VALID) for _ in range(2))
-        metres = draw(known.heights) if known.heights else np.zeros((side, side), np.float32)
-        yield Patch(
-            image.astype(dtype), valid, np.where(known_height, metres, np.float32(0)), known_height
-        )
+        heights = np.zeros((planes, side, side), np.float32)
+        if known.heights:
+            heights[0] = draw(known.heights)
+            heights[1:] = HIGHEST * ndtr(_field(random, side))
+        yield Patch(image.astype(dtype), valid, np.where(known_height, heights, 0), known_height)
 
 
 def _field(random: np.random.Generator, side: int) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 from cafe_cli.config.schema import STRIDE
 from cafe_cli.errors import out_of_memory
 from cafe_cli.inference.arrays.base import Array, Arrays, Batch, Network
+from cafe_cli.model.architecture import Architecture
 from cafe_cli.scenes.scene import Patch
 
 log = logging.getLogger("cafe")
@@ -151,10 +152,12 @@ class BatchedForward:
         return total
 
 
-def blank_patch(bands: int, size: int) -> Patch:
-    """Return a patch (bands, size, size) of valid zeros, for trial runs of a network."""
+def blank_patch(architecture: Architecture, size: int) -> Patch:
+    """Return a patch of size x size valid zeros, for trial runs of a network."""
     shape, valid = (size, size), np.ones((size, size), bool)
-    return Patch(np.zeros((bands, *shape), np.uint8), valid, np.zeros(shape, np.float32), valid)
+    image = np.zeros((architecture.optical_bands, *shape), np.uint8)
+    heights = np.zeros((architecture.height_planes, *shape), np.float32)
+    return Patch(image, valid, heights, valid)
 
 
 def _scaled(x: Array, valid: Array, side: int, arrays: Arrays) -> tuple[Array, Array]:

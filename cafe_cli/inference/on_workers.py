@@ -26,7 +26,7 @@ from cafe_cli.model.stored import sha256
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.skipped import Skipped
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.heights import SceneGround
 
 _LIBRARIES = ("torch", "onnxruntime", "numpy", "rasterio")
 
@@ -82,11 +82,11 @@ class PreparedScene(NamedTuple):
     Attributes
     ----------
     plan : PredictPlan
-    ground : GroundSurface or None
+    ground : SceneGround or None
     """
 
     plan: PredictPlan
-    ground: GroundSurface | None
+    ground: SceneGround | None
 
 
 class PartDone(NamedTuple):

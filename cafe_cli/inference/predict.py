@@ -22,9 +22,9 @@ from cafe_cli.inference.tiling import Share
 from cafe_cli.inference.workload import Workload
 from cafe_cli.redaction import base_name, redact, stem
 from cafe_cli.scenes.discovery import find_placeholder, find_scenes
-from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.scene import estimate_scene_ground
+from cafe_cli.scenes.scene import find_scene_ground
 
 log = logging.getLogger("cafe")
 
@@ -303,10 +303,10 @@ def _dry_run_scene(
         optical=source.optical, bands=source.bands, crs=source.crs, pixel_size=source.pixel_size,
         optical_nodata=source.optical_nodata,
     )  # fmt: skip
-    ground: list[GroundSurface] = []  # the check of the heights estimates it, if it is small
+    ground: list[SceneGround] = []  # the check of the heights estimates it, if it is small
 
-    def estimate(inspection: SceneInspection) -> GroundSurface | None:
-        found = estimate_scene_ground(inspection)
+    def estimate(inspection: SceneInspection) -> SceneGround | None:
+        found = find_scene_ground(inspection)
         ground.extend([found] if found else [])
         return found
 

@@ -33,8 +33,8 @@ from cafe_cli.raster.output_files import stac_path
 from cafe_cli.raster.skipped import SkippedFile, files_of, skipped_settings, skipped_tag
 from cafe_cli.raster.stac import item_text, require_pystac
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.heights import GroundSurface
-from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.scenes.heights import SceneGround
+from cafe_cli.scenes.scene import find_scene_ground, open_scene
 from cafe_cli.system.atomic_write import remove, translate_os_errors, write_text
 from cafe_cli.system.locks import lock_outputs
 from cafe_cli.system.threads import cores
@@ -174,7 +174,7 @@ class Predictor:
         if not meter.run and meter.pixels == plan.target.width * plan.target.height:
             log.warning("%s has no valid pixel to label", plan.outputs.labels)
 
-    def prepare_ground(self, plan: PredictPlan) -> GroundSurface | None:
+    def prepare_ground(self, plan: PredictPlan) -> SceneGround | None:
         """Estimate the ground of a scene if it needs that; check that the scene fits the models.
 
         Raises
@@ -182,7 +182,7 @@ class Predictor:
         InputError
             It cannot be what they were trained on.
         """
-        ground = estimate_scene_ground(plan.inspection)
+        ground = find_scene_ground(plan.inspection)
         for finding in self.check_fit(plan, ground):
             if finding.level == "error":
                 raise InputError(finding.message)
@@ -225,7 +225,7 @@ class Predictor:
 
     def _time_window(self, plan: PredictPlan) -> float:
         forward = self.forwards(plan)[0]
-        patch = blank_patch(len(self.ensemble.card.band_names), plan.windows.size)
+        patch = blank_patch(self.ensemble.card.architecture, plan.windows.size)
         batch = [patch] * forward.batch_size
         float(forward(batch).sum())  # the first pass takes longer
         start = time.perf_counter()
@@ -236,10 +236,10 @@ class Predictor:
         """Return the number of threads that read for each device."""
         return plan.inspection.bound_readers(max(self._jobs // len(self.devices), 1))
 
-    def check_fit(self, plan: PredictPlan, ground: GroundSurface | None) -> list[Finding]:
+    def check_fit(self, plan: PredictPlan, ground: SceneGround | None) -> list[Finding]:
         """Compare the pixels of a scene with those that the models were trained on.
 
-        `ground` is that of `estimate_scene_ground`. Without it heights that need it are left out.
+        `ground` is that of `find_scene_ground`. Without it heights that need it are left out.
         """
         rasters = plan.inspection.heights
         known = rasters is not None and (rasters.ground != "estimate" or ground is not None)
@@ -253,7 +253,7 @@ class Predictor:
     def infer(
         self,
         plan: PredictPlan,
-        ground: GroundSurface | None,
+        ground: SceneGround | None,
         strips: Sequence[Strip],
         write: WriteStrip,
         meter: Meter,
@@ -264,7 +264,7 @@ class Predictor:
         Parameters
         ----------
         plan : PredictPlan
-        ground : GroundSurface or None
+        ground : SceneGround or None
             From `prepare_ground`.
         strips : sequence of Strip
         write : callable

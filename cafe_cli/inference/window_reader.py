@@ -105,7 +105,7 @@ class _Buffer:
         bands, dtype = len(like.optical), like.optical.dtype
         self._held = Patch(
             np.zeros((bands, *shape), dtype), np.zeros(shape, bool),
-            np.zeros(shape, np.float32), np.zeros(shape, bool),
+            np.zeros((len(like.heights), *shape), np.float32), np.zeros(shape, bool),
         )  # fmt: skip
 
     def put(self, window: Window, patch: Patch) -> None:
@@ -133,8 +133,8 @@ class _Buffer:
 def _empty_patch(width: int, height: int) -> Patch:
     """Return a patch without bands and without valid pixels: none of its windows is run."""
     empty = np.zeros((height, width), bool)
-    none, level = np.zeros((0, height, width), np.uint8), np.zeros((height, width), np.float32)
-    return Patch(none, empty, level, empty)
+    none = np.zeros((0, height, width), np.uint8)
+    return Patch(none, empty, none.astype(np.float32), empty)
 
 
 def _cut(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:

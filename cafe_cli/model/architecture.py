@@ -24,6 +24,8 @@ class Architecture:
         Bands of the optical image.
     heights : bool
         Whether the network takes heights; without them it has no height encoder.
+    height_planes : int
+        Planes of heights: 1, or 2 with the height of the ground above the floor of its valley.
     optical_encoder, height_encoder : str
         Names in `segmentation_models_pytorch`, with the prefix ``tu-`` for encoders of `timm`. The
         height encoder is by default of the same kind as the optical encoder.
@@ -64,6 +66,7 @@ class Architecture:
     enhancement: Enhancement = "1-p"
     pyramid: bool = True
     stream_heads: bool = False
+    height_planes: int = 1
 
     def __post_init__(self) -> None:
         """Validate the values, which may come from a file."""
@@ -74,6 +77,8 @@ class Architecture:
         for field, kind in kinds.items():
             if (value := getattr(self, field)) not in (choices := get_args(kind)):
                 raise ConfigError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
+        if self.height_planes not in (1, 2):
+            raise ConfigError(f"height_planes is {self.height_planes!r}: it has to be 1 or 2")
         reach = self.attention
         if not isinstance(reach, int) or reach not in range(0, 65536, 2 * STRIDE):
             raise ConfigError(

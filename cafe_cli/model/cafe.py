@@ -109,8 +109,8 @@ class CaFE(nn.Module):
         self.register_buffer("optical_std", torch.ones(a.optical_bands))
         self.register_buffer("optical_low", torch.full((a.optical_bands,), -_NO_LIMIT))
         self.register_buffer("optical_high", torch.full((a.optical_bands,), _NO_LIMIT))
-        self.register_buffer("height_mean", torch.zeros(1))
-        self.register_buffer("height_std", torch.ones(1))
+        self.register_buffer("height_mean", torch.zeros(a.height_planes))
+        self.register_buffer("height_std", torch.ones(a.height_planes))
         # Of training only: not part of a model file.
         self.register_buffer("logit_offsets", torch.zeros(a.classes), persistent=False)
 
@@ -118,9 +118,9 @@ class CaFE(nn.Module):
         channels = feature_channels(self.optical_encoder, a.optical_encoder, a.optical_bands)
         if a.heights:
             name = a.height_encoder or a.optical_encoder
-            # Two channels: the height and its validity mask.
-            self.height_encoder = build_encoder(name, 2, height_weights)
-            height_channels = feature_channels(self.height_encoder, name, 2)
+            inputs = a.height_planes + 1  # and the validity mask
+            self.height_encoder = build_encoder(name, inputs, height_weights)
+            height_channels = feature_channels(self.height_encoder, name, inputs)
             self.align = nn.ModuleList(
                 nn.Identity() if n == m else nn.Conv2d(n, m, 1)
                 for n, m in zip(height_channels, channels, strict=True)
@@ -152,7 +152,7 @@ class CaFE(nn.Module):
         optical_valid : Tensor
             (B, H, W) bool.
         height : Tensor
-            (B, 1, H, W) float32, metres; None in a network without heights.
+            (B, planes, H, W) float32, metres; None in a network without heights.
         height_valid : Tensor
             (B, H, W) bool; None in a network without heights.
 
@@ -243,7 +243,8 @@ class CaFE(nn.Module):
             if height is None or height_valid is None:
                 raise ConfigError("the model needs heights: give a surface model with the image")
             metres = standardise(height, height_valid, self.height_mean, self.height_std)
-            relief = torch.cat([metres, height_valid[:, None].to(metres.dtype)], dim=1)
+            first, known, others = metres[:, :1], height_valid[:, None], metres[:, 1:]
+            relief = torch.cat([first, known.to(metres.dtype), others], dim=1)
             features = self.height_encoder(pad(relief))[-4:]
             for streams, align, d in zip(levels, self.align, features, strict=True):
                 streams.append(align(d))
@@ -253,8 +254,8 @@ class CaFE(nn.Module):
         self,
         optical_mean: Sequence[float],
         optical_std: Sequence[float],
-        height_mean: float = 0.0,
-        height_std: float = 1.0,
+        height_mean: Sequence[float] = (0.0,),
+        height_std: Sequence[float] = (1.0,),
         optical_limits: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         """Set the statistics that standardise the inputs; they are stored with the weights.
@@ -264,8 +265,8 @@ class CaFE(nn.Module):
         optical_mean, optical_std : sequence of float
             A value per band, in pixel values. A standard deviation of 0 (a constant band) is
             replaced by 1.
-        height_mean, height_std : float
-            In metres.
+        height_mean, height_std : sequence of float
+            A value per plane of the heights, in metres.
         optical_limits : (low, high), optional
             The range of pixel values that each band is clipped to before it is standardised.
 
@@ -275,7 +276,7 @@ class CaFE(nn.Module):
             The numbers are not finite, or not one per band.
         """
         given = {"optical_mean": optical_mean, "optical_std": optical_std}
-        given |= {"height_mean": [height_mean], "height_std": [height_std]}
+        given |= {"height_mean": height_mean, "height_std": height_std}
         if optical_limits is not None:
             given |= {"optical_low": optical_limits[0], "optical_high": optical_limits[1]}
         for name, values in given.items():

@@ -134,6 +134,11 @@ def parse_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
             f"{first['msg'].removeprefix('Value error, ')}; it is damaged, or of another version "
             f"of cafe (this is {__version__})"
         ) from error
+    if card.has_height and card.architecture.height_planes != (planes := card.height.planes):
+        raise ModelFileError(
+            f"{path}: a network of {card.architecture.height_planes} planes of heights is "
+            f"described with {planes}"
+        )
     network, classes = card.architecture, len(card.classes)
     if (network.classes, network.optical_bands) != (classes, len(card.band_names)):
         raise ModelFileError(

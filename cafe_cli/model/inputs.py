@@ -24,7 +24,7 @@ class Inputs(NamedTuple):
     optical : Tensor of float32, (batch, bands, height, width)
         Raw pixel values.
     optical_valid, height_valid : Tensor of bool, (batch, height, width)
-    height : Tensor of float32, (batch, 1, height, width)
+    height : Tensor of float32, (batch, planes, height, width)
         Metres.
     """
 
@@ -44,14 +44,14 @@ class Sample(NamedTuple):
 def to_tensors(
     optical: NDArray[np.generic],
     optical_valid: NDArray[np.bool_],
-    height: NDArray[np.float32],
+    heights: NDArray[np.float32],
     height_valid: NDArray[np.bool_],
 ) -> Inputs:
     """Convert the arrays of a `cafe_cli.scenes.scene.Patch` to tensors without a batch axis."""
     return Inputs(
         torch.from_numpy(np.ascontiguousarray(optical, np.float32)),
         torch.from_numpy(np.ascontiguousarray(optical_valid)),
-        torch.from_numpy(np.ascontiguousarray(height[None])),
+        torch.from_numpy(np.ascontiguousarray(heights)),
         torch.from_numpy(np.ascontiguousarray(height_valid)),
     )
 

@@ -132,6 +132,7 @@ def take_weights(
         A row per part of the network, and one per part of `source` that the network lacks.
     """
     old, unfit = _stored(source, temperature), _other_encoders(network, source)
+    planes = source.architecture.height_planes, network.architecture.height_planes
     per_band = set() if bands.same or "optical_encoder" in unfit else _per_band(source.architecture)
     state = {n: t for n, t in network.state_dict().items() if _part(n)}
     taken = set()
@@ -144,6 +145,8 @@ def take_weights(
                 stored = _rows(stored, classes)
             elif name in per_band:
                 stored = _channels(stored, bands, source.architecture.optical_bands)
+            elif planes[0] != planes[1] and name.startswith("height_encoder."):
+                stored = _with_planes(stored, own)
             if stored is not None and stored.shape == own.shape:
                 own.copy_(stored)
                 taken.add(name)
@@ -203,6 +206,19 @@ def _channels(stored: Tensor, bands: Matching, count: int) -> Tensor | None:
     none = torch.zeros_like(stored[:, 0])
     kernels = [none if place is None else stored[:, place] for place in bands.places]
     return torch.stack(kernels, dim=1)
+
+
+def _with_planes(stored: Tensor, own: Tensor) -> Tensor:
+    """Return kernels (n, channels, h, w) with as many channels as `own`; 0 for a new plane.
+
+    The planes that not all networks have are the last channels, see `CaFE.encode`.
+    """
+    if stored.ndim != 4 or (stored.shape[0], *stored.shape[2:]) != (own.shape[0], *own.shape[2:]):
+        return stored
+    common = min(stored.shape[1], own.shape[1])
+    kernels = torch.zeros_like(own)
+    kernels[:, :common] = stored[:, :common]
+    return kernels
 
 
 def _notes(network: CaFE, source: CaFE, bands: Matching, classes: Matching) -> dict[str, str]:

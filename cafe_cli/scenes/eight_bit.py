@@ -24,7 +24,7 @@ from cafe_cli.scenes.band_names import color_of
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_map import ABOVE, HeightSource, HeightSummary
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
-from cafe_cli.scenes.scene import Patch, estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import Patch, find_scene_ground, open_scene
 from cafe_cli.system.output_group import claim_outputs
 from cafe_cli.system.threads import ProgressCallback
 
@@ -126,7 +126,7 @@ def write_heights(
     with (
         claim_outputs([output], overwrite),
         create_image_cog(output, grid, overwrite, _bands(inspection), tags, texts) as dataset,
-        open_scene(inspection, estimate_scene_ground(inspection)) as scene,
+        open_scene(inspection, find_scene_ground(inspection)) as scene,
     ):
         for done, window in enumerate(todo, start=1):
             patch = scene.read(window)

@@ -18,7 +18,7 @@ from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.window import blocks
 from cafe_cli.raster.writer import HEIGHT_NODATA, create_height_cog
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
-from cafe_cli.scenes.heights import HeightReader, ground_below
+from cafe_cli.scenes.heights import HeightReader, SceneGround
 from cafe_cli.scenes.inspection import joint_grid, judge_coverage
 from cafe_cli.scenes.pixel_size import check_pixel_size
 from cafe_cli.scenes.vertical_datum import check_vertical_datum
@@ -130,8 +130,7 @@ def write_heights(
     plan = _plan(source, settings)
     log_warnings(plan.findings)
     description = ABOVE[plan.rasters.ground]
-    estimated = plan.rasters.ground == "estimate"
-    ground = ground_below(plan.rasters, plan.grid) if estimated else None
+    ground = SceneGround.of(plan.rasters, plan.grid)
     todo = list(blocks(plan.grid.width, plan.grid.height, _WINDOW))
     lowest, highest, known = np.inf, -np.inf, 0
     made = dump_settings({"source": vars(source), "height": settings.model_dump()})

@@ -78,6 +78,11 @@ class HeightRasters:
     findings: tuple[Finding, ...] = ()
     skipped: Skipped | None = field(default=None, compare=False)
 
+    @property
+    def shows_valleys(self) -> bool:
+        """Whether the height of the ground above the floor of its valley is asked for and known."""
+        return self.settings.valley_radius > 0 and self.ground != "none"
+
     def stored(self, height: float, terrain: bool = False) -> float:
         """Return what the first raster stores for a height in metres."""
         member = self.terrain[0] if terrain else self.surface[0]

@@ -34,9 +34,10 @@ from cafe_cli.raster.warp import (
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.ground_filter import GroundFilter, estimate_ground
 from cafe_cli.scenes.height_rasters import HeightRasters, check_plausible, terrain_settings
+from cafe_cli.scenes.valley_floor import RADIUS_CELLS, UNKNOWN, find_floor, height_above
 
 _WHOLE = 25_000_000  # cells up to which the ground is estimated below a whole surface model
-_MAX_GROUND_CELLS = 100_000_000
+_MOST_CELLS = 100_000_000
 _MOST_MARGIN = 1024  # pixels around a window
 _REACH = 5  # windows of the ground filter around a scene, where the surface model is larger
 
@@ -45,10 +46,46 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GroundSurface:
-    """An estimated ground surface: metres, (height, width), on a coarser grid of its own."""
+    """A ground surface: metres, (height, width), on a coarser grid of its own; NaN if unknown."""
 
     surface: Values
     grid: Grid
+
+
+@dataclass(frozen=True)
+class SceneGround:
+    """What is computed once for a scene, before its heights are read.
+
+    Attributes
+    ----------
+    estimate : GroundSurface or None
+        The estimated ground; None where it comes from a terrain model or none is subtracted.
+    floor : GroundSurface or None
+        The floors of the valleys; None unless the network sees the height above them.
+    """
+
+    estimate: GroundSurface | None
+    floor: GroundSurface | None = None
+
+    @classmethod
+    def of(cls, rasters: HeightRasters, scene: Grid) -> "SceneGround":
+        """Compute what the heights of a scene need.
+
+        Parameters
+        ----------
+        rasters : HeightRasters
+        scene : Grid
+            Grid of the scene, or of its optical rasters.
+
+        Raises
+        ------
+        GridError
+            The scene is too large for the ground filter.
+        """
+        estimate = ground_below(rasters, scene) if rasters.ground == "estimate" else None
+        if not rasters.shows_valleys:
+            return cls(estimate)
+        return cls(estimate, floor_below(rasters, scene, estimate))
 
 
 class HeightPixels(NamedTuple):
@@ -61,11 +98,21 @@ class HeightPixels(NamedTuple):
     valid : ndarray of bool, (height, width)
     skipped : ndarray of bool, (height, width), or None
         Pixels that could not be read, none of them valid; None if all could be.
+    above_floor : ndarray of float32, (height, width), or None
+        Metres of the ground above the floor of its valley, `valley_floor.UNKNOWN` where that is not
+        known; None unless ``height.valley_radius`` asks for it.
     """
 
     height: Values
     valid: Mask
     skipped: Mask | None = None
+    above_floor: Values | None = None
+
+    def planes(self) -> Values:
+        """Return the heights that a network sees, (planes, height, width), 0 where not valid."""
+        if self.above_floor is None:
+            return self.height[None]
+        return np.stack([self.height, np.where(self.valid, self.above_floor, np.float32(0))])
 
 
 class HeightReader:
@@ -76,8 +123,8 @@ class HeightReader:
     rasters : HeightRasters
     grid : Grid
         Grid of the scene.
-    ground : GroundSurface, optional
-        From `ground_below`; if None, it is estimated when first needed.
+    ground : SceneGround, optional
+        If None, it is computed when first needed.
 
     Raises
     ------
@@ -89,9 +136,9 @@ class HeightReader:
         self,
         rasters: HeightRasters,
         grid: Grid,
-        ground: GroundSurface | None = None,
+        ground: SceneGround | None = None,
     ) -> None:
-        self._stack, self._rasters, self._grid, self._ground = ExitStack(), rasters, grid, ground
+        self._stack, self._rasters, self._grid, self._given = ExitStack(), rasters, grid, ground
         self._surface = self._view(rasters.surface, rasters.settings)
         self._terrain = None
         if rasters.ground == "dtm":
@@ -122,7 +169,7 @@ class HeightReader:
         if pixels.skipped is not None:
             valid = valid & ~pixels.skipped
             height = np.where(valid, height, np.float32(0))
-        return HeightPixels(height, valid, pixels.skipped)
+        return HeightPixels(height, valid, pixels.skipped, pixels.above_floor)
 
     def close(self) -> None:
         """Close the rasters."""
@@ -130,15 +177,21 @@ class HeightReader:
 
     def _above_ground(self, window: Window) -> HeightPixels:
         path = self._rasters.surface[0].path
-        height, valid, lost = _in_metres(self._surface, self._rasters, window, path)
+        height, valid, lost, _ = _in_metres(self._surface, self._rasters, window, path)
+        above_floor = None
         if self._rasters.ground != "none":
-            ground, known, unread = self._read_ground(window)
+            ground, known, unread, _ = self._read_ground(window)
             height = height - ground
             valid &= known
             lost = either(lost, unread)
-        return HeightPixels(
-            height if valid.all() else np.where(valid, height, np.float32(0)), valid, lost
-        )
+            if self._rasters.shows_valleys:
+                floor, near = read_warped(self._floor, window)
+                both = known & near
+                above_floor = height_above(np.where(both, floor[0], np.float32(np.nan)), ground)
+        elif self._rasters.settings.valley_radius:
+            above_floor = np.full_like(height, UNKNOWN)
+        known_heights = height if valid.all() else np.where(valid, height, np.float32(0))
+        return HeightPixels(known_heights, valid, lost, above_floor)
 
     def _read_ground(self, window: Window) -> HeightPixels:
         if self._terrain is not None:
@@ -148,8 +201,20 @@ class HeightReader:
         return HeightPixels(values[0], valid)
 
     @cached_property
+    def _ground(self) -> SceneGround:
+        return self._given or SceneGround.of(self._rasters, self._grid)
+
+    @cached_property
     def _estimate(self) -> RasterReader:
-        ground = self._ground or ground_below(self._rasters, self._grid)
+        return self._open(self._ground.estimate)
+
+    @cached_property
+    def _floor(self) -> RasterReader:
+        return self._open(self._ground.floor)
+
+    def _open(self, ground: GroundSurface | None) -> RasterReader:
+        if ground is None:
+            raise ValueError("the ground that was given is that of other height settings")
         source = self._stack.enter_context(in_memory_raster(ground.surface, ground.grid))
         return self._stack.enter_context(open_warped(source, self._grid, Resampling.bilinear))
 
@@ -203,22 +268,70 @@ def ground_below(rasters: HeightRasters, scene: Grid) -> GroundSurface:
         near = enclosing_window(surface[0].path, scene, grid)
         near = near.expand(math.ceil(_REACH * settings.max_window / settings.cell))
         grid = grid.at(near.intersection(grid.extent) or near)
-    if grid.width * grid.height > _MAX_GROUND_CELLS:
+    if grid.width * grid.height > _MOST_CELLS:
         raise GridError(
             f"{surface[0].path} has {grid.width} x {grid.height} ground cells of {settings.cell} "
-            f"m, more than {_MAX_GROUND_CELLS:,}; raise height.cell or set height.ground = 'none'"
+            f"m, more than {_MOST_CELLS:,}; raise height.cell or set height.ground = 'none'"
         )
-    skipped = rasters.skipped and rasters.skipped.on_grid()  # on a grid of its own
-    lowest_view = _height_view(surface, grid, Resampling.min, settings, skipped)
-    with closing(lowest_view) as view:
-        heights, valid, lost = _in_metres(view, rasters, grid.extent, surface[0].path)
-    if rasters.skipped and lost is not None:
-        rasters.skipped.add_area(None)
-    lowest = np.where(valid, heights, np.float32(np.nan))
+    lowest = _read_cells(rasters, grid, Resampling.min)
     ground_filter = GroundFilter(
         cell=settings.cell, pixel=own.gsd, max_window=settings.max_window, slope=settings.slope
     )
     return GroundSurface(estimate_ground(lowest, ground_filter), grid)
+
+
+def floor_below(
+    rasters: HeightRasters, scene: Grid, estimate: GroundSurface | None
+) -> GroundSurface:
+    """Return the floors of the valleys below a scene, see `valley_floor`.
+
+    Parameters
+    ----------
+    rasters : HeightRasters
+    scene : Grid
+        Grid of the scene, or of its optical rasters.
+    estimate : GroundSurface or None
+        The ground that was estimated; if None, it is the terrain model.
+
+    Raises
+    ------
+    GridError
+        The scene is too large for cells of a tenth of ``height.valley_radius``.
+    """
+    cell = rasters.settings.valley_radius / RADIUS_CELLS
+    if estimate is not None:
+        grid = _ground_grid(estimate.grid, cell)
+        with (
+            in_memory_raster(estimate.surface, estimate.grid) as source,
+            open_warped(source, grid, Resampling.average) as view,
+        ):
+            values, valid = read_warped(view, grid.extent)
+        return GroundSurface(find_floor(np.where(valid, values[0], np.float32(np.nan))), grid)
+    terrain = rasters.terrain
+    grid = _ground_grid(union_grid(terrain), cell)
+    near = enclosing_window(terrain[0].path, scene, grid).expand(RADIUS_CELLS)
+    grid = grid.at(near.intersection(grid.extent) or near)
+    if grid.width * grid.height > _MOST_CELLS:
+        raise GridError(
+            f"{terrain[0].path} has {grid.width} x {grid.height} cells of {cell:g} m, more than "
+            f"{_MOST_CELLS:,}; raise height.valley_radius"
+        )
+    return GroundSurface(find_floor(_read_cells(rasters, grid, Resampling.average, True)), grid)
+
+
+def _read_cells(
+    rasters: HeightRasters, grid: Grid, resampling: Resampling, terrain: bool = False
+) -> Values:
+    """Read a whole surface or terrain model on a grid of cells: metres, NaN where void."""
+    members, settings = rasters.surface, rasters.settings
+    if terrain:
+        members, settings = rasters.terrain, terrain_settings(settings)
+    skipped = rasters.skipped and rasters.skipped.on_grid()  # on a grid of its own
+    with closing(_height_view(members, grid, resampling, settings, skipped)) as view:
+        found = _in_metres(view, rasters, grid.extent, members[0].path, terrain)
+    if rasters.skipped and found.skipped is not None:
+        rasters.skipped.add_area(None)
+    return np.where(found.valid, found.height, np.float32(np.nan))
 
 
 def _ground_grid(grid: Grid, cell: float) -> Grid:

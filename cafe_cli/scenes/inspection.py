@@ -82,6 +82,8 @@ class SceneInspection:
     optical_span : (float, float) or None
         Lowest and highest value of the pixels that were sampled; see
         `cafe_cli.scenes.image_voids.ImageVoids`.
+    height_planes : int
+        Planes of heights that are read, see `HeightSettings.planes`; also without a surface model.
     skipped : Skipped or None
         Collects what cannot be read; if None, that is an error.
     """
@@ -101,6 +103,7 @@ class SceneInspection:
     corrections: tuple[Member | str, ...] = ()
     optical_nodata: float | None = None
     optical_span: tuple[float, float] | None = None
+    height_planes: int = 1
     skipped: Skipped | None = field(default=None, compare=False)
 
     @property
@@ -224,6 +227,7 @@ def inspect_scene(
         corrections=corrections,
         optical_nodata=optical_nodata,
         optical_span=span,
+        height_planes=settings.planes,
         skipped=skipped,
     )
 

@@ -20,7 +20,7 @@ from cafe_cli.raster.mosaic_view import Member, MosaicView
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.corrections import CorrectedLabels, read_vector_corrections
 from cafe_cli.scenes.height_voids import as_written
-from cafe_cli.scenes.heights import GroundSurface, HeightPixels, HeightReader, ground_below
+from cafe_cli.scenes.heights import HeightReader, SceneGround
 from cafe_cli.scenes.image_voids import describe_code, find_far_code
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded
@@ -37,22 +37,29 @@ class Patch(NamedTuple):
     ----------
     optical : ndarray, (bands, height, width), the raster's dtype
     optical_valid : ndarray of bool, (height, width)
-    height : ndarray of float32, (height, width)
-        Metres, above ground unless the settings say otherwise; 0 where not valid.
+    heights : ndarray of float32, (planes, height, width)
+        Metres, above ground unless the settings say otherwise, and if they ask for it, metres of
+        that ground above the floor of its valley; 0 where not valid.
     height_valid : ndarray of bool, (height, width)
     """
 
     optical: NDArray[np.generic]
     optical_valid: NDArray[np.bool_]
-    height: NDArray[np.float32]
+    heights: NDArray[np.float32]
     height_valid: NDArray[np.bool_]
+
+    @property
+    def height(self) -> NDArray[np.float32]:
+        """The first plane of the heights, (height, width)."""
+        first: NDArray[np.float32] = self.heights[0]
+        return first
 
     def at(self, part: tuple[slice, slice]) -> "Patch":
         """Return a part of the patch, (rows, columns), as views."""
         return Patch(
             self.optical[:, *part],
             self.optical_valid[part],
-            self.height[part],
+            self.heights[:, *part],
             self.height_valid[part],
         )
 
@@ -105,9 +112,14 @@ class Scene:
             a `Skipped`, pixels of damaged files, also those of heights, are not valid instead.
         """
         optical, valid = self._read_optical(window)
-        height, known, lost = self._read_height(window)
+        if self._heights is None:
+            planes = self.inspection.height_planes
+            heights = np.zeros((planes, *valid.shape), np.float32)
+            return Patch(optical, valid, heights, np.zeros(valid.shape, bool))
+        found = self._heights.read_or_skip(window)
         # Without its heights, a pixel would be labelled by a network that was promised them.
-        return Patch(optical, valid if lost is None else valid & ~lost, height, known)
+        seen = valid if found.skipped is None else valid & ~found.skipped
+        return Patch(optical, seen, found.planes(), found.valid)
 
     def read_valid(self, window: Window) -> NDArray[np.bool_]:
         """Read where the optical raster has data, (height, width)."""
@@ -153,24 +165,18 @@ class Scene:
             )
         return optical, valid
 
-    def _read_height(self, window: Window) -> HeightPixels:
-        if self._heights is None:
-            shape = (window.height, window.width)
-            return HeightPixels(np.zeros(shape, np.float32), np.zeros(shape, bool))
-        return self._heights.read_or_skip(window)
-
 
 @contextmanager
-def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None) -> Iterator[Scene]:
+def open_scene(inspection: SceneInspection, ground: SceneGround | None = None) -> Iterator[Scene]:
     """Open the rasters of a scene that was inspected; each thread opens its own.
 
     Parameters
     ----------
     inspection : SceneInspection
         From `cafe_cli.scenes.inspection.inspect_scene`.
-    ground : GroundSurface, optional
-        From `estimate_scene_ground`, for a scene that is opened several times; if None, it is
-        estimated when the first heights are read.
+    ground : SceneGround, optional
+        From `find_scene_ground`, for a scene that is opened several times; if None, it is computed
+        when the first heights are read.
 
     Raises
     ------
@@ -193,17 +199,18 @@ def open_scene(inspection: SceneInspection, ground: GroundSurface | None = None)
         yield Scene(inspection, optical, heights, _open_labels(stack, inspection))
 
 
-def estimate_scene_ground(inspection: SceneInspection) -> GroundSurface | None:
-    """Estimate the ground below a scene; None unless the settings ask for an estimate."""
+def find_scene_ground(inspection: SceneInspection) -> SceneGround | None:
+    """Compute what the heights of a scene are measured from; None where nothing is needed."""
     heights = inspection.heights
-    if heights is None or not needs_estimate(inspection):
+    if heights is None or not needs_ground(inspection):
         return None
-    return ground_below(heights, inspection.native)
+    return SceneGround.of(heights, inspection.native)
 
 
-def needs_estimate(inspection: SceneInspection) -> bool:
-    """Whether the settings ask for an estimate of the ground below a scene."""
-    return inspection.heights is not None and inspection.heights.ground == "estimate"
+def needs_ground(inspection: SceneInspection) -> bool:
+    """Whether reading the heights of a scene needs what `find_scene_ground` computes."""
+    heights = inspection.heights
+    return heights is not None and (heights.ground == "estimate" or heights.shows_valleys)
 
 
 def _open_labels(

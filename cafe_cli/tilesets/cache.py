@@ -5,7 +5,7 @@
     cache/
         optical.npy     (tiles, bands, size, size), the data type of the tiles
         flags.npy       (tiles, size, size), uint8, which pixels are valid: see `PackedTiles`
-        height.npy      (tiles, size, size), float32; absent without heights
+        height.npy      (tiles, planes, size, size), float32; absent without heights
         labels.npy      (tiles, size, size), uint8
         cache.json      the fingerprint of the tiles that were decoded
 
@@ -68,8 +68,8 @@ class PackedTiles(NamedTuple, Generic[A]):
     optical : (bands, height, width), any data type
     flags : (height, width), uint8
         Bitwise or of `OPTICAL_VALID` and `HEIGHT_VALID`.
-    height : (height, width), float32
-        Metres, 0 where not valid.
+    height : (planes, height, width), float32
+        Metres, 0 where not valid; see `cafe_cli.scenes.scene.Patch.heights`.
     labels : (height, width), uint8
     """
 
@@ -101,7 +101,7 @@ def pack(patch: Patch, labels: NDArray[np.uint8]) -> PackedArrays:
     """Pack the patch and labels that `TileReader.read` returns."""
     flags = patch.optical_valid * np.uint8(OPTICAL_VALID)
     flags |= patch.height_valid * np.uint8(HEIGHT_VALID)
-    return PackedTiles(patch.optical, flags, patch.height, labels)
+    return PackedTiles(patch.optical, flags, patch.heights, labels)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,9 @@ class _CacheFolder:
             planes = {name: self._map(name) for name in self._layout}
         except (OSError, ValueError):
             return None
-        nothing = np.broadcast_to(np.float32(0), planes["labels"].shape)
-        planes.setdefault("height", nothing)
+        count, *sides = planes["labels"].shape
+        shape = (count, self._tileset.height.planes, *sides)
+        planes.setdefault("height", np.broadcast_to(np.float32(0), shape))
         return Cache(PackedTiles(**planes), len(self._tileset.of("train")))
 
     def _map(self, name: str) -> NDArray[Any]:
@@ -254,7 +255,7 @@ def _layout(tileset: TileSet, count: int) -> dict[str, tuple[tuple[int, ...], np
     volume = (count, len(tileset.band_names), *flat[1:])
     layout = {"optical": (volume, np.dtype(tileset.dtype)), "flags": (flat, np.dtype(np.uint8))}
     if tileset.has_height:
-        layout["height"] = flat, np.dtype(np.float32)
+        layout["height"] = (count, tileset.height.planes, *flat[1:]), np.dtype(np.float32)
     return {**layout, "labels": (flat, np.dtype(np.uint8))}
 
 
@@ -266,11 +267,11 @@ def fingerprint(folder: Path, tileset: TileSet) -> dict[str, str]:
     tiles = [*tileset.of("train"), *tileset.of("validation")]
     files = [str(tile_path(folder, tile, kind)) for tile in tiles for kind in _KINDS]
     if tileset.virtual is not None:
-        files += sorted(str(path) for path in (folder / "ground").glob("*.tif"))
+        files += sorted(str(path) for path in (folder / "ground").rglob("*.tif"))
         files += [path for scene in tileset.virtual.scenes.values() for path in scene.stamps]
     found = restamp(files)
     return {
-        "format": "cafe cache 1",
+        "format": "cafe cache 2",
         "cafe_version": __version__,
         "tileset": _digest(tileset.model_dump_json()),
         "files": _digest(json.dumps([found.get(path) for path in files])),

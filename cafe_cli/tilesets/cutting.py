@@ -169,7 +169,7 @@ class TileCutter:
         if tile.split != "train":
             return CutTile(tile, counts)
         optical = summarize(patch.optical, patch.optical_valid, self.dtype)
-        heights = RunningMoments.of(patch.height[None], patch.height_valid)
+        heights = RunningMoments.of(patch.heights, patch.height_valid)
         return CutTile(tile, counts, optical, heights)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cafe_cli.config.schema import Config
-from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import find_scene_ground, open_scene
 from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.tilesets.cutting import TileCutter, strips
 from cafe_cli.tilesets.plan import TilePlan
@@ -52,7 +52,7 @@ def _time_cutting(
 ) -> float:
     """Return the seconds it takes to cut strips of a scene, without estimating the ground."""
     inspection = next(s for s in plan.scenes if s.files.id == name)
-    ground = estimate_scene_ground(inspection)
+    ground = find_scene_ground(inspection)
     cutter = TileCutter(config, config.class_table, plan.polygons.get(name), plan.dtype, folder)
     with open_scene(inspection, ground) as scene:
         start = time.perf_counter()

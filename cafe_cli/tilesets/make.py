@@ -26,9 +26,9 @@ from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.redaction import redact_all
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.height_rasters import ground_source
-from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.inspection import SceneInspection
-from cafe_cli.scenes.scene import Scene, estimate_scene_ground, needs_estimate, open_scene
+from cafe_cli.scenes.scene import Scene, find_scene_ground, needs_ground, open_scene
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.system.atomic_write import (
@@ -226,7 +226,7 @@ def _cut(
             for kind in SPLITS
         },
         optical_statistics=optical.statistics(),
-        height_statistics=heights.statistics(1),
+        height_statistics=heights.statistics(config.height.planes),
         shared_ground=shared_ground(kept, planned.grids, config.tile.size),
         virtual=_virtual_source(planned, config) if place.virtual else None,
         tiles=tuple(kept),
@@ -251,13 +251,13 @@ def _batches(
             cutter.cut,
             list(strips(tiles, scene.block)),
             scene.bound_readers(jobs),
-            partial(_prepare_ground, scene, place) if needs_estimate(scene) else None,
+            partial(_prepare_ground, scene, place) if needs_ground(scene) else None,
         )
 
 
-def _prepare_ground(scene: SceneInspection, place: _Place) -> GroundSurface | None:
-    """Estimate the ground of a scene, which a virtual tile set keeps."""
-    ground = estimate_scene_ground(scene)
+def _prepare_ground(scene: SceneInspection, place: _Place) -> SceneGround | None:
+    """Compute the ground of a scene, which a virtual tile set keeps."""
+    ground = find_scene_ground(scene)
     if place.virtual and ground is not None:
         with moved_into(place.folder, place.staging) as folder:
             write_ground(folder, scene.files.id, ground)

@@ -26,7 +26,7 @@ from cafe_cli.raster.value_counts import count_values
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import write_geotiff
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import GroundSurface
+from cafe_cli.scenes.heights import GroundSurface, SceneGround
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
 from cafe_cli.system.atomic_write import translate_os_errors
@@ -59,8 +59,8 @@ def write_tile(
     write_geotiff(paths["image"], patch.optical, grid, mask=mask)
     write_label(folder, tile, grid, labels, classes)
     if patch.height_valid.any():
-        height = np.where(patch.height_valid, patch.height, np.float32(VOID))
-        write_geotiff(paths["height"], height[None], grid, nodata=VOID)
+        heights = np.where(patch.height_valid, patch.heights, np.float32(VOID))
+        write_geotiff(paths["height"], heights, grid, nodata=VOID)
 
 
 def write_label(
@@ -97,27 +97,47 @@ def moved_into(folder: Path, staging: Path | None) -> Iterator[Path]:
         shutil.rmtree(own)
 
 
-def write_ground(folder: Path, scene: str, ground: GroundSurface) -> None:
-    """Write the ground raster estimated for a scene."""
-    path = _ground_path(folder, scene)
-    path.parent.mkdir(exist_ok=True)
-    write_geotiff(path, ground.surface[None], ground.grid, nodata=np.nan)
+def write_ground(folder: Path, scene: str, ground: SceneGround) -> None:
+    """Write the ground rasters of a scene: the estimated ground and the floors of its valleys."""
+    parts = ground.estimate, ground.floor
+    for path, part in zip(_ground_paths(folder, scene), parts, strict=True):
+        if part is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_geotiff(path, part.surface[None], part.grid, nodata=np.nan)
 
 
-def read_tile(folder: Path, tile: Tile, size: int) -> tuple[Patch, NDArray[np.uint8]]:
-    """Read the rasters of a tile: its patch, and its labels (height, width)."""
+def _read_ground(folder: Path, scene: str) -> SceneGround | None:
+    """Read what `write_ground` has written; None if there is nothing."""
+    found: list[GroundSurface | None] = []
+    for path in _ground_paths(folder, scene):
+        if not path.exists():
+            found.append(None)
+            continue
+        with open_raster(str(path)) as surface:
+            grid = Grid.of(surface)
+            found.append(GroundSurface(read_window(surface, grid.extent, [1])[0], grid))
+    return SceneGround(*found) if any(found) else None
+
+
+def read_tile(
+    folder: Path, tile: Tile, size: int, planes: int = 1
+) -> tuple[Patch, NDArray[np.uint8]]:
+    """Read the rasters of a tile: its patch, and its labels (height, width).
+
+    `planes` are those of its heights, see `HeightSettings.planes`.
+    """
     window = Window(0, 0, size, size)
     with open_raster(str(tile_path(folder, tile, "image"))) as image:
         bands = range(1, image.count + 1)
         optical = read_window(image, window, bands)
         optical_valid = read_valid(image, window, bands)
-    height = np.full((size, size), VOID, np.float32)
+    heights = np.full((planes, size, size), VOID, np.float32)
     path = tile_path(folder, tile, "height")
     if path.exists():
-        with open_raster(str(path)) as heights:
-            height = read_window(heights, window, [1])[0]
-    known = height != VOID
-    patch = Patch(optical, optical_valid, np.where(known, height, np.float32(0)), known)
+        with open_raster(str(path)) as raster:
+            heights = read_window(raster, window, range(1, raster.count + 1))
+    known = heights[0] != VOID
+    patch = Patch(optical, optical_valid, np.where(known, heights, np.float32(0)), known)
     return patch, _read_label(folder, tile, size)
 
 
@@ -164,7 +184,7 @@ class TileReader:
         """
         size, virtual, config = self._tileset.size, self._tileset.virtual, self._config
         if virtual is None or config is None:
-            patch, labels = read_tile(self._folder, tile, size)
+            patch, labels = read_tile(self._folder, tile, size, self._tileset.height.planes)
             _check_tile(self._folder, tile, self._tileset, patch, labels)
             return patch, labels
         scene = self._scenes.get(tile.scene, lambda: self._open(tile.scene, virtual, config))
@@ -177,11 +197,7 @@ class TileReader:
 
     @contextmanager
     def _open(self, name: str, virtual: VirtualSource, config: Config) -> Iterator[Scene]:
-        path, ground = _ground_path(self._folder, name), None
-        if path.exists():
-            with open_raster(str(path)) as surface:
-                grid = Grid.of(surface)
-                ground = GroundSurface(read_window(surface, grid.extent, [1])[0], grid)
+        ground = _read_ground(self._folder, name)
         files = virtual.scenes[name].scene_files(name)
         with open_scene(self._inspections.get(files, config), ground) as scene:
             yield scene
@@ -262,6 +278,11 @@ def _check_tile(
             f"{tile_path(folder, tile, 'image')} has {bands} bands, {DESCRIPTION} says "
             f"{len(tileset.band_names)}: {again}"
         )
+    if (planes := len(patch.heights)) != tileset.height.planes:
+        raise InputError(
+            f"{tile_path(folder, tile, 'height')} has {planes} bands, {DESCRIPTION} says "
+            f"{tileset.height.planes}: {again}"
+        )
     wrong = (labels != NODATA) & ((labels < 0) | (labels >= len(tileset.classes)))
     if wrong.any():
         raise InputError(
@@ -270,8 +291,10 @@ def _check_tile(
         )
 
 
-def _ground_path(folder: Path, scene: str) -> Path:
-    return folder / "ground" / f"{scene}.tif"
+def _ground_paths(folder: Path, scene: str) -> tuple[Path, Path]:
+    """Return the paths of the estimated ground of a scene, and of the floors of its valleys."""
+    own = folder / "ground"
+    return own / f"{scene}.tif", own / "valley_floor" / f"{scene}.tif"
 
 
 def pixel_counts(labels: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@
 
 The tiles of a virtual tile set are windows into the scenes, whose files have to stay where they
 are. Its folder holds only the rasters that the scenes lack: ``ground/SCENE.tif``, the estimated
-ground, and the labels of tiles that lie in two splits.
+ground, ``ground/valley_floor/SCENE.tif``, and the labels of tiles that lie in two splits.
 """
 
 import math
@@ -184,7 +184,7 @@ class TileSet(_Stored):
 
     @model_validator(mode="after")
     def _check_parts_fit(self) -> Self:
-        channels = {"optical": len(self.band_names), "height": 1}
+        channels = {"optical": len(self.band_names), "height": self.height.planes}
         for name, count in channels.items():
             statistics: Statistics = getattr(self, f"{name}_statistics")
             lists = [v for _, v in statistics if v is not None]

@@ -32,7 +32,7 @@ def blank(tileset: TileSet, config: Config, tiles: int, device: torch.device) ->
     shape = (tiles, side, side)
     valid = torch.ones(shape, dtype=torch.bool, device=device)
     optical = torch.zeros(tiles, len(tileset.band_names), side, side, device=device)
-    height = torch.zeros(tiles, 1, side, side, device=device)
+    height = torch.zeros(tiles, tileset.height.planes, side, side, device=device)
     labels = torch.zeros(shape, dtype=torch.int64, device=device)
     return Sample(Inputs(optical, valid, height, valid), labels)
 

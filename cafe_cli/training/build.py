@@ -30,6 +30,7 @@ def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> 
         classes=len(tileset.classes),
         optical_bands=len(tileset.band_names),
         heights=tileset.has_height,
+        height_planes=tileset.height.planes,
         height_encoder=None if settings.height_encoder == "same" else settings.height_encoder,
         attention=_attention(settings.attention, crop_side(config.train, tileset.size)),
         stream_heads=config.train.stream_heads > 0,
@@ -43,7 +44,7 @@ def build_network(tileset: TileSet, config: Config, pretrained: bool = True) -> 
     pixels = tileset.pixels["train"]
     counts = [float(pixels.get(name, 0)) for name in tileset.classes.names]
     network.set_prior(counts, config.train.logit_adjustment)
-    network.set_statistics(optical.mean, optical.std, height.mean[0], height.std[0], limits)
+    network.set_statistics(optical.mean, optical.std, height.mean, height.std, limits)
     return network
 
 

@@ -206,8 +206,10 @@ def _take_statistics(
     both = network.architecture.heights and source.architecture.heights
     heights = both and _is_above_ground(tileset.height) and _is_above_ground(card.height)
     if heights:
-        network.height_mean.copy_(source.height_mean)
-        network.height_std.copy_(source.height_std)
+        for name in ("height_mean", "height_std"):
+            ours, theirs = getattr(network, name), getattr(source, name)
+            planes = min(len(ours), len(theirs))
+            ours[:planes] = theirs[:planes]
     said = [] if image else ["image: of these tiles, whose values are of another kind or scaling"]
     if network.architecture.heights and not heights:
         said.append("heights: of these tiles, since not both are heights above ground")

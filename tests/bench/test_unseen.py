@@ -163,7 +163,7 @@ def patch(height, **changes):
     shape = height.shape
     image = np.full((3, *shape), 90, np.uint8)
     known = np.ones(shape, bool)
-    return Patch(image, known, height.astype(np.float32), known)._replace(**changes)
+    return Patch(image, known, height[None].astype(np.float32), known)._replace(**changes)
 
 
 def test_features_do_not_depend_on_the_level_of_the_surface():

@@ -12,7 +12,7 @@ from cafe_cli.inference.predict import dry_run
 from cafe_cli.model import model_file
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.inspection import inspect_scene
-from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import find_scene_ground, open_scene
 from cafe_cli.vector.area_of_interest import Area
 from tests.support.engines import card_of, ensemble_of, predict, tiny_model, town, write
 from tests.support.rasters import scene_files
@@ -47,7 +47,7 @@ def measure(files, settings=NDSM, part=None):
 
 def opened(files, settings):
     inspection = inspect_scene(files, settings)
-    return open_scene(inspection, estimate_scene_ground(inspection))
+    return open_scene(inspection, find_scene_ground(inspection))
 
 
 def area_of(scene, part):

@@ -23,7 +23,7 @@ def patch(seed: int = 0, dtype="uint8", valid=None) -> Patch:
     optical = random.integers(0, 200, (3, SIZE, SIZE)).astype(dtype)
     everywhere = np.ones((SIZE, SIZE), bool)
     height = random.normal(5, 3, (SIZE, SIZE)).astype(np.float32)
-    return Patch(optical, everywhere if valid is None else valid, height, everywhere)
+    return Patch(optical, everywhere if valid is None else valid, height[None], everywhere)
 
 
 def pixelwise(optical, optical_valid, height, height_valid):
@@ -84,7 +84,7 @@ def test_models_are_averaged():
 def test_scaling_preserves_smooth_inputs():
     ramp = np.tile(np.linspace(0, 100, SIZE, dtype=np.float32), (3, SIZE, 1))
     everywhere = np.ones((SIZE, SIZE), bool)
-    one = Patch(ramp, everywhere, ramp[0] / 10, everywhere)
+    one = Patch(ramp, everywhere, ramp[:1] / 10, everywhere)
     plain = torch_forward([pixelwise], 1)([one])
     scaled = torch_forward([pixelwise], 1, tta_transforms("none", (0.5, 2.0)))([one])
     assert scaled.shape == plain.shape

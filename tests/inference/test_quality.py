@@ -27,7 +27,7 @@ def patch(values, metres, valid=True, dtype="uint8"):
     shape = (1, len(values))
     return Patch(
         np.array(values, dtype)[None, None], np.ones(shape, bool),
-        np.array(metres, "float32")[None], np.broadcast_to(valid, shape),
+        np.array(metres, "float32")[None, None], np.broadcast_to(valid, shape),
     )  # fmt: skip
 
 

@@ -265,7 +265,7 @@ def test_statistics_are_checked():
     with pytest.raises(ConfigError, match="give 4 finite"):
         network.set_statistics([1, 2, 3], [1, 1, 1, 1])
     with pytest.raises(ConfigError, match="height_std"):
-        network.set_statistics([1] * 4, [1] * 4, 0, float("nan"))
+        network.set_statistics([1] * 4, [1] * 4, [0], [float("nan")])
 
 
 def test_pixel_values_are_clipped_to_the_limits():

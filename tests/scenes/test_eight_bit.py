@@ -34,7 +34,8 @@ def test_black_is_no_void():
 
 def test_beyond_the_image_all_bands_are_zero():
     nothing = np.zeros((1, 1), bool)
-    patch = Patch(np.full((3, 1, 1), 7, np.uint8), nothing, np.zeros((1, 1), np.float32), nothing)
+    heights = np.zeros((1, 1, 1), np.float32)
+    patch = Patch(np.full((3, 1, 1), 7, np.uint8), nothing, heights, nothing)
     assert encode(patch, heights=True).ravel().tolist() == [0, 0, 0, 0]
     assert encode(patch, heights=False).shape == (3, 1, 1)
 

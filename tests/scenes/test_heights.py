@@ -14,7 +14,7 @@ from cafe_cli.raster.window import Window
 from cafe_cli.scenes import heights
 from cafe_cli.scenes.height_rasters import metres_per_unit
 from cafe_cli.scenes.inspection import inspect_scene
-from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import find_scene_ground, open_scene
 from tests.support.rasters import LAMBERT, around, grid, noise, scene_files
 from tests.support.rasters import write as write_to
 
@@ -53,7 +53,7 @@ def test_heights_above_a_terrain_model(image, write, slope, ground):
     height, valid = read(files, HeightSettings(ground=ground, fill=0))
     assert valid.all()
     assert height == pytest.approx(surface - slope, abs=1e-4)
-    assert estimate_scene_ground(inspect_scene(files, HeightSettings(ground=ground))) is None
+    assert find_scene_ground(inspect_scene(files, HeightSettings(ground=ground))) is None
 
 
 def test_a_terrain_model_of_another_grid_unit_and_extent(image, write):
@@ -100,7 +100,7 @@ def test_the_ground_below_a_part_of_a_large_surface(image, write, monkeypatch):
     settings = HeightSettings(cell=1.0, max_window=30.0, fill=0)
     whole, _ = read(files, settings)
     monkeypatch.setattr(heights, "_WHOLE", 100)
-    ground = estimate_scene_ground(inspect_scene(files, settings))
+    ground = find_scene_ground(inspect_scene(files, settings)).estimate
     assert ground.grid.width == ground.grid.height < 400
     part, valid = read(files, settings)
     assert valid.all()

@@ -13,7 +13,7 @@ from cafe_cli.raster.reader import open_raster, read_decimated
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.inspection import inspect_scene
-from cafe_cli.scenes.scene import estimate_scene_ground, open_scene
+from cafe_cli.scenes.scene import find_scene_ground, open_scene
 from tests.support.rasters import (
     LAMBERT,
     TABLE,
@@ -153,7 +153,7 @@ def test_without_a_height_raster_no_height_is_valid(optical):
     assert patch.height.shape == (30, 20)
     assert not patch.height.any()
     assert not patch.height_valid.any()
-    assert estimate_scene_ground(inspect_scene(scene_files("a", path), DSM)) is None
+    assert find_scene_ground(inspect_scene(scene_files("a", path), DSM)) is None
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_heights_count_from_the_ground(hillside, optical):
 def test_a_window_shows_the_same_as_the_whole(hillside):
     """The ground was estimated once, over the whole raster, whatever is read."""
     files, _ = hillside
-    ground = estimate_scene_ground(inspect_scene(files, DSM))
+    ground = find_scene_ground(inspect_scene(files, DSM))
     whole = read(files, DSM)
     for window in (Window(0, 0, 50, 50), Window(31, 64, 50, 20), Window(100, -10, 40, 60)):
         inside = window.intersection(Window(0, 0, 120, 120))
@@ -258,7 +258,7 @@ def test_a_single_void_in_a_large_raster_is_not_overlooked(write, settings):
         read(files, settings)
     if settings is DSM:
         with pytest.raises(InputError, match=r"height\.nodata = -9999 "):
-            estimate_scene_ground(inspect_scene(files, settings))
+            find_scene_ground(inspect_scene(files, settings))
 
 
 def test_a_surface_without_any_height(optical, write):

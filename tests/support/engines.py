@@ -141,7 +141,7 @@ def tiny_model(seed: int = 0, **changes: Any) -> CaFE:
     }
     network = CaFE(Architecture(**kind), weights="none")
     bands = network.architecture.optical_bands
-    network.set_statistics([128.0] * bands, [64.0] * bands, 2.0, 4.0)
+    network.set_statistics([128.0] * bands, [64.0] * bands, [2.0], [4.0])
     return network.eval()
 
 

@@ -36,7 +36,7 @@ def test_a_tile_is_read_back_as_it_was_written(tmp_path, dtype, count, valid, kn
     height = np.where(height_valid, noise(1, where, "float32")[0], np.float32(0))
     labels = random.choice([0, 1, 2, 255], (SIZE, SIZE)).astype(np.uint8)
     kept = Tile(name="a", split="train", scene="a", row=0, col=0, valid=1, labelled=1)
-    patch = Patch(optical, optical_valid, height, height_valid)
+    patch = Patch(optical, optical_valid, height[None], height_valid)
     write_tile(tmp_path, kept, where, patch, labels, TABLE)
     again, read_labels = read_tile(tmp_path, kept, SIZE)
     assert np.array_equal(again.optical, optical, equal_nan=dtype == "float32")

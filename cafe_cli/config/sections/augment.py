@@ -214,6 +214,16 @@ class AugmentSettings(Section):
             examples=[0.3],
         ),
     ] = 0.1
+    valley_dropout: Annotated[
+        Share,
+        describe(
+            "Tiles whose ground has no known height above the floor of its valley, so that the "
+            "model can map scenes whose heights do not tell it (`ndsm`). Without effect unless "
+            "`height.valley_radius` is set.",
+            unit="probability",
+            examples=[0.2],
+        ),
+    ] = 0.1
     optical_dropout: Annotated[
         Share,
         describe(

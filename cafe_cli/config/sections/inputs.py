@@ -250,6 +250,22 @@ class HeightSettings(Section):
             examples=[0.5],
         ),
     ] = 0.25
+    valley_radius: Annotated[
+        float,
+        Field(ge=0, le=5000),
+        describe(
+            "Radius within which the lowest ground is the floor of a valley. The network then also "
+            "sees how high the ground lies above that floor, which tells rivers from meadows above "
+            "them. 0: it does not.",
+            unit="metres",
+            examples=[150],
+        ),
+    ] = 0.0
+
+    @property
+    def planes(self) -> int:
+        """Planes of heights that a network sees: the heights, and the one of `valley_radius`."""
+        return 2 if self.valley_radius else 1
 
     @model_validator(mode="after")
     def _bound_the_steps_of_the_filter(self) -> Self:

@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     optical : array of float32, (batch, bands, height, width)
         Raw pixel values; before `transform_inputs` of any data type.
     optical_valid, height_valid : array of bool, (batch, height, width)
-    height : array of float32, (batch, 1, height, width)
+    height : array of float32, (batch, planes, height, width)
         Metres.
     """
 

@@ -48,7 +48,7 @@ class NumpyArrays:
     def batch(self, patches: Sequence[Patch], size: int) -> Batch:
         first = patches[0]
         side = first.optical_valid.shape
-        shapes = (first.optical.shape, side, (1, *side), side)
+        shapes = (first.optical.shape, side, first.heights.shape, side)
         stacks = [
             np.zeros((size, *shape), kind)
             for shape, kind in zip(shapes, (np.float32, bool, np.float32, bool), strict=True)

@@ -144,7 +144,7 @@ def _layout(patch: Patch, size: int) -> Layout:
     """Return shapes and data types of a batch of so many patches."""
     side = patch.optical_valid.shape
     kinds = (_tensor_dtype(patch.optical.dtype), torch.bool, torch.float32, torch.bool)
-    shapes = (patch.optical.shape, side, (1, *side), side)
+    shapes = (patch.optical.shape, side, patch.heights.shape, side)
     return [((size, *shape), kind) for shape, kind in zip(shapes, kinds, strict=True)]
 
 

@@ -93,7 +93,7 @@ def build_forward(
         return BatchedForward(networks, arrays, batch_size or 1, transforms)
     if batch_size is None:
         alone = BatchedForward(networks, arrays, 1, transforms)
-        blank = blank_patch(models[0].architecture.optical_bands, window)
+        blank = blank_patch(models[0].architecture, window)
         batch_size = windows_that_fit(device, lambda: alone([blank]))
     # Recorded passes keep memory: how much a window takes is measured before.
     chosen = [*map(GraphedNetwork, networks)] if cuda_graphs else networks

@@ -86,6 +86,7 @@ class AugmentParams(NamedTuple):
         Where the random fields begin in the table of noise: of shadows, blobs, heights, each band.
     class_gain, class_offset : Tensor, (classes + 1, bands)
         See `light.repaint`; (0, bands) where no tile is changed so.
+    valleys_hidden : Tensor of bool, ()
     """
 
     corner: Tensor
@@ -116,6 +117,7 @@ class AugmentParams(NamedTuple):
     starts: Tensor
     class_gain: Tensor
     class_offset: Tensor
+    valleys_hidden: Tensor
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ class Augmentation:
             void = [0, self.side, 0, self.side]
         starts = rng.integers(fields.TABLE, size=(3 + bands, 2))
         class_gain, class_offset = self._sample_class_light(rng)
+        valleys_hidden = rng.uniform() < s.valley_dropout
         rise = math.tan(tilt) * self.gsd
         numbers = {
             "saturation": saturation, "hue": math.radians(hue), "gain": gain, "offset": offset,
@@ -210,6 +213,7 @@ class Augmentation:
             void=torch.tensor(void),
             optical_dropped=torch.tensor(dropped >= 1 - s.optical_dropout),
             starts=torch.from_numpy(starts),
+            valleys_hidden=torch.tensor(valleys_hidden),
             **{name: torch.tensor(np.float32(value)) for name, value in numbers.items()},
         )
 
@@ -293,17 +297,21 @@ def apply(planes: PackedTiles[Tensor], params: AugmentParams) -> PackedTiles[Ten
     return PackedTiles(
         change_light(optical, (flags & OPTICAL_VALID) > 0, labels, params),
         flags,
-        torch.where(relief.known(flags), height, 0.0),
+        torch.where(relief.known(flags)[:, None], height, 0.0),
         labels,
     )
 
 
 def change_heights(height: Tensor, valid: Tensor, params: AugmentParams) -> Tensor:
-    """Apply the augmentations of the heights, (batch, height, width) in metres, but for voids."""
-    height = torch.where(valid, height, 0.0) * params.stretch[:, None, None]
-    height = relief.smooth(height, valid, params.height_blur)
-    height = relief.shift(height, params.slope, params.height_offset)
-    return relief.add_noise(height, params.starts[:, 2], params.height_noise)
+    """Apply the augmentations of the heights, (batch, planes, height, width), but for voids."""
+    first, *valleys = height.unbind(1)
+    first = torch.where(valid, first, 0.0) * params.stretch[:, None, None]
+    first = relief.smooth(first, valid, params.height_blur)
+    first = relief.shift(first, params.slope, params.height_offset)
+    first = relief.add_noise(first, params.starts[:, 2], params.height_noise)
+    hidden = params.valleys_hidden
+    others = [relief.stretch_valleys(above, params.stretch, hidden) for above in valleys]
+    return torch.stack([first, *others], dim=1)
 
 
 def change_light(optical: Tensor, valid: Tensor, labels: Tensor, params: AugmentParams) -> Tensor:

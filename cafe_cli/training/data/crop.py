@@ -59,7 +59,7 @@ def _resample(square: PackedArrays, into: PackedArrays) -> None:
     valid = (square.flags & HEIGHT_VALID) > 0
     height = np.where(valid, square.height, 0)
     inside = _bilinear(valid[None], side)[0] > 1 - 1e-4
-    into.height[...] = np.where(inside, _bilinear(height[None], side)[0], height[at])
+    into.height[...] = np.where(inside, _bilinear(height, side), height[at])
 
 
 def _bilinear(values: NDArray[np.generic], side: int) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ def to_sample(planes: PackedTiles[Tensor], params: AugmentParams | None) -> Samp
     inputs = Inputs(
         planes.optical.to(torch.float32, copy=copy),
         planes.optical_valid,
-        planes.height[:, None].to(torch.float32, copy=copy),
+        planes.height.to(torch.float32, copy=copy),
         planes.height_valid,
     )
     return Sample(inputs, planes.labels.to(torch.int64))
@@ -116,7 +116,7 @@ class TileDataset(Dataset[Sample]):
         return PackedTiles(
             ((count, bands, *flat[1:]), getattr(torch, name)),
             (flat, torch.uint8),
-            (flat, torch.float32),
+            ((count, self._tileset.height.planes, *flat[1:]), torch.float32),
             (flat, torch.uint8),
         )
 
@@ -146,7 +146,7 @@ class TileDataset(Dataset[Sample]):
         sampler, step = DistributionSampler(), -(-len(self) // _MEASURED) or 1
         with self.opened() as source:
             for tile in map(source, range(0, len(self), step)):
-                sampler.add(tile.optical, tile.optical_valid, tile.height, tile.height_valid)
+                sampler.add(tile.optical, tile.optical_valid, tile.height[0], tile.height_valid)
         return sampler.distribution()
 
     def class_counts(self) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ All functions take heights (batch, height, width) float32 in metres.
 import torch
 from torch import Tensor
 
+from cafe_cli.scenes.valley_floor import HIGHEST, UNKNOWN
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID
 from cafe_cli.training.data.fields import blur, smooth_noise, white_noise
 
@@ -36,6 +37,21 @@ def smooth(height: Tensor, valid: Tensor, sigma: Tensor) -> Tensor:
 def add_noise(height: Tensor, start: Tensor, strength: Tensor) -> Tensor:
     """Add the noise of a survey; `start` (batch, 2), `strength` (batch,) in metres."""
     return height + white_noise(start, height.shape[-1]) * strength[:, None, None]
+
+
+def stretch_valleys(above: Tensor, factor: Tensor, hidden: Tensor) -> Tensor:
+    """Stretch heights above a valley floor as if by other relief, or hide them.
+
+    Parameters
+    ----------
+    above : Tensor, (batch, height, width)
+        See `cafe_cli.scenes.valley_floor.height_above`.
+    factor : Tensor, (batch,)
+    hidden : Tensor of bool, (batch,)
+        Tiles where they are not known.
+    """
+    stretched = (above * factor[:, None, None]).clamp(max=HIGHEST)
+    return torch.where((above < 0) | hidden[:, None, None], UNKNOWN, stretched)
 
 
 def cut_rectangle(flags: Tensor, void: Tensor) -> Tensor:

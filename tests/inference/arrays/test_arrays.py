@@ -14,7 +14,10 @@ from cafe_cli.scenes.scene import Patch
 from tests.support.pretended_gpu import PretendedGpu
 
 NUMPY, TORCH = NumpyArrays(), TorchArrays(torch.device("cpu"))
-NUMPY_PATCH = Patch(np.ones((3, 8, 8), np.uint16), *np.ones((3, 8, 8), bool))
+NUMPY_PATCH = Patch(
+    np.ones((3, 8, 8), np.uint16), np.ones((8, 8), bool), np.ones((2, 8, 8), np.float32),
+    np.ones((8, 8), bool),
+)  # fmt: skip
 FLOATS = st.floats(-1e3, 1e3, width=32)
 
 
@@ -24,7 +27,7 @@ def noise(*shape, seed=0):
 
 def test_batches():
     valid = noise(32, 32) < 0.9
-    patch = Patch((noise(3, 32, 32) * 255).astype(np.uint8), valid, noise(32, 32), ~valid)
+    patch = Patch((noise(3, 32, 32) * 255).astype(np.uint8), valid, noise(2, 32, 32), ~valid)
     one, other = NUMPY.batch([patch, patch], 3), TORCH.batch([patch, patch], 3)
     for a, b in zip(one, other, strict=True):
         assert np.array_equal(a, b.float().numpy())
@@ -37,7 +40,9 @@ def test_batches_for_a_gpu_travel_in_one_copy_from_memory_that_is_used_again(mon
     valid = noise(32, 32) < 0.9
     sequence = [  # number of patches: of later batches, less than before
         [
-            Patch((noise(3, 32, 32, seed=i) * 255).astype(np.uint8), valid, noise(32, 32), ~valid)
+            Patch(
+                (noise(3, 32, 32, seed=i) * 255).astype(np.uint8), valid, noise(2, 32, 32), ~valid
+            )
             for i in range(count)
         ]
         for count in (3, 2, 1, 3, 1)

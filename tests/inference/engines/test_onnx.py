@@ -29,7 +29,9 @@ pytestmark = pytest.mark.skipif(
 def network(encoder=SMALL, **changes):
     torch.manual_seed(0)
     made = CaFE(Architecture(3, 4, optical_encoder=encoder, width=8, **changes))
-    made.set_statistics([100.0] * 4, [50.0] * 4, 10.0, 5.0, optical_limits=([0.0] * 4, [200.0] * 4))
+    made.set_statistics(
+        [100.0] * 4, [50.0] * 4, [10.0], [5.0], optical_limits=([0.0] * 4, [200.0] * 4)
+    )
     return made.eval()
 
 

@@ -14,7 +14,7 @@ from cafe_cli.model.inputs import TOLERANCE, example_inputs
 def network(encoder, **changes):
     torch.manual_seed(0)
     made = CaFE(Architecture(3, 4, optical_encoder=encoder, width=8, **changes))
-    made.set_statistics([100.0] * 4, [50.0] * 4, 10.0, 5.0)
+    made.set_statistics([100.0] * 4, [50.0] * 4, [10.0], [5.0])
     return stirred(made).deployed()
 
 

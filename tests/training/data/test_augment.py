@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe_cli.config.schema import AugmentSettings
+from cafe_cli.scenes.valley_floor import HIGHEST, UNKNOWN
 from cafe_cli.tilesets.cache import HEIGHT_VALID, OPTICAL_VALID, PackedTiles
 from cafe_cli.training.data import light
 from cafe_cli.training.data.augment import Augmentation, apply, stack
@@ -36,7 +37,7 @@ def painted(dtype=torch.uint16, size=SIZE) -> PackedTiles[torch.Tensor]:
     return PackedTiles(
         torch.stack([number // size, number % size, number % 251], dim=1).to(dtype),
         (number % 7 != 0) * OPTICAL_VALID + (known * HEIGHT_VALID).to(torch.uint8),
-        torch.where(known, number + 1, 0).to(torch.float32),
+        torch.where(known, number + 1, 0).to(torch.float32)[:, None],
         (number % 254).to(torch.uint8),
     )
 
@@ -53,9 +54,9 @@ def drawn(seed: int, **settings):
     return augmentation(**settings).sample(np.random.default_rng(seed))
 
 
-def blank(side, dtype):
+def blank(side, dtype, planes=2):
     """Return memory for one sample."""
-    shapes = PackedTiles((3, side, side), *((side, side),) * 3)
+    shapes = PackedTiles((3, side, side), (side, side), (planes, side, side), (side, side))
     kinds = (dtype, torch.uint8, torch.float32, torch.uint8)
     pairs = zip(shapes, kinds, strict=True)
     return PackedTiles(*(torch.zeros(shape, dtype=kind).numpy() for shape, kind in pairs))
@@ -66,7 +67,7 @@ def augmented(seed: int, dtype=torch.uint16, planes=None, **settings):
     own = augmentation(**settings)
     change = own.sample(np.random.default_rng(seed))
     tile = PackedTiles(*(v[0].numpy() for v in (planes or painted(dtype))))
-    into = blank(own.side, dtype)
+    into = blank(own.side, dtype, len(tile.height))
     read_crop(tile, change.corner.tolist(), int(change.extent), into)
     batch = PackedTiles(*(torch.from_numpy(v)[None] for v in into))
     return PackedTiles(*(values[0] for values in apply(batch, stack([change], CPU))))
@@ -94,7 +95,7 @@ def test_everything_moves_alike(seed, crop, flips, turns, dtype):
     assert np.array_equal(planes.labels[seen], number % 254)
     assert np.array_equal(planes.optical[2].round()[seen], number % 251)
     assert np.array_equal(((planes.flags & HEIGHT_VALID) > 0)[seen], number % 5 != 0)
-    assert np.array_equal(planes.height[seen], np.where(number % 5 != 0, number + 1, 0))
+    assert np.array_equal(planes.height[0, seen], np.where(number % 5 != 0, number + 1, 0))
     rows, columns = number // SIZE, number % SIZE
     for line in (rows, columns):  # a window, whole, and each of its pixels once
         assert len(np.unique(line)) == line.max() - line.min() + 1
@@ -139,23 +140,24 @@ def test_each_strength_changes_its_own_part(name):
     image = any(not torch.allclose(c.optical, still.optical, atol=0.05) for c in changed)
     relief = any(not torch.allclose(c.height, still.height, atol=1e-3) for c in changed)
     labels = any(not torch.equal(c.labels, still.labels) for c in changed)
-    of_heights = name.startswith(("height", "ground"))
+    of_heights = name.startswith(("height", "ground", "valley"))
     assert (image, relief) == ((True, True) if name == "scale" else (not of_heights, of_heights))
     assert labels == (name == "scale")
     for c in changed:
         assert all(torch.isfinite(values.float()).all() for values in c)
-        assert not c.height[(c.flags & HEIGHT_VALID) == 0].any()
+        assert not c.height[:, (c.flags & HEIGHT_VALID) == 0].any()
         assert (c.optical >= 0).all()
         assert (c.optical <= torch.from_numpy(SPAN)[:, None, None]).all()
 
 
 def town(seed=1) -> PackedTiles[torch.Tensor]:
-    """Return a batch of one: noise of all values, a house, everything valid."""
+    """Return a batch of one: noise of all values, a house above a valley, everything valid."""
     random = np.random.default_rng(seed)
     optical = random.integers(20, 90, (1, 3, SIZE, SIZE)).astype(np.uint16)
-    height = np.zeros((1, SIZE, SIZE), np.float32)
-    height[:, 10:30, 15:40] = 6
-    labels = (height > 0).astype(np.uint8)
+    height = np.zeros((1, 2, SIZE, SIZE), np.float32)
+    height[:, 0, 10:30, 15:40] = 6
+    height[:, 1] = np.linspace(0, 8, SIZE)
+    labels = (height[:, 0] > 0).astype(np.uint8)
     flags = np.full_like(labels, OPTICAL_VALID | HEIGHT_VALID)
     return PackedTiles(*map(torch.from_numpy, (optical, flags, height, labels)))
 
@@ -177,13 +179,13 @@ def test_light_is_drawn_as_the_settings_say():
 
 
 def test_heights_are_stretched_by_a_factor_and_lie_on_a_plane():
-    flat = town()._replace(height=torch.ones(1, SIZE, SIZE))
-    stretched = [augmented(s, planes=flat, height_stretch=0.6).height for s in range(99)]
+    flat = town()._replace(height=torch.ones(1, 1, SIZE, SIZE))
+    stretched = [augmented(s, planes=flat, height_stretch=0.6).height[0] for s in range(99)]
     factors = np.array([float(h[0, 0]) for h in stretched])
     assert np.exp(-0.6) <= factors.min() < 0.6 < 1.7 < factors.max() <= np.exp(0.6)
     degrees = []
     for seed in range(99):
-        height = augmented(seed, planes=flat, **UNTURNED, height_tilt=5).height.numpy()
+        height = augmented(seed, planes=flat, **UNTURNED, height_tilt=5).height[0].numpy()
         down, right = np.gradient(height, 0.5)
         assert np.ptp(down) < 1e-4
         assert height.mean() == pytest.approx(1, abs=1e-4)
@@ -314,8 +316,8 @@ def test_heights_are_missing_in_rectangles_or_blobs():
         after = augmented(seed, planes=town(), **UNTURNED, height_voids=0.5)
         lost = (after.flags & HEIGHT_VALID) == 0
         assert (after.flags & OPTICAL_VALID).all()
-        assert not after.height[lost].any()
-        assert torch.equal(after.height[~lost], town().height[0][~lost])
+        assert not after.height[:, lost].any()
+        assert torch.equal(after.height[:, ~lost], town().height[0][:, ~lost])
         rows, columns = lost.any(dim=1), lost.any(dim=0)
         box = bool(lost[rows][:, columns].all())
         kinds["none" if not lost.any() else "rectangle" if box else "blobs"] += 1
@@ -334,14 +336,31 @@ def test_a_tile_loses_one_stream_at_most():
     assert min(seen.values()) > 35
 
 
+def test_heights_above_a_valley_floor_are_stretched_as_heights_are_or_hidden():
+    above = town().height[0, 1]
+    hidden = 0
+    for seed in range(60):
+        settings = {"height_stretch": 0.6, "valley_dropout": 0.3}
+        factor = drawn(seed, **UNTURNED, **settings).stretch
+        after = augmented(seed, planes=town(), **UNTURNED, **settings).height[1]
+        if (after == UNKNOWN).all():
+            hidden += 1
+        else:
+            assert torch.allclose(after, (above * factor).clamp(max=HIGHEST))
+    assert 8 < hidden < 30
+    unknown = town()
+    unknown.height[:, 1] = UNKNOWN
+    assert (augmented(0, planes=unknown, height_stretch=0.6).height[1] == UNKNOWN).all()
+
+
 def test_scale_resamples_and_keeps_metres():
     extents = [int(drawn(seed, crop=32, scale=1.5).extent) for seed in range(300)]
     assert (min(extents), max(extents)) == (21, 48)
     tile, into = PackedTiles(*(v[0].numpy() for v in town())), blank(24, torch.uint16)
     read_crop(tile, (0, 0), SIZE, into)  # two by two pixels become one
     assert np.array_equal(into.labels, tile.labels[1::2, 1::2])
-    assert into.height[:4].max() == 0
-    assert into.height[8:12, 10:18] == pytest.approx(6)
+    assert into.height[0, :4].max() == 0
+    assert into.height[0, 8:12, 10:18] == pytest.approx(6)
     means = tile.optical.reshape(3, 24, 2, 24, 2).mean(axis=(2, 4))
     # The filter of the resampling reaches beyond the two pixels.
     assert abs(into.optical[:, 2:-2, 2:-2].mean() - means[:, 2:-2, 2:-2].mean()) < 1
@@ -351,11 +370,11 @@ def test_scale_resamples_and_keeps_metres():
 def test_heights_beside_voids_are_not_mixed_with_them():
     tile = PackedTiles(*(v[0].numpy().copy() for v in town()))
     tile.height[...] = 100
-    tile.flags[:, 20:], tile.height[:, 20:] = OPTICAL_VALID, 0
+    tile.flags[:, 20:], tile.height[:, :, 20:] = OPTICAL_VALID, 0
     into = blank(70, torch.uint16)
     read_crop(tile, (0, 0), SIZE, into)
     known = (into.flags & HEIGHT_VALID) > 0
-    assert into.height[known] == pytest.approx(100)
+    assert into.height[:, known] == pytest.approx(100)
 
 
 def test_a_crop_larger_than_its_tile_goes_on_mirrored():

@@ -18,7 +18,7 @@ def patch(side: int, heights: bool = True, dtype="uint8") -> tuple[Patch, np.nda
     valid = np.full((side, side), heights)
     optical_valid = np.ones((side, side), bool)
     optical_valid[:, 0] = False
-    return Patch(image, optical_valid, np.where(valid, metres[0], 0), valid), labels[0]
+    return Patch(image, optical_valid, np.where(valid, metres[:1], 0), valid), labels[0]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 100, 5000])
