@@ -1,7 +1,7 @@
 """Limits of the ground estimate: the pictures and figures of docs/heights.md.
 
 Surface models over a known ground, drawn at 0.5 m: halls, hillsides, bridges, cliffs, woods,
-clearings, edges.
+clearings, edges, and a valley.
 ``python benchmarks/ground_limits.py [OUTDIR]`` draws docs/heights_*.png and prints a table.
 """
 
@@ -9,17 +9,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import rasterio
 from matplotlib.axes import Axes
 from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
+from cafe_cli.config.schema import HeightSettings
+from cafe_cli.raster.grid import Grid
+from cafe_cli.raster.writer import write_geotiff
 from cafe_cli.scenes.ground_filter import GroundFilter, estimate_ground
+from cafe_cli.scenes.height_map import HeightSource, write_heights
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -86,7 +93,7 @@ def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs"
     print("| scene | settings | 95 % of open ground within | off by > 1 m | objects found |")
     print("|---|---|---|---|---|")
-    for draw in (hall, hillsides, bridges, cliffs, woods, clearings, edges):
+    for draw in (hall, hillsides, bridges, cliffs, woods, clearings, edges, valley):
         figure = draw()
         figure.savefig(out / f"heights_{draw.__name__}.png", dpi=80, metadata={"Software": None})
 
@@ -221,6 +228,35 @@ def edges() -> Figure:
     figure = gallery(cases, [{}] * 4, columns=2)
     for axes in figure.axes:
         axes.set_xlim(250, 400)
+    return figure
+
+
+def valley() -> Figure:
+    """A river, meadows beside and above it, and a pond on the plateau, as a network sees them."""
+    away = np.abs(X - 120 - 20 * np.sin(Y / 60)) - 14
+    rise = np.clip(away / 2, 0, 3) + 0.004 * np.clip(away, 0, None)
+    rise += np.clip((X - 240) / 4, 0, 20)
+    pond = np.hypot((X - 345) / 30, (Y - 120) / 22) < 1
+    case = Case("valley", 100 + 0.004 * Y + np.where(pond, 22.5, rise))
+    for y in range(40, 380, 55):
+        case.put(rectangle(205, y, 12, 15), float(case.terrain[round(y / PIXEL), 420]) + 6)
+    with TemporaryDirectory() as folder:
+        dsm, out = Path(folder) / "dsm.tif", Path(folder) / "heights.tif"
+        grid = Grid.covering(CRS.from_epsg(32632), (5e5, 52e5, 5e5 + SIZE, 52e5 + SIZE), PIXEL, 0)
+        write_geotiff(dsm, case.measured()[None].astype(np.float32), grid, nodata=-9999)
+        write_heights(HeightSource((str(dsm),)), out, HeightSettings(valley_radius=150))
+        with rasterio.open(out) as dataset:
+            planes = dataset.read()
+    figure = Figure(figsize=(13, 4.3), layout="constrained")
+    first, *others = figure.subplots(1, 3, width_ratios=(1, 1.2, 1.2))
+    shade(first, case)
+    titles = "height above ground", "height of the ground above the floor of its valley"
+    for axes, plane, title in zip(others, planes, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set(xticks=[], yticks=[])
+        extent = (0.0, SIZE, SIZE, 0.0)
+        picture = axes.imshow(plane, cmap="viridis", vmin=0, vmax=10, extent=extent)
+        figure.colorbar(picture, ax=axes, label="m")
     return figure
 
 

@@ -49,11 +49,11 @@ from cafe_cli.raster.reader import Array, Mask
 from cafe_cli.raster.window import spread
 from cafe_cli.scenes.discovery import SceneFiles
 from cafe_cli.scenes.height_rasters import ground_source
-from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene, joint_grid
 from cafe_cli.scenes.label_coding import MOST_UNKNOWN, LabelTally
 from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.scene import Patch, Scene, find_scene_ground, open_scene
+from cafe_cli.scenes.scene_ground import SceneGround
 from cafe_cli.scenes.vertical_datum import describe_shift
 from cafe_cli.vector.layers import is_vector
 
@@ -151,8 +151,9 @@ def _check_heights(
 ) -> None:
     """Check image and heights together; heights above ground if these take little time."""
     files = replace(files, labels=())
-    plain = config.height.model_copy(update={"ground": "none"})
-    attempts = [config.height, plain]
+    above_ground = config.height.model_copy(update={"valley_radius": 0.0})
+    plain = above_ground.model_copy(update={"ground": "none"})
+    attempts = [above_ground, plain]
     with report.capture_errors(files.id):
         if (cells := _ground_cells(files, config)) > _MOST_CELLS:
             text = f"the ground filter would need {cells:,.0f} cells, which takes a while"

@@ -26,7 +26,7 @@ from cafe_cli.model.stored import sha256
 from cafe_cli.raster.input_files import InputFiles
 from cafe_cli.raster.skipped import Skipped
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.heights import SceneGround
+from cafe_cli.scenes.scene_ground import SceneGround
 
 _LIBRARIES = ("torch", "onnxruntime", "numpy", "rasterio")
 

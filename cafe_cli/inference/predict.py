@@ -22,9 +22,9 @@ from cafe_cli.inference.tiling import Share
 from cafe_cli.inference.workload import Workload
 from cafe_cli.redaction import base_name, redact, stem
 from cafe_cli.scenes.discovery import find_placeholder, find_scenes
-from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import find_scene_ground
+from cafe_cli.scenes.scene_ground import SceneGround
 
 log = logging.getLogger("cafe")
 

@@ -33,8 +33,8 @@ from cafe_cli.raster.output_files import stac_path
 from cafe_cli.raster.skipped import SkippedFile, files_of, skipped_settings, skipped_tag
 from cafe_cli.raster.stac import item_text, require_pystac
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.scene import find_scene_ground, open_scene
+from cafe_cli.scenes.scene_ground import SceneGround
 from cafe_cli.system.atomic_write import remove, translate_os_errors, write_text
 from cafe_cli.system.locks import lock_outputs
 from cafe_cli.system.threads import cores
@@ -242,8 +242,10 @@ class Predictor:
         `ground` is that of `find_scene_ground`. Without it heights that need it are left out.
         """
         rasters = plan.inspection.heights
-        known = rasters is not None and (rasters.ground != "estimate" or ground is not None)
-        inspection = plan.inspection if known else replace(plan.inspection, heights=None)
+        heights = None
+        if rasters is not None and (rasters.ground != "estimate" or ground is not None):
+            heights = rasters.without_valleys()
+        inspection = replace(plan.inspection, heights=heights)
         with open_scene(inspection, ground) as scene:
             found = check_fit(scene, plan.area, self.ensemble)
         if not plan.source.ignore_mismatch:

@@ -220,21 +220,21 @@ def create_height_cog(
     path: Path,
     grid: Grid,
     overwrite: bool,
-    description: str,
+    descriptions: Sequence[str],
     tags: Mapping[str, str],
     texts: Mapping[Path, str],
 ) -> Iterator[DatasetWriter]:
     """Write heights in metres window by window: float32, nodata `HEIGHT_NODATA`.
 
-    `description` is that of the band, whose unit is ``metre``; `tags` are those of the file, which
-    appears together with the text files `texts`. See `create_maps`.
+    `descriptions` are those of the bands, whose unit is ``metre``; `tags` are those of the file,
+    which appears together with the text files `texts`. See `create_maps`.
     """
     check_file(path)
-    profile = _profile(grid, 1, "float32", nodata=HEIGHT_NODATA, predictor=3)
+    profile = _profile(grid, len(descriptions), "float32", nodata=HEIGHT_NODATA, predictor=3)
     with replace_together([path, *side_files(path), *texts], overwrite) as new:
         with _converted(path, new[path], profile, "average", predictor="yes") as dataset:
-            dataset.units = ["metre"]
-            dataset.set_band_description(1, description)
+            dataset.units = ["metre"] * len(descriptions)
+            dataset.descriptions = descriptions
             dataset.update_tags(**tags)
             yield dataset
         for text_file, text in texts.items():

@@ -18,9 +18,11 @@ from cafe_cli.raster.output_files import check_rasters
 from cafe_cli.raster.window import blocks
 from cafe_cli.raster.writer import HEIGHT_NODATA, create_height_cog
 from cafe_cli.scenes.height_rasters import HeightRasters, inspect_heights
-from cafe_cli.scenes.heights import HeightReader, SceneGround
+from cafe_cli.scenes.heights import HeightReader
 from cafe_cli.scenes.inspection import joint_grid, judge_coverage
 from cafe_cli.scenes.pixel_size import check_pixel_size
+from cafe_cli.scenes.scene_ground import SceneGround
+from cafe_cli.scenes.valley_floor import UNKNOWN
 from cafe_cli.scenes.vertical_datum import check_vertical_datum
 from cafe_cli.system.output_group import claim_outputs
 from cafe_cli.system.threads import ProgressCallback
@@ -35,6 +37,8 @@ ABOVE = {
     "none": "height as it was given",
 }
 """What is written, by the source of the ground."""
+
+_VALLEYS = "height of the ground above the floor of its valley"
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def write_heights(
 ) -> HeightSummary:
     """Write the heights of a scene in metres, by the code that tiles and maps get theirs from.
 
+    With ``height.valley_radius`` a second band has the heights of `_VALLEYS`.
+
     Parameters
     ----------
     source : HeightSource
@@ -130,6 +136,7 @@ def write_heights(
     plan = _plan(source, settings)
     log_warnings(plan.findings)
     description = ABOVE[plan.rasters.ground]
+    bands = [description, _VALLEYS][: settings.planes]
     ground = SceneGround.of(plan.rasters, plan.grid)
     todo = list(blocks(plan.grid.width, plan.grid.height, _WINDOW))
     lowest, highest, known = np.inf, -np.inf, 0
@@ -137,17 +144,20 @@ def write_heights(
     texts, tags = {settings_path(output): made}, provenance_tags(source.paths, [])
     with (
         claim_outputs([output], overwrite),
-        create_height_cog(output, plan.grid, overwrite, description, tags, texts) as dataset,
+        create_height_cog(output, plan.grid, overwrite, bands, tags, texts) as dataset,
         closing(HeightReader(plan.rasters, plan.grid, ground)) as reader,
     ):
         for done, window in enumerate(todo, start=1):
-            height, valid = reader.read(window)
-            if valid.any():  # blocks that are never written are nodata
+            pixels = reader.read_or_skip(window)
+            if (valid := pixels.valid).any():  # blocks that are never written are nodata
                 rows, cols = window.slices()
                 place = ((rows.start, rows.stop), (cols.start, cols.stop))
-                dataset.write(np.where(valid, height, np.float32(HEIGHT_NODATA)), 1, window=place)
-                lowest = min(lowest, float(height[valid].min()))
-                highest = max(highest, float(height[valid].max()))
+                planes = pixels.planes()
+                planes[:, ~valid] = HEIGHT_NODATA
+                planes[1:][planes[1:] == UNKNOWN] = HEIGHT_NODATA
+                dataset.write(planes, window=place)
+                lowest = min(lowest, float(planes[0, valid].min()))
+                highest = max(highest, float(planes[0, valid].max()))
                 known += int(valid.sum())
             progress(done, len(todo))
     if not known:
@@ -170,8 +180,10 @@ def dry_run(
     with report.capture_errors(str(output)):
         _check_output(source, output, overwrite)
     with report.capture_errors():
-        plan = _plan(source, settings or HeightSettings())
+        settings = settings or HeightSettings()
+        plan = _plan(source, settings)
         report.add(*plan.findings)
+        size = plan.grid.width * plan.grid.height * settings.planes
         report.facts |= {
             "output": str(output),
             "heights": ABOVE[plan.rasters.ground],
@@ -181,7 +193,7 @@ def dry_run(
                 "gsd": plan.grid.gsd,
                 "crs": describe_crs(plan.grid.crs),
             },
-            "estimate": {"disk_at_most": plan.grid.width * plan.grid.height * 4},
+            "estimate": {"disk_at_most": size * 4},
         }
     return report
 

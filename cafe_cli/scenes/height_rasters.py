@@ -83,6 +83,11 @@ class HeightRasters:
         """Whether the height of the ground above the floor of its valley is asked for and known."""
         return self.settings.valley_radius > 0 and self.ground != "none"
 
+    def without_valleys(self) -> "HeightRasters":
+        """Return the same rasters, to read heights above ground alone."""
+        settings = self.settings.model_copy(update={"valley_radius": 0.0})
+        return replace(self, settings=settings)
+
     def stored(self, height: float, terrain: bool = False) -> float:
         """Return what the first raster stores for a height in metres."""
         member = self.terrain[0] if terrain else self.surface[0]

@@ -43,6 +43,11 @@ def check_pixel_size(
             raise GridError(f"{name} cannot be resampled to a GSD of {gsd:g} m: it {doubt}")
         if heights is not None and heights.ground == "estimate":
             raise GridError(f"the ground below {name} cannot be estimated: the image {doubt}")
+        if heights is not None and heights.shows_valleys:
+            raise GridError(
+                f"the floors of valleys (height.valley_radius) in {name} cannot be found: the "
+                f"image {doubt}"
+            )
         yield Finding(
             "warning", f"a pixel of {name} is assumed to measure {native.gsd:g} m: it {doubt}", name
         )

@@ -20,12 +20,13 @@ from cafe_cli.raster.mosaic_view import Member, MosaicView
 from cafe_cli.raster.window import Window
 from cafe_cli.scenes.corrections import CorrectedLabels, read_vector_corrections
 from cafe_cli.scenes.height_voids import as_written
-from cafe_cli.scenes.heights import HeightReader, SceneGround
+from cafe_cli.scenes.heights import HeightReader
 from cafe_cli.scenes.image_voids import describe_code, find_far_code
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.label_coding import Decoded
 from cafe_cli.scenes.label_values import Key
 from cafe_cli.scenes.raster_labels import RasterLabels
+from cafe_cli.scenes.scene_ground import SceneGround
 from cafe_cli.scenes.vector_labels import VectorLabels
 from cafe_cli.system.atomic_write import file_stamps
 

@@ -26,9 +26,9 @@ from cafe_cli.raster.statistics import BandHistogram, RunningMoments
 from cafe_cli.redaction import redact_all
 from cafe_cli.scenes.discovery import SceneFiles, find_scenes
 from cafe_cli.scenes.height_rasters import ground_source
-from cafe_cli.scenes.heights import SceneGround
 from cafe_cli.scenes.inspection import SceneInspection
 from cafe_cli.scenes.scene import Scene, find_scene_ground, needs_ground, open_scene
+from cafe_cli.scenes.scene_ground import SceneGround
 from cafe_cli.splits.assign import SPLITS
 from cafe_cli.splits.planner import PlannedTile
 from cafe_cli.system.atomic_write import (

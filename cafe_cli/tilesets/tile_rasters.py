@@ -26,9 +26,9 @@ from cafe_cli.raster.value_counts import count_values
 from cafe_cli.raster.window import Window
 from cafe_cli.raster.writer import write_geotiff
 from cafe_cli.scenes.discovery import SceneFiles
-from cafe_cli.scenes.heights import GroundSurface, SceneGround
 from cafe_cli.scenes.inspection import SceneInspection, inspect_scene
 from cafe_cli.scenes.scene import Patch, Scene, open_scene
+from cafe_cli.scenes.scene_ground import GroundSurface, SceneGround
 from cafe_cli.system.atomic_write import translate_os_errors
 from cafe_cli.system.batches import Batch, Executor, run_batch, run_in_threads
 from cafe_cli.system.open_files import Pool

@@ -33,7 +33,7 @@ def scene(tmp_path):
 
 ARCHITECTURES = [
     {}, {"heights": False}, {"attention": 64}, {"optical_bands": 4}, {"fusion": "gated"},
-    {"guidance": "distill", "stream_heads": True},
+    {"guidance": "distill", "stream_heads": True}, {"height_planes": 2},
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from cafe_cli.inference.job import ComputeOptions, PredictInput, PredictOutput
 from cafe_cli.inference.predict import dry_run
 from cafe_cli.model import model_file
 from cafe_cli.raster.window import Window
+from cafe_cli.scenes import scene_ground
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import find_scene_ground, open_scene
 from cafe_cli.vector.area_of_interest import Area
@@ -180,9 +181,7 @@ def test_dry_runs_report_it(rasters, trained_on_a_town, tmp_path):
 
 @pytest.mark.slow
 def test_dry_runs_estimate_the_ground_once(rasters, tmp_path, monkeypatch):
-    from cafe_cli.scenes import scene as scenes
-
-    dsm, calls, estimate = HeightSettings(fill=0), [], scenes.ground_below
+    dsm, calls, estimate = HeightSettings(fill=0), [], scene_ground.ground_below
     network, path = tiny_model(), tmp_path / "model.safetensors"
     known = measure(rasters("a"), dsm)
     model_file.save(path, network, card_of(network, training_pixels=known, height=dsm))
@@ -191,7 +190,7 @@ def test_dry_runs_estimate_the_ground_once(rasters, tmp_path, monkeypatch):
         calls.append(args)
         return estimate(*args)
 
-    monkeypatch.setattr(scenes, "ground_below", count)
+    monkeypatch.setattr(scene_ground, "ground_below", count)
     files = rasters("b", taller=30)
     report = dry_run(
         [path], PredictInput(files.optical, files.elevation),

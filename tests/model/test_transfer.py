@@ -96,6 +96,19 @@ def test_a_new_band_changes_nothing_at_first():
     assert torch.allclose(logits(new, (optical, *rest)), wanted, atol=1e-5)
 
 
+def test_a_second_plane_of_heights_changes_nothing_at_first():
+    new, old = other(height_planes=2), build()
+    parts = by_name(take(new, old))
+    assert parts["height encoder"].taken == parts["height encoder"].tensors
+    (*image, metres, valid), _ = scene()
+    both = torch.cat([metres, torch.rand_like(metres)], dim=1)
+    wanted = logits(old, (*image, metres, valid))
+    assert torch.allclose(logits(new, (*image, both, valid)), wanted, atol=1e-5)
+    again = other()
+    take(again, new)
+    assert torch.allclose(logits(again, (*image, metres, valid)), wanted, atol=1e-5)
+
+
 def test_bands_that_the_tiles_lack():
     new, old = other(optical_bands=2), build()
     parts = by_name(take(new, old, bands=("nir", "green")))

@@ -11,7 +11,7 @@ from cafe_cli.errors import ConfigError, InputError
 from cafe_cli.raster import mosaic_view
 from cafe_cli.raster.grid import Grid
 from cafe_cli.raster.window import Window
-from cafe_cli.scenes import heights
+from cafe_cli.scenes import scene_ground
 from cafe_cli.scenes.height_rasters import metres_per_unit
 from cafe_cli.scenes.inspection import inspect_scene
 from cafe_cli.scenes.scene import find_scene_ground, open_scene
@@ -99,7 +99,7 @@ def test_the_ground_below_a_part_of_a_large_surface(image, write, monkeypatch):
     files = scene_files("a", image, write("dsm.tif", surface, wide))
     settings = HeightSettings(cell=1.0, max_window=30.0, fill=0)
     whole, _ = read(files, settings)
-    monkeypatch.setattr(heights, "_WHOLE", 100)
+    monkeypatch.setattr(scene_ground, "_WHOLE", 100)
     ground = find_scene_ground(inspect_scene(files, settings)).estimate
     assert ground.grid.width == ground.grid.height < 400
     part, valid = read(files, settings)

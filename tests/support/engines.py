@@ -141,7 +141,8 @@ def tiny_model(seed: int = 0, **changes: Any) -> CaFE:
     }
     network = CaFE(Architecture(**kind), weights="none")
     bands = network.architecture.optical_bands
-    network.set_statistics([128.0] * bands, [64.0] * bands, [2.0], [4.0])
+    planes = network.architecture.height_planes
+    network.set_statistics([128.0] * bands, [64.0] * bands, [2.0] * planes, [4.0] * planes)
     return network.eval()
 
 
@@ -182,7 +183,9 @@ def card_of(network: CaFE, **changes: Any) -> ModelCard:
         "band_names": tuple(["red", "green", "blue", "nir"][: a.optical_bands]),
         "dtype": "uint8",
         "gsd": PIXEL,
-        "height": HeightSettings(kind="ndsm", fill=0),
+        "height": HeightSettings(
+            kind="ndsm", fill=0, valley_radius=20 if a.height_planes > 1 else 0
+        ),
         "window": 64,
         "epoch": 1,
         "scores": None,

@@ -20,7 +20,8 @@ def build(**changes: Any) -> CaFE:
     torch.manual_seed(0)
     network = CaFE(replace(SMALL, **changes))
     bands = network.architecture.optical_bands
-    network.set_statistics([100.0] * bands, [50.0] * bands, [10.0], [5.0])
+    planes = network.architecture.height_planes
+    network.set_statistics([100.0] * bands, [50.0] * bands, [10.0] * planes, [5.0] * planes)
     return network
 
 

@@ -17,6 +17,7 @@ from cafe_cli.config.types import (
 )
 
 _MOST_CELLS = 1000
+_RADIUS_CELLS = 10  # the floor of a valley is sought on coarser cells than the ground
 
 
 class SceneSettings(Section):
@@ -273,6 +274,16 @@ class HeightSettings(Section):
             raise ValueError(
                 f"max_window {self.max_window:g} m is {self.max_window / self.cell:,.0f} cells of "
                 f"{self.cell:g} m, more than {_MOST_CELLS:,}: raise cell or lower max_window"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bound_the_cells_of_valleys(self) -> Self:
+        least = _RADIUS_CELLS * self.cell
+        if 0 < self.valley_radius < least:
+            raise ValueError(
+                f"valley_radius {self.valley_radius:g} m is less than {_RADIUS_CELLS} cells of the "
+                f"ground: take {least:g} m or more, or 0 for none"
             )
         return self
 
