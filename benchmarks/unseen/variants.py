@@ -31,6 +31,8 @@ _PLAIN = {
     "augment.color_jitter": 0.1, "augment.height_jitter": 0.1, "augment.height_dropout": 0.1,
 }  # fmt: skip
 
+_OF_HEIGHTS = {key for key in _PLAIN if "height" in key or "valley" in key}
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant("The config as it is."),
     "scratch": Variant("Random weights at the start.", {"model.weights": "none"}),
@@ -41,11 +43,11 @@ VARIANTS: dict[str, Variant] = {
     "plain": Variant("Symmetries, and little else, change the tiles.", _PLAIN),
     "same_light": Variant(
         "Light and colours stay as they are.",
-        {key: value for key, value in _PLAIN.items() if "height" not in key},
+        {key: value for key, value in _PLAIN.items() if key not in _OF_HEIGHTS},
     ),
     "same_heights": Variant(
         "Heights stay as they are.",
-        {key: value for key, value in _PLAIN.items() if "height" in key},
+        {key: value for key, value in _PLAIN.items() if key in _OF_HEIGHTS},
     ),
     "class_light": Variant(
         "Single classes of a tile get other colours.", {"augment.class_light": 0.5}
@@ -78,5 +80,9 @@ VARIANTS: dict[str, Variant] = {
     "tta": Variant("The map is averaged over 8 symmetries.", {"predict.tta": "d4"}),
     "as_trained": Variant("Maps at the size of the training.", {"predict.scales": (1.0,)}),
     "larger": Variant("Maps of pictures 1.5 times as large.", {"predict.scales": (1.5,)}),
+    "no_valleys": Variant(
+        "The network does not see how high the ground lies above the floor of its valley.",
+        {"height.valley_radius": 0.0},
+    ),
     "absolute": Variant("Heights above sea, no ground is estimated.", {"height.ground": "none"}),
 }
