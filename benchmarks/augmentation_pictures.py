@@ -34,8 +34,8 @@ OPTICAL = (
 BOTH = ("flips", "turns", "scale")
 CERTAIN = {"grey", "ground_error", "height_voids", "height_dropout", "optical_dropout"}
 """Probabilities, which are 1 in the picture."""
-CHOICES = ("class_light_of",)
-"""What the picture does not show: which tiles or classes an augmentation changes."""
+NOT_SHOWN = ("class_light_of", "valley_dropout")
+"""What a picture of a tile of the sample town cannot show."""
 OFF_BY_DEFAULT = 0.5
 """What the picture shows of a strength whose default is 0."""
 
@@ -47,7 +47,7 @@ def main() -> None:
         tiles = Path(temporary) / "tiles"
         tileset = make_tileset(config, tiles)
         busy = busiest(tiles, tileset)
-        names = [None, *(name for name in AugmentSettings.model_fields if name not in CHOICES)]
+        names = [None, *(name for name in AugmentSettings.model_fields if name not in NOT_SHOWN)]
         pairs = [(name or "as it is", sample(tiles, tileset, config, busy, name)) for name in names]
     draw(pairs).savefig(folder / "augmentation.png", dpi=110)
 
