@@ -97,6 +97,7 @@ def test_card_in_the_file(parts):
             "classes": 3, "optical_bands": 3, "heights": True, "optical_encoder": ENCODER,
             "height_encoder": None, "width": 8, "fusion": "sum", "attention": 0,
             "guidance": "none", "enhancement": "1-p", "pyramid": True, "stream_heads": False,
+            "height_planes": 1,
         },
         "classes": [
             {"id": 0, "name": "ground", "color": "#b8b0a6", "scored": True},
@@ -113,7 +114,7 @@ def test_card_in_the_file(parts):
 def test_card_that_does_not_know_later_settings(tmp_path, parts):
     tensors, description = parts
     path = tmp_path / "m.safetensors"
-    for key in ("attention", "heights"):
+    for key in ("attention", "heights", "height_planes"):
         del description["architecture"][key]
     forge(path, tensors, description)
     card = model_file.load(path)[1]

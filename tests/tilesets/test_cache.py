@@ -160,7 +160,7 @@ def test_what_is_stale_or_damaged_is_made_again(own, decoded, change):
     kept = prepare(own, info)
     assert sorted(decoded) == sorted(t.name for t in info.tiles)
     patch, _ = read_tile(own, info.of("train")[1], info.size)
-    assert np.array_equal(kept.of("train").height[1], patch.height)
+    assert np.array_equal(kept.of("train").height[1], patch.heights)
 
 
 def test_virtual_tiles_whose_rasters_changed(tmp_path):
