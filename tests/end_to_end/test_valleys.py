@@ -111,12 +111,13 @@ def test_maps_are_the_same_on_both_engines(folder, model, tmp_path):
 
 
 @pytest.mark.parametrize("heights", ["ndsm", None])
-def test_maps_of_scenes_that_do_not_tell_the_ground(folder, model, tmp_path, heights):
+def test_maps_of_scenes_that_do_not_tell_the_ground(folder, model, tmp_path, heights, caplog):
     given = source(folder, heights="ndsm", height_kind="ndsm")
     if heights is None:
         given = PredictInput(given.optical)
     predict(model, given, tmp_path / "map.tif")
     assert (read(tmp_path / "map.tif") != 255).all()
+    assert ("above the floor of its valley" in caplog.text) == (heights is not None)
 
 
 @pytest.mark.parametrize("terrain", [False, True])
