@@ -12,6 +12,7 @@ import torch
 
 from cafe_cli.errors import ConfigError, ModelFileError, OutputError
 from cafe_cli.exporting import export as engine
+from cafe_cli.exporting.eight_bit import EightBitNetwork
 from cafe_cli.exporting.export import ExportOptions, export
 from cafe_cli.inference.job import PredictInput
 from cafe_cli.model import model_file
@@ -19,6 +20,8 @@ from cafe_cli.model.card import ModelCard
 from cafe_cli.model.inputs import to_tensors
 from cafe_cli.model.onnx_export import export_onnx
 from cafe_cli.model.stored import read_model
+from cafe_cli.scenes.eight_bit import HEIGHT_STEP
+from cafe_cli.scenes.valley_floor import UNKNOWN
 from tests.support.engines import decided, tiny_model, town, write_town
 
 pytestmark = pytest.mark.slow
@@ -133,6 +136,17 @@ def test_without_a_height_band(make_model, tmp_path, heights, flag):
     with torch.inference_mode():
         wanted = network(pixels, valid, *(none if heights else (None, None))).softmax(dim=1)
     assert np.allclose(found, wanted.numpy(), atol=1e-5)
+
+
+def test_eight_bits_do_not_tell_how_high_the_ground_lies():
+    network = decided(tiny_model(height_planes=2))
+    image = torch.randint(1, 255, (1, 4, 64, 64)) / 255
+    valid = torch.ones(1, 64, 64, dtype=torch.bool)
+    metres = torch.stack([image[0, 3] * 255 * HEIGHT_STEP, torch.full((64, 64), UNKNOWN)])[None]
+    with torch.no_grad():
+        found = EightBitNetwork(network, [0, 1, 2], heights=True).eval()(image)
+        wanted = network(image[:, :3] * 255, valid, metres, valid).softmax(dim=1)
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_bands_are_put_in_the_order_of_the_network(make_model, tmp_path):
