@@ -34,7 +34,7 @@ def scene_windows(scene: Scene, extent: Window, side: int, across: int) -> Itera
 
 
 def drawn_windows(
-    known: PixelDistribution, dtype: str, side: int, count: int, planes: int = 1
+    known: PixelDistribution, dtype: str, side: int, count: int, planes: int
 ) -> Iterator[Patch]:
     """Draw windows with the colours and heights that a model was trained on; always the same.
 

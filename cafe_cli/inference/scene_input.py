@@ -137,15 +137,11 @@ def _warn_about_heights(source: PredictInput, ensemble: Ensemble) -> None:
             "the model was trained with heights above a terrain model but gets none (--dtm): the "
             "ground is estimated"
         )
-    if _tells_valleys(ensemble.height) and not _tells_valleys(height_settings(source, ensemble)):
+    if ensemble.height.shows_valleys and not height_settings(source, ensemble).shows_valleys:
         log.warning(
             "the model was trained to see how high the ground lies above the floor of its valley, "
             "which heights above ground do not tell: give absolute heights, or expect poorer rivers"
         )
-
-
-def _tells_valleys(settings: HeightSettings) -> bool:
-    return settings.valley_radius > 0 and settings.kind == "dsm" and settings.ground != "none"
 
 
 def _area(source: PredictInput, grid: Grid, name: str) -> Area:

@@ -28,6 +28,9 @@ _PER_CLASS = re.compile(r"head\.3\.|pyramid_heads\.\d+\.3\.|stream_heads\.\d+\."
 """Tensors with a row per class; the fusion has none, since guidance adds no parameters."""
 
 
+_HEIGHT_CHANNELS = ("height", "validity", "height above the valley floor")
+
+
 @dataclass(frozen=True)
 class TakenPart:
     """A row of the table of what was taken from a model.
@@ -132,8 +135,13 @@ def take_weights(
         A row per part of the network, and one per part of `source` that the network lacks.
     """
     old, unfit = _stored(source, temperature), _other_encoders(network, source)
-    planes = source.architecture.height_planes, network.architecture.height_planes
-    per_band = set() if bands.same or "optical_encoder" in unfit else _per_band(source.architecture)
+    channels = {"optical_encoder": bands, "height_encoder": _match_planes(network, source)}
+    changed = {
+        name: channels[module]
+        for module in encoder_names(network.architecture)
+        if module not in unfit and not channels[module].same
+        for name in _per_channel(source.architecture, module)
+    }
     state = {n: t for n, t in network.state_dict().items() if _part(n)}
     taken = set()
     with torch.no_grad():
@@ -143,10 +151,8 @@ def take_weights(
                 continue
             if _PER_CLASS.match(name):
                 stored = _rows(stored, classes)
-            elif name in per_band:
-                stored = _channels(stored, bands, source.architecture.optical_bands)
-            elif planes[0] != planes[1] and name.startswith("height_encoder."):
-                stored = _with_planes(stored, own)
+            elif name in changed:
+                stored = _channels(stored, changed[name])
             if stored is not None and stored.shape == own.shape:
                 own.copy_(stored)
                 taken.add(name)
@@ -178,15 +184,23 @@ def _other_encoders(network: CaFE, source: CaFE) -> set[str]:
     return {part for part, name in ours.items() if theirs.get(part) != name}
 
 
-def _per_band(architecture: Architecture) -> set[str]:
-    """Return the tensors of the image encoder whose shape depends on the number of bands.
+def _match_planes(network: CaFE, source: CaFE) -> Matching:
+    """Match the channels of the height encoders, which are in the order of `CaFE.encode`."""
+    new, old = (_HEIGHT_CHANNELS[: n.architecture.height_planes + 1] for n in (network, source))
+    return Matching.of(new, old)
 
-    Told from an encoder of one band more, since encoders differ in how many of their first
+
+def _per_channel(architecture: Architecture, module: str) -> set[str]:
+    """Return the tensors of an encoder whose shape depends on the number of its channels.
+
+    Told from an encoder of one channel more, since encoders differ in how many of their first
     convolutions see the image.
     """
-    name, bands = architecture.optical_encoder, architecture.optical_bands
-    fewer, more = (build_encoder(name, n, "none").state_dict() for n in (bands, bands + 1))
-    return {f"optical_encoder.{n}" for n, t in fewer.items() if t.shape != more[n].shape}
+    of_image, of_heights = architecture.optical_bands, architecture.height_planes + 1
+    count = of_image if module == "optical_encoder" else of_heights
+    name = encoder_names(architecture)[module]
+    fewer, more = (build_encoder(name, n, "none").state_dict() for n in (count, count + 1))
+    return {f"{module}.{n}" for n, t in fewer.items() if t.shape != more[n].shape}
 
 
 def _rows(stored: Tensor, classes: Matching) -> Tensor | None:
@@ -199,32 +213,25 @@ def _rows(stored: Tensor, classes: Matching) -> Tensor | None:
     return torch.stack(rows)
 
 
-def _channels(stored: Tensor, bands: Matching, count: int) -> Tensor | None:
-    """Return the kernels (n, bands, h, w) in the order of the new bands; 0 for one that is new."""
-    if not bands.taken or stored.ndim != 4 or stored.shape[1] != count:
+def _channels(stored: Tensor, channels: Matching) -> Tensor | None:
+    """Return kernels (n, channels, h, w) in the order of the new channels; 0 for one that is new.
+
+    None if no channel was taken, or the tensor has others than the channels of the input.
+    """
+    count = len(channels.taken) + len(channels.left_out)
+    if not channels.taken or stored.ndim != 4 or stored.shape[1] != count:
         return None
     none = torch.zeros_like(stored[:, 0])
-    kernels = [none if place is None else stored[:, place] for place in bands.places]
+    kernels = [none if place is None else stored[:, place] for place in channels.places]
     return torch.stack(kernels, dim=1)
-
-
-def _with_planes(stored: Tensor, own: Tensor) -> Tensor:
-    """Return kernels (n, channels, h, w) with as many channels as `own`; 0 for a new plane.
-
-    The planes that not all networks have are the last channels, see `CaFE.encode`.
-    """
-    if stored.ndim != 4 or (stored.shape[0], *stored.shape[2:]) != (own.shape[0], *own.shape[2:]):
-        return stored
-    common = min(stored.shape[1], own.shape[1])
-    kernels = torch.zeros_like(own)
-    kernels[:, :common] = stored[:, :common]
-    return kernels
 
 
 def _notes(network: CaFE, source: CaFE, bands: Matching, classes: Matching) -> dict[str, str]:
     """Return the notes about the parts of a network, by part."""
     new, old = network.architecture, source.architecture
     notes = {"image encoder": bands.describe("bands"), "head": classes.describe("classes")}
+    if new.heights and old.heights:
+        notes["height encoder"] = _match_planes(network, source).describe("channels")
     theirs = encoder_names(old)
     for module, name in encoder_names(new).items():
         if theirs.get(module) != name:

@@ -78,11 +78,6 @@ class HeightRasters:
     findings: tuple[Finding, ...] = ()
     skipped: Skipped | None = field(default=None, compare=False)
 
-    @property
-    def shows_valleys(self) -> bool:
-        """Whether the height of the ground above the floor of its valley is asked for and known."""
-        return self.settings.valley_radius > 0 and self.ground != "none"
-
     def without_valleys(self) -> "HeightRasters":
         """Return the same rasters, to read heights above ground alone."""
         settings = self.settings.model_copy(update={"valley_radius": 0.0})

@@ -73,40 +73,46 @@ class HeightReader:
 
     def read_or_skip(self, window: Window) -> HeightPixels:
         """Read heights; say also which could not be read. They are not filled from others."""
-        pixels = self._above_ground(window)
+        pixels, ground = self._above_ground(window)
+        above_floor = self._above_floor(window, ground)
         if not self._margin or pixels.valid.all():
-            return pixels
+            return pixels._replace(above_floor=above_floor)
         around = window.expand(self._margin)
-        found = self._above_ground(around)
+        found, _ = self._above_ground(around)
         inside = window.slices(around)
         filled, known = _fill(found.height, found.valid, self._margin)
         height, valid = filled[inside], known[inside]
         if pixels.skipped is not None:
             valid = valid & ~pixels.skipped
             height = np.where(valid, height, np.float32(0))
-        return HeightPixels(height, valid, pixels.skipped, pixels.above_floor)
+        return HeightPixels(height, valid, pixels.skipped, above_floor)
 
     def close(self) -> None:
         """Close the rasters."""
         self._stack.close()
 
-    def _above_ground(self, window: Window) -> HeightPixels:
+    def _above_ground(self, window: Window) -> tuple[HeightPixels, HeightPixels | None]:
+        """Read heights, and the ground that was subtracted; None if none was."""
         path = self._rasters.surface[0].path
-        height, valid, lost, _ = read_in_metres(self._surface, self._rasters, window, path)
-        above_floor = None
+        pixels = read_in_metres(self._surface, self._rasters, window, path)
+        height, valid, lost, ground = pixels.height, pixels.valid, pixels.skipped, None
         if self._rasters.ground != "none":
-            ground, known, unread, _ = self._read_ground(window)
-            height = height - ground
-            valid &= known
-            lost = either(lost, unread)
-            if self._rasters.shows_valleys:
-                floor, near = read_warped(self._floor, window)
-                both = known & near
-                above_floor = height_above(np.where(both, floor[0], np.float32(np.nan)), ground)
-        elif self._rasters.settings.valley_radius:
-            above_floor = np.full_like(height, UNKNOWN)
-        known_heights = height if valid.all() else np.where(valid, height, np.float32(0))
-        return HeightPixels(known_heights, valid, lost, above_floor)
+            ground = self._read_ground(window)
+            height = height - ground.height
+            valid &= ground.valid
+            lost = either(lost, ground.skipped)
+        known = height if valid.all() else np.where(valid, height, np.float32(0))
+        return HeightPixels(known, valid, lost), ground
+
+    def _above_floor(self, window: Window, ground: HeightPixels | None) -> Values | None:
+        """Return the height of the ground above the floor of its valley; None if nobody asks."""
+        if not self._rasters.settings.valley_radius:
+            return None
+        if ground is None:
+            return np.full((window.height, window.width), UNKNOWN, np.float32)
+        floor, near = read_warped(self._floor, window)
+        known = near & ground.valid
+        return height_above(np.where(known, floor[0], np.float32(np.nan)), ground.height)
 
     def _read_ground(self, window: Window) -> HeightPixels:
         if self._terrain is not None:

@@ -43,7 +43,7 @@ def check_pixel_size(
             raise GridError(f"{name} cannot be resampled to a GSD of {gsd:g} m: it {doubt}")
         if heights is not None and heights.ground == "estimate":
             raise GridError(f"the ground below {name} cannot be estimated: the image {doubt}")
-        if heights is not None and heights.shows_valleys:
+        if heights is not None and heights.settings.shows_valleys:
             raise GridError(
                 f"the floors of valleys (height.valley_radius) in {name} cannot be found: the "
                 f"image {doubt}"

@@ -211,7 +211,9 @@ def find_scene_ground(inspection: SceneInspection) -> SceneGround | None:
 def needs_ground(inspection: SceneInspection) -> bool:
     """Whether reading the heights of a scene needs what `find_scene_ground` computes."""
     heights = inspection.heights
-    return heights is not None and (heights.ground == "estimate" or heights.shows_valleys)
+    if heights is None:
+        return False
+    return heights.ground == "estimate" or heights.settings.shows_valleys
 
 
 def _open_labels(

@@ -47,21 +47,9 @@ class SceneGround:
 
     @classmethod
     def of(cls, rasters: HeightRasters, scene: Grid) -> "SceneGround":
-        """Compute what the heights of a scene need.
-
-        Parameters
-        ----------
-        rasters : HeightRasters
-        scene : Grid
-            Grid of the scene, or of its optical rasters.
-
-        Raises
-        ------
-        GridError
-            The scene is too large for the ground filter.
-        """
+        """Compute what the heights of a scene need; see `ground_below` and `floor_below`."""
         estimate = ground_below(rasters, scene) if rasters.ground == "estimate" else None
-        if not rasters.shows_valleys:
+        if not rasters.settings.shows_valleys:
             return cls(estimate)
         return cls(estimate, floor_below(rasters, scene, estimate))
 

@@ -90,9 +90,10 @@ def describe_shift(heights: NDArray[np.floating]) -> str:
 @functools.lru_cache(maxsize=16)
 def _sample(rasters: HeightRasters, grid: Grid, changes: Hashable) -> NDArray[np.float32]:
     """Return heights above ground (n,) in 16 windows spread over a scene, until files change."""
-    unfilled = rasters.settings.model_copy(update={"fill": 0.0})
+    # Neither has to be computed: what is far from the ground is so without them.
+    plain = rasters.settings.model_copy(update={"fill": 0.0, "valley_radius": 0.0})
     aside = rasters.skipped and rasters.skipped.aside()
-    sampled = replace(rasters, settings=unfilled, skipped=aside)
+    sampled = replace(rasters, settings=plain, skipped=aside)
     with closing(HeightReader(sampled, grid)) as reader:
         found = [reader.read(window) for window in spread(grid.width, grid.height, 128, 4)]
     return np.concatenate([heights[valid] for heights, valid in found])

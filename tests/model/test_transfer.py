@@ -100,6 +100,7 @@ def test_a_second_plane_of_heights_changes_nothing_at_first():
     new, old = other(height_planes=2), build()
     parts = by_name(take(new, old))
     assert parts["height encoder"].taken == parts["height encoder"].tensors
+    assert parts["height encoder"].note.endswith("taken; height above the valley floor new")
     (*image, metres, valid), _ = scene()
     both = torch.cat([metres, torch.rand_like(metres)], dim=1)
     wanted = logits(old, (*image, metres, valid))

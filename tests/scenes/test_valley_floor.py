@@ -131,6 +131,21 @@ def test_voids_of_a_terrain_model_are_unknown_ground(files, write):
     assert (patch.heights[1][:95] >= 0).all()
 
 
+def test_floors_are_computed_once_and_not_to_inspect_a_scene(files, write, monkeypatch):
+    calls, find = [], scene_ground.find_floor
+    monkeypatch.setattr(scene_ground, "find_floor", lambda cells: calls.append(1) or find(cells))
+    terrain = valley()[0]
+    terrain[100:110, 100:110] = -9999
+    files = replace(files, dtm=(write("dtm.tif", terrain, WHERE, nodata=-9999),))
+    settings = HeightSettings(valley_radius=40, fill=20)
+    inspection = inspect_scene(files, settings)
+    assert not calls
+    with open_scene(inspection, find_scene_ground(inspection)) as scene:
+        for row in (0, 100):
+            scene.read(Window(0, row, 200, 100))
+    assert len(calls) == 1
+
+
 def test_a_radius_of_few_cells():
     with pytest.raises(ValidationError, match="valley_radius 19 m is less than 10 cells"):
         HeightSettings(valley_radius=19)

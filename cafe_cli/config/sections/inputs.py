@@ -268,6 +268,11 @@ class HeightSettings(Section):
         """Planes of heights that a network sees: the heights, and the one of `valley_radius`."""
         return 2 if self.valley_radius else 1
 
+    @property
+    def shows_valleys(self) -> bool:
+        """Whether the height of the ground above the floor of its valley is asked for and known."""
+        return self.valley_radius > 0 and self.kind == "dsm" and self.ground != "none"
+
     @model_validator(mode="after")
     def _bound_the_steps_of_the_filter(self) -> Self:
         if self.max_window > _MOST_CELLS * self.cell:
